@@ -1,0 +1,1 @@
+"""What the tests stand on: a misbehaving origin, small real media, a fake tool and checks for leftovers."""

@@ -1,0 +1,1 @@
+"""What survives a crash: atomic files, journals, the asset store, secrets."""

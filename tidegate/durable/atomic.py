@@ -1,0 +1,130 @@
+"""Files and folders that are there whole or not at all.
+
+Every layer above writes through these. After a crash at any point a reader sees the old content or the new, never a
+mixture; what is left over carries a `.tmp` or `.partial` mark in its name and is nobody's result.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import errno
+import fcntl
+import os
+import secrets
+import shutil
+from pathlib import Path
+
+from tidegate.errors import from_os_error
+
+COPY_BLOCK_BYTES = 4 * 1024 * 1024
+
+_FICLONE = 0x40049409
+"""ioctl number of a reflink copy, from linux/fs.h."""
+_AT_FDCWD = -100
+_RENAME_EXCHANGE = 2
+"""Flag of renameat2(2), from linux/fs.h."""
+
+
+def temporary_sibling(path: Path) -> Path:
+    """A name beside `path` that no reader takes for a result."""
+    return path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
+
+
+def sync_folder(folder: Path) -> None:
+    """Make the names in `folder` durable."""
+    handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def sync_file(path: Path) -> None:
+    """Make the bytes of `path` durable."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def write_atomic(path: Path, content: bytes, *, mode: int = 0o644) -> None:
+    """Write a small file: temporary sibling, fsync, rename, fsync of the folder.
+
+    Raises:
+        DiskFull, PermissionRefused, StoreUnavailable: the operating system refused; nothing is left behind.
+    """
+    temporary = temporary_sibling(path)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
+        with os.fdopen(handle, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.rename(path)
+        sync_folder(path.parent)
+    except OSError as error:
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
+        raise from_os_error(error, f"writing {path.name}") from error
+
+
+def copy_file(source: Path, target: Path) -> None:
+    """Copy by reflink where the file system can, else byte by byte, and fsync. Never a hard link: the copy must not
+    change when the other side is edited.
+
+    Raises:
+        OSError: as the operating system says; a half-written target is removed.
+    """
+    try:
+        with source.open("rb") as reader, target.open("xb") as writer:
+            if not _reflink(reader.fileno(), writer.fileno()):
+                shutil.copyfileobj(reader, writer, COPY_BLOCK_BYTES)
+            writer.flush()
+            os.fsync(writer.fileno())
+    except OSError:
+        with contextlib.suppress(OSError):
+            target.unlink(missing_ok=True)
+        raise
+
+
+def swap_in(prepared: Path, target: Path) -> None:
+    """Put the folder `prepared` in the place of `target` in one step, and remove what was there.
+
+    Both must lie in the same folder. Where the file system cannot exchange two names, the old folder is moved aside
+    first; a crash between the two renames leaves it under a `.tmp` name, complete.
+    """
+    if not target.exists():
+        prepared.rename(target)
+        sync_folder(target.parent)
+        return
+    aside = prepared
+    if not _exchange(prepared, target):
+        aside = temporary_sibling(target)
+        target.rename(aside)
+        prepared.rename(target)
+    sync_folder(target.parent)
+    shutil.rmtree(aside, ignore_errors=True)
+
+
+def _reflink(source: int, target: int) -> bool:
+    try:
+        fcntl.ioctl(target, _FICLONE, source)
+    except OSError:
+        return False
+    return True
+
+
+def _exchange(one: Path, other: Path) -> bool:
+    libc = ctypes.CDLL(None, use_errno=True)
+    if not hasattr(libc, "renameat2"):
+        return False
+    result = libc.renameat2(_AT_FDCWD, os.fsencode(one), _AT_FDCWD, os.fsencode(other), _RENAME_EXCHANGE)
+    if result == 0:
+        return True
+    code = ctypes.get_errno()
+    if code in (errno.EINVAL, errno.ENOSYS, errno.ENOTSUP):
+        return False
+    raise OSError(code, os.strerror(code), str(other))

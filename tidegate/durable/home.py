@@ -1,0 +1,43 @@
+"""Where things lie under TIDEGATE_HOME (DESIGN §2).
+
+Stages and tasks ask it for paths and never build one themselves. Scratch is resumable and may be lost at any time;
+assets and results are what checkpoints stand on.
+"""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True)
+class Home:
+    """The folder layout; nothing is created before it is needed."""
+
+    root: Path
+
+    @property
+    def assets(self) -> Path:
+        """Content-addressed, immutable."""
+        return self.root / "assets"
+
+    @property
+    def results(self) -> Path:
+        """Prefect's persisted stage results."""
+        return self.root / "results"
+
+    @property
+    def secrets(self) -> Path:
+        """One 0600 file a run that was given secrets."""
+        return self.root / "secrets"
+
+    def scratch(self, work_key: str, rendition: str) -> Path:
+        """Parts, journals and partial outputs of one piece of work; created here."""
+        folder = self.root / "scratch" / work_key / rendition
+        folder.mkdir(parents=True, exist_ok=True)
+        return folder
+
+    def clear_scratch(self, work_key: str) -> None:
+        """Forget what a finished piece of work no longer needs."""
+        shutil.rmtree(self.root / "scratch" / work_key, ignore_errors=True)

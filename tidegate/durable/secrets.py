@@ -1,0 +1,55 @@
+"""Secrets of one run, in a file that only its owner can read.
+
+The command writes one when a link or header carries a secret, so that flow parameters hold only its reference; the
+flow reads it. It is removed when the run has ended for good, and kept when the run may be taken up again.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import secrets
+from dataclasses import dataclass
+from pathlib import Path
+
+from pydantic import SecretStr
+
+from tidegate.durable.atomic import write_atomic
+from tidegate.errors import BadInput
+
+_REFERENCE = re.compile(r"^[0-9a-f]{16}$")
+
+
+@dataclass(frozen=True)
+class SecretFiles:
+    """`root/<reference>.json`, mode 0600."""
+
+    root: Path
+
+    def keep(self, url: str, headers: dict[str, str]) -> str:
+        """Store a full URL and headers; returns the reference, which says nothing about them."""
+        reference = secrets.token_hex(8)
+        self.root.mkdir(parents=True, exist_ok=True, mode=0o700)
+        write_atomic(self._path(reference), json.dumps({"url": url, "headers": headers}).encode(), mode=0o600)
+        return reference
+
+    def reveal(self, reference: str) -> tuple[SecretStr, dict[str, SecretStr]]:
+        """The URL and headers behind a reference.
+
+        Raises:
+            BadInput: there is no such secret on this host (any more).
+        """
+        try:
+            kept = json.loads(self._path(reference).read_text())
+        except (OSError, ValueError) as error:
+            raise BadInput(f"The secret {reference} is not on this host; give the link and headers again") from error
+        headers = {name: SecretStr(value) for name, value in kept["headers"].items()}
+        return SecretStr(kept["url"]), headers
+
+    def forget(self, reference: str) -> None:
+        self._path(reference).unlink(missing_ok=True)
+
+    def _path(self, reference: str) -> Path:
+        if not _REFERENCE.match(reference):
+            raise BadInput("A secret's reference is 16 hex characters")
+        return self.root / f"{reference}.json"

@@ -1,0 +1,721 @@
+"""The failure tree, and in one table what each failure means.
+
+Every module raises these; foreign errors are translated once, at the boundary that met them. Stages, flows and
+reports read `POLICIES` and decide nothing about failures on their own. Nothing here touches the outside world, so
+nothing can be lost in a crash.
+
+    TidegateError
+    ├── UsageError             BadInput, UnsupportedSource
+    ├── AvailabilityFailure    ConnectionFailed, RequestTimeout, DownloadDeadline, StalledTransfer, ServerError,
+    │                          Throttled, TruncatedBody, RangeMismatch, CircuitOpen
+    ├── SourceFailure          HttpRefused (NotFound), RedirectLoop, ExpiredLink, SourceChanged, NotMedia,
+    │                          WrongDigest, SegmentGap, LimitReached, TruncatedMedia
+    ├── ProcessFailure         ProcessTimeout, MemoryExhausted, StalledProcess, ProcessKilled, BadTimestamps,
+    │                          RefusedByMuxer, VerificationFailed, ToolMissing, EncoderUnknown
+    ├── HostFailure            StoreUnavailable, LedgerUnavailable, DiskFull, PermissionRefused, AdmissionRefused
+    ├── Coordination           Superseded, LeaseLost, Cancelled, Parked, Stuck
+    └── Unknown
+"""
+
+from __future__ import annotations
+
+import errno
+import re
+from dataclasses import asdict, dataclass, field
+from enum import StrEnum
+from typing import Any
+
+OUTPUT_CHARS = 2000
+"""How much of the head and of the tail of a tool's output a failure carries, in characters (DESIGN §4)."""
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """What was seen when it failed. Every field is optional; URLs in it are already redacted."""
+
+    url: str | None = None
+    status: int | None = None
+    command: tuple[str, ...] = ()
+    exit_code: int | None = None
+    output_head: str = ""
+    output_tail: str = ""
+    received_bytes: int | None = None
+    expected_bytes: int | None = None
+    waited_seconds: float | None = None
+    resources: dict[str, float] = field(default_factory=dict)
+    notes: dict[str, str] = field(default_factory=dict)
+
+    def as_dict(self) -> dict[str, Any]:
+        """The fields that say something, ready for JSON; tool output is bounded by OUTPUT_CHARS a side."""
+        values = asdict(self)
+        values["output_head"] = self.output_head[:OUTPUT_CHARS]
+        values["output_tail"] = self.output_tail[-OUTPUT_CHARS:]
+        return {name: value for name, value in values.items() if value not in (None, "", (), {})}
+
+
+class TidegateError(Exception):
+    """Any failure of ours. Printable for a person, picklable, and never without a message."""
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        hint: str = "",
+        evidence: Evidence | None = None,
+        retry_after_seconds: float | None = None,
+        stage: str | None = None,
+    ) -> None:
+        super().__init__(message or f"{type(self).__name__} without further detail")
+        self.message: str = str(self.args[0])
+        self.hint = hint
+        self.evidence = evidence or Evidence()
+        self.retry_after_seconds = retry_after_seconds
+        self.stage = stage
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (self.message,), dict(self.__dict__)
+
+    @property
+    def type(self) -> str:
+        """The public name: the class name in snake_case."""
+        return snake_case(type(self).__name__)
+
+    @property
+    def policy(self) -> Policy:
+        """What this failure means; see `POLICIES`."""
+        return policy_of(type(self))
+
+
+def snake_case(name: str) -> str:
+    """`StalledTransfer` → `stalled_transfer`."""
+    return re.sub(r"(?<!^)(?=[A-Z])", "_", name).lower()
+
+
+class UsageError(TidegateError):
+    """The request cannot be understood; no work was started."""
+
+
+class BadInput(UsageError):
+    """An argument is wrong: a bad flag value, a directory as source, an output folder that cannot be written."""
+
+
+class UnsupportedSource(UsageError):
+    """The source's scheme or kind is not one that Tidegate can read."""
+
+
+class AvailabilityFailure(TidegateError):
+    """The source may well be fine; it could not be reached or did not deliver this time."""
+
+
+class ConnectionFailed(AvailabilityFailure):
+    """Name not resolved, connection refused, reset or cut."""
+
+
+class RequestTimeout(AvailabilityFailure):
+    """No connection or no response headers within the request timeout."""
+
+
+class DownloadDeadline(AvailabilityFailure):
+    """The download's adaptive deadline has passed."""
+
+
+class StalledTransfer(AvailabilityFailure):
+    """The connection is alive but too few bytes came in the stall window.
+
+    A stall says nothing about codecs: it never climbs the remux ladder.
+    """
+
+
+class ServerError(AvailabilityFailure):
+    """The origin answered 5xx."""
+
+
+class Throttled(AvailabilityFailure):
+    """The origin answered 429; `retry_after_seconds` is what it asked for."""
+
+
+class TruncatedBody(AvailabilityFailure):
+    """The body ended before its announced length."""
+
+
+class RangeMismatch(AvailabilityFailure):
+    """A 206 answer covers other bytes than those asked for; nothing of it is kept."""
+
+
+class CircuitOpen(AvailabilityFailure):
+    """The breaker of this origin is open; `retry_after_seconds` says when it half-opens."""
+
+
+class SourceFailure(TidegateError):
+    """The source itself is the problem: missing, refused, changed, damaged or not media."""
+
+
+class HttpRefused(SourceFailure):
+    """The origin answered 4xx: the link or the rights are wrong."""
+
+
+class NotFound(HttpRefused):
+    """404, 410, or a local file that has vanished."""
+
+
+class RedirectLoop(HttpRefused):
+    """More redirects than allowed, or a redirect to a scheme that is not allowed."""
+
+
+class ExpiredLink(SourceFailure):
+    """A signed link has expired; its resolver can make a new one."""
+
+
+class SourceChanged(SourceFailure):
+    """The source has other content than when it was identified; bytes of both are never mixed."""
+
+
+class NotMedia(SourceFailure):
+    """HTML, text, nothing at all, or bytes that no demuxer knows, where media was expected."""
+
+
+class WrongDigest(SourceFailure):
+    """The bytes do not match the digest that the person or the origin gave."""
+
+
+class SegmentGap(SourceFailure):
+    """A segment of the playlist cannot be had."""
+
+
+class LimitReached(SourceFailure):
+    """A source or job limit that somebody set was reached."""
+
+
+class TruncatedMedia(SourceFailure):
+    """The file holds less than its own header promises; delivering it would be delivering a damaged file."""
+
+
+class ProcessFailure(TidegateError):
+    """A supervised child process did not do its work."""
+
+
+class ProcessTimeout(ProcessFailure):
+    """The process was ended at its deadline."""
+
+
+class MemoryExhausted(ProcessFailure):
+    """The process tree reached its memory cap, or the kernel ended it for want of memory."""
+
+
+class StalledProcess(ProcessFailure):
+    """The process lives but makes no progress.
+
+    A stall says nothing about codecs or quality of the input: it never climbs the remux ladder.
+    """
+
+
+class ProcessKilled(ProcessFailure):
+    """A signal from outside ended the process."""
+
+
+class BadTimestamps(ProcessFailure):
+    """The muxer refused the source's timestamps; the repair strategy makes new ones."""
+
+
+class RefusedByMuxer(ProcessFailure):
+    """The tool refused the input or the codec for this container."""
+
+
+class VerificationFailed(ProcessFailure):
+    """The tool said it was done, and decoding its output shows that it was not."""
+
+
+class ToolMissing(ProcessFailure):
+    """No such tool on this host."""
+
+
+class EncoderUnknown(ProcessFailure):
+    """The ffmpeg at hand lacks an encoder or filter that the plan needs."""
+
+
+class HostFailure(TidegateError):
+    """This machine, its disks or its services refuse to work."""
+
+
+class StoreUnavailable(HostFailure):
+    """The asset store cannot be read or written."""
+
+
+class LedgerUnavailable(HostFailure):
+    """The ledger database does not answer."""
+
+
+class DiskFull(HostFailure):
+    """No space or no quota is left on a volume that the run needs."""
+
+
+class PermissionRefused(HostFailure):
+    """The operating system refuses to read or write a path."""
+
+
+class AdmissionRefused(HostFailure):
+    """The host had no memory, disk or slot to spare for as long as the run was willing to wait."""
+
+
+class Coordination(TidegateError):
+    """Another actor decides over this run."""
+
+
+class Superseded(Coordination):
+    """A later attempt has taken this work over; this one may no longer publish."""
+
+
+class LeaseLost(Coordination):
+    """This attempt could not renew its lease in time and stopped itself."""
+
+
+class Cancelled(Coordination):
+    """A person cancelled the run."""
+
+
+class Parked(Coordination):
+    """Recovered too often without a new checkpoint; a person has to look."""
+
+
+class Stuck(Coordination):
+    """No progress for too long though the run was alive; maintenance ended it."""
+
+
+class Unknown(TidegateError):
+    """Something we did not foresee. The report carries what is known; please report it."""
+
+
+class Inside(StrEnum):
+    """How the stage itself retries, before anyone else hears of it."""
+
+    NO = "no"
+    BACKOFF = "1, 2, 4 s …"
+    AT_ONCE = "at once, then backoff"
+    AFTER_RETRY_AFTER = "after Retry-After, up to 5 min"
+    FRESH_CONNECTION = "aborted, fresh connection"
+    RESUME = "resumes"
+    RESTART = "restart from zero"
+    IDENTIFY_AGAIN = "identified again, restart from zero"
+    REFETCH_ONCE = "refetched once"
+    RESOLVE_ONCE = "resolved again, once"
+    REFETCH = "refetched"
+    WAIT = "waits"
+
+
+class StepDown(StrEnum):
+    """Whether the quality fallback takes the next rung."""
+
+    NO = "–"
+    AFTER_RETRIES = "after retries"
+    YES = "yes"
+    IN_TRANSCODE = "in transcode"
+
+
+class Climb(StrEnum):
+    """Whether the remux ladder copy → repair → transcode goes on."""
+
+    NO = "–"
+    NEVER = "never"
+    REPAIR = "repair"
+    NEXT = "next rung"
+
+
+class Category(StrEnum):
+    """The coarse class under which docs and reports list a failure."""
+
+    PROCESS_TIMEOUT = "process_timeout"
+    MEMORY_EXHAUSTION = "memory_exhaustion"
+    NETWORK_ERROR = "network_error"
+    FILE_SYSTEM_ERROR = "file_system_error"
+    SOURCE_ERROR = "source_error"
+    MEDIA_ERROR = "media_error"
+    HOST_ERROR = "host_error"
+    USAGE = "usage"
+    COORDINATION = "coordination"
+    UNKNOWN = "unknown"
+
+
+@dataclass(frozen=True)
+class Policy:
+    """One row of the failure table."""
+
+    label: str
+    category: Category
+    friendly: str
+    """One sentence for a person, without jargon."""
+    actions: tuple[str, ...]
+    """What the person can do, most likely remedy first."""
+    inside: Inside = Inside.NO
+    task_retries: int = 0
+    """How often Prefect runs the task again (after 10 s, then 60 s)."""
+    steps_down: StepDown = StepDown.NO
+    climbs: Climb = Climb.NO
+    counts_against_origin: bool = False
+    retryable: bool = False
+    """Whether the same command, unchanged, may well succeed later."""
+
+
+TASK_RETRY_DELAYS_SECONDS = (10.0, 60.0)
+"""Pauses before the first and second run of a task that the table lets Prefect retry."""
+
+LOWER_QUALITY = "try a lower quality, for example --quality 480p"
+
+_LATER = "the same command goes on from where this run stopped"
+
+POLICIES: dict[type[TidegateError], Policy] = {
+    ConnectionFailed: Policy(
+        "connection error",
+        Category.NETWORK_ERROR,
+        "The source could not be reached.",
+        ("check the network and the host name", _LATER),
+        inside=Inside.BACKOFF,
+        counts_against_origin=True,
+        retryable=True,
+    ),
+    RequestTimeout: Policy(
+        "request timeout",
+        Category.NETWORK_ERROR,
+        "The source did not answer in time.",
+        ("check the network", _LATER, LOWER_QUALITY),
+        inside=Inside.BACKOFF,
+        steps_down=StepDown.AFTER_RETRIES,
+        counts_against_origin=True,
+        retryable=True,
+    ),
+    DownloadDeadline: Policy(
+        "download deadline",
+        Category.PROCESS_TIMEOUT,
+        "The download took longer than it may.",
+        ("check the network", _LATER, LOWER_QUALITY),
+        inside=Inside.BACKOFF,
+        steps_down=StepDown.AFTER_RETRIES,
+        counts_against_origin=True,
+        retryable=True,
+    ),
+    StalledTransfer: Policy(
+        "stalled transfer",
+        Category.NETWORK_ERROR,
+        "The source stopped sending.",
+        ("the source may be overloaded: try again later", _LATER, LOWER_QUALITY),
+        inside=Inside.FRESH_CONNECTION,
+        steps_down=StepDown.AFTER_RETRIES,
+        counts_against_origin=True,
+        retryable=True,
+    ),
+    ServerError: Policy(
+        "HTTP 5xx",
+        Category.NETWORK_ERROR,
+        "The source is down or in trouble.",
+        ("try again later: " + _LATER,),
+        inside=Inside.AT_ONCE,
+        counts_against_origin=True,
+        retryable=True,
+    ),
+    Throttled: Policy(
+        "HTTP 429",
+        Category.NETWORK_ERROR,
+        "The source asks us to slow down.",
+        (
+            "wait as long as the source asks, then run the same command",
+            "run fewer ingests of this source at once",
+        ),
+        inside=Inside.AFTER_RETRY_AFTER,
+        retryable=True,
+    ),
+    HttpRefused: Policy(
+        "HTTP 4xx",
+        Category.SOURCE_ERROR,
+        "The source refuses this link.",
+        ("check the link", "check your rights: does it need a header or cookie (--header)?"),
+    ),
+    NotFound: Policy(
+        "not found",
+        Category.SOURCE_ERROR,
+        "There is nothing at this link.",
+        ("check the link or path",),
+    ),
+    RedirectLoop: Policy(
+        "redirect refused",
+        Category.SOURCE_ERROR,
+        "The link only leads on to other links.",
+        ("open the link in a browser and use the address of the file itself",),
+    ),
+    ExpiredLink: Policy(
+        "expired link",
+        Category.SOURCE_ERROR,
+        "The link has expired.",
+        ("get a fresh link",),
+        inside=Inside.RESOLVE_ONCE,
+        retryable=True,
+    ),
+    SourceChanged: Policy(
+        "source changed",
+        Category.SOURCE_ERROR,
+        "The source kept changing while it was read.",
+        ("wait until the source is complete, then run the same command",),
+        inside=Inside.IDENTIFY_AGAIN,
+        retryable=True,
+    ),
+    NotMedia: Policy(
+        "not media (HTML, text, empty)",
+        Category.SOURCE_ERROR,
+        "There is no media at this link.",
+        (
+            "check that the link leads to the media file itself and not to a page",
+            "does it need a login (--header)?",
+        ),
+        counts_against_origin=True,
+    ),
+    WrongDigest: Policy(
+        "wrong digest",
+        Category.SOURCE_ERROR,
+        "The file is not the one that was promised.",
+        ("check the digest you gave", "the source is broken: tell its owner"),
+        inside=Inside.REFETCH_ONCE,
+        counts_against_origin=True,
+    ),
+    TruncatedBody: Policy(
+        "truncated body",
+        Category.NETWORK_ERROR,
+        "The source ends too early.",
+        ("try again later: " + _LATER,),
+        inside=Inside.RESUME,
+        counts_against_origin=True,
+        retryable=True,
+    ),
+    RangeMismatch: Policy(
+        "wrong Content-Range",
+        Category.NETWORK_ERROR,
+        "The source answers with the wrong part of the file.",
+        ("the source is broken: tell its owner",),
+        inside=Inside.RESTART,
+        counts_against_origin=True,
+    ),
+    TruncatedMedia: Policy(
+        "truncated media",
+        Category.MEDIA_ERROR,
+        "The file is cut off: it promises more than it holds.",
+        ("get a whole copy of the file", "if it is still being written, wait until it is complete"),
+    ),
+    SegmentGap: Policy(
+        "segment gap",
+        Category.SOURCE_ERROR,
+        "Parts of the source are missing.",
+        ("the source is incomplete: try another quality", "accept the gaps with --allow-gaps"),
+        inside=Inside.REFETCH,
+        steps_down=StepDown.YES,
+        counts_against_origin=True,
+        retryable=True,
+    ),
+    CircuitOpen: Policy(
+        "circuit open",
+        Category.NETWORK_ERROR,
+        "This source has failed so often that it is given a rest.",
+        ("wait: " + _LATER,),
+        inside=Inside.WAIT,
+        retryable=True,
+    ),
+    LimitReached: Policy(
+        "source or job limit reached",
+        Category.PROCESS_TIMEOUT,
+        "A limit that you set was reached.",
+        ("raise the limit",),
+    ),
+    ProcessTimeout: Policy(
+        "process timeout",
+        Category.PROCESS_TIMEOUT,
+        "Processing took longer than it may.",
+        ("raise the limit", LOWER_QUALITY),
+        steps_down=StepDown.IN_TRANSCODE,
+    ),
+    MemoryExhausted: Policy(
+        "memory exhausted",
+        Category.MEMORY_EXHAUSTION,
+        "Processing needed more memory than it may use.",
+        ("give it more memory", LOWER_QUALITY),
+        steps_down=StepDown.YES,
+    ),
+    StalledProcess: Policy(
+        "stalled process (ffmpeg, probe)",
+        Category.PROCESS_TIMEOUT,
+        "A tool stopped making progress and was ended.",
+        ("look at the .err.log", "check that the disk answers", _LATER),
+        climbs=Climb.NEVER,
+        retryable=True,
+    ),
+    ProcessKilled: Policy(
+        "process killed from outside",
+        Category.HOST_ERROR,
+        "A tool was ended by somebody else.",
+        ("look at the host: was it short of memory, or shut down?", _LATER),
+        task_retries=2,
+        retryable=True,
+    ),
+    StoreUnavailable: Policy(
+        "store unavailable",
+        Category.FILE_SYSTEM_ERROR,
+        "The asset store cannot be used.",
+        ("look at the host and the volume of TIDEGATE_HOME",),
+        task_retries=2,
+        retryable=True,
+    ),
+    LedgerUnavailable: Policy(
+        "ledger unavailable",
+        Category.HOST_ERROR,
+        "The ledger cannot be used.",
+        ("look at the host and the ledger's database",),
+        task_retries=2,
+        retryable=True,
+    ),
+    BadTimestamps: Policy(
+        "bad timestamps",
+        Category.MEDIA_ERROR,
+        "The source's timestamps are broken.",
+        ("the source is damaged: get another copy",),
+        climbs=Climb.REPAIR,
+    ),
+    RefusedByMuxer: Policy(
+        "unsupported or refused by the muxer",
+        Category.MEDIA_ERROR,
+        "The source cannot be put into a playable file.",
+        ("the source is damaged: get another copy", "try another profile (--profile)"),
+        climbs=Climb.NEXT,
+    ),
+    VerificationFailed: Policy(
+        "verification failed",
+        Category.MEDIA_ERROR,
+        "The result is not whole, so it was not delivered.",
+        ("the source is damaged: get another copy",),
+        climbs=Climb.NEXT,
+    ),
+    ToolMissing: Policy(
+        "tool missing",
+        Category.HOST_ERROR,
+        "A tool that is needed is not installed.",
+        ("install ffmpeg, or set TIDEGATE_TOOLS_FFMPEG to its path",),
+    ),
+    EncoderUnknown: Policy(
+        "encoder unknown",
+        Category.HOST_ERROR,
+        "The ffmpeg on this host lacks an encoder that is needed.",
+        ("install a full ffmpeg, or unset TIDEGATE_TOOLS_FFMPEG to use the bundled one",),
+    ),
+    BadInput: Policy(
+        "bad input",
+        Category.USAGE,
+        "The request is not valid; nothing was started.",
+        ("see python -m flows.run --help",),
+    ),
+    UnsupportedSource: Policy(
+        "unsupported source",
+        Category.USAGE,
+        "This kind of source is not supported.",
+        ("give an http(s) link to a media file, or the path of a local file",),
+    ),
+    DiskFull: Policy(
+        "disk full",
+        Category.FILE_SYSTEM_ERROR,
+        "There is no space left.",
+        ("free space on the volume that the message names", _LATER),
+        retryable=True,
+    ),
+    PermissionRefused: Policy(
+        "permission",
+        Category.FILE_SYSTEM_ERROR,
+        "A file or folder may not be read or written.",
+        ("check the rights on the path that the message names",),
+    ),
+    AdmissionRefused: Policy(
+        "admission refused",
+        Category.HOST_ERROR,
+        "This host had no memory, disk or slot to spare.",
+        ("free memory or disk", "run fewer ingests at once"),
+        inside=Inside.WAIT,
+        retryable=True,
+    ),
+    Superseded: Policy(
+        "superseded",
+        Category.COORDINATION,
+        "Another run has taken this work over.",
+        ("look at the other run",),
+    ),
+    LeaseLost: Policy(
+        "lease lost",
+        Category.COORDINATION,
+        "This run lost touch with the ledger and stopped itself.",
+        ("look at the ledger's database", _LATER),
+        retryable=True,
+    ),
+    Cancelled: Policy(
+        "cancelled",
+        Category.COORDINATION,
+        "The run was cancelled.",
+        (_LATER,),
+        retryable=True,
+    ),
+    Parked: Policy(
+        "parked",
+        Category.COORDINATION,
+        "The run was recovered several times without getting any further.",
+        ("look at the evidence, then run the same command",),
+    ),
+    Stuck: Policy(
+        "stuck",
+        Category.COORDINATION,
+        "The run made no progress for hours and was ended.",
+        ("look at the evidence, then run the same command",),
+        retryable=True,
+    ),
+    Unknown: Policy(
+        "unknown",
+        Category.UNKNOWN,
+        "Something unexpected happened.",
+        ("report it with the reference below", _LATER),
+        task_retries=1,
+        counts_against_origin=True,
+        retryable=True,
+    ),
+}
+
+
+def policy_of(failure: type[TidegateError]) -> Policy:
+    """The row of the nearest class in the tree that has one; a family without a row counts as unknown."""
+    rows = (POLICIES[base] for base in failure.__mro__ if base in POLICIES)
+    return next(rows, POLICIES[Unknown])
+
+
+_BY_ERRNO: dict[int, type[HostFailure]] = {
+    errno.ENOSPC: DiskFull,
+    errno.EDQUOT: DiskFull,
+    errno.EACCES: PermissionRefused,
+    errno.EPERM: PermissionRefused,
+    errno.EROFS: PermissionRefused,
+}
+
+
+def from_os_error(error: OSError, doing: str) -> TidegateError:
+    """Translate an operating-system error met while `doing` something (a phrase for the message)."""
+    family = _BY_ERRNO.get(error.errno or 0, StoreUnavailable)
+    where = f" ({error.filename})" if error.filename else ""
+    return family(f"{error.strerror or error} while {doing}{where}")
+
+
+def as_failure(error: BaseException) -> TidegateError:
+    """Any exception as one of ours: ours stay as they are, the operating system's are translated."""
+    if isinstance(error, TidegateError):
+        return error
+    if isinstance(error, BaseExceptionGroup):
+        return _from_group(error)
+    if isinstance(error, OSError) and not isinstance(error, TimeoutError | ConnectionError):
+        return from_os_error(error, "working")
+    detail = str(error).strip() or "no message"
+    return Unknown(f"{type(error).__name__}: {detail}")
+
+
+def _from_group(group: BaseExceptionGroup[BaseException]) -> TidegateError:
+    """The first failure of ours in a group: siblings that were ended because of it say less."""
+    ours, others = group.split(TidegateError)
+    leaf: BaseException = ours or others or group
+    while isinstance(leaf, BaseExceptionGroup):
+        leaf = leaf.exceptions[0]
+    return as_failure(leaf)

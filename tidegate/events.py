@@ -1,0 +1,68 @@
+"""What the engine says while it works.
+
+Stages and the layers below them report to an `Observer`; terminal, run logs and artifacts are observers. Events are
+for people and statistics only: no decision depends on one, so a lost event loses nothing.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, Literal, Protocol
+
+Level = Literal["debug", "info", "warning", "error"]
+
+
+@dataclass(frozen=True)
+class Note:
+    """Something happened that a person may want to read in a log. `facts` are its values, already redacted."""
+
+    message: str
+    level: Level = "info"
+    facts: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Advance:
+    """How far a stage is: `done` and `total` in `unit` ("bytes" or "seconds" of media); total None is unknown."""
+
+    stage: str
+    done: float
+    total: float | None
+    unit: Literal["bytes", "seconds"]
+    per_second: float | None = None
+
+
+@dataclass(frozen=True)
+class StageStarted:
+    stage: str
+
+
+@dataclass(frozen=True)
+class StageEnded:
+    stage: str
+    state: Literal["completed", "failed", "interrupted"]
+    cached: bool
+    seconds: float
+
+
+Event = Note | Advance | StageStarted | StageEnded
+
+
+class Observer(Protocol):
+    """Takes events. Called from the event loop and from worker threads: it must be quick and thread-safe."""
+
+    def __call__(self, event: Event, /) -> None: ...
+
+
+def unobserved(event: Event) -> None:
+    """The observer for library use: nobody is looking."""
+
+
+def together(*observers: Observer) -> Observer:
+    """One observer that passes every event on to all of `observers`."""
+
+    def tell_all(event: Event) -> None:
+        for observer in observers:
+            observer(event)
+
+    return tell_all

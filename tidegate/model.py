@@ -1,0 +1,424 @@
+"""The values that pass between stages: frozen, validated, and stored as JSON.
+
+Every layer uses these; a stage's result is one of them, so a checkpoint can be read by a later process. Extra fields
+are ignored when an old record is read: what a record means is settled by its stage's recipe version.
+"""
+
+from __future__ import annotations
+
+import json
+from datetime import datetime
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from blake3 import blake3
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, StringConstraints
+
+from tidegate.redact import redact_url
+
+Digest = Annotated[str, StringConstraints(pattern=r"^[a-z0-9]+:[0-9a-f]+$")]
+"""`algorithm:hex`, for example `blake3:af13…` or `sha256:e3b0…`."""
+
+StageName = Literal["probe", "download", "remux", "analyze", "publish"]
+STAGES: tuple[StageName, ...] = ("probe", "download", "remux", "analyze", "publish")
+"""The stages in the order of a file's way. `remux` covers transcode."""
+
+
+class Value(BaseModel):
+    """Base of all values here."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+
+class ProfileName(StrEnum):
+    """What the result must be able to do."""
+
+    UNIVERSAL = "universal"
+    """Plays everywhere: H.264 8-bit 4:2:0 + AAC in MP4 with the index first."""
+    MODERN = "modern"
+    """Keeps HEVC, AV1, VP9 and Opus where the container takes them."""
+    ORIGINAL = "original"
+    """Keeps every codec; only the container is fixed."""
+
+
+class Quality(StrEnum):
+    """The rung that was asked for; see DESIGN §6."""
+
+    AUTO = "auto"
+    BEST = "best"
+    P2160 = "2160p"
+    P1080 = "1080p"
+    P720 = "720p"
+    P480 = "480p"
+    P360 = "360p"
+    WORST = "worst"
+
+    @property
+    def height(self) -> int | None:
+        """The cap on the output's height in pixels; None for a rung without one."""
+        return int(self.value[:-1]) if self.value.endswith("p") else None
+
+
+def fingerprint(*parts: Any) -> str:
+    """32 hex characters of BLAKE3 over the canonical JSON of `parts`: the same inputs, the same key, on any host."""
+    text = json.dumps(parts, sort_keys=True, separators=(",", ":"), default=str)
+    return blake3(text.encode()).hexdigest()[:32]
+
+
+class Source(Value):
+    """What somebody handed over, with its secrets. Lives in memory only: never a flow parameter, never stored."""
+
+    url: SecretStr
+    """`http(s)://…` or `file:///…`."""
+    headers: dict[str, SecretStr] = Field(default_factory=dict)
+    """Sent to the source's own origin only."""
+    sha256: Digest | None = None
+    """What the whole file must hash to."""
+
+    @property
+    def scheme(self) -> str:
+        return self.url.get_secret_value().partition(":")[0].lower()
+
+    @property
+    def redacted(self) -> str:
+        """The URL as it may be shown and stored."""
+        return redact_url(self.url.get_secret_value())
+
+
+class Identity(Value):
+    """What tells this source's content from any other: redacted URL + size + strong ETag or Last-Modified."""
+
+    url: str
+    name: str
+    """A file name for people, from the URL or the origin; not yet made safe for a path."""
+    size_bytes: int | None = None
+    etag: str | None = None
+    """A strong ETag, with its quotes; a weak one does not promise equal bytes and is not kept."""
+    last_modified: str | None = None
+    """The Last-Modified header as sent, or a local file's `mtime_ns/inode`."""
+    ranges: bool = False
+    """Whether the source showed that it serves byte ranges."""
+    content_type: str | None = None
+    digests: tuple[Digest, ...] = ()
+    """Digests that the origin gave for the whole file."""
+
+    @property
+    def has_validator(self) -> bool:
+        return bool(self.etag or self.last_modified)
+
+    @property
+    def key(self) -> str:
+        """The identity as a fingerprint."""
+        return fingerprint(self.url, self.size_bytes, self.etag or self.last_modified)
+
+    def same_content_as(self, other: Identity) -> bool:
+        """Whether both may be byte for byte the same; a validator that only one side gives decides nothing."""
+        known = [
+            (self.size_bytes, other.size_bytes),
+            (self.etag, other.etag) if self.etag and other.etag else (self.last_modified, other.last_modified),
+        ]
+        return all(mine == theirs for mine, theirs in known if mine is not None and theirs is not None)
+
+
+class StreamInfo(Value):
+    """One stream as the demuxer sees it. Times in seconds; what is not known is None."""
+
+    index: int
+    kind: Literal["video", "audio", "subtitle", "data", "attachment"]
+    codec: str
+    codec_tag: str = ""
+    profile: str | None = None
+    pix_fmt: str | None = None
+    bit_depth: int | None = None
+    width: int | None = None
+    height: int | None = None
+    field_order: str | None = None
+    frame_rate: float | None = None
+    color_transfer: str | None = None
+    sample_rate: int | None = None
+    channels: int | None = None
+    language: str | None = None
+    attached_picture: bool = False
+    duration_seconds: float | None = None
+    """What the header says."""
+    start_seconds: float | None = None
+    end_seconds: float | None = None
+    """End of the last packet (or, decoded, of the last frame)."""
+    packets: int | None = None
+    frames: int | None = None
+    """Decoded frames; None when nothing was decoded."""
+    decode_errors: int = 0
+
+    @property
+    def span_seconds(self) -> float | None:
+        """How long the stream really is, from its first to the end of its last packet or frame."""
+        if self.end_seconds is None:
+            return None
+        return self.end_seconds - (self.start_seconds or 0.0)
+
+
+class MediaInfo(Value):
+    """A media file as it was inspected."""
+
+    container: str
+    """libavformat's name of the demuxer, for example `mov,mp4,m4a,3gp,3g2,mj2`."""
+    size_bytes: int | None = None
+    duration_seconds: float | None = None
+    """What the container's header says."""
+    streams: tuple[StreamInfo, ...] = ()
+    depth: Literal["header", "packets", "frames"] = "header"
+    """How far the inspection went: headers only, every packet read, or every frame decoded."""
+    missing_bytes: int = 0
+    """How far the container's own structure reaches beyond the end of the file."""
+    declares_duration: bool = False
+    """Whether the duration is written in the file, rather than worked out from the bytes that are there."""
+
+    def of_kind(self, kind: str) -> tuple[StreamInfo, ...]:
+        """Streams of a kind, cover art excepted."""
+        return tuple(s for s in self.streams if s.kind == kind and not s.attached_picture)
+
+    @property
+    def video(self) -> StreamInfo | None:
+        """The first video stream that is not cover art."""
+        return next(iter(self.of_kind("video")), None)
+
+    @property
+    def audio(self) -> StreamInfo | None:
+        return next(iter(self.of_kind("audio")), None)
+
+    @property
+    def longest_promised_seconds(self) -> float | None:
+        """The longest duration that the header promises, of the container or any audio or video stream."""
+        told = [s.duration_seconds for s in self.of_kind("video") + self.of_kind("audio")]
+        return max((d for d in [self.duration_seconds, *told] if d), default=None)
+
+    @property
+    def longest_held_seconds(self) -> float | None:
+        """The longest span that the packets or frames really cover."""
+        return max((s.span_seconds for s in self.streams if s.span_seconds is not None), default=None)
+
+
+class Track(Value):
+    """One file of an asset."""
+
+    name: str
+    size_bytes: int
+    digest: Digest
+
+
+class Asset(Value):
+    """An immutable bundle in the store, addressed by the BLAKE3 digest of its manifest."""
+
+    address: Digest
+    tracks: tuple[Track, ...]
+
+    @property
+    def main(self) -> Track:
+        """The media file of the bundle, or its only file."""
+        return self.tracks[0]
+
+
+class Finding(Value):
+    """Something a person should know about a result that is delivered all the same."""
+
+    code: str
+    message: str
+
+
+class Rendition(Value):
+    """One version of the media that the source offers."""
+
+    id: str
+    label: str
+    height: int | None = None
+    bandwidth_bps: int | None = None
+
+
+class TransferStats(Value):
+    """What a download cost."""
+
+    requests: int = 0
+    retries: int = 0
+    bytes_received: int = 0
+    bytes_reused: int = 0
+    """Bytes that an earlier run had already fetched."""
+    seconds: float = 0.0
+
+
+class ProbeResult(Value):
+    """Stage `probe`: what the source is."""
+
+    identity: Identity
+    resolver: str
+    renditions: tuple[Rendition, ...]
+    preview: MediaInfo | None
+    """From head and tail; None when they were not enough and only the whole file can tell."""
+    recorded_at: datetime
+
+
+class DownloadResult(Value):
+    """Stage `download`: the source's bytes, whole, in the store."""
+
+    asset: Asset
+    rendition: Rendition
+    media: MediaInfo
+    """The whole file inspected packet by packet: what later verification compares with."""
+    transfer: TransferStats
+    checked: tuple[Digest, ...] = ()
+    """Digests from the person or the origin that were found to hold."""
+    length_confirmed: bool
+    """Whether anything independent of the bytes themselves says that nothing is missing at the end."""
+    recorded_at: datetime
+
+
+class Strategy(StrEnum):
+    """How the output is made; also the rungs of the remux ladder, in order."""
+
+    COPY = "copy"
+    REPAIR = "repair"
+    TRANSCODE = "transcode"
+
+
+class Decision(Value):
+    """What the decision table says about one source and profile."""
+
+    strategy: Strategy
+    container: Literal["mp4", "matroska"]
+    video: Literal["copy", "h264", "none"]
+    audio: Literal["copy", "aac", "none"]
+    subtitles: Literal["copy", "mov_text", "none"]
+    height: int | None = None
+    """Scale to this height in pixels; None keeps the source's."""
+    reasons: tuple[str, ...] = ()
+    keep_audio: tuple[int, ...] = ()
+    """Indexes of the source's audio streams that are kept."""
+    keep_subtitles: tuple[int, ...] = ()
+
+
+class Verification(Value):
+    """What was checked about an output, and what was found."""
+
+    checks: tuple[str, ...]
+    decode_errors: int = 0
+    worst_difference_seconds: float = 0.0
+    """Largest difference between a stream's decoded length and its source's."""
+
+
+class LadderStep(Value):
+    """One strategy that was tried."""
+
+    strategy: Strategy
+    outcome: Literal["completed", "failed"]
+    failure: str | None = None
+    message: str = ""
+    seconds: float = 0.0
+
+
+class RemuxResult(Value):
+    """Stage `remux`: the playable file, verified by decoding."""
+
+    asset: Asset
+    decision: Decision
+    media: MediaInfo
+    """The output with every frame decoded."""
+    verification: Verification
+    ladder: tuple[LadderStep, ...]
+    findings: tuple[Finding, ...] = ()
+    ffmpeg_version: str
+    seconds: float
+    recorded_at: datetime
+
+
+class Interval(Value):
+    """A stretch of the media, in seconds from its start."""
+
+    start_seconds: float
+    end_seconds: float
+
+
+class Detection(Value):
+    """What one detector found."""
+
+    detector: str
+    state: Literal["done", "not_run", "not_applicable"]
+    reason: str = ""
+    intervals: tuple[Interval, ...] = ()
+    values: dict[str, float] = Field(default_factory=dict)
+
+
+class AnalysisResult(Value):
+    """Stage `analyze`: what the detectors saw in one decode pass."""
+
+    asset: Asset | None
+    """The pictures; None for media without video."""
+    detections: tuple[Detection, ...]
+    recorded_at: datetime
+
+    def of(self, detector: str) -> Detection | None:
+        return next((d for d in self.detections if d.detector == detector), None)
+
+
+class PublishResult(Value):
+    """Stage `publish`: the folder that a person opens."""
+
+    folder: Path
+    tracks: tuple[Track, ...]
+    """Every file of the folder that a later look must find unchanged."""
+    recorded_at: datetime
+
+    @property
+    def video(self) -> Path:
+        return self.folder / self.tracks[0].name
+
+
+StageResult = ProbeResult | DownloadResult | RemuxResult | AnalysisResult | PublishResult
+
+
+class StageRecord(Value):
+    """What happened to one stage in one run."""
+
+    state: Literal["completed", "failed", "interrupted", "skipped"]
+    cached: bool = False
+    seconds: float = 0.0
+
+
+class Failure(Value):
+    """A failure as it is reported: the one form for panel, JSON, report and `.err.log`."""
+
+    id: str
+    type: str
+    category: str
+    message: str
+    friendly_message: str
+    suggested_actions: tuple[str, ...]
+    retryable: bool
+    retry_after_seconds: float | None = None
+    stage: str | None = None
+    reference: str
+    exit_code: int | None = None
+    evidence: dict[str, Any] = Field(default_factory=dict)
+    at: datetime
+
+
+class Outcome(Value):
+    """How one run for one source ended."""
+
+    status: Literal["completed", "failed", "interrupted"]
+    source: str
+    """Redacted."""
+    work_key: str | None = None
+    profile: ProfileName = ProfileName.UNIVERSAL
+    quality: Quality = Quality.AUTO
+    flow_run_id: str | None = None
+    ui_url: str | None = None
+    stages: dict[str, StageRecord] = Field(default_factory=dict)
+    probe: ProbeResult | None = None
+    download: DownloadResult | None = None
+    download_path: Path | None = None
+    remux: RemuxResult | None = None
+    analysis: AnalysisResult | None = None
+    published: PublishResult | None = None
+    findings: tuple[Finding, ...] = ()
+    failure: Failure | None = None
+    failure_log: Path | None = None

@@ -1,0 +1,48 @@
+"""The demuxers that a source may need: files that hold their media themselves.
+
+Playlists and scripts (hls, concat, dash …) are not among them: opened as a file, they would make a tool read other
+files or the network. ffmpeg and the probe child are given these lists.
+"""
+
+ALLOWED_DEMUXERS = (
+    "mov",
+    "mp4",
+    "matroska",
+    "webm",
+    "mpegts",
+    "mpeg",
+    "avi",
+    "flv",
+    "ogg",
+    "asf",
+    "wav",
+    "w64",
+    "aiff",
+    "caf",
+    "flac",
+    "mp3",
+    "aac",
+    "ac3",
+    "eac3",
+    "dts",
+    "amr",
+    "mxf",
+    "rm",
+    "nut",
+    "ivf",
+    "h264",
+    "hevc",
+    "m4v",
+    "mpegvideo",
+    "dv",
+    "gxf",
+    "wtv",
+    "obu",
+    "av1",
+    "tta",
+    "ape",
+    "wv",
+)
+
+DECLARING_DEMUXERS = ("mov", "mp4", "matroska", "webm", "avi", "asf", "flv", "wav", "w64", "flac", "caf", "aiff", "mxf")
+"""Containers whose header carries a duration of its own; of the others it is worked out from the bytes at hand."""

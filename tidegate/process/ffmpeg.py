@@ -1,0 +1,167 @@
+"""ffmpeg: which one, how it is called, how its progress is read.
+
+The remux and analyze stages build their command lines on `base_arguments` and run them through `run_ffmpeg`. Input
+is opened with a closed list of demuxers and the file protocol only, so a hostile file cannot make ffmpeg read others.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from tidegate.errors import ToolMissing
+from tidegate.events import Advance, Observer
+from tidegate.process.demuxers import ALLOWED_DEMUXERS
+from tidegate.process.diagnose import diagnose
+from tidegate.process.output import LineSink, ignore_line
+from tidegate.process.supervise import Finished, Job, run
+from tidegate.settings import ProcessSettings, ToolSettings
+
+VERSION_SECONDS = 15.0
+MOST_THREADS = 8
+
+
+@dataclass(frozen=True)
+class Toolchain:
+    """The tools that a run uses."""
+
+    ffmpeg: Path
+    threads: int | None = None
+
+    @property
+    def encoder_threads(self) -> int:
+        """As set, else all cores, at most 8: x264 gains nothing beyond, and its result depends on the number."""
+        return self.threads or min(os.cpu_count() or 1, MOST_THREADS)
+
+    @classmethod
+    def find(cls, settings: ToolSettings) -> Toolchain:
+        """The ffmpeg that was set, else the one on PATH, else the one in the imageio-ffmpeg wheel.
+
+        Raises:
+            ToolMissing: none of them is there.
+        """
+        if settings.ffmpeg is not None:
+            return cls(_existing(settings.ffmpeg), settings.threads)
+        on_path = shutil.which("ffmpeg")
+        return cls(Path(on_path) if on_path else _bundled(), settings.threads)
+
+
+@dataclass
+class Progress:
+    """Reads `-progress` output: lines `key=value`, one block every half second, ended by `progress=`."""
+
+    on_block: Callable[[Progress], None] = lambda _: None
+    marks: dict[str, float] = field(default_factory=dict)
+    """Furthest out_time_us, frame and total_size so far; `N/A` is skipped."""
+    speed: float | None = None
+    """Seconds of media per second of time."""
+
+    def feed(self, line: str) -> None:
+        name, _, value = line.partition("=")
+        name, value = name.strip(), value.strip()
+        if name in ("out_time_us", "frame", "total_size") and value.lstrip("-").isdigit():
+            self.marks[name] = float(value)
+        elif name == "speed":
+            self.speed = _number(value.rstrip("x"))
+        elif name == "progress":
+            self.on_block(self)
+
+    @property
+    def out_time_seconds(self) -> float:
+        return self.marks.get("out_time_us", 0.0) / 1e6
+
+
+def base_arguments(ffmpeg: Path, source: Path, *, demuxer_options: tuple[str, ...] = ()) -> list[str]:
+    """Everything up to and with the input: no stdin, progress on stdout, warnings on stderr, one local file."""
+    return [
+        str(ffmpeg),
+        "-nostdin",
+        "-hide_banner",
+        "-nostats",
+        "-y",
+        *("-loglevel", "level+info"),
+        *("-progress", "pipe:1"),
+        *("-protocol_whitelist", "file,pipe"),
+        *("-format_whitelist", ",".join(ALLOWED_DEMUXERS)),
+        *demuxer_options,
+        *("-i", file_url(source)),
+    ]
+
+
+def file_url(path: Path) -> str:
+    """A path as ffmpeg takes it whatever its name: never an option, a protocol or a pattern."""
+    return f"file:{path.absolute()}"
+
+
+async def run_ffmpeg(
+    argv: list[str],
+    *,
+    stage: str,
+    limits: ProcessSettings,
+    deadline_seconds: float,
+    media_seconds: float | None,
+    observe: Observer,
+    outputs: tuple[Path, ...] = (),
+    on_stderr: LineSink = ignore_line,
+) -> Finished:
+    """Run ffmpeg to a good end.
+
+    Raises:
+        TidegateError: what `diagnose` makes of a bad exit, and whatever `supervise.run` raises.
+    """
+
+    def show(progress: Progress) -> None:
+        observe(Advance(stage, progress.out_time_seconds, media_seconds, "seconds", progress.speed))
+
+    progress = Progress(show)
+    job = Job(
+        "ffmpeg",
+        argv,
+        deadline_seconds,
+        outputs=outputs,
+        marks=lambda: dict(progress.marks),
+        on_stdout=progress.feed,
+        on_stderr=on_stderr,
+    )
+    finished = await run(job, limits)
+    if finished.exit_code != 0:
+        raise diagnose(finished)
+    return finished
+
+
+async def version_of(toolchain: Toolchain, limits: ProcessSettings) -> str:
+    """The first line that ffmpeg says of itself.
+
+    Raises:
+        ToolMissing: it does not run.
+    """
+    finished = await run(Job("ffmpeg", [str(toolchain.ffmpeg), "-version"], VERSION_SECONDS), limits)
+    if finished.exit_code != 0:
+        raise ToolMissing(f"{toolchain.ffmpeg} does not run (exit {finished.exit_code})", evidence=finished.evidence)
+    return finished.stdout.head.partition("\n")[0].strip()
+
+
+def _existing(path: str) -> Path:
+    found = shutil.which(path)
+    if found is None:
+        raise ToolMissing(f"There is no program {path} (TIDEGATE_TOOLS_FFMPEG)")
+    return Path(found)
+
+
+def _bundled() -> Path:
+    import imageio_ffmpeg
+
+    try:
+        return Path(imageio_ffmpeg.get_ffmpeg_exe())
+    except RuntimeError as error:
+        raise ToolMissing("No ffmpeg is on PATH, and the imageio-ffmpeg wheel holds none for this platform") from error
+
+
+def _number(text: str) -> float | None:
+    try:
+        return float(text)
+    except ValueError:
+        return None

@@ -1,0 +1,189 @@
+"""Opens one local media file and prints what is in it, as JSON lines. Runs as a child process of its own.
+
+`inspect.py` starts it under supervision, so that a hostile file can hang or crash only this process. It imports PyAV
+and nothing of ours: pydantic alone would double its start-up. It writes nothing.
+
+    python inspect_child.py header|packets|frames PATH '{"allowed": [demuxers], "declaring": [demuxers]}'
+"""
+
+from __future__ import annotations
+
+import json
+import struct
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import av
+import av.error
+import av.logging
+from av.stream import Disposition
+
+PROGRESS_SECONDS = 0.5
+FIELD_ORDERS = {1: "progressive", 2: "tt", 3: "bb", 4: "tb", 5: "bt"}
+"""AVFieldOrder of libavcodec/codec_par.h."""
+TRANSFERS = {16: "smpte2084", 18: "arib-std-b67"}
+"""The AVColorTransferCharacteristic values that mean HDR (ITU-T H.273)."""
+MOOV_BYTES = 64 * 1024 * 1024
+"""How much of an index is searched for its fragment boxes; they stand near its beginning."""
+
+
+MEDIA_BOXES = (b"moov", b"moof", b"mdat")
+"""The boxes without which an MP4 cannot be played."""
+
+
+class Extent:
+    """How far one stream really reaches."""
+
+    def __init__(self) -> None:
+        self.start: float | None = None
+        self.end: float | None = None
+        self.packets = 0
+        self.frames = 0
+        self.errors = 0
+
+    def widen(self, start: float, length: float) -> None:
+        self.start = start if self.start is None else min(self.start, start)
+        self.end = start + length if self.end is None else max(self.end, start + length)
+
+    def add(self, item: Any, length: float | None = None) -> None:
+        """A packet or frame; `length` in seconds where it is not the item's own duration."""
+        if item.pts is None or item.time_base is None:
+            return
+        own = float((getattr(item, "duration", None) or 0) * item.time_base)
+        self.widen(float(item.pts * item.time_base), own if length is None else length)
+
+
+def inspect(depth: str, path: Path, names: dict[str, list[str]]) -> dict[str, Any]:
+    options = {"protocol_whitelist": "file", "format_whitelist": ",".join(names["allowed"])}
+    with av.open(str(path), options=options, metadata_errors="ignore") as container:
+        streams = [describe(stream) for stream in container.streams]
+        if depth != "header":
+            read_all(container, streams, decode=depth == "frames")
+        formats = set(container.format.name.split(","))
+        missing, fragmented = mp4_boxes(path) if "mp4" in formats else (0, False)
+        return {
+            "container": container.format.name,
+            "size_bytes": path.stat().st_size,
+            "duration_seconds": container.duration / av.time_base if container.duration else None,
+            "declares_duration": bool(formats & set(names["declaring"]) and container.duration and not fragmented),
+            "missing_bytes": missing,
+            "streams": streams,
+            "depth": depth,
+        }
+
+
+def describe(stream: Any) -> dict[str, Any]:
+    context = stream.codec_context
+    facts = {
+        "index": stream.index,
+        "kind": stream.type if stream.type in ("video", "audio", "subtitle", "attachment") else "data",
+        "codec": context.codec.canonical_name if context is not None else "unknown",
+        "codec_tag": context.codec_tag.rstrip("\0") if context is not None else "",
+        "profile": stream.profile if context is not None else None,
+        "language": stream.metadata.get("language"),
+        "attached_picture": bool(stream.disposition & Disposition.attached_pic),
+        "duration_seconds": seconds(stream.duration, stream.time_base),
+    }
+    if stream.type == "video" and context is not None:
+        facts |= describe_video(stream, context)
+    if stream.type == "audio" and context is not None:
+        facts |= {"sample_rate": context.sample_rate or 0, "channels": context.channels or 0}
+    return facts
+
+
+def describe_video(stream: Any, context: Any) -> dict[str, Any]:
+    pixel = context.format
+    rate = stream.average_rate or stream.guessed_rate
+    return {
+        "pix_fmt": context.pix_fmt,
+        "bit_depth": pixel.components[0].bits if pixel is not None and pixel.components else None,
+        "width": context.width,
+        "height": context.height,
+        "field_order": FIELD_ORDERS.get(int(context.field_order or 0)),
+        "frame_rate": float(rate) if rate else None,
+        "color_transfer": TRANSFERS.get(int(context.color_trc or 0)),
+    }
+
+
+def read_all(container: Any, streams: list[dict[str, Any]], *, decode: bool) -> None:
+    """Every packet of every stream; with `decode`, every frame of picture and sound too."""
+    extents = [Extent() for _ in streams]
+    decodable = {stream.index for stream in container.streams if decode and stream.type in ("video", "audio")}
+    for index in decodable:
+        container.streams[index].thread_type = "AUTO"
+    told = time.monotonic()
+    for packet in container.demux():
+        extent = extents[packet.stream_index]
+        extent.packets += bool(packet.size)
+        if packet.stream_index in decodable:
+            decode_packet(packet, extent)
+        elif packet.size:
+            extent.add(packet)
+        if time.monotonic() - told >= PROGRESS_SECONDS:
+            told = time.monotonic()
+            say({"progress": {"packets": sum(e.packets for e in extents), "seconds": extent.end or 0.0}})
+    for facts, extent in zip(streams, extents, strict=True):
+        facts |= {"start_seconds": extent.start, "end_seconds": extent.end, "packets": extent.packets}
+        facts |= {"frames": extent.frames if facts["index"] in decodable else None, "decode_errors": extent.errors}
+
+
+def decode_packet(packet: Any, extent: Extent) -> None:
+    try:
+        frames = packet.decode()
+    except av.error.EOFError:
+        return
+    except (av.error.FFmpegError, ValueError):
+        extent.errors += 1
+        return
+    for frame in frames:
+        extent.frames += 1
+        extent.errors += bool(getattr(frame, "is_corrupt", False))
+        samples = getattr(frame, "samples", 0)
+        extent.add(frame, samples / frame.sample_rate if samples else None)
+
+
+def seconds(ticks: int | None, time_base: Any) -> float | None:
+    return float(ticks * time_base) if ticks is not None and time_base is not None else None
+
+
+def mp4_boxes(path: Path) -> tuple[int, bool]:
+    """How many bytes the top-level boxes reach beyond the file, and whether it is fragmented without an overall
+    duration (ISO/IEC 14496-12 §4.2, §8.8.2)."""
+    size, position, missing, fragmented = path.stat().st_size, 0, 0, False
+    with path.open("rb") as file:
+        while position + 8 <= size:
+            file.seek(position)
+            header = file.read(16)
+            length, kind = struct.unpack(">I4s", header[:8])
+            if length == 1 and len(header) == 16:
+                length = struct.unpack(">Q", header[8:])[0]
+            if length < 8:  # 0: the last box reaches to the end of the file
+                break
+            if kind == b"moov":
+                moov = header + file.read(min(length, MOOV_BYTES))
+                fragmented = b"mvex" in moov and b"mehd" not in moov
+            position += length
+            if position > size and kind not in MEDIA_BOXES:  # trailing tags and garbage are nobody's loss
+                break
+            missing = max(0, position - size)
+    return missing, fragmented
+
+
+def say(message: dict[str, Any]) -> None:
+    sys.stdout.write(json.dumps(message) + "\n")
+    sys.stdout.flush()
+
+
+def main() -> None:
+    depth, path, names = sys.argv[1], Path(sys.argv[2]), json.loads(sys.argv[3])
+    av.logging.set_level(av.logging.FATAL)
+    try:
+        say({"media": inspect(depth, path, names)})
+    except (av.error.FFmpegError, ValueError, OSError) as error:
+        say({"refused": f"{type(error).__name__}: {error}"})
+
+
+if __name__ == "__main__":
+    main()

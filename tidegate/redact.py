@@ -1,0 +1,48 @@
+"""URLs without their secrets.
+
+Everything that shows, stores or compares a URL goes through `redact_url`; the full URL lives only in memory and in
+a secret file. Pure functions: the same URL always redacts to the same text, so it can be part of a key.
+"""
+
+from __future__ import annotations
+
+import re
+from urllib.parse import parse_qsl, quote, urlsplit, urlunsplit
+
+REDACTED = "REDACTED"
+
+_SECRET_NAME = re.compile(
+    r"^(x-amz-.*|x-goog-.*|.*token.*|.*signature.*|sig|sign|hmac|policy|key-pair-id|.*api[-_]?key.*|access[-_]?key.*"
+    r"|auth.*|password|passwd|pwd|secret.*|session.*|jwt|hdnts|hdnea|expires?|exp|se|sp|sv|sr|st|spr|skoid)$",
+    re.IGNORECASE,
+)
+"""Query names that carry a credential, or its validity, on S3, GCS, Azure, Akamai, CloudFront and their like."""
+
+_URL_IN_TEXT = re.compile(r"https?://[^\s'\"<>]+")
+
+
+def redact_url(url: str) -> str:
+    """The URL with credentials replaced: user info, secret query values and the fragment."""
+    parts = urlsplit(url)
+    if parts.scheme not in ("http", "https"):
+        return url
+    host = parts.netloc.rpartition("@")[2]
+    query = "&".join(_redacted_pair(name, value) for name, value in parse_qsl(parts.query, keep_blank_values=True))
+    return urlunsplit((parts.scheme, host, parts.path, query, ""))
+
+
+def redact_text(text: str) -> str:
+    """Free text, such as a tool's output, with every URL in it redacted."""
+    return _URL_IN_TEXT.sub(lambda found: redact_url(found.group()), text)
+
+
+def has_secret(url: str) -> bool:
+    """Whether redaction takes anything but the fragment away."""
+    parts = urlsplit(url)
+    names = (name for name, _ in parse_qsl(parts.query, keep_blank_values=True))
+    return "@" in parts.netloc or any(_SECRET_NAME.match(name) for name in names)
+
+
+def _redacted_pair(name: str, value: str) -> str:
+    shown = REDACTED if _SECRET_NAME.match(name) else quote(value, safe="/:,~*!'()")
+    return f"{quote(name, safe='')}={shown}"

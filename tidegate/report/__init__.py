@@ -1,0 +1,1 @@
+"""How a run's outcome is told: one JSON document, one page, one panel."""

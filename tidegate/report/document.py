@@ -1,0 +1,81 @@
+"""The JSON interface: one document for one run, as `--json` prints it and `report.json` holds it.
+
+`docs/json.md` describes every field; programs depend on it. Pure.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from tidegate.model import AnalysisResult, DownloadResult, MediaInfo, Outcome, RemuxResult, StreamInfo
+
+
+def document(outcome: Outcome) -> dict[str, Any]:
+    """The document of an outcome; what a run did not get to is null."""
+    published = outcome.published
+    return {
+        "status": outcome.status,
+        "source": outcome.source,
+        "profile": outcome.profile.value,
+        "quality": outcome.quality.value,
+        "work_key": outcome.work_key,
+        "flow_run_id": outcome.flow_run_id,
+        "ui_url": outcome.ui_url,
+        "stages": {name: record.model_dump() for name, record in outcome.stages.items()},
+        "media": _media(outcome.probe.preview) if outcome.probe and outcome.probe.preview else None,
+        "download": _download(outcome.download, outcome.download_path) if outcome.download else None,
+        "output": _output(outcome.remux, published.video if published else None) if outcome.remux else None,
+        "analysis": _analysis(outcome.analysis) if outcome.analysis else None,
+        "findings": [finding.model_dump() for finding in outcome.findings],
+        "report": _report(published.folder) if published else None,
+        "failure": outcome.failure.model_dump(mode="json", exclude={"at", "evidence"}) if outcome.failure else None,
+        "failure_log": str(outcome.failure_log) if outcome.failure_log else None,
+    }
+
+
+def _download(download: DownloadResult, path: Path | None) -> dict[str, Any]:
+    track = download.asset.main
+    return {
+        "path": str(path) if path else None,
+        "size_bytes": track.size_bytes,
+        "digest": track.digest,
+        "checked": list(download.checked),
+        **download.transfer.model_dump(),
+    }
+
+
+def _output(remux: RemuxResult, path: Path | None) -> dict[str, Any]:
+    track = remux.asset.main
+    return {
+        "path": str(path) if path else None,
+        "size_bytes": track.size_bytes,
+        "digest": track.digest,
+        "duration_seconds": round(remux.media.longest_held_seconds or 0.0, 3),
+        "strategy": remux.decision.strategy.value,
+        "reasons": list(remux.decision.reasons),
+        "ladder": [step.model_dump(mode="json") for step in remux.ladder],
+        "verification": remux.verification.model_dump(mode="json"),
+        "video": _stream(remux.media.video),
+        "audio": _stream(remux.media.audio),
+    }
+
+
+def _media(media: MediaInfo) -> dict[str, Any]:
+    return {
+        "container": media.container,
+        "duration_seconds": media.duration_seconds,
+        "streams": [_stream(stream) for stream in media.streams],
+    }
+
+
+def _stream(stream: StreamInfo | None) -> dict[str, Any] | None:
+    return stream.model_dump(mode="json", exclude_none=True) if stream else None
+
+
+def _analysis(analysis: AnalysisResult) -> dict[str, Any]:
+    return {d.detector: d.model_dump(mode="json", exclude={"detector"}) for d in analysis.detections}
+
+
+def _report(folder: Path) -> dict[str, str]:
+    return {"html": str(folder / "report.html"), "json": str(folder / "report.json")}

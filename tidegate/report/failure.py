@@ -1,0 +1,71 @@
+"""A failure as it is reported: made once, shown in panel, JSON, report and `.err.log`.
+
+Flows call `describe` where a run ends. Pure: time and reference come from the caller.
+"""
+
+from __future__ import annotations
+
+import json
+import secrets
+from datetime import datetime
+
+from tidegate.errors import Evidence, TidegateError
+from tidegate.model import Failure
+from tidegate.redact import redact_text
+
+EVIDENCE_BYTES = 1_000_000
+"""The most evidence that one run may leave, in bytes (DESIGN §4)."""
+
+
+def describe(error: TidegateError, *, now: datetime, identifier: str | None = None) -> Failure:
+    """The report of a failure at `now` (aware). URLs in tool output are redacted."""
+    identifier = identifier or secrets.token_hex(4)
+    policy = error.policy
+    actions = ((error.hint,) if error.hint else ()) + policy.actions
+    return Failure(
+        id=identifier,
+        type=error.type,
+        category=policy.category,
+        message=redact_text(error.message),
+        friendly_message=policy.friendly,
+        suggested_actions=actions,
+        retryable=policy.retryable,
+        retry_after_seconds=error.retry_after_seconds,
+        stage=error.stage,
+        reference=f"TG-{now:%Y%m%d-%H%M%S}-{identifier}",
+        exit_code=error.evidence.exit_code,
+        evidence=_redacted(error.evidence),
+        at=now,
+    )
+
+
+def err_log(failure: Failure, source: str) -> str:
+    """The `.err.log`: everything that is known, for whoever looks into it. At most EVIDENCE_BYTES."""
+    lines = [
+        f"{failure.reference}  {failure.at:%Y-%m-%d %H:%M:%S %Z}",
+        f"source:   {source}",
+        f"stage:    {failure.stage or 'before any stage'}",
+        f"failure:  {failure.type} ({failure.category})",
+        f"message:  {failure.message}",
+        f"          {failure.friendly_message}",
+        *(f"to do:    {action}" for action in failure.suggested_actions),
+        f"may succeed when run again: {'yes' if failure.retryable else 'no'}",
+        "",
+        *_evidence_lines(failure),
+    ]
+    return "\n".join(lines)[:EVIDENCE_BYTES] + "\n"
+
+
+def _evidence_lines(failure: Failure) -> list[str]:
+    lines: list[str] = []
+    for name, value in failure.evidence.items():
+        if name in ("output_head", "output_tail"):
+            lines += [f"--- {name.replace('_', ' ')} ---", str(value), ""]
+        else:
+            lines.append(f"{name}: {value if isinstance(value, str) else json.dumps(value)}")
+    return lines
+
+
+def _redacted(evidence: Evidence) -> dict[str, object]:
+    told: dict[str, object] = json.loads(redact_text(json.dumps(evidence.as_dict(), default=str)))
+    return told

@@ -1,0 +1,81 @@
+"""The report as one self-contained page: pictures inside, no script, no request.
+
+The publish stage writes it. Values are escaped by the template engine; names and messages come from strangers.
+"""
+
+from __future__ import annotations
+
+import base64
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+
+from tidegate.model import Detection, Outcome
+
+_MIME = {".jpg": "image/jpeg", ".png": "image/png"}
+
+
+def html_report(outcome: Outcome, pictures: dict[str, Path], *, title: str, now: datetime) -> str:
+    """The page for an outcome. `pictures` maps a caption to an image file."""
+    environment = Environment(
+        loader=PackageLoader("tidegate.report"), autoescape=True, undefined=StrictUndefined, trim_blocks=True
+    )
+    environment.filters |= {"clock": clock, "size": human_size}
+    return environment.get_template("report.html.j2").render(
+        outcome=outcome,
+        title=title,
+        now=now,
+        pictures={caption: _data_url(path) for caption, path in pictures.items()},
+        duration=_duration(outcome),
+        timelines=_timelines(outcome),
+        loudness=_loudness(outcome),
+    )
+
+
+def clock(seconds: float | None) -> str:
+    """`1:02:03.4` for a position in the media."""
+    if seconds is None:
+        return "–"
+    minutes, rest = divmod(seconds, 60)
+    hours, minutes = divmod(int(minutes), 60)
+    return f"{hours}:{minutes:02d}:{rest:04.1f}" if hours else f"{minutes}:{rest:04.1f}"
+
+
+def human_size(size_bytes: float | None) -> str:
+    """`12.3 MB`, in powers of 1000."""
+    if size_bytes is None:
+        return "–"
+    size = float(size_bytes)
+    for unit in ("B", "kB", "MB", "GB"):
+        if size < 1000:
+            return f"{size:.0f} {unit}" if unit == "B" else f"{size:.1f} {unit}"
+        size /= 1000
+    return f"{size:.1f} TB"
+
+
+def _duration(outcome: Outcome) -> float:
+    return (outcome.remux.media.longest_held_seconds if outcome.remux else None) or 0.0
+
+
+def _timelines(outcome: Outcome) -> list[tuple[Detection, list[tuple[float, float]]]]:
+    """Each detector that finds stretches, with (left, width) of each in per cent of the media's length."""
+    length = _duration(outcome)
+    if outcome.analysis is None or not length:
+        return []
+    shown = [d for d in outcome.analysis.detections if d.detector != "loudness"]
+    return [(d, [_bar(i.start_seconds, i.end_seconds, length) for i in d.intervals]) for d in shown]
+
+
+def _bar(start: float, end: float, length: float) -> tuple[float, float]:
+    return round(100 * start / length, 3), round(max(0.3, 100 * (end - start) / length), 3)
+
+
+def _loudness(outcome: Outcome) -> dict[str, Any]:
+    detection = outcome.analysis.of("loudness") if outcome.analysis else None
+    return dict(detection.values) if detection else {}
+
+
+def _data_url(path: Path) -> str:
+    return f"data:{_MIME[path.suffix]};base64,{base64.b64encode(path.read_bytes()).decode()}"

@@ -1,0 +1,1 @@
+"""Decisions about time and repetition: pure, with the clock passed in."""

@@ -1,0 +1,46 @@
+"""How long may it take? The rules of DESIGN §5 as pure functions of sizes, speeds and limits.
+
+Stages ask before and while they work. Nothing here reads a clock, so an hour-long policy is tested in a millisecond.
+"""
+
+from __future__ import annotations
+
+from datetime import timedelta
+
+from tidegate.settings import ProcessSettings
+
+SAFETY = 1.5
+"""How much longer than projected a download may take."""
+
+OUTER_GUARD = timedelta(seconds=60)
+"""How far beyond its inner limit a task's own timeout lies (DESIGN §2)."""
+
+
+def download_seconds(
+    *, least: timedelta, elapsed: float, remaining_bytes: int | None, speed: float, minimum_speed: int
+) -> float | None:
+    """Seconds since its start that a download may take; None while it is fast enough to have no limit.
+
+    max(least, elapsed + remaining ÷ speed × 1.5), and no limit at or above the minimum speed: a fixed limit kills
+    healthy 30 GB files. An unknown length counts as nothing remaining.
+    """
+    if speed >= minimum_speed:
+        return None
+    projected = elapsed + (remaining_bytes or 0) / speed * SAFETY if speed > 0 else 0.0
+    return max(least.total_seconds(), projected)
+
+
+def processing_seconds(limits: ProcessSettings, input_bytes: int) -> float:
+    """Seconds that processing or analysing a file may take: 20 min + 1 min per 10^9 bytes, at most 2 h."""
+    wanted = limits.base_timeout + timedelta(minutes=input_bytes / 1e9)
+    return min(wanted, limits.longest_timeout).total_seconds()
+
+
+def publish_seconds(size_bytes: int) -> float:
+    """Seconds that publishing may take: 5 min + 1 min per 10^9 bytes."""
+    return timedelta(minutes=5 + size_bytes / 1e9).total_seconds()
+
+
+def outer(inner_seconds: float) -> float:
+    """The task timeout that stands around an inner limit, in seconds."""
+    return inner_seconds + OUTER_GUARD.total_seconds()

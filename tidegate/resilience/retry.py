@@ -1,0 +1,123 @@
+"""The one rule by which a stage tries again: who may, how often, and after which pause.
+
+The transfer layer wraps each call to the outside in `Retry.attempts()` (tenacity underneath). Two budgets are kept
+apart: tries in a row without gain, and time spent waiting because the source said so. Nothing survives a crash; a
+new run starts with a full budget.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import dataclass, field
+from datetime import timedelta
+
+import anyio
+from tenacity import AsyncRetrying, AttemptManager, RetryCallState, retry_if_exception
+
+from tidegate.errors import Inside, Throttled, TidegateError, WrongDigest
+from tidegate.events import Note, Observer
+from tidegate.settings import TransferSettings
+
+_NOT_HERE = frozenset({Inside.NO, Inside.IDENTIFY_AGAIN, Inside.RESOLVE_ONCE, Inside.WAIT})
+"""Retries that others own: the flow, the resolver, the admission, or nobody."""
+
+
+@dataclass
+class Retry:
+    """Budgets and pauses of one transfer."""
+
+    limits: TransferSettings
+    observe: Observer
+    what: str
+    """What is tried, for the log: "download"."""
+    rng: random.Random = field(default_factory=random.Random)
+    sleep: Callable[[float], Awaitable[None]] = anyio.sleep
+    futile: int = 0
+    """Tries in a row that gained too little."""
+    refetches: int = 0
+    throttles: int = 0
+    throttled_seconds: float = 0.0
+    retries: int = 0
+    _furthest: int = 0
+
+    def attempts(self) -> AsyncIterator[AttemptManager]:
+        """Tenacity's attempts; each is used as a context manager around one try."""
+        return AsyncRetrying(
+            retry=retry_if_exception(self._may_retry),
+            stop=self._spent,
+            wait=self._pause,
+            before_sleep=self._tell,
+            sleep=self.sleep,
+            reraise=True,
+        ).__aiter__()
+
+    def reached(self, received_bytes: int) -> None:
+        """Tell how far the transfer is. Only ground never covered before counts, or a source without ranges that
+        always drops at half would be tried for ever."""
+        if received_bytes - self._furthest >= self.limits.gain_bytes:
+            self.futile = 0
+            self._furthest = received_bytes
+
+    def _may_retry(self, error: BaseException) -> bool:
+        if not isinstance(error, TidegateError) or error.policy.inside in _NOT_HERE:
+            return False
+        self._count(error)
+        return True
+
+    def _count(self, error: TidegateError) -> None:
+        if isinstance(error, WrongDigest):
+            self.refetches += 1
+        elif isinstance(error, Throttled):
+            self.throttles += 1
+        else:
+            self.futile += 1
+        if error.retry_after_seconds is not None or isinstance(error, Throttled):
+            self.throttled_seconds += self._pause_after(error)
+
+    def _spent(self, state: RetryCallState) -> bool:
+        return (
+            self.futile >= self.limits.tries
+            or self.refetches > 1
+            or self.throttled_seconds > self.limits.throttle_budget.total_seconds()
+        )
+
+    def _pause(self, state: RetryCallState) -> float:
+        return self._pause_after(_error(state))
+
+    def _pause_after(self, error: TidegateError) -> float:
+        if error.retry_after_seconds is not None:
+            return error.retry_after_seconds
+        at_once = error.policy.inside in (Inside.AT_ONCE, Inside.RESTART, Inside.REFETCH_ONCE) and self.futile <= 1
+        return 0.0 if at_once else self._backoff()
+
+    def _backoff(self) -> float:
+        return full_jitter(self.futile + self.throttles, self.limits.backoff_base, self.limits.backoff_cap, self.rng)
+
+    async def _tell(self, state: RetryCallState) -> None:
+        error = _error(state)
+        self.retries += 1
+        pause = state.next_action.sleep if state.next_action else 0.0
+        self.observe(
+            Note(
+                f"{self.what}: {error.message}; trying again in {pause:.1f} s",
+                "warning",
+                {"failure": error.type, "try": self.futile, "tries": self.limits.tries},
+            )
+        )
+
+
+def full_jitter(tries: int, base: timedelta, cap: timedelta, rng: random.Random) -> float:
+    """Seconds to wait after the given number of futile tries: uniform in (half of base, base · 2^(tries-1)), capped.
+
+    Full jitter after M. Brooker, "Exponential Backoff And Jitter" (AWS Architecture Blog, 2015), with a floor so that
+    two tries never follow each other at once.
+    """
+    ceiling = min(base * 2 ** max(tries - 1, 0), cap).total_seconds()
+    return rng.uniform(min(base.total_seconds() / 2, ceiling), ceiling)
+
+
+def _error(state: RetryCallState) -> TidegateError:
+    error = state.outcome.exception() if state.outcome else None
+    assert isinstance(error, TidegateError)  # noqa: S101  # _may_retry lets nothing else through
+    return error

@@ -1,0 +1,172 @@
+"""Every limit and path that can be set, in frozen groups.
+
+`Settings.load()` reads `TIDEGATE_*` once at the start of a command or flow; everything below gets the values it
+needs as arguments. A value that cannot be understood is `BadInput` before any work starts. `docs/settings.md` is
+made from the docstrings here (`make docs`) and a test holds the two together.
+"""
+
+from __future__ import annotations
+
+import os
+from datetime import timedelta
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import BeforeValidator, Field, ValidationError
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from tidegate.errors import BadInput
+
+Network = Literal["fast", "normal", "slow"]
+
+NETWORK_PRESETS: dict[Network, dict[str, Any]] = {
+    "fast": {
+        "request_timeout": timedelta(seconds=10),
+        "stall_timeout": timedelta(seconds=20),
+        "tries": 2,
+        "minimum_speed": 2048,
+    },
+    "normal": {
+        "request_timeout": timedelta(seconds=15),
+        "stall_timeout": timedelta(seconds=30),
+        "tries": 3,
+        "minimum_speed": 1024,
+    },
+    "slow": {
+        "request_timeout": timedelta(seconds=30),
+        "stall_timeout": timedelta(seconds=60),
+        "tries": 5,
+        "minimum_speed": 512,
+    },
+}
+"""What `TIDEGATE_NETWORK` sets (DESIGN §5); a value set on its own wins."""
+
+
+def _from_seconds(value: object) -> object:
+    try:
+        return timedelta(seconds=float(value))  # type: ignore[arg-type]  # anything that is no number is tried next
+    except (TypeError, ValueError):
+        return value
+
+
+Seconds = Annotated[timedelta, BeforeValidator(_from_seconds)]
+"""A duration; in the environment a number of seconds such as `2.5`, or ISO 8601 such as `PT2M`."""
+
+
+class Group(BaseSettings):
+    """Base of the groups: frozen, and an unknown name among the arguments is an error."""
+
+    model_config = SettingsConfigDict(frozen=True, extra="ignore")
+
+
+class TransferSettings(Group):
+    """Limits of one download. Environment: `TIDEGATE_TRANSFER_*`."""
+
+    model_config = SettingsConfigDict(env_prefix="TIDEGATE_TRANSFER_")
+
+    request_timeout: Seconds = timedelta(seconds=15)
+    """Seconds until a connection stands and headers are complete. In the body only the stall clock counts."""
+    stall_timeout: Seconds = timedelta(seconds=30)
+    """The window, in seconds, in which at least `minimum_speed` must be reached on average."""
+    stall_tick: Seconds = timedelta(seconds=5)
+    """How often, in seconds, the stall clock looks. It runs on its own and does not wait for bytes."""
+    minimum_speed: int = Field(default=1024, gt=0)
+    """Bytes per second below which a transfer counts as stalled."""
+    tries: int = Field(default=3, gt=0)
+    """How many tries in a row may gain less than `gain_bytes` before the transfer fails."""
+    gain_bytes: int = 256 * 1024
+    """A try that gains at least this many bytes is no failure and sets the count of tries back to zero."""
+    backoff_base: Seconds = timedelta(seconds=1)
+    """First pause, in seconds, between tries; doubled each time, with full jitter."""
+    backoff_cap: Seconds = timedelta(seconds=30)
+    """Longest pause, in seconds, between tries."""
+    throttle_budget: Seconds = timedelta(minutes=5)
+    """How long, in seconds, one transfer may wait in all because the origin said `Retry-After`."""
+    redirects: int = 10
+    """How many redirects one request may follow."""
+    deadline: Seconds = timedelta(minutes=30)
+    """The least time, in seconds, that a download may take; without end while it is faster than the minimum speed."""
+    checkpoint_bytes: int = 16 * 1024 * 1024
+    """Bytes after which the part is synced and journaled; a crash costs at most this much."""
+    checkpoint_interval: Seconds = timedelta(seconds=1)
+    """Seconds after which the part is synced and journaled even if fewer bytes came."""
+
+
+class ProcessSettings(Group):
+    """Limits of a supervised child process. Environment: `TIDEGATE_PROCESS_*`."""
+
+    model_config = SettingsConfigDict(env_prefix="TIDEGATE_PROCESS_")
+
+    startup_grace: Seconds = timedelta(seconds=30)
+    """Seconds that a process may run before its first progress report. Opening a damaged input can take long."""
+    stall_timeout: Seconds = timedelta(seconds=90)
+    """Seconds without progress (out_time, size, frame, or growth of the output) after which a process is ended."""
+    tick: Seconds = timedelta(seconds=5)
+    """How often, in seconds, the watch looks."""
+    end_grace: Seconds = timedelta(seconds=10)
+    """Seconds between TERM and KILL to the process group."""
+    probe_timeout: Seconds = timedelta(seconds=60)
+    """Seconds that reading headers may take."""
+    base_timeout: Seconds = timedelta(minutes=20)
+    """The least time, in seconds, that processing or analysis may take; one minute more for each 10^9 input bytes."""
+    longest_timeout: Seconds = timedelta(hours=2)
+    """The most time, in seconds, that processing or analysis may take."""
+
+
+class ToolSettings(Group):
+    """Which external tools to use. Environment: `TIDEGATE_TOOLS_*`."""
+
+    model_config = SettingsConfigDict(env_prefix="TIDEGATE_TOOLS_")
+
+    ffmpeg: str | None = None
+    """Path of ffmpeg. None: the one on PATH, else the one inside the imageio-ffmpeg wheel."""
+    threads: int | None = None
+    """Threads of an encoder. None: all cores, at most 8."""
+
+
+class StoreSettings(Group):
+    """Where things lie. Environment: `TIDEGATE_*`."""
+
+    model_config = SettingsConfigDict(env_prefix="TIDEGATE_")
+
+    home: Path = Field(default_factory=lambda: default_home())
+    """Folder of scratch, assets, results and secrets. Default: the platform's user data folder."""
+    unvalidated_trust: Seconds = timedelta(hours=24)
+    """How long, in seconds, a checkpoint of a source without ETag and Last-Modified is believed."""
+
+
+class Settings(Group):
+    """All groups."""
+
+    transfer: TransferSettings = Field(default_factory=TransferSettings)
+    process: ProcessSettings = Field(default_factory=ProcessSettings)
+    tools: ToolSettings = Field(default_factory=ToolSettings)
+    store: StoreSettings = Field(default_factory=StoreSettings)
+
+    @classmethod
+    def load(cls) -> Self:
+        """Read the environment.
+
+        Raises:
+            BadInput: a `TIDEGATE_*` value cannot be understood.
+        """
+        try:
+            return cls(transfer=TransferSettings(**_network_preset()))
+        except ValidationError as error:
+            first = error.errors()[0]
+            name = ".".join(str(part) for part in first["loc"])
+            raise BadInput(f"The setting {error.title}.{name} is not valid: {first['msg']}") from error
+
+
+def _network_preset() -> dict[str, Any]:
+    chosen = os.environ.get("TIDEGATE_NETWORK", "normal")
+    if chosen not in NETWORK_PRESETS:
+        raise BadInput(f"TIDEGATE_NETWORK is {chosen!r}; it must be one of {', '.join(NETWORK_PRESETS)}")
+    preset = NETWORK_PRESETS[chosen]
+    return {name: value for name, value in preset.items() if f"TIDEGATE_TRANSFER_{name.upper()}" not in os.environ}
+
+
+def default_home() -> Path:
+    """The platform's user data folder for Tidegate (XDG on Linux)."""
+    base = os.environ.get("XDG_DATA_HOME")
+    return Path(base) / "tidegate" if base else Path.home() / ".local" / "share" / "tidegate"

@@ -1,0 +1,137 @@
+"""Stage `analyze`: every detector and the pictures, in one decode pass over the output.
+
+A detector that fails is reported as not run, with the reason; the others stand. Pictures are made in scratch and
+enter the store as one asset, so a crash leaves nothing half-made.
+"""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from pathlib import Path
+
+from anyio import to_thread
+
+from tidegate.errors import EncoderUnknown, RefusedByMuxer
+from tidegate.events import Note
+from tidegate.model import AnalysisResult, Asset, Detection, MediaInfo, RemuxResult
+from tidegate.process.ffmpeg import Toolchain, base_arguments, file_url, run_ffmpeg
+from tidegate.resilience.deadline import processing_seconds
+from tidegate.stages.detectors import DETECTORS, Detector, wanted_lines
+from tidegate.stages.workbench import Workbench
+
+RECIPE = 1
+"""Raise it when the same media would give another analysis: old checkpoints are then not believed."""
+
+CONTACT_SHEET = "contact-sheet.jpg"
+WAVEFORM = "waveform.png"
+SHEET_COLUMNS, SHEET_ROWS = 4, 3
+TILE_WIDTH = 320
+WAVEFORM_SIZE = "1280x160"
+
+
+async def analyze(bench: Workbench, media: RemuxResult, key: str) -> AnalysisResult:
+    """Look at the output. `key` is the work key.
+
+    Raises:
+        StalledProcess, ProcessTimeout, DiskFull …: the pass could not run at all; what a single detector cannot do
+            is part of the result.
+    """
+    one_pass = _Pass(bench, bench.toolchain(), media, bench.home.scratch(key, "pictures"))
+    fitting = tuple(d for d in DETECTORS if media.media.of_kind(d.kind))
+    try:
+        detections = await one_pass.run(fitting, pictures=True)
+    except (RefusedByMuxer, EncoderUnknown) as error:
+        bench.observe(Note(f"analyze: {error.message}; asking each detector on its own", "warning"))
+        detections = await one_pass.one_by_one(fitting)
+    missing = [
+        Detection(detector=d.name, state="not_applicable", reason=f"there is no {d.kind}")
+        for d in DETECTORS
+        if d not in fitting
+    ]
+    return AnalysisResult(
+        asset=await to_thread.run_sync(one_pass.store_pictures),
+        detections=(*detections, *missing),
+        recorded_at=datetime.now(UTC),
+    )
+
+
+class _Pass:
+    """One run of ffmpeg over the media, with any number of detectors."""
+
+    def __init__(self, bench: Workbench, toolchain: Toolchain, media: RemuxResult, folder: Path) -> None:
+        self._bench = bench
+        self._toolchain = toolchain
+        self._asset = media.asset
+        self._media: MediaInfo = media.media
+        self._length = media.media.longest_held_seconds or 0.0
+        self._folder = folder
+
+    async def run(self, detectors: tuple[Detector, ...], *, pictures: bool) -> list[Detection]:
+        lines: list[str] = []
+        limits = self._bench.settings.process
+        await run_ffmpeg(
+            [
+                *base_arguments(self._toolchain.ffmpeg, self._bench.store.path(self._asset)),
+                *self._graph(detectors, pictures=pictures),
+            ],
+            stage="analyze",
+            limits=limits,
+            deadline_seconds=processing_seconds(limits, self._asset.main.size_bytes),
+            media_seconds=self._length,
+            observe=self._bench.observe,
+            on_stderr=lambda line: lines.append(line) if wanted_lines(line) else None,
+        )
+        return [detector.detection(lines, self._length) for detector in detectors]
+
+    async def one_by_one(self, detectors: tuple[Detector, ...]) -> list[Detection]:
+        """Slower, but one broken filter costs only itself."""
+        return [await self._alone(detector) for detector in detectors]
+
+    def store_pictures(self) -> Asset | None:
+        """What of the pictures there is."""
+        files = {name: self._folder / name for name in (CONTACT_SHEET, WAVEFORM)}
+        made = {name: path for name, path in files.items() if path.exists() and path.stat().st_size}
+        return self._bench.store.put(made) if made else None
+
+    async def _alone(self, detector: Detector) -> Detection:
+        try:
+            return (await self.run((detector,), pictures=False))[0]
+        except (RefusedByMuxer, EncoderUnknown) as error:
+            return Detection(detector=detector.name, state="not_run", reason=error.message)
+
+    def _graph(self, detectors: tuple[Detector, ...], *, pictures: bool) -> list[str]:
+        """One filter graph for picture and sound. What is looked at only for its lines goes nowhere."""
+        branches = [
+            *self._branch("video", "split", "null", detectors, self._sheet() if pictures else None),
+            *self._branch("audio", "asplit", "anull", detectors, self._waveform() if pictures else None),
+        ]
+        words = [word for _, outputs in branches for word in outputs]
+        return ["-filter_complex", ";".join(chain for chain, _ in branches), *words]
+
+    def _branch(
+        self, kind: str, split: str, nothing: str, detectors: tuple[Detector, ...], drawn: tuple[str, str] | None
+    ) -> list[tuple[str, list[str]]]:
+        """(filter chain, its outputs) for one kind of stream: the detectors in a row, the picture beside them."""
+        stream = next(iter(self._media.of_kind(kind)), None)
+        looks = ",".join(d.filter for d in detectors if d.kind == kind)
+        if stream is None or not (looks or drawn):
+            return []
+        seen = ["-map", f"[{kind}_seen]", "-f", "null", "-"]
+        if drawn is None:
+            return [(f"[0:{stream.index}]{looks}[{kind}_seen]", seen)]
+        filters, name = drawn
+        picture = ["-map", f"[{kind}_drawn]", "-frames:v", "1", "-update", "1", file_url(self._folder / name)]
+        chain = f"[0:{stream.index}]{split}=2[{kind}_a][{kind}_b]"
+        return [
+            (f"{chain};[{kind}_a]{looks or nothing}[{kind}_seen]", seen),
+            (f"[{kind}_b]{filters}[{kind}_drawn]", picture),
+        ]
+
+    def _sheet(self) -> tuple[str, str]:
+        tiles = SHEET_COLUMNS * SHEET_ROWS
+        rate = tiles / self._length if self._length else 1
+        drawn = f"fps={rate:.9f},scale={TILE_WIDTH}:-2,format=yuvj420p,tile={SHEET_COLUMNS}x{SHEET_ROWS}"
+        return drawn, CONTACT_SHEET
+
+    def _waveform(self) -> tuple[str, str]:
+        return f"aformat=channel_layouts=mono,showwavespic=s={WAVEFORM_SIZE}:colors=0x3b82f6", WAVEFORM

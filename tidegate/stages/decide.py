@@ -1,0 +1,152 @@
+"""The decision table: what a profile asks of a source, as pure functions.
+
+The remux stage asks once for the plan and its ladder. Copying is by allow-list: ffmpeg exits 0 for many files that
+players refuse. `docs/remux.md` shows the same table.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from tidegate.errors import NotMedia
+from tidegate.model import Decision, Finding, MediaInfo, ProfileName, Quality, Strategy, StreamInfo
+
+TEXT_SUBTITLES = frozenset({"subrip", "ass", "ssa", "webvtt", "mov_text", "text"})
+
+
+@dataclass(frozen=True)
+class Allowed:
+    """What may be copied into a profile's MP4."""
+
+    video: frozenset[str]
+    audio: frozenset[str]
+    deepest_bits: int
+
+
+ALLOWED: dict[ProfileName, Allowed] = {
+    ProfileName.UNIVERSAL: Allowed(frozenset({"h264"}), frozenset({"aac"}), 8),
+    ProfileName.MODERN: Allowed(
+        frozenset({"h264", "hevc", "av1", "vp9"}), frozenset({"aac", "opus", "ac3", "eac3", "flac", "alac", "mp3"}), 10
+    ),
+    ProfileName.ORIGINAL: Allowed(
+        frozenset({"h264", "hevc", "av1", "vp9", "mpeg4"}),
+        frozenset({"aac", "opus", "ac3", "eac3", "flac", "alac", "mp3"}),
+        16,
+    ),
+}
+"""`original` never encodes: what its MP4 may not hold goes into Matroska, which holds everything."""
+
+
+def decide(media: MediaInfo, profile: ProfileName, quality: Quality) -> Decision:
+    """The plan for a source.
+
+    Raises:
+        NotMedia: no stream can be kept.
+    """
+    video, audio = media.video, living_audio(media)
+    if video is None and not audio:
+        raise NotMedia("No stream of the source can be kept")
+    if profile is ProfileName.ORIGINAL:
+        return _only_the_container(media, video, audio)
+    against_video = _against_copying_video(video, profile, quality) if video else []
+    against_audio = [reason for stream in audio for reason in _against_copying_audio(stream, profile)]
+    encode = against_video or against_audio
+    return Decision(
+        strategy=Strategy.TRANSCODE if encode else Strategy.COPY,
+        container="mp4",
+        video="none" if video is None else "h264" if against_video else "copy",
+        audio="none" if not audio else "aac" if against_audio else "copy",
+        subtitles="mov_text" if _text_subtitles(media) else "none",
+        height=quality.height if video and _too_high(video, quality) else None,
+        reasons=tuple(against_video + against_audio) or (f"everything is allowed in the {profile} profile",),
+        keep_audio=tuple(s.index for s in audio),
+        keep_subtitles=_text_subtitles(media),
+    )
+
+
+def ladder(decision: Decision, profile: ProfileName) -> tuple[Decision, ...]:
+    """The plan and what to try after it: copy → repair → transcode. `original` never encodes."""
+    repair = decision.model_copy(update={"strategy": Strategy.REPAIR})
+    everything = decision.model_copy(
+        update={
+            "strategy": Strategy.TRANSCODE,
+            "video": "none" if decision.video == "none" else "h264",
+            "audio": "none" if decision.audio == "none" else "aac",
+        }
+    )
+    rungs = [decision] if decision.strategy is Strategy.TRANSCODE else [decision, repair]
+    if profile is not ProfileName.ORIGINAL and everything != decision:
+        rungs.append(everything)
+    return tuple(rungs)
+
+
+def living_audio(media: MediaInfo) -> tuple[StreamInfo, ...]:
+    """Audio streams that hold sound; declared but empty ones exist in the wild and break muxers."""
+    return tuple(s for s in media.of_kind("audio") if s.sample_rate and s.channels and s.packets != 0)
+
+
+def findings(media: MediaInfo, decision: Decision) -> tuple[Finding, ...]:
+    """What of the source the result does not have, or has otherwise."""
+    found = [
+        Finding(code="audio_dropped", message=f"Audio stream {s.index} ({s.codec}) is declared but holds no sound")
+        for s in media.of_kind("audio")
+        if s.index not in decision.keep_audio
+    ]
+    found += [
+        Finding(code="subtitles_dropped", message=f"Subtitle stream {s.index} ({s.codec}) cannot be kept in the result")
+        for s in media.of_kind("subtitle")
+        if s.index not in decision.keep_subtitles
+    ]
+    if decision.video == "h264" and media.video is not None and media.video.color_transfer:
+        found.append(Finding(code="hdr_reduced", message="The source is HDR; the result is SDR without tone mapping"))
+    return tuple(found)
+
+
+def _only_the_container(media: MediaInfo, video: StreamInfo | None, audio: tuple[StreamInfo, ...]) -> Decision:
+    allowed = ALLOWED[ProfileName.ORIGINAL]
+    fits = (video is None or video.codec in allowed.video) and all(s.codec in allowed.audio for s in audio)
+    subtitles = _text_subtitles(media) if fits else _matroska_subtitles(media)
+    kind: Literal["copy", "mov_text", "none"] = "none" if not subtitles else "mov_text" if fits else "copy"
+    return Decision(
+        strategy=Strategy.COPY,
+        container="mp4" if fits else "matroska",
+        video="copy" if video else "none",
+        audio="copy" if audio else "none",
+        subtitles=kind,
+        reasons=("the original profile keeps every codec",),
+        keep_audio=tuple(s.index for s in audio),
+        keep_subtitles=subtitles,
+    )
+
+
+def _against_copying_video(video: StreamInfo, profile: ProfileName, quality: Quality) -> list[str]:
+    allowed = ALLOWED[profile]
+    reasons = []
+    if video.codec not in allowed.video:
+        reasons.append(f"{video.codec} video is not allowed in the {profile} profile")
+    elif (video.bit_depth or 8) > (8 if video.codec == "h264" else allowed.deepest_bits):
+        reasons.append(f"{video.bit_depth}-bit {video.codec} is refused by common players")
+    elif not (video.pix_fmt or "yuv420p").startswith(("yuv420p", "yuvj420p")):
+        reasons.append(f"{video.pix_fmt} is refused by common players")
+    if _too_high(video, quality):
+        reasons.append(f"{video.height} lines are more than the {quality} that was asked for")
+    return reasons
+
+
+def _against_copying_audio(audio: StreamInfo, profile: ProfileName) -> list[str]:
+    if audio.codec in ALLOWED[profile].audio:
+        return []
+    return [f"{audio.codec} audio is not allowed in the {profile} profile"]
+
+
+def _too_high(video: StreamInfo, quality: Quality) -> bool:
+    return quality.height is not None and (video.height or 0) > quality.height
+
+
+def _text_subtitles(media: MediaInfo) -> tuple[int, ...]:
+    return tuple(s.index for s in media.of_kind("subtitle") if s.codec in TEXT_SUBTITLES)
+
+
+def _matroska_subtitles(media: MediaInfo) -> tuple[int, ...]:
+    return tuple(s.index for s in media.of_kind("subtitle") if s.codec != "mov_text")

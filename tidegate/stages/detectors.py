@@ -1,0 +1,106 @@
+"""What the analysis looks for: one `Detector` for each question, all answered in one decode pass.
+
+A new detector is one entry in `DETECTORS`: an ffmpeg filter, and a function that reads its lines. The analyze stage
+chains the filters and hands each detector the lines of the whole pass.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Literal
+
+from tidegate.model import Detection, Interval
+
+BLACK_SECONDS = 0.5
+"""Shortest black stretch that is reported."""
+FREEZE_SECONDS = 2.0
+"""Shortest frozen stretch that is reported."""
+SILENCE_SECONDS = 1.0
+"""Shortest silent stretch that is reported."""
+
+_NUMBER = r"(-?\d+(?:\.\d+)?(?:e-?\d+)?)"
+
+
+@dataclass(frozen=True)
+class Found:
+    """What a detector read from the lines."""
+
+    intervals: tuple[Interval, ...] = ()
+    values: dict[str, float] | None = None
+
+
+@dataclass(frozen=True)
+class Detector:
+    """One question to the picture or the sound."""
+
+    name: str
+    kind: Literal["video", "audio"]
+    filter: str
+    """An ffmpeg filter that passes its input on unchanged."""
+    read: Callable[[list[str], float], Found]
+    """From the pass's lines and the media's length in seconds."""
+
+    def detection(self, lines: list[str], length: float) -> Detection:
+        found = self.read(lines, length)
+        return Detection(detector=self.name, state="done", intervals=found.intervals, values=found.values or {})
+
+
+def wanted_lines(line: str) -> bool:
+    """Whether any detector reads this line; the others are not kept, however long the film is."""
+    return _WANTED.search(line) is not None
+
+
+def _black(lines: list[str], length: float) -> Found:
+    starts = _numbers(lines, rf"black_start:{_NUMBER}")
+    ends = _numbers(lines, rf"black_end:{_NUMBER}")
+    return Found(_paired(starts, ends, length))
+
+
+def _freeze(lines: list[str], length: float) -> Found:
+    starts = _numbers(lines, rf"freeze_start: {_NUMBER}")
+    ends = _numbers(lines, rf"freeze_end: {_NUMBER}")
+    return Found(_paired(starts, ends, length))
+
+
+def _silence(lines: list[str], length: float) -> Found:
+    starts = _numbers(lines, rf"silence_start: {_NUMBER}")
+    ends = _numbers(lines, rf"silence_end: {_NUMBER}")
+    return Found(_paired(starts, ends, length))
+
+
+def _loudness(lines: list[str], length: float) -> Found:
+    """ffmpeg prints the summary once for each time the graph was set up: the last one counts."""
+    read = {
+        "integrated_lufs": _numbers(lines, rf"^\s*I:\s+{_NUMBER} LUFS"),
+        "loudness_range_lu": _numbers(lines, rf"^\s*LRA:\s+{_NUMBER} LU\b"),
+        "true_peak_dbtp": _numbers(lines, rf"^\s*Peak:\s+{_NUMBER} dBFS"),
+    }
+    return Found(values={name: values[-1] for name, values in read.items() if values and math.isfinite(values[-1])})
+
+
+DETECTORS: tuple[Detector, ...] = (
+    Detector("black", "video", f"blackdetect=d={BLACK_SECONDS}:pix_th=0.10", _black),
+    Detector("freeze", "video", f"freezedetect=n=-60dB:d={FREEZE_SECONDS}", _freeze),
+    Detector("silence", "audio", f"silencedetect=n=-50dB:d={SILENCE_SECONDS}", _silence),
+    Detector("loudness", "audio", "ebur128=peak=true:framelog=verbose", _loudness),
+)
+"""Loudness and true peak after EBU R 128 / ITU-R BS.1770, as ffmpeg's ebur128 measures them."""
+
+_WANTED = re.compile(r"black_(start|end):|freeze_(start|end):|silence_(start|end):|^\s*(I|LRA|Peak):")
+
+
+def _numbers(lines: Iterable[str], pattern: str) -> list[float]:
+    found = re.compile(pattern)
+    return [float(match[1]) for line in lines if (match := found.search(line))]
+
+
+def _paired(starts: list[float], ends: list[float], length: float) -> tuple[Interval, ...]:
+    """Starts with their ends; one that is still open when the media ends, ends with it."""
+    closed = [*ends, *[length] * (len(starts) - len(ends))]
+    return tuple(
+        Interval(start_seconds=max(0.0, start), end_seconds=min(end, length) if length else end)
+        for start, end in zip(starts, closed, strict=False)
+    )

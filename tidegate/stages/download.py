@@ -1,0 +1,112 @@
+"""Stage `download`: the chosen rendition's bytes, whole and verified, in the asset store.
+
+Resumes from the part file that an earlier run (or the probe) left; a crash costs at most what was not journaled.
+The file is inspected packet by packet, and one that holds less than it promises is refused here, before any tool
+could make a shorter, valid-looking file of it.
+"""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from pathlib import Path
+
+from anyio import to_thread
+
+from tidegate.durable.store import describe
+from tidegate.errors import Evidence, NotMedia, TruncatedMedia
+from tidegate.model import Asset, Digest, DownloadResult, MediaInfo, ProbeResult, Rendition, Source, TransferStats
+from tidegate.process.inspect import inspect
+from tidegate.resilience.deadline import processing_seconds
+from tidegate.stages.probe import connector
+from tidegate.stages.verification import tolerance_seconds
+from tidegate.stages.workbench import Workbench
+from tidegate.transfer.fetch import Fetch
+from tidegate.transfer.part import Part, opened_part
+
+RECIPE = 1
+"""Raise it when the same source would give another `DownloadResult`: old checkpoints are then not believed."""
+
+TRACK = "source"
+"""The name of the file inside the asset; not the source's, so that equal bytes have one address."""
+
+
+async def download(
+    bench: Workbench, source: Source, probe: ProbeResult, rendition: Rendition, key: str
+) -> DownloadResult:
+    """Fetch, verify, inspect and store. `key` is the work key.
+
+    Raises:
+        TruncatedMedia: the file holds less than its header promises.
+        NotMedia: it has neither picture nor sound.
+        TidegateError: whatever `Fetch.run` raises.
+    """
+    folder = bench.home.scratch(key, rendition.id)
+    promised = set(probe.identity.digests) | ({source.sha256} if source.sha256 else set())
+    async with opened_part(folder, probe.identity, bench.settings.transfer, bench.observe) as part:
+        asset, stats, promised = await _bytes(bench, source, part, promised)
+        media = await _inspected(bench, bench.store.path(asset) if part.stored_as else part.path, asset)
+        if part.stored_as is None:
+            await to_thread.run_sync(_store, bench, part, asset)
+        part.discard()
+    return DownloadResult(
+        asset=asset,
+        rendition=rendition,
+        media=media,
+        transfer=stats,
+        checked=tuple(sorted(promised)),
+        length_confirmed=part.end_is_certain or media.declares_duration or bool(promised),
+        recorded_at=datetime.now(UTC),
+    )
+
+
+async def _bytes(
+    bench: Workbench, source: Source, part: Part, promised: set[Digest]
+) -> tuple[Asset, TransferStats, set[Digest]]:
+    """The asset that the source's bytes are or will be, what they cost, and the digests that were found to hold."""
+    stored = part.stored_as
+    if stored is not None and await to_thread.run_sync(bench.store.whole, stored):
+        return stored, TransferStats(bytes_reused=stored.main.size_bytes), promised
+    part.stored_as = None
+    _require_space(bench, part)
+    fetch = Fetch(connector(bench, source), part, bench.settings.transfer, bench.observe, promised=promised)
+    stats = await fetch.run()
+    known = {TRACK: fetch.blake3} if fetch.blake3 else None
+    asset = await to_thread.run_sync(describe, {TRACK: part.path}, known)
+    return asset, stats, fetch.promised
+
+
+def _store(bench: Workbench, part: Part, asset: Asset) -> None:
+    part.will_be(asset)
+    bench.store.place(asset, {TRACK: part.path})
+
+
+def _require_space(bench: Workbench, part: Part) -> None:
+    remaining = (part.identity.size_bytes or 0) - part.received_bytes
+    bench.require_space(part.path.parent, remaining)
+
+
+async def _inspected(bench: Workbench, path: Path, asset: Asset) -> MediaInfo:
+    limits = bench.settings.process
+    seconds = processing_seconds(limits, asset.main.size_bytes)
+    media = await inspect(path, "packets", limits, seconds, stage="download", observe=bench.observe)
+    if not media.of_kind("video") and not media.of_kind("audio"):
+        raise NotMedia("The file has neither picture nor sound")
+    refuse_truncated(media)
+    return media
+
+
+def refuse_truncated(media: MediaInfo) -> None:
+    """Compare what the header promises with what the packets hold.
+
+    Raises:
+        TruncatedMedia: more than the tolerance is missing, or the container's boxes reach beyond the file's end.
+    """
+    promised = media.longest_promised_seconds if media.declares_duration else None
+    held = media.longest_held_seconds or 0.0
+    if media.missing_bytes:
+        raise TruncatedMedia(
+            f"The file ends {media.missing_bytes} bytes before its container does",
+            evidence=Evidence(notes={"held_seconds": f"{held:.3f}", "promised_seconds": f"{promised or 0:.3f}"}),
+        )
+    if promised is not None and promised - held > tolerance_seconds(promised):
+        raise TruncatedMedia(f"The file promises {promised:.2f} s and holds {held:.2f} s")

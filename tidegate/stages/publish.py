@@ -1,0 +1,187 @@
+"""Stage `publish`: the folder that a person opens, swapped in whole.
+
+`publish` prepares everything beside the target and then exchanges names; `publish_failure` leaves the evidence of a
+run that failed and never touches an earlier success. After a crash the target is the old folder or the new one.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import unicodedata
+from collections.abc import Callable
+from datetime import UTC, datetime
+from pathlib import Path
+from urllib.parse import unquote, urlsplit
+
+from anyio import to_thread
+
+from tidegate.durable.atomic import copy_file, swap_in, sync_folder, temporary_sibling, write_atomic
+from tidegate.durable.hashing import blake3_of
+from tidegate.errors import StoreUnavailable, from_os_error
+from tidegate.model import AnalysisResult, Asset, Identity, Outcome, PublishResult, RemuxResult, Track, fingerprint
+from tidegate.report.document import document
+from tidegate.report.failure import err_log
+from tidegate.report.html import html_report
+from tidegate.stages.analyze import CONTACT_SHEET, WAVEFORM
+from tidegate.stages.workbench import Workbench
+
+RECIPE = 1
+"""Raise it when the same inputs would give another folder: old checkpoints are then not believed."""
+
+LONGEST_SLUG = 60
+"""Characters; leaves room for suffixes on every file system."""
+
+_CAPTIONS = {CONTACT_SHEET: "Twelve moments, evenly spread", WAVEFORM: "Sound, from beginning to end"}
+
+
+async def publish(bench: Workbench, outcome: Outcome, target: Path) -> PublishResult:
+    """Make the folder `target` from an outcome that holds at least `remux` and `analysis`.
+
+    Raises:
+        DiskFull, PermissionRefused, StoreUnavailable: the operating system refused; an earlier folder is untouched.
+    """
+    return await to_thread.run_sync(_publish, bench, outcome, target, datetime.now(UTC))
+
+
+def publish_failure(outcome: Outcome, target: Path) -> Path | None:
+    """Leave `<slug>.err.log` and, where no earlier success stands, a report; returns the log's path. Blocking.
+
+    A folder that cannot be written is no second failure: the first one is what the person needs to read.
+    """
+    if outcome.failure is None:
+        return None
+    log = target / f"{slug_of(target)}.err.log"
+    try:
+        write_atomic(log, err_log(outcome.failure, outcome.source).encode())
+        if not _holds_success(target):
+            write_atomic(target / "report.json", _json(document(outcome)))
+            now = outcome.failure.at
+            write_atomic(target / "report.html", html_report(outcome, {}, title=slug_of(target), now=now).encode())
+    except Exception:  # noqa: BLE001  # evidence is a courtesy; it must not hide the failure
+        return None
+    return log
+
+
+def folder_name(name: str, key: str) -> str:
+    """`<slug>-<8 hex of the work key>`."""
+    return f"{slug(name)}-{key[:8]}"
+
+
+def slug(name: str) -> str:
+    """A file name's stem in plain ASCII: safe in every shell, URL and file system."""
+    stem = name.rpartition(".")[0] or name
+    plain = unicodedata.normalize("NFKD", stem).encode("ascii", "ignore").decode().lower()
+    return re.sub(r"[^a-z0-9]+", "-", plain).strip("-")[:LONGEST_SLUG].strip("-") or "media"
+
+
+def slug_of(target: Path) -> str:
+    """The slug in a published folder's name."""
+    return target.name.rpartition("-")[0] or target.name
+
+
+def folder_before_identity(source: str, profile: str, quality: str) -> str:
+    """The folder of a run that failed before its source was identified; `source` is redacted."""
+    name = unquote(urlsplit(source).path.rstrip("/").rpartition("/")[2]) or urlsplit(source).netloc
+    return folder_name(name, fingerprint("unidentified", source, profile, quality))
+
+
+def folder_of(identity: Identity, key: str) -> str:
+    """The folder of a run that knows its source. `key` is the work key."""
+    return folder_name(identity.name, key)
+
+
+def _publish(bench: Workbench, outcome: Outcome, target: Path, now: datetime) -> PublishResult:
+    assert outcome.remux is not None and outcome.analysis is not None  # noqa: S101
+    target.parent.mkdir(parents=True, exist_ok=True)
+    bench.require_space(target.parent, outcome.remux.asset.main.size_bytes)
+    prepared = temporary_sibling(target)
+    try:
+        prepared.mkdir()
+        names = _fill(bench, outcome, outcome.remux, outcome.analysis, prepared, target, now)
+        tracks = tuple(_track(prepared, name) for name in names)
+        sync_folder(prepared)
+        swap_in(prepared, target)
+    except OSError as error:
+        shutil.rmtree(prepared, ignore_errors=True)
+        raise from_os_error(error, "publishing") from error
+    except BaseException:
+        shutil.rmtree(prepared, ignore_errors=True)
+        raise
+    return PublishResult(folder=target, tracks=tracks, recorded_at=now)
+
+
+def _fill(
+    bench: Workbench,
+    outcome: Outcome,
+    remux: RemuxResult,
+    analysis: AnalysisResult,
+    folder: Path,
+    target: Path,
+    now: datetime,
+) -> list[str]:
+    """Write every file of the folder; returns their names, the media first."""
+    slug_name = slug_of(target)
+    media = f"{slug_name}{Path(remux.asset.main.name).suffix}"
+    _copy(bench, remux.asset, remux.asset.main.name, folder / media)
+    track = _track(folder, media)
+    if track.digest != remux.asset.main.digest:
+        raise StoreUnavailable(f"The asset {remux.asset.address} is damaged; it was not published")
+    pictures = _pictures(bench, analysis, folder)
+    published = PublishResult(folder=target, tracks=(track,), recorded_at=now)
+    told = outcome.model_copy(update={"status": "completed", "published": published})
+    captions = {_CAPTIONS[path.name]: path for path in pictures}
+    texts: dict[str, Callable[[], bytes]] = {
+        "report.html": lambda: html_report(told, captions, title=slug_name, now=now).encode(),
+        "report.json": lambda: _json(document(told)),
+        f"{slug_name}.meta.json": lambda: _json(_meta(told, remux)),
+    }
+    for name, make in texts.items():
+        write_atomic(folder / name, make())
+    return [media, *(path.name for path in pictures), *texts]
+
+
+def _pictures(bench: Workbench, analysis: AnalysisResult, folder: Path) -> list[Path]:
+    if analysis.asset is None:
+        return []
+    for track in analysis.asset.tracks:
+        _copy(bench, analysis.asset, track.name, folder / track.name)
+    return [folder / track.name for track in analysis.asset.tracks]
+
+
+def _copy(bench: Workbench, asset: Asset, name: str, target: Path) -> None:
+    copy_file(bench.store.folder(asset) / name, target)
+    target.chmod(0o644)
+
+
+def _meta(outcome: Outcome, remux: RemuxResult) -> dict[str, object]:
+    """For operators: how this file came to be."""
+    return {
+        "source": outcome.source,
+        "identity": outcome.probe.identity.model_dump(mode="json") if outcome.probe else None,
+        "decision": remux.decision.model_dump(mode="json"),
+        "ladder": [step.model_dump(mode="json") for step in remux.ladder],
+        "verification": remux.verification.model_dump(mode="json"),
+        "source_media": outcome.download.media.model_dump(mode="json") if outcome.download else None,
+        "output_media": remux.media.model_dump(mode="json"),
+        "tools": {"ffmpeg": remux.ffmpeg_version},
+        "seconds": {name: record.seconds for name, record in outcome.stages.items()},
+        "flow_run_id": outcome.flow_run_id,
+    }
+
+
+def _track(folder: Path, name: str) -> Track:
+    path = folder / name
+    return Track(name=name, size_bytes=path.stat().st_size, digest=blake3_of(path))
+
+
+def _holds_success(target: Path) -> bool:
+    try:
+        return bool(json.loads((target / "report.json").read_text())["status"] == "completed")
+    except (OSError, ValueError, KeyError, TypeError):
+        return False
+
+
+def _json(value: object) -> bytes:
+    return json.dumps(value, indent=2, ensure_ascii=False).encode() + b"\n"

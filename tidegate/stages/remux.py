@@ -1,0 +1,159 @@
+"""Stage `remux`: the source as a playable file, by copy, repair or transcode.
+
+Asks the decision table, climbs the ladder on failures that the policy table lets climb, and believes no exit code:
+every output is decoded whole and compared with its source. Works on a `.partial` file in scratch; only a verified
+one enters the store, so a crash leaves nothing that could be taken for a result.
+"""
+
+from __future__ import annotations
+
+import time
+from datetime import UTC, datetime
+from pathlib import Path
+
+from anyio import to_thread
+
+from tidegate.errors import Climb, TidegateError
+from tidegate.events import Note
+from tidegate.model import (
+    Decision,
+    DownloadResult,
+    Finding,
+    LadderStep,
+    MediaInfo,
+    ProfileName,
+    Quality,
+    RemuxResult,
+    Strategy,
+    Verification,
+)
+from tidegate.process.ffmpeg import Toolchain, base_arguments, file_url, run_ffmpeg, version_of
+from tidegate.process.inspect import inspect
+from tidegate.resilience.deadline import processing_seconds
+from tidegate.stages.decide import decide, findings, ladder
+from tidegate.stages.recipes import output_arguments, repair_arguments
+from tidegate.stages.verification import verify
+from tidegate.stages.workbench import Workbench
+
+RECIPE = 1
+"""Raise it when the same source and profile would give another file: old checkpoints are then not believed."""
+
+TRACK = "media"
+"""The name of the file inside the asset, before its suffix."""
+
+
+async def remux(
+    bench: Workbench, source: DownloadResult, profile: ProfileName, quality: Quality, key: str
+) -> RemuxResult:
+    """Make and verify the output. `key` is the work key.
+
+    Raises:
+        VerificationFailed, RefusedByMuxer, BadTimestamps: the last rung of the ladder failed as well.
+        StalledProcess, ProcessTimeout, DiskFull …: what the policy table does not let climb.
+    """
+    started = time.monotonic()
+    toolchain = bench.toolchain()
+    decision = decide(source.media, profile, quality)
+    steps: list[LadderStep] = []
+    rungs = ladder(decision, profile)
+    output = bench.home.scratch(key, "output") / f"{TRACK}{suffix(decision)}.partial"
+    try:
+        while True:
+            rung = rungs[len(steps)]
+            media, verification = await _climb(bench, toolchain, source, rung, output, steps, rungs)
+            if media is not None and verification is not None:
+                break
+        asset = await to_thread.run_sync(bench.store.put, {f"{TRACK}{suffix(rung)}": output})
+    finally:
+        output.unlink(missing_ok=True)
+    return RemuxResult(
+        asset=asset,
+        decision=rung,
+        media=media,
+        verification=verification,
+        ladder=tuple(steps),
+        findings=(*findings(source.media, rung), *_length_finding(source), *_ladder_finding(steps)),
+        ffmpeg_version=await version_of(toolchain, bench.settings.process),
+        seconds=time.monotonic() - started,
+        recorded_at=datetime.now(UTC),
+    )
+
+
+async def _climb(
+    bench: Workbench,
+    toolchain: Toolchain,
+    source: DownloadResult,
+    rung: Decision,
+    output: Path,
+    steps: list[LadderStep],
+    rungs: tuple[Decision, ...],
+) -> tuple[MediaInfo | None, Verification | None]:
+    """One rung. Nothing comes back when it failed in a way that lets the next one try."""
+    started = time.monotonic()
+    bench.observe(Note(f"remux: {rung.strategy} ({'; '.join(rung.reasons)})"))
+    try:
+        media, verification = await _make(bench, toolchain, source, rung, output)
+    except TidegateError as failure:
+        steps.append(_failed(rung, failure, time.monotonic() - started))
+        if failure.policy.climbs not in (Climb.NEXT, Climb.REPAIR) or len(steps) == len(rungs):
+            raise
+        bench.observe(Note(f"remux: {rung.strategy} failed: {failure.message}", "warning"))
+        return None, None
+    steps.append(LadderStep(strategy=rung.strategy, outcome="completed", seconds=time.monotonic() - started))
+    return media, verification
+
+
+async def _make(
+    bench: Workbench, toolchain: Toolchain, source: DownloadResult, rung: Decision, output: Path
+) -> tuple[MediaInfo, Verification]:
+    original = bench.store.path(source.asset)
+    size = source.asset.main.size_bytes
+    bench.require_space(output.parent, size if rung.strategy is not Strategy.TRANSCODE else 0)
+    limits = bench.settings.process
+    deadline = processing_seconds(limits, size)
+    length = source.media.longest_held_seconds
+    await run_ffmpeg(
+        [
+            *base_arguments(toolchain.ffmpeg, original, demuxer_options=repair_arguments(rung)),
+            *output_arguments(rung, source.media, toolchain.encoder_threads),
+            file_url(output),
+        ],
+        stage="remux",
+        limits=limits,
+        deadline_seconds=deadline,
+        media_seconds=length,
+        observe=bench.observe,
+        outputs=(output,),
+    )
+    media = await inspect(
+        output, "frames", limits, deadline, stage="remux", observe=bench.observe, total_seconds=length
+    )
+    return media, verify(source.media, media, rung)
+
+
+def suffix(decision: Decision) -> str:
+    """The file name's ending that players expect."""
+    if decision.container == "matroska":
+        return ".mkv"
+    return ".m4a" if decision.video == "none" else ".mp4"
+
+
+def _failed(rung: Decision, failure: TidegateError, seconds: float) -> LadderStep:
+    return LadderStep(
+        strategy=rung.strategy, outcome="failed", failure=failure.type, message=failure.message, seconds=seconds
+    )
+
+
+def _length_finding(source: DownloadResult) -> tuple[Finding, ...]:
+    if source.length_confirmed:
+        return ()
+    message = "The length cannot be confirmed: neither the container nor the source says how long it should be"
+    return (Finding(code="length_unconfirmed", message=message),)
+
+
+def _ladder_finding(steps: list[LadderStep]) -> tuple[Finding, ...]:
+    return tuple(
+        Finding(code="source_damaged", message=f"{step.strategy} did not give a whole file: {step.message}")
+        for step in steps
+        if step.outcome == "failed"
+    )

@@ -1,0 +1,54 @@
+"""What every stage needs at hand: settings, folders, tools, and somebody to tell.
+
+Flows and library users make one per run and pass it to the stages. It opens nothing and holds no state.
+"""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from tidegate.durable.home import Home
+from tidegate.durable.store import AssetStore
+from tidegate.errors import DiskFull
+from tidegate.events import Observer, unobserved
+from tidegate.process.ffmpeg import Toolchain
+from tidegate.settings import Settings
+
+SPARE_BYTES = 16 * 1024 * 1024
+"""What must stay free beyond the bytes that a stage is about to write, for journals and reports."""
+
+
+@dataclass(frozen=True)
+class Workbench:
+    """See the module."""
+
+    settings: Settings
+    observe: Observer = field(default=unobserved)
+
+    @property
+    def home(self) -> Home:
+        return Home(self.settings.store.home)
+
+    @property
+    def store(self) -> AssetStore:
+        return AssetStore(self.home.assets)
+
+    def toolchain(self) -> Toolchain:
+        """The tools, looked up when a stage first needs them: a run that finds its checkpoints needs none.
+
+        Raises:
+            ToolMissing: there is no ffmpeg.
+        """
+        return Toolchain.find(self.settings.tools)
+
+    def require_space(self, folder: Path, wanted_bytes: int) -> None:
+        """Fail before work starts rather than at its end.
+
+        Raises:
+            DiskFull: the volume of `folder` cannot take `wanted_bytes` more.
+        """
+        free = shutil.disk_usage(folder).free
+        if free < wanted_bytes + SPARE_BYTES:
+            raise DiskFull(f"{wanted_bytes} bytes are needed on the volume of {folder}, {free} are free")

@@ -1,0 +1,1 @@
+"""Bytes from a source onto this host's disk: identified, resumed, never spliced, verified."""

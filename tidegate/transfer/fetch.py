@@ -1,0 +1,266 @@
+"""The fetch loop: one source into one part, through as many tries as it takes and may take.
+
+The probe and download stages call it. Each try is a task group of three: a thread that receives, a stall clock on
+its own tick, and a watcher that breaks the connection when the others have to end. What a try received stays in the
+part, so a crash or a cut costs at most what was not journaled yet.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import anyio
+from anyio import from_thread, to_thread
+
+from tidegate.errors import (
+    DownloadDeadline,
+    Evidence,
+    RangeMismatch,
+    SourceChanged,
+    StalledTransfer,
+    TidegateError,
+    TruncatedBody,
+    WrongDigest,
+)
+from tidegate.events import Advance, Observer
+from tidegate.model import Digest, Identity, TransferStats
+from tidegate.resilience.deadline import download_seconds
+from tidegate.resilience.retry import Retry
+from tidegate.resilience.stall import SpeedWindow
+from tidegate.settings import TransferSettings
+from tidegate.transfer.exchange import Body, Connect, Exchange, in_thread
+from tidegate.transfer.part import Part
+from tidegate.transfer.verify import SNIFF_BYTES, check_digests, refuse_text
+
+OVERLAP_BYTES = 64 * 1024
+"""How much is fetched again and compared when a source has no validator to resume by."""
+
+
+@dataclass
+class Fetch:
+    """One transfer: the source's bytes from where the part ends, up to `until` (None: to the end)."""
+
+    connect: Connect
+    part: Part
+    limits: TransferSettings
+    observe: Observer
+    stage: str = "download"
+    until: int | None = None
+    promised: set[Digest] = field(default_factory=set)
+    """Digests that the whole file must have; those that the source sends along are added."""
+    blake3: Digest | None = None
+    """The whole file's digest, once it is complete and checked."""
+    clock: Callable[[], float] = time.monotonic
+    requests: int = 0
+    bytes_received: int = 0
+    _trust_ranges: bool = field(default=True)
+    _started: float = 0.0
+
+    async def run(self) -> TransferStats:
+        """Receive until the part is complete, or reaches `until`.
+
+        Raises:
+            TidegateError: the last try's failure, when the budget of tries is spent or the failure allows none.
+        """
+        self._started = self.clock()
+        reused = self.part.received_bytes
+        retry = Retry(self.limits, self.observe, self.stage)
+        retry.reached(reused)
+        async for attempt in retry.attempts():
+            with attempt:
+                try:
+                    await self._try()
+                finally:
+                    retry.reached(self.part.received_bytes)
+        return TransferStats(
+            requests=self.requests,
+            retries=retry.retries,
+            bytes_received=self.bytes_received,
+            bytes_reused=reused,
+            seconds=self.clock() - self._started,
+        )
+
+    async def _try(self) -> None:
+        if not self._done():
+            await self._transfer()
+        if self.part.complete and self.until is None:
+            await self._verify()
+
+    async def _verify(self) -> None:
+        try:
+            self.blake3 = await to_thread.run_sync(
+                check_digests, self.part.path, frozenset(self.promised), from_thread.check_cancelled
+            )
+        except WrongDigest:
+            self.part.restart()
+            raise
+
+    async def _transfer(self) -> None:
+        exchange = self.connect()
+        start = self._start()
+        self.requests += 1
+        try:
+            body = await in_thread(
+                exchange, lambda: exchange.open(start, self.until, self.part.identity), self.limits.request_timeout
+            )
+        except RangeMismatch:
+            self._trust_ranges = False
+            raise
+        self.promised.update(body.identity.digests)
+        await self._receive(exchange, body)
+
+    def _done(self) -> bool:
+        reached = self.until is not None and self.part.received_bytes >= self.until
+        return self.part.complete or reached
+
+    def _start(self) -> int:
+        """Where to ask from. Without a validator some bytes are asked for again, to see whether they are the same."""
+        received = self.part.received_bytes
+        if not (self._trust_ranges and self.part.identity.ranges):
+            return 0
+        return received if self.part.identity.has_validator else max(0, received - OVERLAP_BYTES)
+
+    async def _receive(self, exchange: Exchange, body: Body) -> None:
+        try:
+            async with anyio.create_task_group() as siblings:
+                siblings.start_soon(_abort_at_end, exchange)
+                siblings.start_soon(self._watch, exchange)
+                await to_thread.run_sync(self._drain, body)
+                siblings.cancel_scope.cancel()
+        except BaseExceptionGroup as group:
+            raise _the_reason(group) from group
+        self._check_end(body)
+
+    def _drain(self, body: Body) -> None:
+        """Runs in a thread: everything of the body into the part, the overlap compared, the beginning sniffed."""
+        with body:
+            position = body.start
+            if position == 0 and not self._overlaps(0):
+                self.part.restart()
+            for chunk in body:
+                self.bytes_received += len(chunk)
+                position = self._take(position, chunk, body)
+                if self.until is not None and self.part.received_bytes >= self.until:
+                    break
+            self.part.checkpoint(self.clock())
+
+    def _overlaps(self, start: int) -> bool:
+        """Whether the bytes from `start` on are those that were asked for again on purpose."""
+        unvalidated = not self.part.identity.has_validator and self.part.identity.ranges and self._trust_ranges
+        return unvalidated and start < self.part.received_bytes <= start + OVERLAP_BYTES
+
+    def _take(self, position: int, chunk: bytes, body: Body) -> int:
+        known = min(max(self.part.received_bytes - position, 0), len(chunk))
+        if known and self.part.read(position, known) != chunk[:known]:
+            raise SourceChanged("The source's bytes have changed since the transfer began")
+        if self.part.received_bytes == 0:
+            refuse_text(chunk[:SNIFF_BYTES], body.identity.content_type)
+        self.part.write(chunk[known:], self.clock())
+        return position + len(chunk)
+
+    def _check_end(self, body: Body) -> None:
+        received, total = self.part.received_bytes, body.total_bytes
+        if self.until is not None and received >= self.until and received != total:
+            return
+        if total is not None and received < total:
+            raise TruncatedBody(
+                f"The body ended after {received} of {total} bytes",
+                evidence=Evidence(url=self.part.identity.url, received_bytes=received, expected_bytes=total),
+            )
+        if total is not None and received > total:
+            self.part.restart()
+            raise TruncatedBody(f"The body is longer than announced: {received} of {total} bytes")
+        if received == 0:
+            refuse_text(b"", body.identity.content_type)
+        self.part.finish(end_is_certain=body.end_is_certain)
+
+    async def _watch(self, exchange: Exchange) -> None:
+        """The stall clock and the deadline: they look at the bytes that came, and never wait for one."""
+        window = SpeedWindow(self.limits.stall_timeout, self.limits.minimum_speed)
+        window.record(self.clock(), self.bytes_received)
+        tick = min(self.limits.stall_tick, self.limits.stall_timeout).total_seconds()
+        shown = min(tick, 1.0)
+        next_look = self.clock() + tick
+        while True:
+            await anyio.sleep(shown)
+            now = self.clock()
+            self._show(window.speed())
+            if now >= next_look:
+                window.record(now, self.bytes_received)
+                self._judge(window, now)
+                next_look = now + tick
+
+    def _judge(self, window: SpeedWindow, now: float) -> None:
+        evidence = Evidence(url=self.part.identity.url, received_bytes=self.part.received_bytes)
+        if window.stalled():
+            seconds = self.limits.stall_timeout.total_seconds()
+            raise StalledTransfer(f"Less than {self.limits.minimum_speed} B/s for {seconds:g} s", evidence=evidence)
+        elapsed = now - self._started
+        limit = download_seconds(
+            least=self.limits.deadline,
+            elapsed=elapsed,
+            remaining_bytes=self._remaining(),
+            speed=min(window.speed(), self.bytes_received / elapsed if elapsed > 0 else 0.0),
+            minimum_speed=self.limits.minimum_speed,
+        )
+        if limit is not None and elapsed > limit:
+            raise DownloadDeadline(f"Not complete after {elapsed:.0f} s", evidence=evidence)
+
+    def _remaining(self) -> int | None:
+        total = self.part.identity.size_bytes
+        return None if total is None else max(0, total - self.part.received_bytes)
+
+    def _show(self, speed: float) -> None:
+        total = self.part.identity.size_bytes
+        self.observe(Advance(self.stage, self.part.received_bytes, total, "bytes", speed or None))
+
+
+async def identify(connect: Connect, limits: TransferSettings, observe: Observer) -> Identity:
+    """Ask what the source is: one request, more only when it fails in a way that may pass.
+
+    Raises:
+        TidegateError: the last try's failure.
+    """
+    async for attempt in Retry(limits, observe, "identify").attempts():
+        with attempt:
+            exchange = connect()
+            return await in_thread(exchange, exchange.identify, limits.request_timeout)
+    raise AssertionError("tenacity either returns or raises")
+
+
+async def fetch_tail(connect: Connect, identity: Identity, count: int, limits: TransferSettings) -> bytes | None:
+    """The last `count` bytes, in memory; None when the source does not serve them. A hint only, so never retried."""
+    if not identity.ranges or identity.size_bytes is None:
+        return None
+    exchange = connect()
+    start = max(0, identity.size_bytes - count)
+
+    def read() -> bytes | None:
+        with exchange.open(start, identity.size_bytes, identity) as body:
+            return b"".join(body) if body.start == start else None
+
+    try:
+        return await in_thread(exchange, read, limits.request_timeout)
+    except SourceChanged:
+        raise
+    except TidegateError:
+        return None
+
+
+async def _abort_at_end(exchange: Exchange) -> None:
+    """Break the connection when the group ends, so that a thread blocked in a read ends with it."""
+    try:
+        await anyio.sleep_forever()
+    finally:
+        exchange.abort()
+
+
+def _the_reason(group: BaseExceptionGroup[BaseException]) -> BaseException:
+    """Why a try ended: a verdict of the clock before the broken read that it caused."""
+    verdicts, others = group.split((StalledTransfer, DownloadDeadline))
+    reason: BaseException = verdicts or others or group
+    while isinstance(reason, BaseExceptionGroup):
+        reason = reason.exceptions[0]
+    return reason

@@ -1,0 +1,312 @@
+"""HTTP as a byte source: one request on one connection, every answer checked before a byte of it is used.
+
+The direct resolver hands `HttpExchange` to the transfer engine, which calls it from worker threads. httpx does the
+protocol; redirects are followed here, because headers given for one origin must not travel to another. It keeps
+nothing, so there is nothing to lose in a crash.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import contextlib
+import re
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from email.message import Message
+from email.utils import parsedate_to_datetime
+from typing import Any, Self
+from urllib.parse import unquote, urljoin, urlsplit
+
+import httpx
+
+from tidegate.errors import (
+    BadInput,
+    ConnectionFailed,
+    Evidence,
+    HttpRefused,
+    NotFound,
+    NotMedia,
+    RangeMismatch,
+    RedirectLoop,
+    RequestTimeout,
+    ServerError,
+    SourceChanged,
+    StalledTransfer,
+    Throttled,
+    TidegateError,
+    TruncatedBody,
+    UnsupportedSource,
+)
+from tidegate.model import Digest, Identity, Source
+from tidegate.redact import redact_url
+from tidegate.settings import TransferSettings
+
+CHUNK_BYTES = 256 * 1024
+
+_CONTENT_RANGE = re.compile(r"^bytes (?:(\d+)-(\d+)|\*)/(\d+|\*)$")
+_DIGEST_NAMES = {"sha-256": "sha256", "sha-512": "sha512", "md5": "md5", "sha": "sha1"}
+"""Algorithms of RFC 9530 and RFC 3230 whose values we check, by hashlib's names."""
+
+
+class HttpExchange:
+    """One request at a time on a connection of its own, which `abort` can break from any thread."""
+
+    def __init__(self, source: Source, limits: TransferSettings) -> None:
+        self._source = source
+        self._limits = limits
+        self._aborted = threading.Event()
+        self._socket: socket.socket | None = None
+        quiet = limits.stall_timeout + 2 * limits.stall_tick  # the stall clock judges first; this is its safety net
+        self._client = httpx.Client(
+            timeout=httpx.Timeout(quiet.total_seconds(), connect=limits.request_timeout.total_seconds()),
+            limits=httpx.Limits(max_connections=1, max_keepalive_connections=0),
+        )
+
+    def identify(self) -> Identity:
+        """Ask for the first byte: unlike HEAD, every file server answers that, and the answer tells about ranges."""
+        response = self._request({"Range": "bytes=0-0"})
+        try:
+            if response.status_code == httpx.codes.REQUESTED_RANGE_NOT_SATISFIABLE:
+                raise NotMedia("The source is empty", evidence=self._evidence(response))
+            _raise_for_status(response, self._evidence(response))
+            return self._identity(response)
+        finally:
+            self._close(response)
+
+    def open(self, start: int, stop: int | None, expected: Identity) -> HttpBody:
+        """See `Exchange.open`. A range is asked for only together with a validator, when the source has one."""
+        response = self._request(_range_headers(start, stop, expected))
+        try:
+            return self._checked(response, start, expected)
+        except BaseException:
+            self._close(response)
+            raise
+
+    def abort(self) -> None:
+        self._aborted.set()
+        if self._socket is not None:
+            with contextlib.suppress(OSError):
+                # socket.socket's own method: SSLSocket.shutdown drops the TLS state that the reading thread is using.
+                socket.socket.shutdown(self._socket, socket.SHUT_RDWR)
+
+    def _checked(self, response: httpx.Response, start: int, expected: Identity) -> HttpBody:
+        evidence = self._evidence(response)
+        if response.status_code == httpx.codes.REQUESTED_RANGE_NOT_SATISFIABLE:
+            return self._nothing_left(response, start, evidence)
+        _raise_for_status(response, evidence)
+        identity = self._identity(response)
+        if not expected.same_content_as(identity):
+            raise SourceChanged("The source has changed since it was identified", evidence=evidence)
+        if response.headers.get("Content-Encoding", "identity").lower() not in ("", "identity"):
+            raise UnsupportedSource("The origin compresses the file although it was asked not to", evidence=evidence)
+        offset = _offset(response, start, evidence)
+        return HttpBody(self, response, offset, identity)
+
+    def _nothing_left(self, response: httpx.Response, start: int, evidence: Evidence) -> HttpBody:
+        """416: right when we have it all already, otherwise the source has become shorter."""
+        total = _total_bytes(response)
+        if total is None or total != start:
+            raise SourceChanged(f"The source no longer reaches byte {start}", evidence=evidence)
+        return HttpBody(self, response, start, self._identity(response), empty=True)
+
+    def _request(self, headers: dict[str, str]) -> httpx.Response:
+        url = self._source.url.get_secret_value()
+        for _ in range(self._limits.redirects + 1):
+            response = self._send(url, headers)
+            if not response.is_redirect:
+                return response
+            url = self._next_url(url, response)
+            self._close(response)
+        raise RedirectLoop(f"More than {self._limits.redirects} redirects", evidence=Evidence(url=redact_url(url)))
+
+    def _send(self, url: str, headers: dict[str, str]) -> httpx.Response:
+        sent = {"Accept-Encoding": "identity", "Accept": "*/*", "User-Agent": "tidegate", **headers}
+        if _origin(url) == _origin(self._source.url.get_secret_value()):
+            sent |= {name: value.get_secret_value() for name, value in self._source.headers.items()}
+        try:
+            request = self._client.build_request("GET", url, headers=sent, extensions={"trace": self._trace})
+            return self._client.send(request, stream=True)
+        except Exception as error:
+            raise _translated(error, url, reading=False) from error
+
+    def _next_url(self, url: str, response: httpx.Response) -> str:
+        target: str = urljoin(url, response.headers.get("Location", ""))
+        if urlsplit(target).scheme not in ("http", "https"):
+            raise RedirectLoop("The source redirects to something that is not HTTP", evidence=self._evidence(response))
+        return target
+
+    def _trace(self, event: str, info: dict[str, Any]) -> None:
+        """Learn the socket as soon as it exists, so that `abort` can break a TLS handshake or a wait for headers."""
+        if event in ("connection.connect_tcp.complete", "connection.start_tls.complete"):
+            self._socket = info["return_value"].get_extra_info("socket")
+        if self._aborted.is_set():
+            raise ConnectionFailed("The request was given up")
+
+    def _identity(self, response: httpx.Response) -> Identity:
+        etag = response.headers.get("ETag")
+        partial = response.status_code == httpx.codes.PARTIAL_CONTENT
+        return Identity(
+            url=self._source.redacted,
+            name=_file_name(response, self._source.redacted),
+            size_bytes=_total_bytes(response),
+            etag=etag if etag and not etag.startswith("W/") else None,
+            last_modified=response.headers.get("Last-Modified"),
+            ranges=partial,
+            content_type=response.headers.get("Content-Type"),
+            digests=_digests(response.headers, partial=partial),
+        )
+
+    def _evidence(self, response: httpx.Response) -> Evidence:
+        return Evidence(url=redact_url(str(response.url)), status=response.status_code)
+
+    def _close(self, response: httpx.Response) -> None:
+        # Closing the whole connection: draining what is left of a body could take for ever.
+        response.close()
+        self._client.close()
+
+
+class HttpBody:
+    """The body of one answer, already known to be the bytes that were asked for."""
+
+    def __init__(
+        self, exchange: HttpExchange, response: httpx.Response, start: int, identity: Identity, *, empty: bool = False
+    ) -> None:
+        self._exchange = exchange
+        self._response = response
+        self._empty = empty
+        self.start = start
+        self.identity = identity
+        self.total_bytes = identity.size_bytes
+        chunked = "chunked" in response.headers.get("Transfer-Encoding", "").lower()
+        self.end_is_certain = chunked or "Content-Length" in response.headers
+
+    def __iter__(self) -> Iterator[bytes]:
+        if self._empty:
+            return
+        try:
+            yield from self._response.iter_raw(CHUNK_BYTES)
+        except Exception as error:
+            raise _translated(error, str(self._response.url), reading=True) from error
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._exchange._close(self._response)
+
+
+def _range_headers(start: int, stop: int | None, expected: Identity) -> dict[str, str]:
+    if start == 0 and stop is None:
+        return {}
+    headers = {"Range": f"bytes={start}-{'' if stop is None else stop - 1}"}
+    validator = expected.etag or expected.last_modified
+    return headers | ({"If-Range": validator} if validator else {})
+
+
+def _offset(response: httpx.Response, asked: int, evidence: Evidence) -> int:
+    """Where the body begins: 0 for a whole answer, else what Content-Range says, which must be what we asked for."""
+    if response.status_code != httpx.codes.PARTIAL_CONTENT:
+        return 0
+    covers = _CONTENT_RANGE.match(response.headers.get("Content-Range", ""))
+    if covers is None or covers[1] is None or int(covers[1]) != asked:
+        told = response.headers.get("Content-Range", "no Content-Range")
+        raise RangeMismatch(f"Asked for bytes from {asked}, the origin sent {told!r}", evidence=evidence)
+    return asked
+
+
+def _total_bytes(response: httpx.Response) -> int | None:
+    covers = _CONTENT_RANGE.match(response.headers.get("Content-Range", ""))
+    if covers is not None:
+        return None if covers[3] == "*" else int(covers[3])
+    length = response.headers.get("Content-Length", "")
+    return int(length) if length.isdigit() and response.status_code == httpx.codes.OK else None
+
+
+def _raise_for_status(response: httpx.Response, evidence: Evidence) -> None:
+    """Translate a status that is not success (RFC 9110 §15)."""
+    status = response.status_code
+    if status in (httpx.codes.OK, httpx.codes.PARTIAL_CONTENT):
+        return
+    said = f"The origin answered {status} {response.reason_phrase}".rstrip()
+    wait = _retry_after_seconds(response.headers.get("Retry-After"), time.time())
+    if status == httpx.codes.TOO_MANY_REQUESTS:
+        raise Throttled(said, evidence=evidence, retry_after_seconds=wait)
+    if status == httpx.codes.REQUEST_TIMEOUT:
+        raise RequestTimeout(said, evidence=evidence)
+    if status in (httpx.codes.NOT_FOUND, httpx.codes.GONE):
+        raise NotFound(said, evidence=evidence)
+    if httpx.codes.is_client_error(status):
+        raise HttpRefused(said, evidence=evidence)
+    if httpx.codes.is_server_error(status):
+        raise ServerError(said, evidence=evidence, retry_after_seconds=wait)
+    raise NotMedia(said, evidence=evidence)
+
+
+def _retry_after_seconds(value: str | None, now: float) -> float | None:
+    """Both forms of Retry-After (RFC 9110 §10.2.3), as seconds from `now` (POSIX time)."""
+    if not value:
+        return None
+    if value.strip().isdigit():
+        return float(value)
+    try:
+        return max(0.0, parsedate_to_datetime(value).timestamp() - now)
+    except ValueError:
+        return None
+
+
+def _digests(headers: httpx.Headers, *, partial: bool) -> tuple[Digest, ...]:
+    """Digests of the whole representation: `Repr-Digest` always is, the old `Digest` too; `Content-Digest` is not."""
+    old = "" if partial else headers.get("Digest", "")
+    return tuple(filter(None, (_digest(item) for item in f"{headers.get('Repr-Digest', '')},{old}".split(","))))
+
+
+def _digest(item: str) -> Digest | None:
+    name, _, value = item.strip().partition("=")
+    algorithm = _DIGEST_NAMES.get(name.lower())
+    if algorithm is None:
+        return None
+    try:
+        return f"{algorithm}:{base64.b64decode(value.strip(':'), validate=True).hex()}"
+    except binascii.Error:
+        return None
+
+
+def _file_name(response: httpx.Response, redacted: str) -> str:
+    message = Message()
+    message["Content-Disposition"] = response.headers.get("Content-Disposition", "")
+    given = message.get_filename()
+    return given or unquote(urlsplit(redacted).path.rstrip("/").rpartition("/")[2]) or urlsplit(redacted).netloc
+
+
+def _origin(url: str) -> tuple[str, str | None, int | None]:
+    parts = urlsplit(url)
+    return parts.scheme, parts.hostname, parts.port or {"http": 80, "https": 443}.get(parts.scheme)
+
+
+def _translated(error: Exception, url: str, *, reading: bool) -> TidegateError:
+    """httpx's exceptions as ours; `reading` tells whether the body had begun."""
+    evidence = Evidence(url=redact_url(url))
+    host = urlsplit(url).hostname
+    detail = str(error) or type(error).__name__
+    match error:
+        case TidegateError():
+            return error
+        case httpx.ConnectTimeout():
+            return RequestTimeout(f"No connection to {host} in time", evidence=evidence)
+        case httpx.ReadTimeout() if reading:
+            return StalledTransfer("No byte came for longer than the stall timeout", evidence=evidence)
+        case httpx.TimeoutException():
+            return RequestTimeout(f"No answer from {host} in time", evidence=evidence)
+        case httpx.RemoteProtocolError() if reading:
+            return TruncatedBody(f"The body ended early: {detail}", evidence=evidence)
+        case httpx.ConnectError():
+            return ConnectionFailed(f"No connection to {host}: {detail}", evidence=evidence)
+        case httpx.InvalidURL() | httpx.UnsupportedProtocol() | httpx.LocalProtocolError():
+            return BadInput(f"The link or a header is not valid: {detail}", evidence=evidence)
+        case httpx.HTTPError() | OSError():
+            return ConnectionFailed(f"The connection to {host} broke: {detail}", evidence=evidence)
+        case _:
+            return ConnectionFailed(f"The exchange with {host} failed: {detail}", evidence=evidence)

@@ -1,0 +1,192 @@
+"""The `.part` file of one download and its journal.
+
+The fetch loop writes into it from a worker thread; the journal is written after the bytes are synced, so it never
+promises more than the disk holds. After a crash `Part.open` takes the file back to the last journaled byte and goes
+on; with another identity, a torn journal or none it begins at zero. One process at a time: the file is locked.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import os
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Self
+
+import anyio
+
+from tidegate.durable.atomic import write_atomic
+from tidegate.errors import from_os_error
+from tidegate.events import Note, Observer
+from tidegate.model import Asset, Identity, Value
+from tidegate.settings import TransferSettings
+
+LOCK_POLL_SECONDS = 0.5
+"""How often a run looks whether the one before it is done with the same part."""
+
+
+class Journal(Value):
+    """What is known to be on disk."""
+
+    identity: Identity
+    received_bytes: int = 0
+    complete: bool = False
+    end_is_certain: bool = False
+    stored_as: Asset | None = None
+    """Where the complete bytes were about to be moved."""
+
+
+class Part:
+    """Bytes received so far, from the start of the source on, without a hole."""
+
+    def __init__(self, folder: Path, identity: Identity, limits: TransferSettings) -> None:
+        self.path = folder / "source.part"
+        self.identity = identity
+        self._journal_path = folder / "source.journal"
+        self._limits = limits
+        self._since_checkpoint = 0
+        self._checkpointed_at = 0.0
+        self._file = -1
+        self.received_bytes = 0
+        self.complete = False
+        self.end_is_certain = False
+        """Whether something said that nothing is missing at the end; meaningful once complete."""
+        self.stored_as: Asset | None = None
+        """The asset that these bytes became, when a crash came between moving them and recording it."""
+
+    @classmethod
+    def open(cls, folder: Path, identity: Identity, limits: TransferSettings) -> Self:
+        """Take up what an earlier run left for this identity, or begin at zero.
+
+        Raises:
+            BlockingIOError: another process is working on this part.
+        """
+        part = cls(folder, identity, limits)
+        try:
+            part._file = os.open(part.path, os.O_RDWR | os.O_CREAT, 0o644)
+            fcntl.flock(part._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            part._take_up(part._read_journal())
+        except BlockingIOError:
+            part.close()
+            raise
+        except OSError as error:
+            part.close()
+            raise from_os_error(error, "opening the part file") from error
+        return part
+
+    def write(self, chunk: bytes, now: float) -> None:
+        """Append; journal when enough bytes or time have passed (seconds of a monotonic clock).
+
+        Raises:
+            DiskFull: no space; what was journaled stays good.
+        """
+        try:
+            view = memoryview(chunk)
+            while view:
+                written = os.pwrite(self._file, view, self.received_bytes)
+                self.received_bytes += written
+                self._since_checkpoint += written
+                view = view[written:]
+            if self._checkpoint_is_due(now):
+                self.checkpoint(now)
+        except OSError as error:
+            raise from_os_error(error, "writing the download") from error
+
+    def checkpoint(self, now: float = 0.0) -> None:
+        """Make everything received durable, then say so in the journal."""
+        os.fdatasync(self._file)
+        self._write_journal()
+        self._since_checkpoint = 0
+        self._checkpointed_at = now
+
+    def finish(self, *, end_is_certain: bool) -> None:
+        """The source is here as a whole."""
+        self.complete = True
+        self.end_is_certain = end_is_certain
+        self.checkpoint()
+
+    def will_be(self, asset: Asset) -> None:
+        """Say where the bytes are about to move, so that a crash after the move does not cost them."""
+        self.stored_as = asset
+        self.checkpoint()
+
+    def restart(self) -> None:
+        """Forget all bytes: what comes next is not known to continue them."""
+        self.received_bytes = 0
+        self.complete = False
+        os.ftruncate(self._file, 0)
+        self.checkpoint()
+
+    def read(self, start: int, count: int) -> bytes:
+        """Bytes that were received."""
+        return os.pread(self._file, count, start)
+
+    def close(self) -> None:
+        """Release the lock; the file stays for a later run."""
+        if self._file >= 0:
+            os.close(self._file)
+            self._file = -1
+
+    def discard(self) -> None:
+        """Forget the journal of a part whose bytes have moved on or are worthless."""
+        self._journal_path.unlink(missing_ok=True)
+        self.path.unlink(missing_ok=True)
+
+    def _checkpoint_is_due(self, now: float) -> bool:
+        enough = self._since_checkpoint >= self._limits.checkpoint_bytes
+        return enough or now - self._checkpointed_at >= self._limits.checkpoint_interval.total_seconds()
+
+    def _take_up(self, journal: Journal | None) -> None:
+        on_disk = os.fstat(self._file).st_size
+        if journal is not None and journal.identity.key == self.identity.key:
+            self.stored_as = journal.stored_as
+            self.end_is_certain = journal.end_is_certain
+        usable = journal is not None and journal.identity.key == self.identity.key and journal.received_bytes <= on_disk
+        if journal is None or not usable:
+            self.restart()
+            return
+        self.received_bytes = journal.received_bytes
+        self.complete = journal.complete
+        os.ftruncate(self._file, self.received_bytes)
+
+    def _read_journal(self) -> Journal | None:
+        try:
+            return Journal.model_validate(json.loads(self._journal_path.read_text()))
+        except (OSError, ValueError):
+            return None
+
+    def _write_journal(self) -> None:
+        journal = Journal(
+            identity=self.identity,
+            received_bytes=self.received_bytes,
+            complete=self.complete,
+            end_is_certain=self.end_is_certain,
+            stored_as=self.stored_as,
+        )
+        write_atomic(self._journal_path, journal.model_dump_json().encode())
+
+
+@contextlib.asynccontextmanager
+async def opened_part(
+    folder: Path, identity: Identity, limits: TransferSettings, observe: Observer
+) -> AsyncIterator[Part]:
+    """The part, held by this run alone; waits visibly while another run holds it."""
+    part = await _wait_for(folder, identity, limits, observe)
+    try:
+        yield part
+    finally:
+        part.close()
+
+
+async def _wait_for(folder: Path, identity: Identity, limits: TransferSettings, observe: Observer) -> Part:
+    told = False
+    while True:
+        try:
+            return Part.open(folder, identity, limits)
+        except BlockingIOError:
+            if not told:
+                observe(Note("Another run is downloading the same source; waiting for it"))
+                told = True
+            await anyio.sleep(LOCK_POLL_SECONDS)
