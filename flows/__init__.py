@@ -1,1 +1,1 @@
-"""."""
+"""What happens, in the order in which it happens."""

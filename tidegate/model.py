@@ -66,6 +66,13 @@ def fingerprint(*parts: Any) -> str:
     return blake3(text.encode()).hexdigest()[:32]
 
 
+class Order(Value):
+    """What the result must be."""
+
+    profile: ProfileName = ProfileName.UNIVERSAL
+    quality: Quality = Quality.AUTO
+
+
 class Source(Value):
     """What somebody handed over, with its secrets. Lives in memory only: never a flow parameter, never stored."""
 
@@ -245,6 +252,16 @@ class TransferStats(Value):
     """Bytes that an earlier run had already fetched."""
     seconds: float = 0.0
 
+    def __add__(self, other: TransferStats) -> TransferStats:
+        """Both together. What the first received is no reuse of an earlier run's bytes by the second."""
+        return TransferStats(
+            requests=self.requests + other.requests,
+            retries=self.retries + other.retries,
+            bytes_received=self.bytes_received + other.bytes_received,
+            bytes_reused=self.bytes_reused + max(0, other.bytes_reused - self.bytes_received),
+            seconds=self.seconds + other.seconds,
+        )
+
 
 class ProbeResult(Value):
     """Stage `probe`: what the source is."""
@@ -254,6 +271,8 @@ class ProbeResult(Value):
     renditions: tuple[Rendition, ...]
     preview: MediaInfo | None
     """From head and tail; None when they were not enough and only the whole file can tell."""
+    transfer: TransferStats = TransferStats()
+    """What looking cost; the bytes are the download's first."""
     recorded_at: datetime
 
 
@@ -416,6 +435,8 @@ class Outcome(Value):
     probe: ProbeResult | None = None
     download: DownloadResult | None = None
     download_path: Path | None = None
+    transfer: TransferStats = TransferStats()
+    """What this run asked of the source: identify, probe and download together."""
     remux: RemuxResult | None = None
     analysis: AnalysisResult | None = None
     published: PublishResult | None = None

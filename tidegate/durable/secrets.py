@@ -1,7 +1,7 @@
 """Secrets of one run, in a file that only its owner can read.
 
 The command writes one when a link or header carries a secret, so that flow parameters hold only its reference; the
-flow reads it. It is removed when the run has ended for good, and kept when the run may be taken up again.
+flow reads it. The command that wrote it removes it at its end; after a crash the same command writes its own.
 """
 
 from __future__ import annotations

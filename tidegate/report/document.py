@@ -24,7 +24,7 @@ def document(outcome: Outcome) -> dict[str, Any]:
         "ui_url": outcome.ui_url,
         "stages": {name: record.model_dump() for name, record in outcome.stages.items()},
         "media": _media(outcome.probe.preview) if outcome.probe and outcome.probe.preview else None,
-        "download": _download(outcome.download, outcome.download_path) if outcome.download else None,
+        "download": _download(outcome, outcome.download) if outcome.download else None,
         "output": _output(outcome.remux, published.video if published else None) if outcome.remux else None,
         "analysis": _analysis(outcome.analysis) if outcome.analysis else None,
         "findings": [finding.model_dump() for finding in outcome.findings],
@@ -34,15 +34,21 @@ def document(outcome: Outcome) -> dict[str, Any]:
     }
 
 
-def _download(download: DownloadResult, path: Path | None) -> dict[str, Any]:
-    track = download.asset.main
+def _download(outcome: Outcome, download: DownloadResult) -> dict[str, Any]:
+    path, track = outcome.download_path, download.asset.main
     return {
         "path": str(path) if path else None,
         "size_bytes": track.size_bytes,
         "digest": track.digest,
         "checked": list(download.checked),
-        **download.transfer.model_dump(),
+        **_transfer(outcome, track.size_bytes),
     }
+
+
+def _transfer(outcome: Outcome, size_bytes: int) -> dict[str, Any]:
+    """This run's requests and bytes; whatever of the file they did not bring came from an earlier run."""
+    cost = outcome.transfer.model_dump()
+    return cost | {"bytes_reused": max(0, size_bytes - cost["bytes_received"])}
 
 
 def _output(remux: RemuxResult, path: Path | None) -> dict[str, Any]:

@@ -39,7 +39,9 @@ class Retry:
     throttles: int = 0
     throttled_seconds: float = 0.0
     retries: int = 0
-    _furthest: int = 0
+    furthest: int = 0
+    """The most bytes that any try has reached, or that were there before the first."""
+    _gained: bool = False
 
     def attempts(self) -> AsyncIterator[AttemptManager]:
         """Tenacity's attempts; each is used as a context manager around one try."""
@@ -55,9 +57,8 @@ class Retry:
     def reached(self, received_bytes: int) -> None:
         """Tell how far the transfer is. Only ground never covered before counts, or a source without ranges that
         always drops at half would be tried for ever."""
-        if received_bytes - self._furthest >= self.limits.gain_bytes:
-            self.futile = 0
-            self._furthest = received_bytes
+        self._gained = received_bytes - self.furthest >= self.limits.gain_bytes
+        self.furthest = max(self.furthest, received_bytes)
 
     def _may_retry(self, error: BaseException) -> bool:
         if not isinstance(error, TidegateError) or error.policy.inside in _NOT_HERE:
@@ -71,7 +72,7 @@ class Retry:
         elif isinstance(error, Throttled):
             self.throttles += 1
         else:
-            self.futile += 1
+            self.futile = 0 if self._gained else self.futile + 1
         if error.retry_after_seconds is not None or isinstance(error, Throttled):
             self.throttled_seconds += self._pause_after(error)
 

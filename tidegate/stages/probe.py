@@ -14,7 +14,17 @@ from pathlib import Path
 from anyio import to_thread
 
 from tidegate.errors import NotMedia, from_os_error
-from tidegate.model import Identity, MediaInfo, ProbeResult, ProfileName, Quality, Rendition, Source, fingerprint
+from tidegate.model import (
+    Identity,
+    MediaInfo,
+    ProbeResult,
+    ProfileName,
+    Quality,
+    Rendition,
+    Source,
+    TransferStats,
+    fingerprint,
+)
 from tidegate.process.inspect import inspect
 from tidegate.stages.workbench import Workbench
 from tidegate.transfer import fetch
@@ -30,8 +40,8 @@ PEEK_BYTES = 1024 * 1024
 """How much of head and tail is looked at (DESIGN §2.2)."""
 
 
-async def identify(bench: Workbench, source: Source) -> Identity:
-    """What tells this source's content from any other. One request, more only when it fails in a way that may pass.
+async def identify(bench: Workbench, source: Source) -> tuple[Identity, TransferStats]:
+    """What tells this source's content from any other, and what asking cost: one request, unless it has to be retried.
 
     Raises:
         UnsupportedSource: no resolver handles it.
@@ -57,7 +67,9 @@ async def probe(bench: Workbench, source: Source, identity: Identity, key: str) 
     folder = bench.home.scratch(key, renditions[0].id)
     connect = connector(bench, source)
     async with opened_part(folder, identity, bench.settings.transfer, bench.observe) as part:
-        await fetch.Fetch(connect, part, bench.settings.transfer, bench.observe, stage="probe", until=PEEK_BYTES).run()
+        cost = await fetch.Fetch(
+            connect, part, bench.settings.transfer, bench.observe, stage="probe", until=PEEK_BYTES
+        ).run()
         refuse_text(part.read(0, PEEK_BYTES), identity.content_type)
         preview = await _preview(bench, connect, part)
     return ProbeResult(
@@ -65,6 +77,7 @@ async def probe(bench: Workbench, source: Source, identity: Identity, key: str) 
         resolver=resolver.name,
         renditions=renditions,
         preview=preview,
+        transfer=cost,
         recorded_at=datetime.now(UTC),
     )
 

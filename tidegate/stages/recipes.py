@@ -35,7 +35,9 @@ def output_arguments(decision: Decision, media: MediaInfo, threads: int) -> list
         *_audio(decision, media),
         *(("-c:s", decision.subtitles) if decision.subtitles != "none" else ()),
         *("-map_metadata", "0", "-map_chapters", "0", "-dn"),
-        *("-avoid_negative_ts", "make_zero", "-max_muxing_queue_size", "4096"),
+        # Only for repair: elsewhere it would undo the edit list that lets picture and sound begin together.
+        *(("-avoid_negative_ts", "make_zero") if decision.strategy is Strategy.REPAIR else ()),
+        *("-max_muxing_queue_size", "4096"),
         *("-fflags", "+bitexact", "-flags:v", "+bitexact", "-flags:a", "+bitexact"),
         *(("-movflags", "+faststart") if decision.container == "mp4" else ()),
         *("-f", _MUXERS[decision.container]),

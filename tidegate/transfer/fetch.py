@@ -66,8 +66,7 @@ class Fetch:
         """
         self._started = self.clock()
         reused = self.part.received_bytes
-        retry = Retry(self.limits, self.observe, self.stage)
-        retry.reached(reused)
+        retry = Retry(self.limits, self.observe, self.stage, furthest=reused)
         async for attempt in retry.attempts():
             with attempt:
                 try:
@@ -217,16 +216,18 @@ class Fetch:
         self.observe(Advance(self.stage, self.part.received_bytes, total, "bytes", speed or None))
 
 
-async def identify(connect: Connect, limits: TransferSettings, observe: Observer) -> Identity:
+async def identify(connect: Connect, limits: TransferSettings, observe: Observer) -> tuple[Identity, TransferStats]:
     """Ask what the source is: one request, more only when it fails in a way that may pass.
 
     Raises:
         TidegateError: the last try's failure.
     """
-    async for attempt in Retry(limits, observe, "identify").attempts():
+    retry = Retry(limits, observe, "identify")
+    async for attempt in retry.attempts():
         with attempt:
             exchange = connect()
-            return await in_thread(exchange, exchange.identify, limits.request_timeout)
+            identity = await in_thread(exchange, exchange.identify, limits.request_timeout)
+            return identity, TransferStats(requests=1 + retry.retries, retries=retry.retries)
     raise AssertionError("tenacity either returns or raises")
 
 

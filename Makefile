@@ -1,0 +1,42 @@
+# Each target makes .venv and installs what it needs from constraints.txt; nothing else has to be there but
+# Python 3.11 or newer, pip and make.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+
+.PHONY: demo run test test-full lint bench docs clean
+
+$(STAMP): pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
+	touch $(STAMP)
+
+demo: $(STAMP)  ## ingest real media from an origin that drops, stalls and fails
+	$(BIN)/python -m deployments.demo
+
+run: $(STAMP)  ## make run SOURCE=https://… [ARGS='--profile modern']
+	@test -n "$(SOURCE)" || { echo "usage: make run SOURCE=link-or-path [ARGS='…']"; exit 2; }
+	$(BIN)/python -m flows.run "$(SOURCE)" $(ARGS)
+
+test: $(STAMP)  ## the tests
+	$(BIN)/python -m pytest -m "not slow"
+
+test-full: $(STAMP)  ## the tests and the long sweeps
+	$(BIN)/python -m pytest
+
+lint: $(STAMP)  ## format, lint, types, import contracts
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+bench: $(STAMP)  ## the benchmarks, each as a ratio against a peer in the same run
+	$(BIN)/python -m benchmarks
+
+docs: $(STAMP)  ## the tables in docs/ that are made from the code
+	$(BIN)/python -m docs.tables
+
+clean:
+	rm -rf $(VENV) .cache build dist

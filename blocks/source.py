@@ -1,0 +1,26 @@
+"""Block `media-source`: a link with its secrets, stored once on the server and named by flows."""
+
+from __future__ import annotations
+
+from prefect.blocks.core import Block
+from pydantic import Field, SecretStr
+
+from tidegate.model import Source
+
+
+class MediaSource(Block):
+    """A source whose link or headers are secret."""
+
+    _block_type_name = "Media Source"
+    _block_type_slug = "media-source"
+    _description = "A link with its secrets: tokens in the URL, headers, cookies."
+
+    url: SecretStr = Field(description="http(s):// link or file:// path of the media; may carry a token.")
+    headers: dict[str, SecretStr] = Field(
+        default_factory=dict, description="Request headers, sent to the link's own origin only."
+    )
+    sha256: str | None = Field(default=None, description="SHA-256 that the file must have, in hex.")
+
+    def source(self) -> Source:
+        """The engine's source."""
+        return Source(url=self.url, headers=self.headers, sha256=f"sha256:{self.sha256}" if self.sha256 else None)

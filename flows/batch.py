@@ -1,0 +1,50 @@
+"""Many sources, one outcome each: a bad one never holds up the others.
+
+Called by `python -m flows.run` with several sources, and by deployments. Each source is an `ingest` subflow with its
+own state and checkpoints; after a crash the same batch skips what is done.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import cast
+
+from prefect import flow
+from prefect.client.schemas.objects import State
+from prefect.states import Completed, Failed
+
+from flows.ingest import ingest
+from flows.request import SourceRequest
+from tidegate.model import Outcome, ProfileName, Quality, StageName
+
+
+@flow(name="batch", persist_result=False)
+async def batch(
+    sources: list[SourceRequest],
+    profile: ProfileName = ProfileName.UNIVERSAL,
+    quality: Quality = Quality.AUTO,
+    output_dir: Path = Path("media"),
+    until: StageName = "publish",
+    refresh: bool = False,
+) -> State[list[Outcome]]:
+    """Ingest several sources, one after the other.
+
+    Args:
+        sources: What to ingest.
+        profile: Where the results must play.
+        quality: The rung that is asked for.
+        output_dir: The folder, on the worker, that gets a folder for each source.
+        until: The last stage to run.
+        refresh: Ignore every checkpoint.
+
+    Returns:
+        Completed when all did, else Failed; the outcomes, in the order of the sources, as its data.
+    """
+    outcomes: list[Outcome] = []
+    for source in sources:
+        state = await ingest(source, profile, quality, output_dir, until, refresh, return_state=True)
+        outcomes.append(cast("Outcome", await state.aresult(raise_on_failure=False)))
+    failed = sum(outcome.status != "completed" for outcome in outcomes)
+    if failed:
+        return Failed(message=f"{failed} of {len(outcomes)} sources failed", data=outcomes)
+    return Completed(message=f"{len(outcomes)} sources done", data=outcomes)

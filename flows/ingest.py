@@ -1,0 +1,258 @@
+"""The way of one file: probe → download → remux/transcode → analyze → publish.
+
+Called by `python -m flows.run`, by deployments and by `flows/batch.py`. Always ends: with a published folder, or with
+a Failed state that carries a failure report. After a crash the same call finds the checkpoints of the stages that had
+completed and goes on inside the one that had not.
+"""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, TypeVar, cast
+
+from anyio import to_thread
+from prefect import flow
+from prefect.blocks.core import Block
+from prefect.client.schemas.objects import State
+from prefect.context import FlowRunContext
+from prefect.runtime import flow_run
+from prefect.states import Completed, Failed
+
+from blocks import MediaProfile, MediaSource, MediaStore, MediaToolchain
+from flows.request import SourceRequest, require_writable, source_of
+from tasks import analyze, download, probe, publish, remux
+from tasks.observe import run_observer
+from tasks.policies import Stage
+from tidegate.errors import BadInput, SourceChanged, TidegateError, as_failure
+from tidegate.events import Note
+from tidegate.model import (
+    Detection,
+    Finding,
+    Order,
+    Outcome,
+    ProfileName,
+    Quality,
+    Source,
+    StageName,
+    StageRecord,
+    TransferStats,
+)
+from tidegate.redact import redact_url
+from tidegate.report.failure import describe
+from tidegate.settings import Settings
+from tidegate.stages import Workbench, choose_rendition, identify, publish_failure, work_key
+from tidegate.stages.publish import folder_before_identity, folder_of
+
+B = TypeVar("B", bound=Block)
+
+IDENTIFIED_AT_MOST = 3
+"""How often a source that changes while it is read is identified anew before the run gives up."""
+
+
+class Way:
+    """One run's way: what it was asked, and what it has come to so far."""
+
+    def __init__(
+        self, bench: Workbench, outcome: Outcome, output_dir: Path, *, until: StageName, refresh: bool
+    ) -> None:
+        self.bench = bench
+        self.outcome = outcome
+        self.target = output_dir / folder_before_identity(outcome.source, outcome.profile, outcome.quality)
+        self.output_dir = output_dir
+        self._until = until
+        self._refresh = refresh
+
+    async def go(self, source: Source) -> None:
+        """Every stage in its order, up to the one that was asked for."""
+        identity, cost = await identify(self.bench, source)
+        self._note(transfer=cost)
+        profile, quality = self.outcome.profile, self.outcome.quality
+        key = work_key(identity, profile, quality)
+        self.target = self.output_dir / folder_of(identity, key)
+        self._note(work_key=key)
+
+        probed = await self._stage(probe.stage(self.bench, identity), source, identity, key)
+        self._note(probe=probed)
+        self._count("probe", probed.transfer)
+        if self._until == "probe":
+            return
+
+        rendition = choose_rendition(probed.renditions, quality)
+        downloaded = await self._stage(
+            download.stage(self.bench, source, probed, rendition), source, probed, rendition, key
+        )
+        self._note(download=downloaded, download_path=self.bench.store.path(downloaded.asset))
+        self._count("download", downloaded.transfer)
+        if self._until == "download":
+            return
+
+        media = await self._stage(
+            remux.stage(self.bench, downloaded, profile, quality), downloaded, profile, quality, key
+        )
+        self._note(remux=media, findings=media.findings)
+        if self._until == "remux":
+            return
+
+        analysis = await self._stage(analyze.stage(self.bench, media), media, key)
+        self._note(analysis=analysis, findings=(*media.findings, *_not_run(analysis.detections)))
+        if self._until == "analyze":
+            return
+
+        published = await self._stage(
+            publish.stage(self.bench, media, analysis, self.target), self.outcome, self.target
+        )
+        self._note(published=published)
+        self.bench.home.clear_scratch(key)
+
+    async def _stage(self, stage: Stage[Any], *arguments: Any) -> Any:
+        try:
+            result, record = await stage.run(self.bench, *arguments, refresh=self._refresh)
+        except TidegateError:
+            self._record(stage.name, StageRecord(state="failed"))
+            raise
+        self._record(stage.name, record)
+        return result
+
+    def _count(self, name: StageName, cost: TransferStats) -> None:
+        """Add what a stage cost in this run; a stage from its checkpoint cost nothing."""
+        if not self.outcome.stages[name].cached:
+            self._note(transfer=self.outcome.transfer + cost)
+
+    def _record(self, name: StageName, record: StageRecord) -> None:
+        self._note(stages={**self.outcome.stages, name: record})
+
+    def _note(self, **facts: Any) -> None:
+        self.outcome = self.outcome.model_copy(update=facts)
+
+
+def _run_name() -> str:
+    request = cast("SourceRequest | dict[str, str]", flow_run.parameters["source"])
+    told = request if isinstance(request, dict) else request.model_dump()
+    return f"ingest {redact_url(told.get('url') or '') or told.get('block')}"
+
+
+@flow(name="ingest", flow_run_name=_run_name, persist_result=False)
+async def ingest(
+    source: SourceRequest,
+    profile: ProfileName = ProfileName.UNIVERSAL,
+    quality: Quality = Quality.AUTO,
+    output_dir: Path = Path("media"),
+    until: StageName = "publish",
+    refresh: bool = False,
+    profile_block: str | None = None,
+    store_block: str | None = None,
+    toolchain_block: str | None = None,
+) -> State[Outcome]:
+    """Ingest one source.
+
+    Args:
+        source: What to ingest.
+        profile: Where the result must play.
+        quality: The rung that is asked for.
+        output_dir: The folder, on the worker, that gets a folder for this source.
+        until: The last stage to run.
+        refresh: Ignore every checkpoint.
+        profile_block: Name of a Media Profile block, in place of profile and quality.
+        store_block: Name of a Media Store block, in place of the worker's settings.
+        toolchain_block: Name of a Media Toolchain block, in place of the worker's settings.
+
+    Returns:
+        Completed or Failed, with the `Outcome` as its data.
+    """
+    observe = run_observer()
+    order = await _order(profile_block, Order(profile=profile, quality=quality))
+    outcome = Outcome(
+        status="completed",
+        source=redact_url(source.url) or f"block {source.block}",
+        profile=order.profile,
+        quality=order.quality,
+        flow_run_id=_flow_run_id(),
+    )
+    try:
+        bench = Workbench(await _settings(store_block, toolchain_block), observe)
+        way = Way(bench, outcome, require_writable(output_dir), until=until, refresh=refresh)
+        engine_source = await _source(source, bench)
+    except TidegateError as error:
+        failure = describe(error, now=datetime.now(UTC))
+        return _failed(outcome.model_copy(update={"status": "failed", "failure": failure}))
+    ended = await _to_its_end(way, engine_source)
+    return _failed(ended) if ended.failure else Completed(message=_summary(ended), data=ended)
+
+
+async def _to_its_end(way: Way, source: Source) -> Outcome:
+    """Go the way; a source that changes under it is identified anew. Failures become part of the outcome."""
+    for identified in range(1, IDENTIFIED_AT_MOST + 1):
+        try:
+            await way.go(source)
+        except SourceChanged as error:
+            if identified == IDENTIFIED_AT_MOST:
+                return await _evidence(way, error)
+            way.bench.observe(Note(f"{error.message}; beginning again with what it is now", "warning"))
+        except Exception as error:  # noqa: BLE001  # whatever it is, the run ends with a report
+            return await _evidence(way, as_failure(error))
+        else:
+            break
+    return way.outcome
+
+
+async def _evidence(way: Way, error: TidegateError) -> Outcome:
+    """The outcome of a failed run, with its report written."""
+    failure = describe(error, now=datetime.now(UTC))
+    outcome = way.outcome.model_copy(update={"status": "failed", "failure": failure})
+    log = await to_thread.run_sync(publish_failure, outcome, way.target)
+    return outcome.model_copy(update={"failure_log": log})
+
+
+async def _block(kind: type[B], name: str) -> B:
+    """The saved block.
+
+    Raises:
+        BadInput: the server has none of that kind and name.
+    """
+    try:
+        return cast("B", await cast("Any", kind.aload(name)))
+    except ValueError as error:
+        raise BadInput(f"There is no block {kind.get_block_type_slug()}/{name}") from error
+
+
+async def _order(block: str | None, otherwise: Order) -> Order:
+    return (await _block(MediaProfile, block)).order() if block else otherwise
+
+
+async def _settings(store_block: str | None, toolchain_block: str | None) -> Settings:
+    settings = Settings.load()
+    if store_block:
+        settings = settings.model_copy(update={"store": (await _block(MediaStore, store_block)).settings()})
+    if toolchain_block:
+        settings = settings.model_copy(update={"tools": (await _block(MediaToolchain, toolchain_block)).settings()})
+    return settings
+
+
+async def _source(request: SourceRequest, bench: Workbench) -> Source:
+    if request.block:
+        return (await _block(MediaSource, request.block)).source()
+    return source_of(request, bench.home)
+
+
+def _not_run(detections: tuple[Detection, ...]) -> tuple[Finding, ...]:
+    return tuple(
+        Finding(code="detector_not_run", message=f"The detector {d.detector} did not run: {d.reason}")
+        for d in detections
+        if d.state == "not_run"
+    )
+
+
+def _failed(outcome: Outcome) -> State[Outcome]:
+    assert outcome.failure is not None  # noqa: S101
+    failure = outcome.failure
+    return Failed(message=f"{failure.type}: {failure.message} ({failure.reference})", data=outcome)
+
+
+def _summary(outcome: Outcome) -> str:
+    return f"Published in {outcome.published.folder}" if outcome.published else f"Done up to {list(outcome.stages)[-1]}"
+
+
+def _flow_run_id() -> str | None:
+    context = FlowRunContext.get()
+    return str(context.flow_run.id) if context and context.flow_run else None

@@ -1,0 +1,295 @@
+"""`python -m flows.run SOURCE …`: ingest by hand.
+
+Checks the request, finds or starts a Prefect server, runs the flow, and says how it ended. Usage errors are answered
+before Prefect is imported. Ctrl-C stops the tools, leaves what a later run resumes from, and exits with 130.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import atexit
+import json
+import os
+import signal
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NoReturn
+
+from rich.console import Console
+
+from flows.console import Display
+from flows.request import SourceRequest, checked_headers, checked_sha256, checked_url, request_for, require_writable
+from flows.server import Server, attach
+from tidegate.durable.home import Home
+from tidegate.durable.secrets import SecretFiles
+from tidegate.errors import BadInput, TidegateError, UsageError, as_failure
+from tidegate.model import STAGES, Outcome, ProfileName, Quality
+from tidegate.redact import redact_url
+from tidegate.report.document import document
+from tidegate.report.failure import describe
+from tidegate.report.terminal import failure_panel, outcome_summary
+from tidegate.settings import Settings
+
+if TYPE_CHECKING:
+    from prefect.client.schemas.objects import State
+
+DONE, FAILED, USAGE, SOME_FAILED, INTERRUPTED, TERMINATED = 0, 1, 2, 3, 130, 143
+
+
+@dataclass(frozen=True)
+class Command:
+    """The command line, checked."""
+
+    requests: tuple[SourceRequest, ...]
+    profile: ProfileName
+    quality: Quality
+    output_dir: Path
+    until: str
+    refresh: bool
+    as_json: bool
+    verbose: bool
+    settings: Settings
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command; returns the exit code."""
+    console = Console(stderr=True)
+    words = _parser().parse_args(argv)
+    try:
+        command = _checked(words)
+    except TidegateError as error:
+        return _refuse(error, words, console)
+    try:
+        return _run(command, console)
+    except TidegateError as error:
+        failure = describe(error, now=datetime.now(UTC))
+        return _tell(command, console, [_lost(request, command, failure) for request in command.requests])
+    finally:
+        _forget_unneeded(command)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m flows.run",
+        description="Take media from a link or file; end with a verified, playable, analysed file, or with an error "
+        "that says what to do. Run the same command again to go on after a stop.",
+        epilog="exit codes: 0 done, 1 failed, 2 bad usage, 3 some of several failed, 130 interrupted",
+    )
+    parser.add_argument("sources", nargs="+", metavar="SOURCE", help="http(s) link, file:// link or path")
+    parser.add_argument("--output-dir", type=Path, default=Path("media"), metavar="DIR", help="default: ./media")
+    parser.add_argument(
+        "--profile", type=ProfileName, choices=list(ProfileName), default=ProfileName.UNIVERSAL, metavar="PROFILE",
+        help="universal (plays everywhere; default), modern (keeps HEVC, AV1, VP9, Opus), original (keeps every codec)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--quality", type=Quality, choices=list(Quality), default=Quality.AUTO, metavar="RUNG",
+        help="auto (default), best, 2160p, 1080p, 720p, 480p, 360p or worst",
+    )  # fmt: skip
+    parser.add_argument("--until", choices=STAGES, default="publish", metavar="STAGE", help="the last stage to run")
+    parser.add_argument("--sha256", metavar="HEX", help="what the file must hash to (one source only)")
+    parser.add_argument(
+        "--header", action="append", default=[], metavar="'K: V'",
+        help="request header for the source's own origin; repeatable; kept secret",
+    )  # fmt: skip
+    parser.add_argument("--refresh", action="store_true", help="ignore every checkpoint")
+    parser.add_argument("--json", action="store_true", dest="as_json", help="one JSON document on stdout")
+    parser.add_argument("--verbose", action="store_true", help="show Prefect's own log as well")
+    return parser
+
+
+def _checked(words: argparse.Namespace) -> Command:
+    """Everything that can be wrong before work starts, in the order in which it was typed.
+
+    Raises:
+        BadInput, UnsupportedSource: something is.
+    """
+    settings = Settings.load()
+    if words.sha256 and len(words.sources) > 1:
+        raise BadInput("--sha256 is for one source")
+    headers = checked_headers(words.header)
+    checked_sha256(words.sha256)
+    for source in words.sources:
+        checked_url(source)  # all of them first: a secret is stored only for a request that is good
+    output_dir = require_writable(words.output_dir)
+    home = Home(settings.store.home)
+    requests = [request_for(source, sha256=words.sha256, headers=headers, home=home) for source in words.sources]
+    return Command(
+        requests=tuple(requests),
+        profile=words.profile,
+        quality=words.quality,
+        output_dir=output_dir,
+        until=words.until,
+        refresh=words.refresh,
+        as_json=words.as_json,
+        verbose=words.verbose,
+        settings=settings,
+    )
+
+
+def _refuse(error: TidegateError, words: argparse.Namespace, console: Console) -> int:
+    failure = describe(error, now=datetime.now(UTC))
+    console.print(failure_panel(failure))
+    if words.as_json:
+        outcomes = [Outcome(status="failed", source=redact_url(text), failure=failure) for text in words.sources]
+        _print_json(outcomes)
+    return USAGE if isinstance(error, UsageError) else FAILED
+
+
+def _run(command: Command, console: Console) -> int:
+    server = attach(command.settings.store.home)
+    # Registered before Prefect is imported, so it runs after Prefect's own exit handlers have sent what they hold.
+    atexit.register(server.stop)
+    with Display(console, verbose=command.verbose) as display:
+        return _under(server, command, console, display)
+
+
+def _under(server: Server, command: Command, console: Console, display: Display) -> int:
+    """Import Prefect (while our own server starts), run, tell."""
+    if not command.verbose:
+        # Prefect's log still reaches its server; on the terminal the display says it shorter.
+        os.environ.setdefault("PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL", "CRITICAL")
+    import flows.ingest  # noqa: F401  # here, because Prefect reads its settings when it is imported
+    from tasks.observe import listening
+
+    server.wait()
+    if server.ui_url:
+        display.say(f"Prefect UI: {server.ui_url}")
+    with listening(display):
+        outcomes, code = _until_the_end(command, display)
+    outcomes = [_with_ui(outcome, server) for outcome in outcomes]
+    display.__exit__()
+    return _tell(command, console, outcomes) if code is None else _interrupted(command, console, outcomes, code)
+
+
+def _until_the_end(command: Command, display: Display) -> tuple[list[Outcome], int | None]:
+    """The outcomes, and the exit code of an interruption."""
+    runner = asyncio.Runner()
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a background job inherits it ignored
+    terminated = _Termination()
+    try:
+        return runner.run(terminated.watch(_flow(command))), None
+    except (KeyboardInterrupt, asyncio.CancelledError):
+        code = TERMINATED if terminated.happened else INTERRUPTED
+        return [_stopped(request, command, display) for request in command.requests], code
+    finally:
+        runner.close()
+
+
+class _Termination:
+    """SIGTERM ends the run as cleanly as Ctrl-C does."""
+
+    happened = False
+
+    async def watch(self, work: Any) -> list[Outcome]:
+        task = asyncio.ensure_future(work)
+        asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, self._stop, task)
+        result: list[Outcome] = await task
+        return result
+
+    def _stop(self, task: asyncio.Future[Any]) -> None:
+        self.happened = True
+        task.cancel()
+
+
+async def _flow(command: Command) -> list[Outcome]:
+    from flows.batch import batch
+    from flows.ingest import ingest
+
+    options: dict[str, Any] = {
+        "profile": command.profile,
+        "quality": command.quality,
+        "output_dir": command.output_dir,
+        "until": command.until,
+        "refresh": command.refresh,
+        "return_state": True,
+    }
+    if len(command.requests) > 1:
+        state: State[Any] = await batch(list(command.requests), **options)
+        return _outcomes(await state.aresult(raise_on_failure=False))
+    state = await ingest(command.requests[0], **options)
+    return _outcomes([await state.aresult(raise_on_failure=False)])
+
+
+def _outcomes(values: Any) -> list[Outcome]:
+    """What the flow returned; anything else is what stopped it from returning.
+
+    Raises:
+        TidegateError: the flow did not get to its own end.
+    """
+    if isinstance(values, BaseException):
+        raise as_failure(values)
+    for value in values:
+        if isinstance(value, BaseException):
+            raise as_failure(value)
+    return list(values)
+
+
+def _tell(command: Command, console: Console, outcomes: list[Outcome]) -> int:
+    for outcome in outcomes:
+        if len(outcomes) > 1:
+            console.rule(outcome.source, align="left")
+        console.print(outcome_summary(outcome))
+        if outcome.failure is not None:
+            console.print(failure_panel(outcome.failure, str(outcome.failure_log) if outcome.failure_log else None))
+    if command.as_json:
+        _print_json(outcomes)
+    failed = [outcome for outcome in outcomes if outcome.status != "completed"]
+    if not failed:
+        return DONE
+    return SOME_FAILED if len(failed) < len(outcomes) else FAILED
+
+
+def _interrupted(command: Command, console: Console, outcomes: list[Outcome], code: int) -> int:
+    console.print("Interrupted. What was done so far is kept: run the same command again to go on from there.")
+    if command.as_json:
+        _print_json(outcomes)
+    return code
+
+
+def _print_json(outcomes: list[Outcome]) -> None:
+    documents = [document(outcome) for outcome in outcomes]
+    told = documents[0] if len(documents) == 1 else {"results": documents}
+    sys.stdout.write(json.dumps(told, indent=2, ensure_ascii=False) + "\n")
+
+
+def _stopped(request: SourceRequest, command: Command, display: Display) -> Outcome:
+    return Outcome(
+        status="interrupted",
+        source=request.url,
+        profile=command.profile,
+        quality=command.quality,
+        stages=dict(display.stages),
+    )
+
+
+def _lost(request: SourceRequest, command: Command, failure: Any) -> Outcome:
+    return Outcome(
+        status="failed", source=request.url, profile=command.profile, quality=command.quality, failure=failure
+    )
+
+
+def _with_ui(outcome: Outcome, server: Server) -> Outcome:
+    if server.ui_url is None or outcome.flow_run_id is None:
+        return outcome
+    return outcome.model_copy(update={"ui_url": f"{server.ui_url}/runs/flow-run/{outcome.flow_run_id}"})
+
+
+def _forget_unneeded(command: Command) -> None:
+    """The same command brings its secrets along again; none is left lying about."""
+    files = SecretFiles(Home(command.settings.store.home).secrets)
+    for request in command.requests:
+        if request.secret:
+            files.forget(request.secret)
+
+
+def cli() -> NoReturn:
+    """The entry point."""
+    sys.exit(main())
+
+
+if __name__ == "__main__":
+    cli()

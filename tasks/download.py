@@ -1,0 +1,37 @@
+"""Task `download`: the source's bytes in the store. Its checkpoint belongs to identity and rendition."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+
+from tasks.policies import Stage, stage_task
+from tasks.probe import still_trusted
+from tidegate import stages
+from tidegate.model import DownloadResult, ProbeResult, Rendition, Source
+from tidegate.stages.download import RECIPE
+from tidegate.stages.workbench import Workbench
+
+
+@stage_task("download")
+async def download(
+    bench: Workbench, source: Source, probe: ProbeResult, rendition: Rendition, key: str
+) -> DownloadResult:
+    """Fetch, verify, inspect and store the source."""
+    return await stages.download(bench, source, probe, rendition, key)
+
+
+def stage(bench: Workbench, source: Source, probe: ProbeResult, rendition: Rendition) -> Stage[DownloadResult]:
+    def whole(result: DownloadResult) -> bool:
+        trusted = still_trusted(bench, probe.identity, result.recorded_at, datetime.now(UTC))
+        as_asked = source.sha256 is None or source.sha256 in result.checked
+        return trusted and as_asked and bench.store.whole(result.asset)
+
+    return Stage(
+        name="download",
+        task=download,
+        recipe=RECIPE,
+        inputs=(probe.identity.key, rendition.id),
+        result=DownloadResult,
+        whole=whole,
+        timeout_seconds=None,  # stall clock and adaptive deadline end it; a fixed limit kills big files
+    )

@@ -1,0 +1,114 @@
+"""Our one way to make and call a task: cache key, JSON persistence, retry rule, outer timeout.
+
+Each stage module makes its task with `stage_task` and runs it with `Stage.run`. A checkpoint is believed only after
+its record was read and its asset was found whole; then the task is called and comes back Cached, otherwise it is
+called with `refresh_cache`. After a crash the next run finds exactly the records whose tasks had completed.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Coroutine
+from dataclasses import dataclass
+from typing import Any, Generic, TypeVar
+
+from anyio import to_thread
+from prefect import Task, task
+from prefect.cache_policies import CacheKeyFnPolicy
+from prefect.client.schemas.objects import State, TaskRun
+from prefect.results import get_result_store
+
+from tidegate.errors import TASK_RETRY_DELAYS_SECONDS, ProcessTimeout, TidegateError, as_failure
+from tidegate.events import StageEnded, StageStarted
+from tidegate.model import StageName, StageRecord, Value, fingerprint
+from tidegate.stages import Workbench
+
+R = TypeVar("R", bound=Value)
+
+
+async def may_retry(task: Task[..., Any], task_run: TaskRun, state: State[Any]) -> bool:
+    """Whether the policy table lets Prefect run this task again, and has not let it often enough."""
+    error = await state.aresult(raise_on_failure=False)
+    policy = as_failure(error).policy if isinstance(error, BaseException) else None
+    return policy is not None and task_run.run_count <= policy.task_retries
+
+
+def stage_task(name: StageName) -> Callable[[Callable[..., Coroutine[Any, Any, R]]], Task[..., Any]]:
+    """Make the task of a stage."""
+    return task(
+        name=name,
+        persist_result=True,
+        result_serializer="json",
+        cache_result_in_memory=False,
+        retries=len(TASK_RETRY_DELAYS_SECONDS),
+        retry_delay_seconds=list(TASK_RETRY_DELAYS_SECONDS),
+        retry_condition_fn=may_retry,
+    )
+
+
+@dataclass(frozen=True)
+class Stage(Generic[R]):
+    """One stage of one run: which task, which checkpoint, and when to believe it."""
+
+    name: StageName
+    task: Task[..., Any]
+    recipe: int
+    inputs: tuple[Any, ...]
+    """What the result depends on, by content."""
+    result: type[R]
+    whole: Callable[[R], bool]
+    """Whether a recorded result still stands; blocking, runs in a thread."""
+    timeout_seconds: float | None
+    """The outer guard; None where the inner limit grows with the work."""
+
+    @property
+    def key(self) -> str:
+        """`stage / recipe version / content of its inputs`; also the name of the record in the result storage."""
+        return f"{self.name}-r{self.recipe}-{fingerprint(*self.inputs)}.json"
+
+    async def run(self, bench: Workbench, *arguments: Any, refresh: bool = False) -> tuple[R, StageRecord]:
+        """The stage's result, from its checkpoint or made now.
+
+        Raises:
+            TidegateError: the stage's failure, with the stage's name.
+        """
+        started = time.monotonic()
+        bench.observe(StageStarted(self.name))
+        call = self.task.with_options(
+            cache_policy=CacheKeyFnPolicy(cache_key_fn=lambda *_: self.key),
+            result_storage=bench.home.results,
+            timeout_seconds=self.timeout_seconds,
+        )
+        believed = not refresh and await self._believable(call)
+        record = StageRecord(state="interrupted", cached=believed)
+        try:
+            value = await call.with_options(refresh_cache=not believed)(bench, *arguments)
+            record = record.model_copy(update={"state": "completed"})
+        except TimeoutError as error:
+            record = record.model_copy(update={"state": "failed"})
+            guard = f"{self.timeout_seconds:.0f} s" if self.timeout_seconds else "its limit"
+            raise ProcessTimeout(f"{self.name} did not end within {guard}", stage=self.name) from error
+        except Exception as error:
+            record = record.model_copy(update={"state": "failed"})
+            raise _at(self.name, error) from error
+        finally:
+            record = record.model_copy(update={"seconds": round(time.monotonic() - started, 3)})
+            bench.observe(StageEnded(self.name, record.state, record.cached, record.seconds))  # type: ignore[arg-type]
+        return self.result.model_validate(value), record
+
+    async def _believable(self, call: Task[..., Any]) -> bool:
+        """Read the record as Prefect would, and look at what it names. Anything odd about it means no."""
+        try:
+            store = await get_result_store().aupdate_for_task(call)
+            record = await store.aread(self.key)
+        except Exception:  # noqa: BLE001  # missing, torn or written by somebody else: all of it means "run the stage"
+            return False
+        if not isinstance(record.result, self.result):
+            return False
+        return await to_thread.run_sync(self.whole, record.result)
+
+
+def _at(stage: StageName, error: Exception) -> TidegateError:
+    failure = as_failure(error)
+    failure.stage = failure.stage or stage
+    return failure

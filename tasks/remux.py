@@ -1,0 +1,34 @@
+"""Task `remux`: the playable file. Its checkpoint belongs to the content of the download, profile and quality."""
+
+from __future__ import annotations
+
+from tasks.policies import Stage, stage_task
+from tidegate import stages
+from tidegate.model import DownloadResult, ProfileName, Quality, RemuxResult
+from tidegate.resilience.deadline import outer, processing_seconds
+from tidegate.stages.remux import RECIPE
+from tidegate.stages.workbench import Workbench
+
+RUNS = 2 * 3
+"""The most children one after the other: tool and verification on each of three rungs."""
+
+
+@stage_task("remux")
+async def remux(
+    bench: Workbench, source: DownloadResult, profile: ProfileName, quality: Quality, key: str
+) -> RemuxResult:
+    """Copy, repair or transcode, and verify by decoding."""
+    return await stages.remux(bench, source, profile, quality, key)
+
+
+def stage(bench: Workbench, source: DownloadResult, profile: ProfileName, quality: Quality) -> Stage[RemuxResult]:
+    inner = RUNS * processing_seconds(bench.settings.process, source.asset.main.size_bytes)
+    return Stage(
+        name="remux",
+        task=remux,
+        recipe=RECIPE,
+        inputs=(source.asset.address, profile, quality.height, source.length_confirmed),
+        result=RemuxResult,
+        whole=lambda result: bench.store.whole(result.asset),
+        timeout_seconds=outer(inner),
+    )

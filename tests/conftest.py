@@ -1,0 +1,72 @@
+"""Fixtures that several layers share: folders for media, a Prefect server, the real command."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import socket
+import subprocess
+import sys
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.support.command import Command, wait_until
+from tests.support.leaks import marking
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+@pytest.fixture(scope="session")
+def clips(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where clips are made; kept between sessions, because their names carry their recipe's hash."""
+    folder = Path(os.environ.get("TIDEGATE_TEST_CLIPS", ROOT / ".cache" / "clips"))
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def prefect_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The API address of a Prefect server with a database of its own."""
+    folder = tmp_path_factory.mktemp("prefect")
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    environment = {
+        **os.environ,
+        "PREFECT_HOME": str(folder),
+        "PREFECT_SERVER_ANALYTICS_ENABLED": "0",
+    }
+    environment.pop("PREFECT_API_URL", None)
+    argv = [sys.executable, "-m", "prefect", "server", "start", "--host", "127.0.0.1", "--port", str(port)]
+    with (folder / "server.log").open("wb") as log:
+        process = subprocess.Popen(argv, env=environment, stdout=log, stderr=log, start_new_session=True)
+    api = f"http://127.0.0.1:{port}/api"
+    try:
+        wait_until(lambda: _healthy(api), seconds=120, what=f"for the Prefect server, see {folder}/server.log")
+        yield api
+    finally:
+        process.terminate()
+        try:
+            process.wait(15)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+
+
+@pytest.fixture
+def command(tmp_path: Path, prefect_server: str) -> Iterator[Command]:
+    """The real command, in a home of its own; what it leaves running is ended after the test."""
+    home = tmp_path / "home"
+    home.mkdir()
+    with marking() as mark:
+        environment = {"PREFECT_API_URL": prefect_server, "HOME": str(home), "PREFECT_HOME": str(home / "prefect")}
+        yield Command(home, tmp_path / "out", environment, mark)
+
+
+def _healthy(api: str) -> bool:
+    with contextlib.suppress(OSError), urllib.request.urlopen(f"{api}/health", timeout=2) as answer:
+        return bool(answer.status == 200)
+    return False

@@ -1,0 +1,128 @@
+"""The real command as a child process: `python -m flows.run …` in a home of its own, against a test server.
+
+Flow tests and the kill tests use it. Each run is marked, so that whatever it leaves behind can be found.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from tests.support.leaks import MARK_VARIABLE
+
+ROOT = Path(__file__).resolve().parents[2]
+
+QUICK = {
+    "TIDEGATE_TRANSFER_REQUEST_TIMEOUT": "3",
+    "TIDEGATE_TRANSFER_STALL_TIMEOUT": "2",
+    "TIDEGATE_TRANSFER_STALL_TICK": "0.5",
+    "TIDEGATE_TRANSFER_BACKOFF_BASE": "0.1",
+    "TIDEGATE_PROCESS_STARTUP_GRACE": "1",
+    "TIDEGATE_PROCESS_STALL_TIMEOUT": "3",
+    "TIDEGATE_PROCESS_TICK": "0.5",
+    "TIDEGATE_PROCESS_END_GRACE": "2",
+}
+"""Limits short enough for a test and long enough for a busy machine."""
+
+
+@dataclass(frozen=True)
+class Ended:
+    """A command that has ended."""
+
+    code: int
+    stdout: str
+    stderr: str
+    seconds: float
+
+    @property
+    def document(self) -> dict[str, Any]:
+        """The one JSON document on stdout; a test that reads it asserts that there is exactly one."""
+        told: dict[str, Any] = json.loads(self.stdout)
+        return told
+
+    @property
+    def failure(self) -> dict[str, Any]:
+        failure: dict[str, Any] = self.document["failure"]
+        return failure
+
+
+@dataclass
+class Command:
+    """Runs commands with one home and one output folder."""
+
+    home: Path
+    output: Path
+    environment: dict[str, str] = field(default_factory=dict)
+    mark: str = "command"
+
+    def run(self, *words: str, timeout: float = 120.0, as_json: bool = True) -> Ended:
+        """Run to the end."""
+        started = time.monotonic()
+        done = subprocess.run(
+            self._argv(words, as_json),
+            env=self.env(),
+            cwd=self.home,
+            capture_output=True,
+            text=True,
+            timeout=timeout,
+            stdin=subprocess.DEVNULL,
+        )
+        return Ended(done.returncode, done.stdout, done.stderr, time.monotonic() - started)
+
+    @contextmanager
+    def started(self, *words: str, as_json: bool = True) -> Iterator[subprocess.Popen[str]]:
+        """Start, and make sure that it is gone at the end of the block."""
+        process = subprocess.Popen(
+            self._argv(words, as_json),
+            env=self.env(),
+            cwd=self.home,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            stdin=subprocess.DEVNULL,
+        )
+        try:
+            yield process
+        finally:
+            if process.poll() is None:
+                process.send_signal(signal.SIGKILL)
+            process.communicate()
+
+    def published(self) -> list[Path]:
+        """The folders of the output folder."""
+        return sorted(path for path in self.output.glob("*") if path.is_dir())
+
+    def env(self) -> dict[str, str]:
+        return {
+            **os.environ,
+            **QUICK,
+            "TIDEGATE_HOME": str(self.home / "tidegate"),
+            "PYTHONPATH": str(ROOT),
+            MARK_VARIABLE: self.mark,
+            **self.environment,
+        }
+
+    def _argv(self, words: tuple[str, ...], as_json: bool) -> list[str]:
+        told = ["--json"] if as_json else []
+        return [sys.executable, "-m", "flows.run", *words, "--output-dir", str(self.output), *told]
+
+
+def wait_until(condition: Callable[[], object], *, seconds: float = 20.0, what: str = "") -> None:
+    """Poll until `condition` holds.
+
+    Raises:
+        AssertionError: it did not within `seconds`.
+    """
+    until = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < until, f"waited {seconds} s in vain {what}"
+        time.sleep(0.05)

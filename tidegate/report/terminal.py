@@ -1,0 +1,59 @@
+"""What a person reads in a terminal at the end of a run.
+
+`flows/run.py` prints it to stderr. Pure: it makes rich renderables and prints nothing itself.
+"""
+
+from __future__ import annotations
+
+from rich.console import Group, RenderableType
+from rich.panel import Panel
+from rich.table import Table
+from rich.text import Text
+
+from tidegate.model import Failure, Outcome
+from tidegate.report.html import clock, human_size
+
+
+def failure_panel(failure: Failure, log: str | None = None) -> Panel:
+    """The failure as a panel: what happened, what to do, what to quote."""
+    actions = Table.grid(padding=(0, 1))
+    for action in failure.suggested_actions:
+        actions.add_row("•", Text(action))
+    rows: list[RenderableType] = [Text(failure.message), Text(), actions, Text()]
+    where = f" in {failure.stage}" if failure.stage else ""
+    rows.append(Text(f"{failure.type}{where} · reference {failure.reference}", style="dim"))
+    if log:
+        rows.append(Text(f"evidence: {log}", style="dim", overflow="fold"))
+    return Panel(Group(*rows), title=Text(failure.friendly_message), border_style="red", title_align="left")
+
+
+def outcome_summary(outcome: Outcome) -> RenderableType:
+    """Where the results are, and what is worth knowing about them."""
+    rows = Table.grid(padding=(0, 2))
+    rows.add_column(style="dim")
+    rows.add_column(overflow="fold")
+    if outcome.remux is not None:
+        rows.add_row("result", Text(_result_line(outcome)))
+    if outcome.published is not None:
+        rows.add_row("file", Text(str(outcome.published.video)))
+        rows.add_row("report", Text(str(outcome.published.folder / "report.html")))
+    elif outcome.download_path is not None:
+        rows.add_row("source", Text(str(outcome.download_path)))
+    if outcome.stages and all(record.cached for record in outcome.stages.values()):
+        rows.add_row("note", Text("every stage came from its checkpoint"))
+    for finding in outcome.findings:
+        rows.add_row(Text("finding", style="yellow"), Text(finding.message))
+    return rows
+
+
+def _result_line(outcome: Outcome) -> str:
+    assert outcome.remux is not None  # noqa: S101
+    media = outcome.remux.media
+    kinds = [
+        f"{media.video.codec} {media.video.width}×{media.video.height}" if media.video else "",
+        media.audio.codec if media.audio else "",
+        clock(media.longest_held_seconds),
+        human_size(outcome.remux.asset.main.size_bytes),
+        f"by {outcome.remux.decision.strategy}",
+    ]
+    return ", ".join(kind for kind in kinds if kind)
