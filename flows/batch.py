@@ -33,7 +33,7 @@ async def batch(
         sources: What to ingest.
         profile: Where the results must play.
         quality: The rung that is asked for.
-        output_dir: The folder, on the worker, that gets a folder for each source.
+        output_dir: The folder, on the worker, that gets a folder for each source; relative to TIDEGATE_HOME.
         until: The last stage to run.
         refresh: Ignore every checkpoint.
 

@@ -48,7 +48,7 @@ class Display(AbstractContextManager["Display"]):
 
     def say(self, text: str) -> None:
         """A line of the command's own."""
-        self._console.print(Text(text, overflow="fold"))
+        self._console.print(Text(text), soft_wrap=True)
 
     def begin_source(self) -> None:
         """The next source starts from nothing."""
@@ -87,7 +87,7 @@ class Display(AbstractContextManager["Display"]):
             self._print(line, "")
 
     def _print(self, text: str, style: str) -> None:
-        self._console.print(Text(text, style=style, overflow="fold"))
+        self._console.print(Text(text, style=style), soft_wrap=True)
 
 
 def progress_line(event: Advance) -> str:

@@ -150,7 +150,7 @@ async def ingest(
         source: What to ingest.
         profile: Where the result must play.
         quality: The rung that is asked for.
-        output_dir: The folder, on the worker, that gets a folder for this source.
+        output_dir: The folder, on the worker, that gets a folder for this source; relative to TIDEGATE_HOME.
         until: The last stage to run.
         refresh: Ignore every checkpoint.
         profile_block: Name of a Media Profile block, in place of profile and quality.
@@ -171,7 +171,7 @@ async def ingest(
     )
     try:
         bench = Workbench(await _settings(store_block, toolchain_block), observe)
-        way = Way(bench, outcome, require_writable(output_dir), until=until, refresh=refresh)
+        way = Way(bench, outcome, require_writable(bench.home.root / output_dir), until=until, refresh=refresh)
         engine_source = await _source(source, bench)
     except TidegateError as error:
         failure = describe(error, now=datetime.now(UTC))

@@ -232,7 +232,7 @@ def _tell(command: Command, console: Console, outcomes: list[Outcome]) -> int:
     for outcome in outcomes:
         if len(outcomes) > 1:
             console.rule(outcome.source, align="left")
-        console.print(outcome_summary(outcome))
+        console.print(outcome_summary(outcome), soft_wrap=True)
         if outcome.failure is not None:
             console.print(failure_panel(outcome.failure, str(outcome.failure_log) if outcome.failure_log else None))
     if command.as_json:

@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from tests.support.leaks import MARK_VARIABLE
+from tests.support.leaks import MARK
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -107,7 +107,7 @@ class Command:
             **QUICK,
             "TIDEGATE_HOME": str(self.home / "tidegate"),
             "PYTHONPATH": str(ROOT),
-            MARK_VARIABLE: self.mark,
+            MARK: self.mark,
             **self.environment,
         }
 

@@ -27,23 +27,22 @@ def failure_panel(failure: Failure, log: str | None = None) -> Panel:
     return Panel(Group(*rows), title=Text(failure.friendly_message), border_style="red", title_align="left")
 
 
-def outcome_summary(outcome: Outcome) -> RenderableType:
-    """Where the results are, and what is worth knowing about them."""
-    rows = Table.grid(padding=(0, 2))
-    rows.add_column(style="dim")
-    rows.add_column(overflow="fold")
+def outcome_summary(outcome: Outcome) -> Text:
+    """Where the results are, and what is worth knowing about them: one line each, to be printed without wrapping."""
+    rows: list[tuple[str, str]] = []
     if outcome.remux is not None:
-        rows.add_row("result", Text(_result_line(outcome)))
+        rows.append(("result", _result_line(outcome)))
     if outcome.published is not None:
-        rows.add_row("file", Text(str(outcome.published.video)))
-        rows.add_row("report", Text(str(outcome.published.folder / "report.html")))
+        rows.append(("file", str(outcome.published.video)))
+        rows.append(("report", str(outcome.published.folder / "report.html")))
     elif outcome.download_path is not None:
-        rows.add_row("source", Text(str(outcome.download_path)))
+        rows.append(("source", str(outcome.download_path)))
     if outcome.stages and all(record.cached for record in outcome.stages.values()):
-        rows.add_row("note", Text("every stage came from its checkpoint"))
-    for finding in outcome.findings:
-        rows.add_row(Text("finding", style="yellow"), Text(finding.message))
-    return rows
+        rows.append(("note", "every stage came from its checkpoint"))
+    rows += [("finding", finding.message) for finding in outcome.findings]
+    return Text("\n").join(
+        Text.assemble((f"{name:<8}", "yellow" if name == "finding" else "dim"), value) for name, value in rows
+    )
 
 
 def _result_line(outcome: Outcome) -> str:

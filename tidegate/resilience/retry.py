@@ -99,9 +99,10 @@ class Retry:
         error = _error(state)
         self.retries += 1
         pause = state.next_action.sleep if state.next_action else 0.0
+        when = f"in {pause:.1f} s" if pause else "at once"
         self.observe(
             Note(
-                f"{self.what}: {error.message}; trying again in {pause:.1f} s",
+                f"{self.what}: {error.message}; trying again {when}",
                 "warning",
                 {"failure": error.type, "try": self.futile, "tries": self.limits.tries},
             )

@@ -134,4 +134,4 @@ class _Pass:
         return drawn, CONTACT_SHEET
 
     def _waveform(self) -> tuple[str, str]:
-        return f"aformat=channel_layouts=mono,showwavespic=s={WAVEFORM_SIZE}:colors=0x3b82f6", WAVEFORM
+        return f"aformat=channel_layouts=mono,showwavespic=s={WAVEFORM_SIZE}:scale=sqrt:colors=0x3b82f6", WAVEFORM

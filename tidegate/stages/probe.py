@@ -106,7 +106,8 @@ async def _preview(bench: Workbench, connect: Connect, part: Part) -> MediaInfo 
         media = await _look(bench, part.path)
         if media.streams and (media.declares_duration or not part.identity.ranges):
             return media
-    tail = await fetch.fetch_tail(connect, part.identity, PEEK_BYTES, bench.settings.transfer)
+    tail_start = max(part.received_bytes, (part.identity.size_bytes or 0) - PEEK_BYTES)
+    tail = await fetch.fetch_tail(connect, part.identity, tail_start, bench.settings.transfer)
     if tail is None:
         return None
     try:

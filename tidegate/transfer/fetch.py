@@ -231,12 +231,11 @@ async def identify(connect: Connect, limits: TransferSettings, observe: Observer
     raise AssertionError("tenacity either returns or raises")
 
 
-async def fetch_tail(connect: Connect, identity: Identity, count: int, limits: TransferSettings) -> bytes | None:
-    """The last `count` bytes, in memory; None when the source does not serve them. A hint only, so never retried."""
+async def fetch_tail(connect: Connect, identity: Identity, start: int, limits: TransferSettings) -> bytes | None:
+    """The bytes from `start` on, in memory; None when the source does not serve them. A hint only, so never retried."""
     if not identity.ranges or identity.size_bytes is None:
         return None
     exchange = connect()
-    start = max(0, identity.size_bytes - count)
 
     def read() -> bytes | None:
         with exchange.open(start, identity.size_bytes, identity) as body:

@@ -44,8 +44,6 @@ from tidegate.model import Digest, Identity, Source
 from tidegate.redact import redact_url
 from tidegate.settings import TransferSettings
 
-CHUNK_BYTES = 256 * 1024
-
 _CONTENT_RANGE = re.compile(r"^bytes (?:(\d+)-(\d+)|\*)/(\d+|\*)$")
 _DIGEST_NAMES = {"sha-256": "sha256", "sha-512": "sha512", "md5": "md5", "sha": "sha1"}
 """Algorithms of RFC 9530 and RFC 3230 whose values we check, by hashlib's names."""
@@ -187,7 +185,8 @@ class HttpBody:
         if self._empty:
             return
         try:
-            yield from self._response.iter_raw(CHUNK_BYTES)
+            # Without a chunk size: httpx would hold bytes back to fill a chunk, and lose them when the line breaks.
+            yield from self._response.iter_raw()
         except Exception as error:
             raise _translated(error, str(self._response.url), reading=True) from error
 

