@@ -36,7 +36,7 @@ bench: $(STAMP)  ## the benchmarks, each as a ratio against a peer in the same r
 	$(BIN)/python -m benchmarks
 
 docs: $(STAMP)  ## the tables in docs/ that are made from the code
-	$(BIN)/python -m docs.tables
+	$(BIN)/python docs/tables.py
 
 clean:
 	rm -rf $(VENV) .cache build dist

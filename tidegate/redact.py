@@ -18,12 +18,15 @@ _SECRET_NAME = re.compile(
 )
 """Query names that carry a credential, or its validity, on S3, GCS, Azure, Akamai, CloudFront and their like."""
 
-_URL_IN_TEXT = re.compile(r"https?://[^\s'\"<>]+")
+_URL_IN_TEXT = re.compile(r"https?://[^\s'\"<>]+", re.IGNORECASE)
 
 
 def redact_url(url: str) -> str:
     """The URL with credentials replaced: user info, secret query values and the fragment."""
-    parts = urlsplit(url)
+    try:
+        parts = urlsplit(url)
+    except ValueError:  # not a URL at all, such as `http://[`: nothing says where in it a secret may stand
+        return REDACTED
     if parts.scheme not in ("http", "https"):
         return url
     host = parts.netloc.rpartition("@")[2]

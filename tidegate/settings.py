@@ -12,7 +12,7 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BeforeValidator, Field, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from tidegate.errors import BadInput
@@ -45,18 +45,21 @@ NETWORK_PRESETS: dict[Network, dict[str, Any]] = {
 def _from_seconds(value: object) -> object:
     try:
         return timedelta(seconds=float(value))  # type: ignore[arg-type]  # anything that is no number is tried next
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         return value
 
 
-Seconds = Annotated[timedelta, BeforeValidator(_from_seconds)]
+Seconds = Annotated[timedelta, BeforeValidator(_from_seconds), Field(ge=timedelta(0))]
 """A duration; in the environment a number of seconds such as `2.5`, or ISO 8601 such as `PT2M`."""
+
+Tick = Annotated[timedelta, BeforeValidator(_from_seconds), Field(gt=timedelta(0))]
+"""A duration between two looks: with none between them a watch would do nothing else."""
 
 
 class Group(BaseSettings):
     """Base of the groups: frozen, and an unknown name among the arguments is an error."""
 
-    model_config = SettingsConfigDict(frozen=True, extra="ignore")
+    model_config = SettingsConfigDict(frozen=True, extra="forbid", env_ignore_empty=True)
 
 
 class TransferSettings(Group):
@@ -68,7 +71,7 @@ class TransferSettings(Group):
     """Seconds until a connection stands and headers are complete. In the body only the stall clock counts."""
     stall_timeout: Seconds = timedelta(seconds=30)
     """The window, in seconds, in which at least `minimum_speed` must be reached on average."""
-    stall_tick: Seconds = timedelta(seconds=5)
+    stall_tick: Tick = timedelta(seconds=5)
     """How often, in seconds, the stall clock looks. It runs on its own and does not wait for bytes."""
     minimum_speed: int = Field(default=1024, gt=0)
     """Bytes per second below which a transfer counts as stalled."""
@@ -101,7 +104,7 @@ class ProcessSettings(Group):
     """Seconds that a process may run before its first progress report. Opening a damaged input can take long."""
     stall_timeout: Seconds = timedelta(seconds=90)
     """Seconds without progress (out_time, size, frame, or growth of the output) after which a process is ended."""
-    tick: Seconds = timedelta(seconds=5)
+    tick: Tick = timedelta(seconds=5)
     """How often, in seconds, the watch looks."""
     end_grace: Seconds = timedelta(seconds=10)
     """Seconds between TERM and KILL to the process group."""
@@ -120,7 +123,7 @@ class ToolSettings(Group):
 
     ffmpeg: str | None = None
     """Path of ffmpeg. None: the one on PATH, else the one inside the imageio-ffmpeg wheel."""
-    threads: int | None = None
+    threads: int | None = Field(default=None, gt=0)
     """Threads of an encoder. None: all cores, at most 8."""
 
 
@@ -135,8 +138,10 @@ class StoreSettings(Group):
     """How long, in seconds, a checkpoint of a source without ETag and Last-Modified is believed."""
 
 
-class Settings(Group):
-    """All groups."""
+class Settings(BaseModel):
+    """All groups. Not one itself: as such it would read variables named `STORE` or `PROCESS`."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
 
     transfer: TransferSettings = Field(default_factory=TransferSettings)
     process: ProcessSettings = Field(default_factory=ProcessSettings)

@@ -42,6 +42,7 @@ class Retry:
     furthest: int = 0
     """The most bytes that any try has reached, or that were there before the first."""
     _gained: bool = False
+    _next_pause: float = 0.0
 
     def attempts(self) -> AsyncIterator[AttemptManager]:
         """Tenacity's attempts; each is used as a context manager around one try."""
@@ -73,8 +74,9 @@ class Retry:
             self.throttles += 1
         else:
             self.futile = 0 if self._gained else self.futile + 1
+        self._next_pause = self._pause_after(error)
         if error.retry_after_seconds is not None or isinstance(error, Throttled):
-            self.throttled_seconds += self._pause_after(error)
+            self.throttled_seconds += self._next_pause
 
     def _spent(self, state: RetryCallState) -> bool:
         return (
@@ -84,10 +86,10 @@ class Retry:
         )
 
     def _pause(self, state: RetryCallState) -> float:
-        return self._pause_after(_error(state))
+        return self._next_pause
 
     def _pause_after(self, error: TidegateError) -> float:
-        if error.retry_after_seconds is not None:
+        if error.retry_after_seconds:  # 0, or a date that has passed, says nothing: obeying it would be hammering
             return error.retry_after_seconds
         at_once = error.policy.inside in (Inside.AT_ONCE, Inside.RESTART, Inside.REFETCH_ONCE) and self.futile <= 1
         return 0.0 if at_once else self._backoff()

@@ -161,6 +161,9 @@ class Fetch:
 
     def _check_end(self, body: Body) -> None:
         received, total = self.part.received_bytes, body.total_bytes
+        told_before = total is None and self.part.identity.size_bytes is not None
+        if told_before:  # an answer without length still belongs to a source whose size is known
+            total = self.part.identity.size_bytes
         if self.until is not None and received >= self.until and received != total:
             return
         if total is not None and received < total:
@@ -173,7 +176,7 @@ class Fetch:
             raise TruncatedBody(f"The body is longer than announced: {received} of {total} bytes")
         if received == 0:
             refuse_text(b"", body.identity.content_type)
-        self.part.finish(end_is_certain=body.end_is_certain)
+        self.part.finish(end_is_certain=body.end_is_certain or told_before)
 
     async def _watch(self, exchange: Exchange) -> None:
         """The stall clock and the deadline: they look at the bytes that came, and never wait for one."""

@@ -248,8 +248,8 @@ def _retry_after_seconds(value: str | None, now: float) -> float | None:
     """Both forms of Retry-After (RFC 9110 §10.2.3), as seconds from `now` (POSIX time)."""
     if not value:
         return None
-    if value.strip().isdigit():
-        return float(value)
+    if re.fullmatch(r"[0-9]+", value.strip()):
+        return min(float(value), LONGEST_WAIT_SECONDS)
     try:
         return max(0.0, parsedate_to_datetime(value).timestamp() - now)
     except ValueError:
