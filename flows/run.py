@@ -58,7 +58,11 @@ class Command:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; returns the exit code."""
     console = Console(stderr=True)
-    words = _parser().parse_args(argv)
+    given = sys.argv[1:] if argv is None else list(argv)
+    try:
+        words = _parser().parse_args(given)
+    except BadInput as error:
+        return _refuse(error, argparse.Namespace(sources=[""], as_json="--json" in given), console)
     try:
         command = _checked(words)
     except TidegateError as error:
@@ -72,8 +76,15 @@ def main(argv: Sequence[str] | None = None) -> int:
         _forget_unneeded(command)
 
 
+class _Parser(argparse.ArgumentParser):
+    """Tells a bad flag as every other failure is told: in a panel and, when asked for, as JSON."""
+
+    def error(self, message: str) -> NoReturn:
+        raise BadInput(message)
+
+
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = _Parser(
         prog="python -m flows.run",
         description="Take media from a link or file; end with a verified, playable, analysed file, or with an error "
         "that says what to do. Run the same command again to go on after a stop.",
@@ -167,13 +178,18 @@ def _under(server: Server, command: Command, console: Console, display: Display)
 
 def _until_the_end(command: Command, display: Display) -> tuple[list[Outcome], int | None]:
     """The outcomes, and the exit code of an interruption."""
+    from prefect.exceptions import TerminationSignal
+
     runner = asyncio.Runner()
     signal.signal(signal.SIGINT, signal.default_int_handler)  # a background job inherits it ignored
     terminated = _Termination()
     try:
         return runner.run(terminated.watch(_flow(command))), None
-    except (KeyboardInterrupt, asyncio.CancelledError):
-        code = TERMINATED if terminated.happened else INTERRUPTED
+    except (KeyboardInterrupt, asyncio.CancelledError, TerminationSignal) as stop:
+        # Inside a flow Prefect's own SIGTERM handler takes our place and raises out of the loop itself, past every
+        # stage. Closing the runner is what cancels them, so it comes before anybody asks how far they were.
+        runner.close()
+        code = TERMINATED if terminated.happened or isinstance(stop, TerminationSignal) else INTERRUPTED
         return [_stopped(request, command, display) for request in command.requests], code
     finally:
         runner.close()
@@ -196,9 +212,6 @@ class _Termination:
 
 
 async def _flow(command: Command) -> list[Outcome]:
-    from flows.batch import batch
-    from flows.ingest import ingest
-
     options: dict[str, Any] = {
         "profile": command.profile,
         "quality": command.quality,
@@ -208,8 +221,12 @@ async def _flow(command: Command) -> list[Outcome]:
         "return_state": True,
     }
     if len(command.requests) > 1:
+        from flows.batch import batch
+
         state: State[Any] = await batch(list(command.requests), **options)
         return _outcomes(await state.aresult(raise_on_failure=False))
+    from flows.ingest import ingest
+
     state = await ingest(command.requests[0], **options)
     return _outcomes([await state.aresult(raise_on_failure=False)])
 
@@ -288,7 +305,24 @@ def _forget_unneeded(command: Command) -> None:
 
 def cli() -> NoReturn:
     """The entry point."""
-    sys.exit(main())
+    departure = _Departure()
+    atexit.register(departure)  # registered first, so it runs after everybody else's exit handlers
+    try:
+        departure.code = main()
+    except SystemExit as ended:  # argparse's own
+        departure.code = int(ended.code or DONE)
+    sys.exit(departure.code)
+
+
+class _Departure:
+    """Leaves without taking the interpreter apart, which takes 0.3 s after Prefect and frees what is freed anyway."""
+
+    code = FAILED
+
+    def __call__(self) -> None:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(self.code)
 
 
 if __name__ == "__main__":

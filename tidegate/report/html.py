@@ -10,8 +10,6 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
-
 from tidegate.model import Detection, Outcome
 
 _MIME = {".jpg": "image/jpeg", ".png": "image/png"}
@@ -19,6 +17,9 @@ _MIME = {".jpg": "image/jpeg", ".png": "image/png"}
 
 def html_report(outcome: Outcome, pictures: dict[str, Path], *, title: str, now: datetime) -> str:
     """The page for an outcome. `pictures` maps a caption to an image file."""
+    # Here, because a run that finds its checkpoints writes no report and need not pay for the import.
+    from jinja2 import Environment, PackageLoader, StrictUndefined
+
     environment = Environment(
         loader=PackageLoader("tidegate.report"), autoescape=True, undefined=StrictUndefined, trim_blocks=True
     )

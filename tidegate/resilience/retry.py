@@ -117,7 +117,8 @@ def full_jitter(tries: int, base: timedelta, cap: timedelta, rng: random.Random)
     Full jitter after M. Brooker, "Exponential Backoff And Jitter" (AWS Architecture Blog, 2015), with a floor so that
     two tries never follow each other at once.
     """
-    ceiling = min(base * 2 ** max(tries - 1, 0), cap).total_seconds()
+    doublings = min(max(tries - 1, 0), 64)  # beyond, every cap is reached, and a timedelta would overflow
+    ceiling = min(base.total_seconds() * 2**doublings, cap.total_seconds())
     return rng.uniform(min(base.total_seconds() / 2, ceiling), ceiling)
 
 

@@ -7,6 +7,7 @@ part, so a crash or a cut costs at most what was not journaled yet.
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -135,15 +136,23 @@ class Fetch:
     def _drain(self, body: Body) -> None:
         """Runs in a thread: everything of the body into the part, the overlap compared, the beginning sniffed."""
         with body:
-            position = body.start
-            if position == 0 and not self._overlaps(0):
-                self.part.restart()
-            for chunk in body:
-                self.bytes_received += len(chunk)
-                position = self._take(position, chunk, body)
-                if self.until is not None and self.part.received_bytes >= self.until:
-                    break
+            try:
+                self._take_all(body)
+            except BaseException:
+                with contextlib.suppress(OSError, TidegateError):  # the failure that ended the try says more
+                    self.part.checkpoint(self.clock())
+                raise
             self.part.checkpoint(self.clock())
+
+    def _take_all(self, body: Body) -> None:
+        position = body.start
+        if position == 0 and not self._overlaps(0):
+            self.part.restart()
+        for chunk in body:
+            self.bytes_received += len(chunk)
+            position = self._take(position, chunk, body)
+            if self.until is not None and self.part.received_bytes >= self.until:
+                break
 
     def _overlaps(self, start: int) -> bool:
         """Whether the bytes from `start` on are those that were asked for again on purpose."""

@@ -10,8 +10,10 @@ from __future__ import annotations
 import base64
 import binascii
 import contextlib
+import functools
 import re
 import socket
+import ssl
 import threading
 import time
 from collections.abc import Iterator
@@ -44,6 +46,9 @@ from tidegate.model import Digest, Identity, Source
 from tidegate.redact import redact_url
 from tidegate.settings import TransferSettings
 
+LONGEST_WAIT_SECONDS = 1e9
+"""What a longer Retry-After counts as; a number too large for a float would be infinite, which JSON cannot say."""
+
 _CONTENT_RANGE = re.compile(r"^bytes (?:(\d+)-(\d+)|\*)/(\d+|\*)$")
 _DIGEST_NAMES = {"sha-256": "sha256", "sha-512": "sha512", "md5": "md5", "sha": "sha1"}
 """Algorithms of RFC 9530 and RFC 3230 whose values we check, by hashlib's names."""
@@ -58,10 +63,8 @@ class HttpExchange:
         self._aborted = threading.Event()
         self._socket: socket.socket | None = None
         quiet = limits.stall_timeout + 2 * limits.stall_tick  # the stall clock judges first; this is its safety net
-        self._client = httpx.Client(
-            timeout=httpx.Timeout(quiet.total_seconds(), connect=limits.request_timeout.total_seconds()),
-            limits=httpx.Limits(max_connections=1, max_keepalive_connections=0),
-        )
+        self._timeout = httpx.Timeout(quiet.total_seconds(), connect=limits.request_timeout.total_seconds())
+        self._client: httpx.Client | None = None
 
     def identify(self) -> Identity:
         """Ask for the first byte: unlike HEAD, every file server answers that, and the answer tells about ranges."""
@@ -116,8 +119,10 @@ class HttpExchange:
             response = self._send(url, headers)
             if not response.is_redirect:
                 return response
-            url = self._next_url(url, response)
-            self._close(response)
+            try:
+                url = self._next_url(url, response)
+            finally:
+                response.close()  # the answer only: the next one is asked for through the same client
         raise RedirectLoop(f"More than {self._limits.redirects} redirects", evidence=Evidence(url=redact_url(url)))
 
     def _send(self, url: str, headers: dict[str, str]) -> httpx.Response:
@@ -125,10 +130,17 @@ class HttpExchange:
         if _origin(url) == _origin(self._source.url.get_secret_value()):
             sent |= {name: value.get_secret_value() for name, value in self._source.headers.items()}
         try:
+            self._client = self._client_for(url)
             request = self._client.build_request("GET", url, headers=sent, extensions={"trace": self._trace})
             return self._client.send(request, stream=True)
         except Exception as error:
             raise _translated(error, url, reading=False) from error
+
+    def _client_for(self, url: str) -> httpx.Client:
+        """A client for one request. Reading the certificates takes 20 ms, so only https pays for it, and once."""
+        tls = _tls() if urlsplit(url).scheme == "https" else False
+        one = httpx.Limits(max_connections=1, max_keepalive_connections=0)
+        return httpx.Client(timeout=self._timeout, limits=one, verify=tls)
 
     def _next_url(self, url: str, response: httpx.Response) -> str:
         target: str = urljoin(url, response.headers.get("Location", ""))
@@ -140,8 +152,8 @@ class HttpExchange:
         """Learn the socket as soon as it exists, so that `abort` can break a TLS handshake or a wait for headers."""
         if event in ("connection.connect_tcp.complete", "connection.start_tls.complete"):
             self._socket = info["return_value"].get_extra_info("socket")
-        if self._aborted.is_set():
-            raise ConnectionFailed("The request was given up")
+            if self._aborted.is_set():
+                self.abort()  # it was given up before there was a socket; raising here would leave the socket open
 
     def _identity(self, response: httpx.Response) -> Identity:
         etag = response.headers.get("ETag")
@@ -163,7 +175,8 @@ class HttpExchange:
     def _close(self, response: httpx.Response) -> None:
         # Closing the whole connection: draining what is left of a body could take for ever.
         response.close()
-        self._client.close()
+        if self._client is not None:
+            self._client.close()
 
 
 class HttpBody:
@@ -195,6 +208,11 @@ class HttpBody:
 
     def __exit__(self, *_: object) -> None:
         self._exchange._close(self._response)
+
+
+@functools.cache
+def _tls() -> ssl.SSLContext:
+    return httpx.create_ssl_context()
 
 
 def _range_headers(start: int, stop: int | None, expected: Identity) -> dict[str, str]:

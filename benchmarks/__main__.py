@@ -1,0 +1,26 @@
+"""`make bench`: every benchmark, as one table; exits with 1 when a goal is missed."""
+
+from __future__ import annotations
+
+import platform
+import sys
+from importlib.metadata import version
+
+from benchmarks import command_start, supervised_ffmpeg
+from benchmarks.pairs import HEADER
+
+
+def main() -> int:
+    python, prefect = platform.python_version(), version("prefect")
+    print(f"Python {python}, Prefect {prefect}, {platform.system()} {platform.machine()}\n")
+    print(HEADER, flush=True)
+    met = True
+    for module in (supervised_ffmpeg, command_start):
+        for pairs in module.results():
+            print(pairs.row(), flush=True)
+            met = met and pairs.ratio("wall") <= pairs.goal
+    return 0 if met else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,75 @@
+"""Pairs of measurements, taken in turn (A B A B …), so that a machine whose speed drifts does not favour one side."""
+
+from __future__ import annotations
+
+import os
+import statistics
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Cost:
+    """One run: seconds of time, and of processor time including ended children."""
+
+    wall: float
+    cpu: float
+
+
+@dataclass(frozen=True)
+class Pairs:
+    """What two ways of doing a thing cost."""
+
+    name: str
+    ours: tuple[Cost, ...]
+    peer: tuple[Cost, ...]
+    goal: float
+    """The highest acceptable median ratio of wall time."""
+
+    def ratio(self, measure: str) -> float:
+        """Median of the pairwise ratios ours ÷ peer."""
+        pairs = zip(self.ours, self.peer, strict=True)
+        return statistics.median(getattr(mine, measure) / getattr(theirs, measure) for mine, theirs in pairs)
+
+    def row(self) -> str:
+        """A row of the table that `HEADER` begins."""
+        ours, peer = _median(self.ours), _median(self.peer)
+        verdict = "yes" if self.ratio("wall") <= self.goal else "NO"
+        return (
+            f"| {self.name} | {ours:.2f} s | {peer:.2f} s | {self.ratio('wall'):.2f} | {self.ratio('cpu'):.2f} "
+            f"| {self.goal} | {verdict} | {len(self.ours)} |"
+        )
+
+
+HEADER = (
+    "| what | ours (wall, median) | peer | ratio wall | ratio CPU | goal | met | pairs |\n"
+    "|---|---|---|---|---|---|---|---|"
+)
+
+
+def measure(
+    name: str, ours: Callable[[], object], peer: Callable[[], object], *, goal: float, pairs: int, warm_up: int = 1
+) -> Pairs:
+    """Run both in turn; warm-up runs are not counted. Which of the two begins changes from pair to pair."""
+    for _ in range(warm_up):
+        ours()
+        peer()
+    mine: list[Cost] = []
+    theirs: list[Cost] = []
+    for number in range(pairs):
+        sides = [(ours, mine), (peer, theirs)]
+        for work, costs in sides if number % 2 == 0 else reversed(sides):
+            costs.append(_cost(work))
+    return Pairs(name, tuple(mine), tuple(theirs), goal)
+
+
+def _cost(work: Callable[[], object]) -> Cost:
+    before, started = os.times(), time.perf_counter()
+    work()
+    after = os.times()
+    return Cost(time.perf_counter() - started, sum(after[:4]) - sum(before[:4]))
+
+
+def _median(costs: tuple[Cost, ...]) -> float:
+    return statistics.median(cost.wall for cost in costs)
