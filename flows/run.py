@@ -27,7 +27,7 @@ from flows.server import Server, attach
 from tidegate.durable.home import Home
 from tidegate.durable.secrets import SecretFiles
 from tidegate.errors import BadInput, TidegateError, UsageError, as_failure
-from tidegate.model import STAGES, Outcome, ProfileName, Quality
+from tidegate.model import STAGES, Outcome, ProfileName, Quality, StageRecord
 from tidegate.redact import redact_url
 from tidegate.report.document import document
 from tidegate.report.failure import describe
@@ -67,13 +67,25 @@ def main(argv: Sequence[str] | None = None) -> int:
         command = _checked(words)
     except TidegateError as error:
         return _refuse(error, words, console)
+    signal.signal(signal.SIGTERM, _terminate)
     try:
         return _run(command, console)
     except TidegateError as error:
         failure = describe(error, now=datetime.now(UTC))
         return _tell(command, console, [_lost(request, command, failure) for request in command.requests])
+    except KeyboardInterrupt as stop:  # before the flow or after it; inside, `_until_the_end` hears of it first
+        code = TERMINATED if isinstance(stop, _Terminated) else INTERRUPTED
+        return _interrupted(command, console, [_stopped(request, command, {}) for request in command.requests], code)
     finally:
         _forget_unneeded(command)
+
+
+class _Terminated(KeyboardInterrupt):
+    """SIGTERM, where nothing of the flow's runs yet."""
+
+
+def _terminate(*_: object) -> NoReturn:
+    raise _Terminated
 
 
 class _Parser(argparse.ArgumentParser):
@@ -190,7 +202,7 @@ def _until_the_end(command: Command, display: Display) -> tuple[list[Outcome], i
         # stage. Closing the runner is what cancels them, so it comes before anybody asks how far they were.
         runner.close()
         code = TERMINATED if terminated.happened or isinstance(stop, TerminationSignal) else INTERRUPTED
-        return [_stopped(request, command, display) for request in command.requests], code
+        return [_stopped(request, command, display.stages) for request in command.requests], code
     finally:
         runner.close()
 
@@ -273,13 +285,13 @@ def _print_json(outcomes: list[Outcome]) -> None:
     sys.stdout.write(json.dumps(told, indent=2, ensure_ascii=False) + "\n")
 
 
-def _stopped(request: SourceRequest, command: Command, display: Display) -> Outcome:
+def _stopped(request: SourceRequest, command: Command, stages: dict[str, StageRecord]) -> Outcome:
     return Outcome(
         status="interrupted",
         source=request.url,
         profile=command.profile,
         quality=command.quality,
-        stages=dict(display.stages),
+        stages=dict(stages),
     )
 
 

@@ -37,6 +37,7 @@ def stage_task(name: StageName) -> Callable[[Callable[..., Coroutine[Any, Any, R
     """Make the task of a stage."""
     return task(
         name=name,
+        task_run_name=name,
         persist_result=True,
         result_serializer="json",
         cache_result_in_memory=False,

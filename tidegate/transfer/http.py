@@ -122,7 +122,7 @@ class HttpExchange:
             try:
                 url = self._next_url(url, response)
             finally:
-                response.close()  # the answer only: the next one is asked for through the same client
+                self._close(response)
         raise RedirectLoop(f"More than {self._limits.redirects} redirects", evidence=Evidence(url=redact_url(url)))
 
     def _send(self, url: str, headers: dict[str, str]) -> httpx.Response:
