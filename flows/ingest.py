@@ -24,11 +24,13 @@ from flows.request import SourceRequest, require_writable, source_of
 from tasks import analyze, download, probe, publish, remux
 from tasks.observe import run_observer
 from tasks.policies import Stage
+from tidegate.durable.lock import exclusive
 from tidegate.errors import BadInput, SourceChanged, TidegateError, as_failure
 from tidegate.events import Note
 from tidegate.model import (
     Detection,
     Finding,
+    Identity,
     Order,
     Outcome,
     ProfileName,
@@ -64,13 +66,18 @@ class Way:
         self._refresh = refresh
 
     async def go(self, source: Source) -> None:
-        """Every stage in its order, up to the one that was asked for."""
+        """Identify the source, then take every stage in its order, alone: a second run of this work waits."""
         identity, cost = await identify(self.bench, source)
         self._note(transfer=cost)
-        profile, quality = self.outcome.profile, self.outcome.quality
-        key = work_key(identity, profile, quality)
+        key = work_key(identity, self.outcome.profile, self.outcome.quality)
         self.target = self.output_dir / folder_of(identity, key)
         self._note(work_key=key)
+        waiting = Note("Another run is doing the same work; waiting for it")
+        async with exclusive(self.bench.home.lock(key), lambda: self.bench.observe(waiting)):
+            await self._stages(source, identity, key)
+
+    async def _stages(self, source: Source, identity: Identity, key: str) -> None:
+        profile, quality = self.outcome.profile, self.outcome.quality
 
         probed = await self._stage(probe.stage(self.bench, identity), source, identity, key)
         self._note(probe=probed)

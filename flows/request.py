@@ -22,7 +22,7 @@ from tidegate.redact import has_secret, redact_url
 from tidegate.transfer.resolvers.local import local_path
 
 _SHA256 = re.compile(r"^(?:sha256:)?([0-9a-fA-F]{64})$")
-_HEADER = re.compile(r"^([!#$%&'*+.^_`|~0-9A-Za-z-]+):[ \t]*([^\r\n]*)$")
+_HEADER = re.compile(r"^([!#$%&'*+.^_`|~0-9A-Za-z-]+):[ \t]*([\t\x20-\x7e]*)$")
 _SCHEME = re.compile(r"^[A-Za-z][A-Za-z0-9+.-]*://")
 
 
@@ -111,7 +111,7 @@ def checked_headers(lines: list[str]) -> dict[str, str]:
     """
     pairs = [_HEADER.match(line) for line in lines]
     if any(pair is None for pair in pairs):
-        raise BadInput("--header takes 'Name: value'")
+        raise BadInput("--header takes 'Name: value', in ASCII and on one line")
     return {pair[1]: pair[2].strip() for pair in pairs if pair is not None}
 
 

@@ -65,7 +65,7 @@ class TidegateError(Exception):
         retry_after_seconds: float | None = None,
         stage: str | None = None,
     ) -> None:
-        super().__init__(message or f"{type(self).__name__} without further detail")
+        super().__init__(message if message.strip() else f"{type(self).__name__} without further detail")
         self.message: str = str(self.args[0])
         self.hint = hint
         self.evidence = evidence or Evidence()

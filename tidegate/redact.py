@@ -12,13 +12,13 @@ from urllib.parse import parse_qsl, quote, urlsplit, urlunsplit
 REDACTED = "REDACTED"
 
 _SECRET_NAME = re.compile(
-    r"^(x-amz-.*|x-goog-.*|.*token.*|.*signature.*|sig|sign|hmac|policy|key-pair-id|.*api[-_]?key.*|access[-_]?key.*"
+    r"^(x-amz-.*|x-goog-.*|.*token.*|.*signature.*|sig|sign|hmac|policy|key-pair-id|.*api[-_]?key.*|.*access[-_]?key.*"
     r"|auth.*|password|passwd|pwd|secret.*|session.*|jwt|hdnts|hdnea|expires?|exp|se|sp|sv|sr|st|spr|skoid)$",
     re.IGNORECASE,
 )
 """Query names that carry a credential, or its validity, on S3, GCS, Azure, Akamai, CloudFront and their like."""
 
-_URL_IN_TEXT = re.compile(r"https?://[^\s'\"<>]+", re.IGNORECASE)
+_URL_IN_TEXT = re.compile(r"\b[a-z][a-z0-9+.-]{0,20}://[^\s'\"<>]+", re.IGNORECASE)
 
 
 def redact_url(url: str) -> str:
@@ -27,7 +27,7 @@ def redact_url(url: str) -> str:
         parts = urlsplit(url)
     except ValueError:  # not a URL at all, such as `http://[`: nothing says where in it a secret may stand
         return REDACTED
-    if parts.scheme not in ("http", "https"):
+    if not parts.netloc or parts.scheme in ("", "file"):
         return url
     host = parts.netloc.rpartition("@")[2]
     query = "&".join(_redacted_pair(name, value) for name, value in parse_qsl(parts.query, keep_blank_values=True))
@@ -41,11 +41,14 @@ def redact_text(text: str) -> str:
 
 def has_secret(url: str) -> bool:
     """Whether redaction takes anything but the fragment away."""
-    parts = urlsplit(url)
+    try:
+        parts = urlsplit(url)
+    except ValueError:  # redaction takes all of it away
+        return True
     names = (name for name, _ in parse_qsl(parts.query, keep_blank_values=True))
     return "@" in parts.netloc or any(_SECRET_NAME.match(name) for name in names)
 
 
 def _redacted_pair(name: str, value: str) -> str:
-    shown = REDACTED if _SECRET_NAME.match(name) else quote(value, safe="/:,~*!'()")
-    return f"{quote(name, safe='')}={shown}"
+    shown = REDACTED if _SECRET_NAME.match(name) else quote(value, safe="/:,~*!'()", errors="replace")
+    return f"{quote(name, safe='', errors='replace')}={shown}"

@@ -164,11 +164,11 @@ class Settings(BaseModel):
 
 
 def _network_preset() -> dict[str, Any]:
-    chosen = os.environ.get("TIDEGATE_NETWORK", "normal")
+    chosen = os.environ.get("TIDEGATE_NETWORK") or "normal"
     if chosen not in NETWORK_PRESETS:
         raise BadInput(f"TIDEGATE_NETWORK is {chosen!r}; it must be one of {', '.join(NETWORK_PRESETS)}")
     preset = NETWORK_PRESETS[chosen]
-    return {name: value for name, value in preset.items() if f"TIDEGATE_TRANSFER_{name.upper()}" not in os.environ}
+    return {name: value for name, value in preset.items() if not os.environ.get(f"TIDEGATE_TRANSFER_{name.upper()}")}
 
 
 def default_home() -> Path:

@@ -8,7 +8,9 @@ from __future__ import annotations
 import json
 import re
 import shlex
+import subprocess
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +36,27 @@ def failure_told(ended: Ended, *, code: int, kind: str) -> dict[str, Any]:
     assert re.fullmatch(r"TG-\d{8}-\d{6}-[0-9a-f]{8}", failure["reference"])
     assert failure["reference"] in ended.stderr, "the panel names the reference"
     return failure
+
+
+def end_of(process: subprocess.Popen[str], *, seconds: float = 60.0) -> Ended:
+    """Wait for a started command to end by itself, and take what it said."""
+    began = time.monotonic()
+    stdout, stderr = process.communicate(timeout=seconds)
+    return Ended(process.returncode, stdout, stderr, time.monotonic() - began)
+
+
+def wait_in(process: subprocess.Popen[str], condition: Callable[[], object], *, seconds: float = 60.0) -> None:
+    """Wait until something holds while a started command runs.
+
+    Raises:
+        AssertionError: it did not, or the command ended before; with what the command said.
+    """
+    deadline = time.monotonic() + seconds
+    while not condition():
+        if process.poll() is not None:
+            raise AssertionError(f"the command ended early, with {process.returncode}:\n{process.communicate()}")
+        assert time.monotonic() < deadline, f"waited {seconds} s in vain"
+        time.sleep(0.05)
 
 
 def living(command: Command) -> list[str]:

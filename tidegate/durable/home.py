@@ -38,6 +38,10 @@ class Home:
         folder.mkdir(parents=True, exist_ok=True)
         return folder
 
+    def lock(self, work_key: str) -> Path:
+        """The lock file of one piece of work, for as long as a run holds it."""
+        return self.root / "scratch" / f"{work_key}.lock"
+
     def clear_scratch(self, work_key: str) -> None:
         """Forget what a finished piece of work no longer needs."""
         shutil.rmtree(self.root / "scratch" / work_key, ignore_errors=True)

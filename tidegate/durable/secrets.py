@@ -17,7 +17,7 @@ from pydantic import SecretStr
 from tidegate.durable.atomic import write_atomic
 from tidegate.errors import BadInput
 
-_REFERENCE = re.compile(r"^[0-9a-f]{16}$")
+_REFERENCE = re.compile(r"[0-9a-f]{16}")
 
 
 @dataclass(frozen=True)
@@ -50,6 +50,6 @@ class SecretFiles:
         self._path(reference).unlink(missing_ok=True)
 
     def _path(self, reference: str) -> Path:
-        if not _REFERENCE.match(reference):
+        if not _REFERENCE.fullmatch(reference):
             raise BadInput("A secret's reference is 16 hex characters")
         return self.root / f"{reference}.json"

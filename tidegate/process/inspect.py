@@ -36,7 +36,10 @@ class _Answer:
     marks: dict[str, float] = field(default_factory=dict)
 
     def feed(self, line: str) -> None:
-        message = json.loads(line)
+        try:
+            message = json.loads(line)
+        except ValueError:  # a codec library that talks on stdout is not the answer
+            return
         self.media = message.get("media", self.media)
         self.refused = message.get("refused", self.refused)
         if "progress" in message:

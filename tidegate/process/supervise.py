@@ -17,6 +17,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import IO
 
 import anyio
 
@@ -92,8 +93,8 @@ async def run(job: Job, limits: ProcessSettings) -> Finished:
         async with anyio.create_task_group() as siblings:
             siblings.start_soon(_watch, job, limits, stderr, started)
             async with anyio.create_task_group() as pipes:
-                pipes.start_soon(_drain, child.stdout, stdout)
-                pipes.start_soon(_drain, child.stderr, stderr)
+                pipes.start_soon(_drain, _pipe(child.stdout), stdout)
+                pipes.start_soon(_drain, _pipe(child.stderr), stderr)
                 await _exited(child.pid)
                 _signal_group(child, signal.SIGKILL)  # the leader is a zombie, so the group's number is still ours
                 pipes.cancel_scope.deadline = anyio.current_time() + DRAIN_SECONDS
@@ -134,11 +135,14 @@ def _die_with_parent() -> None:
     _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
-async def _drain(pipe: object, output: Output) -> None:
+def _pipe(pipe: IO[bytes] | None) -> int:
+    assert pipe is not None  # noqa: S101  # _spawn asks for both
+    os.set_blocking(pipe.fileno(), False)
+    return pipe.fileno()
+
+
+async def _drain(handle: int, output: Output) -> None:
     """Read until the pipe ends: a full pipe would block the child for ever."""
-    assert hasattr(pipe, "fileno")  # noqa: S101
-    handle: int = pipe.fileno()
-    os.set_blocking(handle, False)
     while True:
         await anyio.wait_readable(handle)
         with contextlib.suppress(BlockingIOError):
@@ -196,7 +200,7 @@ def _written(outputs: tuple[Path, ...]) -> int:
 async def _end(child: subprocess.Popen[bytes], limits: ProcessSettings) -> None:
     """TERM, wait, KILL, to the group; then reap. Runs shielded; a second Ctrl-C that breaks the shield still kills."""
     try:
-        if child.poll() is None:
+        if not _is_zombie(child.pid):
             with anyio.CancelScope(shield=True), anyio.move_on_after(limits.end_grace.total_seconds()):
                 _signal_group(child, signal.SIGTERM)
                 _signal_group(child, signal.SIGCONT)  # a stopped process acts on TERM only once it goes on

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import secrets
 from datetime import datetime
+from typing import Any
 
 from tidegate.errors import Evidence, TidegateError
 from tidegate.model import Failure
@@ -21,7 +22,7 @@ def describe(error: TidegateError, *, now: datetime, identifier: str | None = No
     """The report of a failure at `now` (aware). URLs in tool output are redacted."""
     identifier = identifier or secrets.token_hex(4)
     policy = error.policy
-    actions = ((error.hint,) if error.hint else ()) + policy.actions
+    actions = ((redact_text(error.hint),) if error.hint else ()) + policy.actions
     return Failure(
         id=identifier,
         type=error.type,
@@ -53,7 +54,8 @@ def err_log(failure: Failure, source: str) -> str:
         "",
         *_evidence_lines(failure),
     ]
-    return "\n".join(lines)[:EVIDENCE_BYTES] + "\n"
+    told = "\n".join(lines).encode(errors="replace")[: EVIDENCE_BYTES - 1]
+    return told.decode(errors="ignore") + "\n"
 
 
 def _evidence_lines(failure: Failure) -> list[str]:
@@ -66,6 +68,16 @@ def _evidence_lines(failure: Failure) -> list[str]:
     return lines
 
 
-def _redacted(evidence: Evidence) -> dict[str, object]:
-    told: dict[str, object] = json.loads(redact_text(json.dumps(evidence.as_dict(), default=str)))
-    return told
+def _redacted(evidence: Evidence) -> dict[str, Any]:
+    return {name: _redacted_value(value) for name, value in evidence.as_dict().items()}
+
+
+def _redacted_value(value: Any) -> Any:
+    """Text by text: in the JSON of it all, a URL would run on through an escaped quote or line end."""
+    if isinstance(value, str):
+        return redact_text(value)
+    if isinstance(value, dict):
+        return {name: _redacted_value(inner) for name, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [_redacted_value(inner) for inner in value]
+    return value

@@ -6,6 +6,7 @@ enter the store as one asset, so a crash leaves nothing half-made.
 
 from __future__ import annotations
 
+import contextlib
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -84,8 +85,11 @@ class _Pass:
         return [detector.detection(lines, self._length) for detector in detectors]
 
     async def one_by_one(self, detectors: tuple[Detector, ...]) -> list[Detection]:
-        """Slower, but one broken filter costs only itself."""
-        return [await self._alone(detector) for detector in detectors]
+        """Slower, but one broken filter costs only itself: neither the other detectors nor the pictures."""
+        found = [await self._alone(detector) for detector in detectors]
+        with contextlib.suppress(RefusedByMuxer, EncoderUnknown):
+            await self.run((), pictures=True)
+        return found
 
     def store_pictures(self) -> Asset | None:
         """What of the pictures there is."""

@@ -127,9 +127,9 @@ class HttpExchange:
 
     def _send(self, url: str, headers: dict[str, str]) -> httpx.Response:
         sent = {"Accept-Encoding": "identity", "Accept": "*/*", "User-Agent": "tidegate", **headers}
-        if _origin(url) == _origin(self._source.url.get_secret_value()):
-            sent |= {name: value.get_secret_value() for name, value in self._source.headers.items()}
         try:
+            if _origin(url) == _origin(self._source.url.get_secret_value()):
+                sent |= {name: value.get_secret_value() for name, value in self._source.headers.items()}
             self._client = self._client_for(url)
             request = self._client.build_request("GET", url, headers=sent, extensions={"trace": self._trace})
             return self._client.send(request, stream=True)
@@ -143,8 +143,12 @@ class HttpExchange:
         return httpx.Client(timeout=self._timeout, limits=one, verify=tls)
 
     def _next_url(self, url: str, response: httpx.Response) -> str:
-        target: str = urljoin(url, response.headers.get("Location", ""))
-        if urlsplit(target).scheme not in ("http", "https"):
+        try:
+            target: str = urljoin(url, response.headers.get("Location", ""))
+            followed = _origin(target)[0] in ("http", "https")
+        except ValueError:  # no URL at all, or a port that cannot be
+            followed = False
+        if not followed:
             raise RedirectLoop("The source redirects to something that is not HTTP", evidence=self._evidence(response))
         return target
 
@@ -306,7 +310,7 @@ def _origin(url: str) -> tuple[str, str | None, int | None]:
 def _translated(error: Exception, url: str, *, reading: bool) -> TidegateError:
     """httpx's exceptions as ours; `reading` tells whether the body had begun."""
     evidence = Evidence(url=redact_url(url))
-    host = urlsplit(url).hostname
+    host = urlsplit(redact_url(url)).hostname
     detail = str(error) or type(error).__name__
     match error:
         case TidegateError():
@@ -321,7 +325,7 @@ def _translated(error: Exception, url: str, *, reading: bool) -> TidegateError:
             return TruncatedBody(f"The body ended early: {detail}", evidence=evidence)
         case httpx.ConnectError():
             return ConnectionFailed(f"No connection to {host}: {detail}", evidence=evidence)
-        case httpx.InvalidURL() | httpx.UnsupportedProtocol() | httpx.LocalProtocolError():
+        case httpx.InvalidURL() | httpx.UnsupportedProtocol() | httpx.LocalProtocolError() | ValueError():
             return BadInput(f"The link or a header is not valid: {detail}", evidence=evidence)
         case httpx.HTTPError() | OSError():
             return ConnectionFailed(f"The connection to {host} broke: {detail}", evidence=evidence)

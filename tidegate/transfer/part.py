@@ -8,23 +8,21 @@ on; with another identity, a torn journal or none it begins at zero. One process
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import json
 import os
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Self
 
-import anyio
-
 from tidegate.durable.atomic import write_atomic
+from tidegate.durable.lock import acquire, acquired
 from tidegate.errors import from_os_error
 from tidegate.events import Note, Observer
 from tidegate.model import Asset, Identity, Value
 from tidegate.settings import TransferSettings
 
-LOCK_POLL_SECONDS = 0.5
-"""How often a run looks whether the one before it is done with the same part."""
+PART = "source.part"
+"""The name of the file that holds the bytes; it is its own lock."""
 
 
 class Journal(Value):
@@ -42,7 +40,7 @@ class Part:
     """Bytes received so far, from the start of the source on, without a hole."""
 
     def __init__(self, folder: Path, identity: Identity, limits: TransferSettings) -> None:
-        self.path = folder / "source.part"
+        self.path = folder / PART
         self.identity = identity
         self._journal_path = folder / "source.journal"
         self._limits = limits
@@ -63,17 +61,18 @@ class Part:
         Raises:
             BlockingIOError: another process is working on this part.
         """
+        with _translated():
+            return cls._of(acquire(folder / PART), folder, identity, limits)
+
+    @classmethod
+    def _of(cls, locked: int, folder: Path, identity: Identity, limits: TransferSettings) -> Self:
         part = cls(folder, identity, limits)
+        part._file = locked
         try:
-            part._file = os.open(part.path, os.O_RDWR | os.O_CREAT, 0o644)
-            fcntl.flock(part._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             part._take_up(part._read_journal())
-        except BlockingIOError:
+        except BaseException:
             part.close()
             raise
-        except OSError as error:
-            part.close()
-            raise from_os_error(error, "opening the part file") from error
         return part
 
     def write(self, chunk: bytes, now: float) -> None:
@@ -173,20 +172,20 @@ async def opened_part(
     folder: Path, identity: Identity, limits: TransferSettings, observe: Observer
 ) -> AsyncIterator[Part]:
     """The part, held by this run alone; waits visibly while another run holds it."""
-    part = await _wait_for(folder, identity, limits, observe)
+    waiting = Note("Another run is downloading the same source; waiting for it")
+    with _translated():
+        part = Part._of(await acquired(folder / PART, lambda: observe(waiting)), folder, identity, limits)
     try:
         yield part
     finally:
         part.close()
 
 
-async def _wait_for(folder: Path, identity: Identity, limits: TransferSettings, observe: Observer) -> Part:
-    told = False
-    while True:
-        try:
-            return Part.open(folder, identity, limits)
-        except BlockingIOError:
-            if not told:
-                observe(Note("Another run is downloading the same source; waiting for it"))
-                told = True
-            await anyio.sleep(LOCK_POLL_SECONDS)
+@contextlib.contextmanager
+def _translated() -> Iterator[None]:
+    try:
+        yield
+    except BlockingIOError:
+        raise
+    except OSError as error:
+        raise from_os_error(error, "opening the part file") from error

@@ -1,0 +1,166 @@
+"""What the probe child makes of real media, of garbage, and of files that want it to read others."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from functools import partial
+from pathlib import Path
+
+import anyio
+import pytest
+
+from tests.support import clips as clip_recipes
+from tests.support.clips import clip, cut
+from tidegate.errors import NotMedia, TidegateError
+from tidegate.events import unobserved
+from tidegate.model import MediaInfo
+from tidegate.process import inspect as inspect_module
+from tidegate.process.inspect import Depth, inspect
+from tidegate.settings import ProcessSettings
+
+pytestmark = pytest.mark.usefixtures("nothing_left")
+
+LIMITS = ProcessSettings(tick=0.1, end_grace=1)
+
+
+def look(path: Path, depth: Depth = "header", limits: ProcessSettings = LIMITS) -> MediaInfo:
+    return anyio.run(partial(inspect, path, depth, limits, 30.0, stage="probe", observe=unobserved))
+
+
+def test_the_streams_of_a_real_file_are_described(clips: Path) -> None:
+    media = look(clip(clips, seconds=2), "frames")
+    assert media.video is not None and media.audio is not None
+    video, audio = media.video, media.audio
+    assert (video.codec, video.pix_fmt, video.bit_depth, video.width, video.height) == ("h264", "yuv420p", 8, 320, 240)
+    assert (video.frame_rate, video.frames, video.packets, video.decode_errors) == (25.0, 50, 50, 0)
+    assert (audio.codec, audio.sample_rate, audio.channels) == ("aac", 48000, 2)
+    assert media.duration_seconds == pytest.approx(2.0, abs=0.1)
+    assert media.longest_held_seconds == pytest.approx(2.0, abs=0.1)
+    assert media.missing_bytes == 0
+    assert media.declares_duration
+
+
+@pytest.mark.parametrize(
+    ("name", "facts"),
+    [
+        ("h264_10bit_mp4", {"codec": "h264", "bit_depth": 10, "pix_fmt": "yuv420p10le"}),
+        ("hevc_hev1_mp4", {"codec": "hevc", "codec_tag": "hev1"}),
+        ("hevc_aac_mp4", {"codec": "hevc", "codec_tag": "hvc1"}),
+        ("vp9_opus_webm", {"codec": "vp9"}),
+        ("mpeg2_mp2_mpg", {"codec": "mpeg2video"}),
+        ("h264_interlaced_ts", {"codec": "h264", "field_order": "tt"}),
+    ],
+)
+def test_what_the_decision_needs_is_seen(name: str, facts: dict[str, object], clips: Path) -> None:
+    video = look(clip(clips, name, seconds=2)).video
+    assert video is not None
+    assert {key: getattr(video, key) for key in facts} == facts
+
+
+def test_cover_art_is_not_the_film(clips: Path) -> None:
+    media = look(clip(clips, "h264_cover_mp4", seconds=2), "packets")
+    assert sum(s.kind == "video" for s in media.streams) == 2
+    assert [s.codec for s in media.of_kind("video")] == ["h264"]
+    assert media.video is not None and not media.video.attached_picture
+
+
+@pytest.mark.parametrize("name", clip_recipes.RECIPES)
+def test_packets_and_frames_agree_on_how_long_a_clip_is(name: str, clips: Path) -> None:
+    path = clip(clips, name, seconds=2)
+    packets, frames = look(path, "packets"), look(path, "frames")
+    assert packets.longest_held_seconds == pytest.approx(frames.longest_held_seconds, abs=0.15)
+    assert all(s.decode_errors == 0 for s in frames.streams)
+
+
+def test_a_transport_stream_does_not_declare_its_duration(clips: Path) -> None:
+    assert not look(clip(clips, "h264_aac_ts", seconds=2)).declares_duration
+    assert look(clip(clips, "h264_aac_mkv", seconds=2)).declares_duration
+
+
+def test_a_cut_mp4_says_how_many_bytes_it_lacks(clips: Path) -> None:
+    whole = clip(clips, seconds=2)
+    part = cut(whole, 0.4)
+    assert look(part).missing_bytes == whole.stat().st_size - part.stat().st_size
+
+
+def test_a_cut_mkv_promises_more_than_it_holds(clips: Path) -> None:
+    media = look(cut(clip(clips, "h264_aac_mkv", seconds=4), 0.4), "packets")
+    assert media.longest_promised_seconds is not None and media.longest_held_seconds is not None
+    assert media.declares_duration
+    assert media.longest_promised_seconds - media.longest_held_seconds > 1
+
+
+def test_an_mp4_without_its_index_is_no_media(clips: Path) -> None:
+    with pytest.raises(NotMedia):
+        look(cut(clip(clips, "h264_aac_moov_last_mp4", seconds=2), 0.4))
+
+
+@pytest.mark.parametrize("content", [b"", b"hello, I am no film\n" * 100, bytes(5000), os.urandom(200_000)])
+def test_garbage_is_no_media(content: bytes, tmp_path: Path) -> None:
+    (tmp_path / "film.mp4").write_bytes(content)
+    with pytest.raises(NotMedia):
+        look(tmp_path / "film.mp4", "packets")
+
+
+def test_a_pipe_without_a_writer_is_ended_at_the_stall_timeout(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "film.mp4")
+    quick = ProcessSettings(startup_grace=1, stall_timeout=0.5, tick=0.1, end_grace=0.5)
+    started = time.monotonic()
+    with pytest.raises(TidegateError):
+        look(tmp_path / "film.mp4", limits=quick)
+    assert time.monotonic() - started < 6
+
+
+def test_a_file_that_is_not_there_is_told(tmp_path: Path) -> None:
+    with pytest.raises(TidegateError):
+        look(tmp_path / "gone.mp4")
+
+
+PLAYLISTS = {
+    "hls": "#EXTM3U\n#EXT-X-VERSION:3\n#EXT-X-TARGETDURATION:2\n#EXTINF:2.0,\n{other}\n#EXT-X-ENDLIST\n",
+    "concat": "ffconcat version 1.0\nfile '{other}'\n",
+    "dash": '<?xml version="1.0"?><MPD xmlns="urn:mpeg:dash:schema:mpd:2011" type="static"><Period>'
+    '<AdaptationSet mimeType="video/mp4"><Representation id="1"><BaseURL>{other}</BaseURL>'
+    "</Representation></AdaptationSet></Period></MPD>",
+    "sdp": "v=0\no=- 0 0 IN IP4 127.0.0.1\ns=x\nc=IN IP4 127.0.0.1\nt=0 0\nm=video 5004 RTP/AVP 96\n",
+}
+
+
+@pytest.mark.parametrize("kind", PLAYLISTS)
+def test_a_playlist_named_mp4_is_refused_and_no_other_file_is_read(kind: str, clips: Path, tmp_path: Path) -> None:
+    secret = tmp_path / "secret.ts"
+    secret.write_bytes(clip(clips, "h264_aac_ts", seconds=1).read_bytes())
+    os.utime(secret, ns=(1, 1))
+    (tmp_path / "film.mp4").write_text(PLAYLISTS[kind].format(other=secret))
+    for depth in ("header", "packets"):
+        with pytest.raises(NotMedia):
+            look(tmp_path / "film.mp4", depth)  # type: ignore[arg-type]
+
+
+def test_a_file_whose_name_is_a_protocol_is_opened_as_a_file(clips: Path, tmp_path: Path) -> None:
+    odd = tmp_path / "concat:a.mp4"
+    odd.write_bytes(clip(clips, seconds=1).read_bytes())
+    assert look(odd).video is not None
+
+
+def test_a_child_that_dies_of_the_file_is_told_and_we_go_on(
+    clips: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    crashing = tmp_path / "child.py"
+    crashing.write_text("import os, signal; os.kill(os.getpid(), signal.SIGSEGV)")
+    monkeypatch.setattr(inspect_module, "_CHILD", crashing)
+    with pytest.raises(NotMedia, match="signal 11"):
+        look(clip(clips, seconds=1))
+
+
+def test_the_child_needs_nothing_of_ours() -> None:
+    """pydantic alone would double the start of every probe."""
+    child = Path(inspect_module.__file__).with_name("inspect_child.py")
+    listing = "import sys, runpy; sys.argv = ['x']\ntry: runpy.run_path({!r})\nexcept SystemExit: pass\nprint(*sys.modules)"
+    done = subprocess.run([sys.executable, "-I", "-c", listing.format(str(child))], capture_output=True, text=True)
+    loaded = {name.partition(".")[0] for name in done.stdout.split()}
+    assert "av" in loaded
+    assert not loaded & {"tidegate", "pydantic", "prefect", "httpx"}

@@ -1,0 +1,339 @@
+"""Supervision with real children that hang, flood, fork and refuse to die.
+
+After each of them no process, descriptor or thread may be left (fixture `nothing_left`).
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import anyio
+import psutil
+import pytest
+
+from tests.support import fake_tool
+from tests.support.leaks import children, wait_until_childless
+from tidegate.errors import PermissionRefused, ProcessKilled, ProcessTimeout, StalledProcess, ToolMissing
+from tidegate.process.ffmpeg import Progress
+from tidegate.process.supervise import DRAIN_SECONDS, Finished, Job, run
+from tidegate.settings import ProcessSettings
+
+pytestmark = pytest.mark.usefixtures("nothing_left")
+
+TOOL = [sys.executable, "-I", fake_tool.__file__]
+QUICK = ProcessSettings(startup_grace=1, stall_timeout=0.5, tick=0.1, end_grace=0.5)
+"""The grace is what a busy machine needs to start a Python."""
+CALM = ProcessSettings(startup_grace=30, stall_timeout=30, tick=0.1, end_grace=0.5)
+
+
+def job(*acts: str, deadline: float = 30.0, **told: object) -> Job:
+    return Job("the tool", [*TOOL, *acts], deadline, **told)  # type: ignore[arg-type]
+
+
+def supervised(*acts: str, limits: ProcessSettings = CALM, deadline: float = 30.0, **told: object) -> Finished:
+    return anyio.run(run, job(*acts, deadline=deadline, **told), limits)
+
+
+def with_progress(*acts: str, limits: ProcessSettings = QUICK) -> Finished:
+    """As `run_ffmpeg` does it: the marks come from `-progress` lines."""
+    progress = Progress()
+    return supervised(*acts, limits=limits, on_stdout=progress.feed, marks=lambda: dict(progress.marks))
+
+
+# --- ends by itself --------------------------------------------------------------------------------
+
+
+def test_an_exit_code_and_the_last_words_come_back() -> None:
+    done = supervised("print hello", "error something is wrong", "exit 3")
+    assert (done.exit_code, done.stdout.head, done.stderr.tail) == (3, "hello\n", "something is wrong\n")
+    assert done.evidence.exit_code == 3
+    assert done.evidence.command[:2] == tuple(TOOL[:2])
+    assert "something is wrong" in done.evidence.output_tail
+
+
+def test_a_full_pipe_does_not_block_the_child() -> None:
+    done = supervised("stderr 10M", "stdout 10M", "error the end")
+    assert done.exit_code == 0
+    assert done.stderr.tail.endswith("the end\n")
+    assert len(done.stderr.head) + len(done.stderr.tail) < 64 * 1024, "memory stays bounded"
+
+
+def test_output_without_a_newline_is_read_and_bounded() -> None:
+    lines: list[str] = []
+    program = "import os; [os.write(1, b'x' * 65536) for _ in range(160)]; os.write(1, b'y')"
+    done = anyio.run(run, Job("it", [sys.executable, "-I", "-c", program], 30.0, on_stdout=lines.append), CALM)
+    assert done.exit_code == 0
+    assert sum(map(len, lines)) == 160 * 65536 + 1
+    assert max(map(len, lines)) <= 2 * 65536
+    assert lines[-1].endswith("y")
+
+
+def test_lines_that_end_with_a_return_are_lines() -> None:
+    lines: list[str] = []
+    supervised("rewrites 3 every 1ms {n} %", "print done", on_stdout=lines.append)
+    assert lines == ["1 %", "2 %", "3 %", "done"]
+
+
+def test_a_tool_that_asks_a_question_gets_no_answer_and_goes_on() -> None:
+    assert supervised("read-stdin", "print asked").stdout.head == "asked\n"
+
+
+def test_a_sink_that_fails_ends_the_child() -> None:
+    def refuse(line: str) -> None:
+        raise ValueError(line)
+
+    with pytest.raises(ValueError, match="hello"):
+        supervised("print hello", "hang", on_stdout=refuse)
+
+
+def test_a_missing_tool_is_told_as_such() -> None:
+    with pytest.raises(ToolMissing, match="/nowhere/ffmpeg"):
+        anyio.run(run, Job("ffmpeg", ["/nowhere/ffmpeg"], 5.0), CALM)
+
+
+def test_a_tool_that_may_not_be_run_is_told_as_such(tmp_path: Path) -> None:
+    (tmp_path / "ffmpeg").write_text("no program")
+    with pytest.raises(PermissionRefused):
+        anyio.run(run, Job("ffmpeg", [str(tmp_path / "ffmpeg")], 5.0), CALM)
+
+
+def test_a_crash_is_an_exit_by_that_signal() -> None:
+    assert supervised("die SIGSEGV").exit_code == -signal.SIGSEGV
+
+
+@pytest.mark.parametrize("name", ["SIGKILL", "SIGTERM", "SIGINT", "SIGHUP"])
+def test_a_signal_from_outside_is_told_apart_from_a_crash(name: str) -> None:
+    with pytest.raises(ProcessKilled, match=name) as caught:
+        supervised("error last words", f"die {name}")
+    assert caught.value.evidence.exit_code == -signal.Signals[name]
+    assert "last words" in caught.value.evidence.output_tail
+
+
+# --- stalls ----------------------------------------------------------------------------------------
+
+
+def seconds_of(failing: Callable[[], object], failure: type[Exception]) -> tuple[float, Exception]:
+    started = time.monotonic()
+    with pytest.raises(failure) as caught:
+        failing()
+    return time.monotonic() - started, caught.value
+
+
+def test_a_stopped_child_is_noticed_within_stall_timeout_and_tick_and_gone() -> None:
+    seconds, failure = seconds_of(lambda: with_progress("progress 3 every 20ms", "stop"), StalledProcess)
+    expected = 1 + 0.5 + 0.1  # grace, stall timeout, tick
+    assert 1.5 <= seconds <= expected + 0.5 + 1.5, "end grace, and what a busy machine needs"
+    assert "no progress" in str(failure)
+
+
+def test_the_evidence_of_a_stall_says_how_long_and_how_far() -> None:
+    with pytest.raises(StalledProcess) as caught:
+        with_progress("error opening", "progress 3 every 20ms", "hang")
+    evidence = caught.value.evidence
+    assert evidence.waited_seconds is not None and evidence.waited_seconds >= 0.5
+    assert evidence.notes["out_time_us"] == "3e+06"
+    assert "opening" in evidence.output_tail
+    assert evidence.exit_code is None
+
+
+def test_a_child_that_says_nothing_at_all_stalls_after_its_grace() -> None:
+    seconds, _ = seconds_of(lambda: with_progress("hang"), StalledProcess)
+    assert seconds >= 1.5
+
+
+def test_progress_that_repeats_itself_is_none() -> None:
+    with pytest.raises(StalledProcess):
+        with_progress("frozen-progress 100 every 50ms")
+
+
+def test_progress_that_is_not_available_is_none() -> None:
+    with pytest.raises(StalledProcess):
+        with_progress("lines 100 every 50ms out_time_us=N/A")
+
+
+def test_a_child_that_moves_now_and_then_is_left_alone() -> None:
+    limits = QUICK.model_copy(update={"stall_timeout": QUICK.stall_timeout * 4})
+    assert with_progress("progress 8 every 400ms", limits=limits).exit_code == 0
+
+
+def test_an_output_that_grows_without_a_line_is_no_stall(tmp_path: Path) -> None:
+    """`+faststart` rewrites the file in silence; a watch on lines alone kills every large remux at 100 %."""
+    limits = QUICK.model_copy(update={"stall_timeout": QUICK.stall_timeout * 2})
+    out = tmp_path / "out.mp4"
+    assert supervised(f"grow {out} 1K every 100ms times 30", limits=limits, outputs=(out,)).exit_code == 0
+
+
+def test_an_output_that_stops_growing_is_a_stall(tmp_path: Path) -> None:
+    out = tmp_path / "out.mp4"
+    with pytest.raises(StalledProcess):
+        supervised(f"grow {out} 1K every 10ms times 5", "hang", limits=QUICK, outputs=(out,))
+
+
+def test_an_hour_of_silence_is_judged_by_the_clock_that_was_given() -> None:
+    """The policy with its real limits: the clock leaps, nobody waits."""
+    started = time.monotonic()
+    fast = ProcessSettings(tick=0.05, end_grace=0.5)
+    seconds, failure = seconds_of(
+        lambda: supervised("hang", limits=fast, deadline=7200, clock=lambda: (time.monotonic() - started) * 1000),
+        StalledProcess,
+    )
+    assert seconds < 5
+    assert "made no progress" in str(failure)
+
+
+# --- the deadline ----------------------------------------------------------------------------------
+
+
+def test_a_child_that_moves_but_does_not_end_is_ended_at_its_deadline() -> None:
+    progress = Progress()
+    with pytest.raises(ProcessTimeout, match="1 s"):
+        supervised("progress 1000 every 50ms", deadline=1.0, on_stdout=progress.feed, marks=lambda: progress.marks)
+
+
+def test_a_child_deaf_to_term_is_killed_after_its_grace() -> None:
+    seconds, _ = seconds_of(lambda: supervised("ignore-term", "hang", deadline=0.6), ProcessTimeout)
+    assert 1.1 <= seconds < 4
+
+
+def test_a_child_that_leaves_when_asked_is_not_kept_waiting() -> None:
+    patient = CALM.model_copy(update={"end_grace": CALM.startup_grace})
+    seconds, _ = seconds_of(
+        lambda: supervised("exit-on-term 255", "hang", limits=patient, deadline=0.6), ProcessTimeout
+    )
+    assert seconds < 5
+
+
+# --- grandchildren ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("act", ["spawn 60s", "spawn-stubborn 60s"])
+def test_grandchildren_that_hold_the_pipes_do_not_delay_the_end_and_are_gone(act: str) -> None:
+    started = time.monotonic()
+    done = supervised(act, "print done")
+    assert (done.exit_code, done.stdout.head) == (0, "done\n")
+    assert time.monotonic() - started < 5
+
+
+@pytest.mark.parametrize("act", ["spawn 60s", "spawn-stubborn 60s"])
+def test_grandchildren_of_a_child_that_is_ended_are_gone_too(act: str) -> None:
+    with pytest.raises(ProcessTimeout):
+        supervised(act, "ignore-term", "hang", deadline=0.6)
+
+
+def test_grandchildren_of_a_child_that_was_killed_from_outside_are_gone_too() -> None:
+    with pytest.raises(ProcessKilled):
+        supervised("spawn-stubborn 60s", "die SIGKILL")
+
+
+def test_a_stranger_in_a_session_of_its_own_that_holds_the_pipes_cannot_keep_us(mark: str) -> None:
+    started = time.monotonic()
+    done = supervised("spawn-detached 60s", "print done")
+    assert done.stdout.head == "done\n"
+    assert time.monotonic() - started < DRAIN_SECONDS + 5
+    [stranger] = children(mark)
+    stranger.kill()
+    wait_until_childless(mark)
+
+
+# --- cancellation ----------------------------------------------------------------------------------
+
+
+def cancelled(*acts: str, when: Callable[[], bool], limits: ProcessSettings = CALM) -> float:
+    """Cancel the run as soon as something can be seen of it; gives the seconds that its end took."""
+
+    async def main() -> float:
+        async with anyio.create_task_group() as group:
+            group.start_soon(run, job(*acts), limits)
+            with anyio.fail_after(20):
+                while not when():
+                    await anyio.sleep(0.005)
+            started = time.monotonic()
+            group.cancel_scope.cancel()
+        return time.monotonic() - started
+
+    return anyio.run(main)
+
+
+def test_cancelling_before_the_child_has_begun_leaves_nothing(mark: str) -> None:
+    assert cancelled("hang", when=lambda: len(children(mark)) == 1) < 2.0
+
+
+def test_cancelling_a_running_child_ends_it(tmp_path: Path) -> None:
+    assert cancelled(f"pid {tmp_path / 'pid'}", "hang", when=(tmp_path / "pid").exists) < 2.0
+
+
+def test_cancelling_a_deaf_child_with_deaf_grandchildren_ends_them_all(tmp_path: Path) -> None:
+    acts = ("ignore-term", "spawn-stubborn 60s", f"pid {tmp_path / 'pid'}", "hang")
+    assert 0.5 <= cancelled(*acts, when=(tmp_path / "pid").exists) < 3.0
+
+
+def test_cancelling_a_stopped_child_ends_it(tmp_path: Path) -> None:
+    def stopped() -> bool:
+        pid = (tmp_path / "pid").read_text() if (tmp_path / "pid").exists() else ""
+        return bool(pid) and psutil.Process(int(pid)).status() == psutil.STATUS_STOPPED
+
+    assert cancelled(f"pid {tmp_path / 'pid'}", "stop", when=stopped) < 2.0
+
+
+def test_cancelling_a_child_that_floods_ends_it(tmp_path: Path) -> None:
+    flood = ["stderr 1G"] * 20
+    assert cancelled(f"pid {tmp_path / 'pid'}", *flood, when=(tmp_path / "pid").exists) < 3.0
+
+
+def test_cancelling_while_a_stall_is_being_ended_still_ends_it(tmp_path: Path) -> None:
+    """The end of a deaf child takes its grace; a cancellation in the middle of it must not cut it short."""
+    limits = ProcessSettings(startup_grace=0.3, stall_timeout=0.2, tick=0.05, end_grace=2)
+    marker = tmp_path / "term"
+    program = (
+        "import pathlib, signal, time\n"
+        f"signal.signal(signal.SIGTERM, lambda *_: pathlib.Path({str(marker)!r}).touch())\n"
+        "while True: time.sleep(1)"
+    )
+
+    async def main() -> None:
+        async with anyio.create_task_group() as group:
+            group.start_soon(run, Job("it", [sys.executable, "-I", "-c", program], 60.0), limits)
+            with anyio.fail_after(20):
+                while not marker.exists():
+                    await anyio.sleep(0.01)
+            group.cancel_scope.cancel()
+
+    with pytest.raises(BaseExceptionGroup) as caught:
+        anyio.run(main)
+    assert caught.group_contains(StalledProcess)
+
+
+def test_many_children_at_once_end_with_their_group() -> None:
+    async def main() -> None:
+        async with anyio.create_task_group() as group:
+            for _ in range(8):
+                group.start_soon(run, job("spawn 60s", "hang"), CALM)
+            await anyio.sleep(0.5)
+            group.cancel_scope.cancel()
+
+    started = time.monotonic()
+    anyio.run(main)
+    assert time.monotonic() - started < 8
+
+
+# --- the death of the supervisor -------------------------------------------------------------------
+
+
+def test_a_child_does_not_outlive_a_supervisor_that_is_killed(tmp_path: Path, mark: str) -> None:
+    pid = os.fork()
+    if pid == 0:
+        try:
+            anyio.run(run, job(f"pid {tmp_path / 'pid'}", "ignore-term", "hang"), CALM)
+        finally:
+            os._exit(1)
+    until = time.monotonic() + 10
+    while not (tmp_path / "pid").exists() and time.monotonic() < until:
+        time.sleep(0.01)
+    os.kill(pid, signal.SIGKILL)
+    os.waitpid(pid, 0)
+    assert wait_until_childless(mark) == []

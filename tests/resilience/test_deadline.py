@@ -1,0 +1,69 @@
+"""How long it may take: the rules of DESIGN §5 as properties."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tidegate.resilience.deadline import download_seconds, outer, processing_seconds, publish_seconds
+from tidegate.settings import ProcessSettings
+
+LEAST = timedelta(minutes=30)
+MINIMUM = 1024
+
+elapsed_times = st.floats(0, 1e6)
+sizes = st.none() | st.integers(0, 10**14)
+slow = st.floats(0, MINIMUM, exclude_max=True)
+
+
+@given(elapsed_times, sizes, st.floats(MINIMUM, 1e10))
+def test_a_download_at_or_above_the_minimum_speed_has_no_limit(elapsed: float, left: int | None, speed: float) -> None:
+    limit = download_seconds(
+        least=LEAST, elapsed=elapsed, remaining_bytes=left, speed=speed, minimum_speed=MINIMUM
+    )
+    assert limit is None
+
+
+@given(elapsed_times, sizes, slow)
+def test_a_slow_download_always_has_a_limit_and_never_less_than_the_least(
+    elapsed: float, left: int | None, speed: float
+) -> None:
+    limit = download_seconds(least=LEAST, elapsed=elapsed, remaining_bytes=left, speed=speed, minimum_speed=MINIMUM)
+    assert limit is not None
+    assert limit >= LEAST.total_seconds()
+
+
+@given(elapsed_times, st.integers(1, 10**12), st.floats(1, MINIMUM, exclude_max=True))
+def test_a_slow_download_gets_half_as_long_again_as_it_needs(elapsed: float, left: int, speed: float) -> None:
+    limit = download_seconds(least=LEAST, elapsed=elapsed, remaining_bytes=left, speed=speed, minimum_speed=MINIMUM)
+    assert limit == pytest.approx(max(LEAST.total_seconds(), elapsed + 1.5 * left / speed))
+
+
+def test_a_silent_download_has_only_the_least_time() -> None:
+    limit = download_seconds(least=LEAST, elapsed=1e5, remaining_bytes=10**9, speed=0.0, minimum_speed=MINIMUM)
+    assert limit == LEAST.total_seconds()
+
+
+@given(st.integers(0, 10**14), st.integers(0, 10**14))
+def test_processing_time_grows_with_the_file_and_is_bounded(one: int, other: int) -> None:
+    limits = ProcessSettings()
+    small, large = sorted((one, other))
+    seconds = processing_seconds(limits, small)
+    assert 20 * 60 <= seconds <= processing_seconds(limits, large) <= 2 * 3600
+
+
+def test_processing_gets_a_minute_for_each_gigabyte() -> None:
+    assert processing_seconds(ProcessSettings(), 10 * 10**9) == 30 * 60
+
+
+def test_publishing_gets_five_minutes_and_one_for_each_gigabyte() -> None:
+    assert publish_seconds(0) == 5 * 60
+    assert publish_seconds(3 * 10**9) == 8 * 60
+
+
+@given(st.floats(0, 1e6))
+def test_the_outer_guard_lies_a_minute_beyond(inner: float) -> None:
+    assert outer(inner) == inner + 60

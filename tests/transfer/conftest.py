@@ -1,0 +1,36 @@
+"""Limits short enough for a test and long enough for a busy machine, and the check that nothing is left."""
+
+from __future__ import annotations
+
+import gc
+import threading
+import time
+from collections.abc import Iterator
+
+import pytest
+
+from tests.support.leaks import open_descriptors
+from tidegate.settings import TransferSettings
+
+ENDING_SECONDS = 6.0
+"""How long a thread that was left alone in the kernel may take to end by itself: beyond the request timeout."""
+
+
+@pytest.fixture
+def limits() -> TransferSettings:
+    return TransferSettings(
+        request_timeout=1.2, stall_timeout=0.7, stall_tick=0.1, minimum_speed=8192, tries=3, backoff_base=0.05
+    )
+
+
+@pytest.fixture
+def nothing_left() -> Iterator[None]:
+    """No thread and no descriptor more than before."""
+    gc.collect()
+    threads, descriptors = set(threading.enumerate()), open_descriptors()
+    yield
+    until = time.monotonic() + ENDING_SECONDS
+    while (new := set(threading.enumerate()) - threads) and time.monotonic() < until:
+        time.sleep(0.02)
+    assert not new
+    assert open_descriptors() == descriptors

@@ -1,0 +1,627 @@
+"""One source through every disaster of the origin: whole and byte-identical, or the failure it really is.
+
+Each story is told twice, to `Fetch` alone and to the download stage, with real sockets. The journal of the origin
+counts the requests, so that a second owner of the same retry would be seen.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import socket
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from functools import partial
+from pathlib import Path
+
+import anyio
+import pytest
+from pydantic import SecretStr
+
+from tests.support.clips import bulk_clip
+from tests.support.origin import Origin, Request, Resource, Synthetic
+from tidegate import stages
+from tidegate.errors import (
+    ConnectionFailed,
+    HttpRefused,
+    NotFound,
+    NotMedia,
+    RedirectLoop,
+    RequestTimeout,
+    ServerError,
+    SourceChanged,
+    StalledTransfer,
+    Throttled,
+    TidegateError,
+    UnsupportedSource,
+    WrongDigest,
+)
+from tidegate.events import Advance, Event, unobserved
+from tidegate.model import DownloadResult, Identity, ProbeResult, Source, TransferStats
+from tidegate.settings import Settings, StoreSettings, TransferSettings
+from tidegate.stages import Workbench
+from tidegate.transfer.exchange import Connect
+from tidegate.transfer.fetch import OVERLAP_BYTES, Fetch, fetch_tail, identify
+from tidegate.transfer.http import HttpExchange
+from tidegate.transfer.part import Part
+from tidegate.transfer.resolvers.base import WHOLE_FILE
+
+pytestmark = pytest.mark.usefixtures("nothing_left")
+
+MIB = 1024 * 1024
+CLIP = Synthetic(3 * MIB + 17, seed=7)
+WHOLE = b"".join(CLIP.blocks())
+BARE = Resource(CLIP, etag=None, last_modified=False)
+DIGESTED = Resource(CLIP, repr_digest="sha-256")
+
+
+@dataclass(frozen=True)
+class Fetched:
+    """How a transfer ended."""
+
+    path: Path
+    stats: TransferStats | None = None
+    failure: TidegateError | None = None
+    end_is_certain: bool = False
+
+    @property
+    def bytes(self) -> bytes:
+        return self.path.read_bytes()
+
+
+def connector(url: str, limits: TransferSettings, headers: dict[str, str] | None = None) -> Connect:
+    secret = {name: SecretStr(value) for name, value in (headers or {}).items()}
+    source = Source(url=SecretStr(url), headers=secret)
+    return lambda: HttpExchange(source, limits)
+
+
+async def fetch(
+    connect: Connect, folder: Path, limits: TransferSettings, observe: Callable[[Event], None] = unobserved
+) -> Fetched:
+    """Identify, then fetch into a part in the folder."""
+    identity, _ = await identify(connect, limits, observe)
+    part = Part.open(folder, identity, limits)
+    try:
+        stats = await Fetch(connect, part, limits, observe).run()
+    except TidegateError as failure:
+        return Fetched(part.path, failure=failure)
+    finally:
+        part.close()
+    return Fetched(part.path, stats, end_is_certain=part.end_is_certain)
+
+
+def fetched(origin: Origin, folder: Path, limits: TransferSettings, name: str = "clip.mp4") -> Fetched:
+    return anyio.run(fetch, connector(origin.url(name), limits), folder, limits)
+
+
+def downloads(origin: Origin, name: str = "clip.mp4") -> list[Request]:
+    """The requests that the download made; identify's one-byte question is not among them."""
+    return [request for request in origin.requests_for(name) if request.range != "bytes=0-0"]
+
+
+def assert_a_beginning_of(whole: bytes, path: Path) -> None:
+    """What a failed transfer leaves holds no byte that the source did not have there."""
+    if path.exists():
+        left = path.read_bytes()
+        assert left == whole[: len(left)]
+
+
+# --- what heals -----------------------------------------------------------------------------------
+
+HEALS = [
+    ("ok", 1),
+    ("1M drop, ok", 2),
+    ("1M drop, 1M drop, 512K drop, ok", 4),
+    ("512K drop", 7),
+    ("1M cut, ok", 2),
+    ("1M stall, ok", 2),
+    ("0 stall, ok", 2),
+    ("drip 200 after 1M, ok", 2),
+    ("throttle 6M", 1),
+    ("1M stall 300ms", 1),
+    ("429 retry-after 1, ok", 2),
+    ("429 retry-after-date 1, ok", 2),
+    ("503, ok", 2),
+    ("503 retry-after 1, ok", 2),
+    ("500, 502, ok", 3),
+    ("408, ok", 2),
+    ("1M drop, wrong-range, ok", 3),
+    ("1M drop, ignore-range", 2),
+    ("no-length", 1),
+    ("no-length cut 1M, ok", 2),
+    ("close-delimited", 1),
+    ("close-delimited 1M cut, ok", 2),
+    ("close-delimited 1M stall, ok", 2),
+    ("late-headers 10s, ok", 2),
+    ("drip-headers 20, ok", 2),
+]
+
+
+@pytest.mark.parametrize(("story", "requests"), HEALS)
+def test_a_transfer_that_heals_is_whole_and_asks_no_more_often_than_it_must(
+    story: str, requests: int, tmp_path: Path, limits: TransferSettings
+) -> None:
+    with Origin({"clip.mp4": Resource(CLIP, story=story)}) as origin:
+        got = fetched(origin, tmp_path, limits)
+        asked = downloads(origin)
+    assert got.failure is None
+    assert got.bytes == WHOLE
+    assert got.end_is_certain
+    assert got.stats is not None
+    assert [request.status for request in asked].count(206) <= requests
+    assert (len(asked), got.stats.requests, got.stats.retries) == (requests, requests, requests - 1)
+
+
+@pytest.mark.parametrize(
+    ("story", "requests"),
+    [
+        ("ok", 1),
+        ("1M drop, ok", 2),
+        ("1M cut, ok", 2),
+        ("1M stall, ok", 2),
+        ("drip 200 after 1M, ok", 2),
+        ("503, ok", 2),
+        ("close-delimited 1M cut, ok", 2),
+        ("no-length cut 1M, ok", 2),
+        ("1M drop, wrong-range, ok", 3),
+        ("flip 1M, ok", 2),
+    ],
+)
+def test_the_download_stage_stores_the_very_bytes(
+    story: str, requests: int, media: Path, tmp_path: Path, limits: TransferSettings
+) -> None:
+    with Origin({"clip.mp4": Resource(media, story=story, repr_digest="sha-256")}) as origin:
+        bench = Workbench(Settings(transfer=limits, store=StoreSettings(home=tmp_path)))
+        result = anyio.run(staged, bench, origin.url("clip.mp4"))
+        asked = downloads(origin)
+    assert bench.store.path(result.asset).read_bytes() == media.read_bytes()
+    assert result.checked == (f"sha256:{hashlib.sha256(media.read_bytes()).hexdigest()}",)
+    assert result.length_confirmed
+    assert (len(asked), result.transfer.requests) == (requests, requests)
+    assert not list(tmp_path.rglob("*.part")), "the bytes have moved into the store"
+
+
+@pytest.fixture
+def media(clips: Path) -> Iterator[Path]:
+    """A real file large enough to be cut in the middle."""
+    yield bulk_clip(clips, 2 * MIB)
+
+
+async def staged(bench: Workbench, url: str, sha256: str | None = None) -> DownloadResult:
+    source = Source(url=SecretStr(url), sha256=sha256)
+    identity, _ = await stages.identify(bench, source)
+    probed = ProbeResult(
+        identity=identity, resolver="direct", renditions=(WHOLE_FILE,), preview=None, recorded_at=datetime.now(UTC)
+    )
+    return await stages.download(bench, source, probed, WHOLE_FILE, "key")
+
+
+# --- what does not ---------------------------------------------------------------------------------
+
+FAILS = [
+    ("0 drop", ConnectionFailed, 3),
+    ("16K drop", ConnectionFailed, 3),
+    ("500", ServerError, 3),
+    ("503, 503, 503, ok", ServerError, 3),
+    ("0 stall", StalledTransfer, 3),
+    ("drip 200 after 16K", StalledTransfer, 3),
+    ("late-headers 10s", RequestTimeout, 3),
+    ("404", NotFound, 1),
+    ("410", NotFound, 1),
+    ("403", HttpRefused, 1),
+    ("1M drop, 401", HttpRefused, 2),
+    ("429 retry-after 900", Throttled, 1),
+    ("gzip", UnsupportedSource, 1),
+    ("1M drop, change", SourceChanged, 2),
+    ("change", SourceChanged, 1),
+    ("1M drop, 416", SourceChanged, 2),
+    ("redirect-loop", RedirectLoop, 11),
+    ("redirect ftp://elsewhere/clip.mp4", RedirectLoop, 1),
+]
+
+
+@pytest.mark.parametrize(("story", "failure", "requests"), FAILS)
+def test_a_transfer_that_cannot_heal_ends_with_its_own_failure_and_a_bounded_number_of_requests(
+    story: str, failure: type[TidegateError], requests: int, tmp_path: Path, limits: TransferSettings
+) -> None:
+    with Origin({"clip.mp4": Resource(CLIP, story=story)}) as origin:
+        got = fetched(origin, tmp_path, limits)
+        asked = downloads(origin)
+    assert type(got.failure) is failure
+    assert len(asked) == requests
+    assert_a_beginning_of(WHOLE, got.path)
+
+
+@pytest.mark.parametrize(
+    ("story", "failure", "requests"),
+    [
+        ("0 drop", ConnectionFailed, 3),
+        ("500", ServerError, 3),
+        ("404", NotFound, 1),
+        ("1M drop, change", SourceChanged, 2),
+        ("flip 1M", WrongDigest, 2),
+    ],
+)
+def test_a_failed_download_stage_stores_nothing_and_retries_nowhere_else(
+    story: str, failure: type[TidegateError], requests: int, media: Path, tmp_path: Path, limits: TransferSettings
+) -> None:
+    with Origin({"clip.mp4": Resource(media, story=story, repr_digest="sha-256")}) as origin:
+        bench = Workbench(Settings(transfer=limits, store=StoreSettings(home=tmp_path)))
+        with pytest.raises(failure):
+            anyio.run(staged, bench, origin.url("clip.mp4"))
+        asked = downloads(origin)
+    assert len(asked) == requests
+    assert not (tmp_path / "assets").exists()
+
+
+@pytest.mark.parametrize(
+    ("story", "failure", "requests"),
+    [("from-first: html", NotMedia, 1), ("from-first: empty", NotMedia, 1), ("from-first: 403", HttpRefused, 1)],
+)
+def test_what_is_no_media_is_refused_at_its_first_bytes(
+    story: str, failure: type[TidegateError], requests: int, tmp_path: Path, limits: TransferSettings
+) -> None:
+    with Origin({"clip.mp4": Resource(CLIP, story=story)}) as origin, pytest.raises(failure):
+        got = fetched(origin, tmp_path, limits)
+        assert got.failure is not None
+        raise got.failure
+    assert len(downloads(origin)) <= requests
+
+
+def test_a_throttled_failure_says_when_to_come_back(tmp_path: Path, limits: TransferSettings) -> None:
+    with Origin({"clip.mp4": Resource(CLIP, story="429 retry-after 900")}) as origin:
+        got = fetched(origin, tmp_path, limits)
+    assert got.failure is not None
+    assert got.failure.retry_after_seconds == 900
+
+
+def test_an_origin_that_is_not_there_is_a_connection_failure(tmp_path: Path, limits: TransferSettings) -> None:
+    origin = Origin({"clip.mp4": Resource(CLIP)}).start()
+    origin.stop()
+    with pytest.raises(ConnectionFailed):
+        fetched(origin, tmp_path, limits)
+
+
+# --- resuming, never splicing ----------------------------------------------------------------------
+
+
+def test_a_resumed_request_carries_the_strong_etag_and_asks_only_for_the_rest(
+    tmp_path: Path, limits: TransferSettings
+) -> None:
+    with Origin({"clip.mp4": Resource(CLIP, story="1M drop, ok")}) as origin:
+        fetched(origin, tmp_path, limits)
+        first, second = downloads(origin)
+        sent = sum(request.bytes_sent for request in downloads(origin))
+    assert first.range is None
+    assert second.range == f"bytes={MIB}-"
+    assert second.headers["if-range"].startswith('"')
+    assert second.status == 206
+    assert sent == CLIP.size
+
+
+def test_a_weak_etag_is_never_used_to_resume_by(tmp_path: Path, limits: TransferSettings) -> None:
+    with Origin({"clip.mp4": Resource(CLIP, story="1M drop, ok", etag="weak")}) as origin:
+        got = fetched(origin, tmp_path, limits)
+        _, second = downloads(origin)
+    assert got.bytes == WHOLE
+    assert second.headers["if-range"].endswith("GMT")
+    assert second.range == f"bytes={MIB}-"
+
+
+def test_a_weak_etag_alone_counts_as_no_validator(tmp_path: Path, limits: TransferSettings) -> None:
+    weak = Resource(CLIP, story="1M drop, ok", etag="weak", last_modified=False)
+    with Origin({"clip.mp4": weak}) as origin:
+        got = fetched(origin, tmp_path, limits)
+        _, second = downloads(origin)
+    assert got.bytes == WHOLE
+    assert "if-range" not in second.headers
+    assert second.range == f"bytes={MIB - OVERLAP_BYTES}-"
+
+
+def test_without_a_validator_an_overlap_is_fetched_again_and_compared(tmp_path: Path, limits: TransferSettings) -> None:
+    with Origin({"clip.mp4": BARE}, stories={"clip.mp4": "1M drop, ok"}) as origin:
+        got = fetched(origin, tmp_path, limits)
+        _, second = downloads(origin)
+    assert got.bytes == WHOLE
+    assert second.range == f"bytes={MIB - OVERLAP_BYTES}-"
+
+
+@pytest.mark.parametrize("story", ["1M drop, change", "32K drop, change"])
+def test_without_a_validator_changed_bytes_are_noticed_and_never_spliced(
+    story: str, tmp_path: Path, limits: TransferSettings
+) -> None:
+    with Origin({"clip.mp4": BARE}, stories={"clip.mp4": story}) as origin:
+        got = fetched(origin, tmp_path, limits)
+    assert type(got.failure) is SourceChanged
+    assert_a_beginning_of(WHOLE, got.path)
+
+
+def test_a_source_without_ranges_begins_again_and_is_whole(tmp_path: Path, limits: TransferSettings) -> None:
+    no_ranges = Resource(CLIP, story="1M drop, 2M drop, ok", accept_ranges="none")
+    with Origin({"clip.mp4": no_ranges}) as origin:
+        got = fetched(origin, tmp_path, limits)
+        asked = downloads(origin)
+    assert got.bytes == WHOLE
+    assert [request.range for request in asked] == [None] * 3
+
+
+def test_a_source_without_ranges_that_always_drops_at_half_is_given_up(
+    tmp_path: Path, limits: TransferSettings
+) -> None:
+    no_ranges = Resource(CLIP, story="1500K drop", accept_ranges="none")
+    with Origin({"clip.mp4": no_ranges}) as origin:
+        got = fetched(origin, tmp_path, limits)
+        assert len(downloads(origin)) == 1 + limits.tries
+    assert type(got.failure) is ConnectionFailed
+
+
+def test_a_later_run_goes_on_where_the_part_ends(tmp_path: Path, limits: TransferSettings) -> None:
+    with Origin({"clip.mp4": Resource(CLIP, story="1M drop, 500, 500, 500")}) as origin:
+        first = fetched(origin, tmp_path, limits)
+        assert isinstance(first.failure, ServerError)
+        origin.tell("clip.mp4", "ok")
+        second = fetched(origin, tmp_path, limits)
+        assert sum(request.bytes_sent for request in downloads(origin) if request.status < 300) == CLIP.size
+    assert second.bytes == WHOLE
+    assert second.stats is not None
+    assert (second.stats.bytes_reused, second.stats.bytes_received) == (MIB, CLIP.size - MIB)
+
+
+def test_a_changed_source_restarts_from_zero_in_a_later_run(tmp_path: Path, limits: TransferSettings) -> None:
+    with Origin({"clip.mp4": Resource(CLIP, story="1M drop, change, ok")}) as origin:
+        assert type(fetched(origin, tmp_path, limits).failure) is SourceChanged
+        got = fetched(origin, tmp_path, limits)
+        assert downloads(origin)[-1].range is None
+    assert got.failure is None
+    assert got.bytes[:MIB] != WHOLE[:MIB]
+    assert got.stats is not None and got.stats.bytes_reused == 0
+
+
+def test_a_complete_part_that_was_not_noted_as_complete_costs_one_request_and_no_byte(
+    tmp_path: Path, limits: TransferSettings
+) -> None:
+    """The 416 on which other resumers fail for ever."""
+    with Origin({"clip.mp4": Resource(CLIP)}) as origin:
+        connect = connector(origin.url("clip.mp4"), limits)
+        identity, _ = anyio.run(identify, connect, limits, unobserved)
+        part = Part.open(tmp_path, identity, limits)
+        part.write(WHOLE, now=0.0)
+        part.checkpoint()
+        part.close()
+        got = fetched(origin, tmp_path, limits)
+        [asked] = downloads(origin)
+    assert (asked.status, asked.range) == (416, f"bytes={CLIP.size}-")
+    assert got.failure is None
+    assert got.bytes == WHOLE
+    assert got.stats is not None and got.stats.bytes_received == 0
+
+
+def test_a_complete_part_is_not_asked_for_again(tmp_path: Path, limits: TransferSettings) -> None:
+    with Origin({"clip.mp4": Resource(CLIP)}) as origin:
+        fetched(origin, tmp_path, limits)
+        again = fetched(origin, tmp_path, limits)
+        assert len(downloads(origin)) == 1
+    assert again.stats is not None
+    assert (again.stats.requests, again.stats.bytes_reused) == (0, CLIP.size)
+
+
+# --- digests ---------------------------------------------------------------------------------------
+
+
+def test_a_byte_flipped_once_is_cured_by_fetching_again_once(tmp_path: Path, limits: TransferSettings) -> None:
+    with Origin({"clip.mp4": DIGESTED}, stories={"clip.mp4": "flip 2M, ok"}) as origin:
+        got = fetched(origin, tmp_path, limits)
+        assert len(downloads(origin)) == 2
+    assert got.bytes == WHOLE
+
+
+def test_a_byte_flipped_always_is_a_wrong_digest_after_two_requests(tmp_path: Path, limits: TransferSettings) -> None:
+    with Origin({"clip.mp4": DIGESTED}, stories={"clip.mp4": "flip 2M"}) as origin:
+        got = fetched(origin, tmp_path, limits)
+        assert len(downloads(origin)) == 2
+    assert type(got.failure) is WrongDigest
+    assert got.path.read_bytes() == b"", "nothing of it may be resumed"
+
+
+def test_the_old_digest_header_is_checked_too(tmp_path: Path, limits: TransferSettings) -> None:
+    old = Resource(CLIP, story="flip 2M", digest="sha-256")
+    with Origin({"clip.mp4": old}) as origin:
+        assert type(fetched(origin, tmp_path, limits).failure) is WrongDigest
+
+
+def test_a_digest_that_the_person_gave_is_checked(media: Path, tmp_path: Path, limits: TransferSettings) -> None:
+    right = f"sha256:{hashlib.sha256(media.read_bytes()).hexdigest()}"
+    with Origin({"clip.mp4": media}) as origin:
+        bench = Workbench(Settings(transfer=limits, store=StoreSettings(home=tmp_path)))
+        with pytest.raises(WrongDigest):
+            anyio.run(staged, bench, origin.url("clip.mp4"), f"sha256:{'0' * 64}")
+        assert anyio.run(staged, bench, origin.url("clip.mp4"), right).checked == (right,)
+
+
+# --- redirects and headers -------------------------------------------------------------------------
+
+
+def test_headers_given_for_one_origin_do_not_travel_to_another(tmp_path: Path, limits: TransferSettings) -> None:
+    with Origin({"clip.mp4": CLIP}) as elsewhere:
+        story = f"always: redirect {elsewhere.url('clip.mp4')}"
+        with Origin({"clip.mp4": Resource(CLIP, story=story)}) as origin:
+            connect = connector(origin.url("clip.mp4"), limits, {"Authorization": "Bearer hidden", "X-Key": "hidden"})
+            got = anyio.run(fetch, connect, tmp_path, limits)
+            here, there = origin.requests, elsewhere.requests
+    assert got.bytes == WHOLE
+    assert here and all(request.headers["authorization"] == "Bearer hidden" for request in here)
+    assert there and not any({"authorization", "x-key"} & request.headers.keys() for request in there)
+
+
+def test_headers_stay_on_a_redirect_within_the_origin(tmp_path: Path, limits: TransferSettings) -> None:
+    with Origin({"clip.mp4": Resource(CLIP, story="always: redirect /real.mp4"), "real.mp4": CLIP}) as origin:
+        connect = connector(origin.url("clip.mp4"), limits, {"Authorization": "Bearer hidden"})
+        got = anyio.run(fetch, connect, tmp_path, limits)
+        assert all(request.headers["authorization"] == "Bearer hidden" for request in origin.requests)
+    assert got.bytes == WHOLE
+
+
+def test_every_request_asks_for_the_bytes_as_they_are(tmp_path: Path, limits: TransferSettings) -> None:
+    with Origin({"clip.mp4": Resource(CLIP, story="1M drop, ok")}) as origin:
+        fetched(origin, tmp_path, limits)
+        assert {request.headers["accept-encoding"] for request in origin.requests} == {"identity"}
+
+
+# --- the parts around the loop ---------------------------------------------------------------------
+
+
+def test_identify_costs_one_request_of_one_byte(limits: TransferSettings) -> None:
+    with Origin({"clip.mp4": DIGESTED}) as origin:
+        identity, cost = anyio.run(identify, connector(origin.url("clip.mp4"), limits), limits, unobserved)
+        [asked] = origin.requests
+    assert (asked.range, asked.bytes_sent) == ("bytes=0-0", 1)
+    assert cost.requests == 1
+    assert (identity.size_bytes, identity.ranges, identity.name) == (CLIP.size, True, "clip.mp4")
+    assert identity.digests == (f"sha256:{CLIP.sha256()}",)
+
+
+def test_identify_counts_the_requests_it_had_to_repeat(limits: TransferSettings) -> None:
+    with Origin({"clip.mp4": Resource(CLIP, story="from-first: 503, 503, ok")}) as origin:
+        _, cost = anyio.run(identify, connector(origin.url("clip.mp4"), limits), limits, unobserved)
+        assert len(origin.requests) == cost.requests == 3
+
+
+def test_the_tail_is_fetched_into_memory(limits: TransferSettings) -> None:
+    with Origin({"clip.mp4": CLIP}) as origin:
+        connect = connector(origin.url("clip.mp4"), limits)
+
+        async def tail() -> bytes | None:
+            identity, _ = await identify(connect, limits, unobserved)
+            return await fetch_tail(connect, identity, CLIP.size - 1000, limits)
+
+        assert anyio.run(tail) == WHOLE[-1000:]
+
+
+def test_a_tail_that_cannot_be_had_is_no_failure(limits: TransferSettings) -> None:
+    with Origin({"clip.mp4": Resource(CLIP, story="from-first: ok, 500")}) as origin:
+        connect = connector(origin.url("clip.mp4"), limits)
+
+        async def tail() -> bytes | None:
+            identity, _ = await identify(connect, limits, unobserved)
+            return await fetch_tail(connect, identity, CLIP.size - 1000, limits)
+
+        assert anyio.run(tail) is None
+        assert len(origin.requests) == 2
+
+
+def test_a_head_alone_leaves_a_part_that_a_download_goes_on_with(tmp_path: Path, limits: TransferSettings) -> None:
+    with Origin({"clip.mp4": CLIP}) as origin:
+        connect = connector(origin.url("clip.mp4"), limits)
+
+        async def head() -> None:
+            identity, _ = await identify(connect, limits, unobserved)
+            part = Part.open(tmp_path, identity, limits)
+            await Fetch(connect, part, limits, unobserved, until=MIB).run()
+            assert (part.received_bytes, part.complete) == (MIB, False)
+            part.close()
+
+        anyio.run(head)
+        assert downloads(origin)[0].range == f"bytes=0-{MIB - 1}"
+        got = fetched(origin, tmp_path, limits)
+        assert downloads(origin)[1].range == f"bytes={MIB}-"
+    assert got.bytes == WHOLE
+
+
+def test_progress_is_told_while_bytes_come(tmp_path: Path, limits: TransferSettings) -> None:
+    told: list[Event] = []
+    with Origin({"clip.mp4": Resource(CLIP, story="throttle 3M")}) as origin:
+        anyio.run(fetch, connector(origin.url("clip.mp4"), limits), tmp_path, limits, told.append)
+    advances = [event for event in told if isinstance(event, Advance)]
+    assert len(advances) >= 2
+    assert {event.total for event in advances} == {CLIP.size}
+    assert [event.done for event in advances] == sorted(event.done for event in advances)
+
+
+# --- cancellation ----------------------------------------------------------------------------------
+
+
+def cancelled_after(begun: Callable[[], bool], connect: Connect, folder: Path, limits: TransferSettings) -> float:
+    """Cancel a transfer as soon as something can be seen of it; gives the seconds that its end took."""
+
+    async def run() -> float:
+        async with anyio.create_task_group() as group:
+            group.start_soon(fetch, connect, folder, limits)
+            with anyio.fail_after(10):
+                while not begun():
+                    await anyio.sleep(0.01)
+            started = time.monotonic()
+            group.cancel_scope.cancel()
+        return time.monotonic() - started
+
+    return anyio.run(run)
+
+
+PATIENT = {"request_timeout": 60, "stall_timeout": 60, "stall_tick": 5}
+
+
+@pytest.mark.parametrize("story", ["1M stall", "close-delimited 1M stall", "no-length 1M stall"])
+def test_cancelling_a_stalled_read_ends_within_a_second_and_keeps_what_came(story: str, tmp_path: Path) -> None:
+    limits = TransferSettings(**PATIENT)
+    with Origin({"clip.mp4": Resource(CLIP, story=story)}) as origin:
+        part = tmp_path / "source.part"
+        connect = connector(origin.url("clip.mp4"), limits)
+        seconds = cancelled_after(lambda: part.exists() and part.stat().st_size == MIB, connect, tmp_path, limits)
+        assert seconds < 1.0
+        origin.wait_for(lambda o: downloads(o)[0].ended == "client-gone")
+        origin.tell("clip.mp4", "ok")
+        got = fetched(origin, tmp_path, limits)
+        assert downloads(origin)[1].range == f"bytes={MIB}-"
+    assert got.bytes == WHOLE
+
+
+def test_cancelling_a_wait_for_headers_ends_within_a_second(tmp_path: Path) -> None:
+    limits = TransferSettings(**PATIENT)
+    with Origin({"clip.mp4": Resource(CLIP, story="late-headers 60s")}) as origin:
+        connect = connector(origin.url("clip.mp4"), limits)
+        seconds = cancelled_after(lambda: len(downloads(origin)) == 1, connect, tmp_path, limits)
+        origin.wait_for(lambda o: downloads(o)[0].ended == "client-gone")
+    assert seconds < 1.0
+
+
+@pytest.fixture
+def deaf_port() -> Iterator[int]:
+    """A port whose queue is full: a connection to it is neither accepted nor refused."""
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        listener.listen(0)
+        crowd = [socket.socket() for _ in range(4)]
+        for one in crowd:
+            one.setblocking(False)
+            one.connect_ex(listener.getsockname())
+        yield listener.getsockname()[1]
+        for one in crowd:
+            one.close()
+
+
+def test_cancelling_a_connect_that_nobody_answers_ends_within_a_second(
+    deaf_port: int, tmp_path: Path, limits: TransferSettings
+) -> None:
+    begun = time.monotonic()
+    connect = connector(f"http://127.0.0.1:{deaf_port}/clip.mp4", limits)
+    seconds = cancelled_after(lambda: time.monotonic() - begun > 0.3, connect, tmp_path, limits)
+    assert seconds < 1.0
+
+
+def test_a_connect_that_nobody_answers_is_a_request_timeout(
+    deaf_port: int, tmp_path: Path, limits: TransferSettings
+) -> None:
+    quick = limits.model_copy(update={"request_timeout": limits.request_timeout / 2, "tries": 2})
+    connect = connector(f"http://127.0.0.1:{deaf_port}/clip.mp4", quick)
+    started = time.monotonic()
+    with pytest.raises(RequestTimeout):
+        anyio.run(partial(identify, connect, quick, unobserved))
+    assert time.monotonic() - started < 5
+
+
+def test_an_identity_without_validator_and_ranges_is_told_as_such(limits: TransferSettings) -> None:
+    bare = Resource(CLIP, etag="weak", last_modified=False, accept_ranges="none")
+    with Origin({"clip.mp4": bare}) as origin:
+        identity, _ = anyio.run(identify, connector(origin.url("clip.mp4"), limits), limits, unobserved)
+    assert isinstance(identity, Identity)
+    assert (identity.has_validator, identity.ranges, identity.size_bytes) == (False, False, CLIP.size)

@@ -1,0 +1,152 @@
+"""What the headers of an origin mean: read from data, and against real answers where the wire decides."""
+
+from __future__ import annotations
+
+import math
+from email.utils import formatdate
+
+import httpx
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from pydantic import SecretStr
+
+from tests.support.origin import Origin, Resource
+from tidegate.errors import BadInput, ConnectionFailed, Evidence, RangeMismatch, RedirectLoop
+from tidegate.model import Source
+from tidegate.settings import TransferSettings
+from tidegate.transfer.http import HttpExchange, _digests, _file_name, _offset, _retry_after_seconds, _total_bytes
+
+NOW = 1_700_000_000.0
+
+
+@pytest.mark.parametrize(
+    ("value", "seconds"),
+    [
+        ("120", 120.0),
+        (" 5 ", 5.0),
+        ("0", 0.0),
+        (formatdate(NOW + 90, usegmt=True), 90.0),
+        (formatdate(NOW - 90, usegmt=True), 0.0),
+        (None, None),
+        ("", None),
+        ("soon", None),
+        ("-5", None),
+        ("²", None),
+    ],
+)
+def test_retry_after_in_both_forms_and_in_neither(value: str | None, seconds: float | None) -> None:
+    assert _retry_after_seconds(value, NOW) == seconds
+
+
+@given(st.text(max_size=40) | st.text("0123456789", max_size=400))
+def test_no_retry_after_breaks_the_reader_or_waits_for_ever(value: str) -> None:
+    seconds = _retry_after_seconds(value, NOW)
+    assert seconds is None or (seconds >= 0 and math.isfinite(seconds))
+
+
+SHA = "47DEQpj8HBSa+/TImW+5JCeuQeRkm5NMpJWZG3hSuFU="
+SHA_HEX = "sha256:e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"
+
+
+@pytest.mark.parametrize(
+    ("headers", "partial", "digests"),
+    [
+        ({"Repr-Digest": f"sha-256=:{SHA}:"}, False, {SHA_HEX}),
+        ({"Repr-Digest": f"sha-256=:{SHA}:"}, True, {SHA_HEX}),
+        ({"Digest": f"SHA-256={SHA}"}, False, {SHA_HEX}),
+        ({"Digest": f"SHA-256={SHA}"}, True, set()),
+        ({"Content-Digest": f"sha-256=:{SHA}:"}, False, set()),
+        ({"Repr-Digest": f"unixsum=:aGk=:, sha-256=:{SHA}:"}, False, {SHA_HEX}),
+        ({"Repr-Digest": "sha-256=:not base64!:"}, False, set()),
+        ({}, False, set()),
+    ],
+)
+def test_only_digests_of_the_whole_file_are_taken(headers: dict[str, str], partial: bool, digests: set[str]) -> None:
+    assert set(_digests(httpx.Headers(headers), partial=partial)) == digests
+
+
+@pytest.mark.parametrize(
+    "told", ["bytes 1-9/10", "bytes */10", "bytes 5-", "items 0-9/10", "bytes 0-9", "", "bytes -5-9/10"]
+)
+def test_a_partial_answer_that_does_not_begin_where_it_was_asked_is_refused(told: str) -> None:
+    with pytest.raises(RangeMismatch):
+        _offset(httpx.Response(206, headers={"Content-Range": told}), 5, Evidence())
+
+
+def test_a_partial_answer_at_the_right_place_is_taken_and_a_whole_one_begins_at_zero() -> None:
+    assert _offset(httpx.Response(206, headers={"Content-Range": "bytes 5-9/10"}), 5, Evidence()) == 5
+    assert _offset(httpx.Response(206, headers={"Content-Range": "bytes 5-9/*"}), 5, Evidence()) == 5
+    assert _offset(httpx.Response(200), 5, Evidence()) == 0
+
+
+@pytest.mark.parametrize(
+    ("status", "headers", "total"),
+    [
+        (206, {"Content-Range": "bytes 5-9/10", "Content-Length": "5"}, 10),
+        (206, {"Content-Range": "bytes 5-9/*", "Content-Length": "5"}, None),
+        (416, {"Content-Range": "bytes */10", "Content-Length": "20"}, 10),
+        (200, {"Content-Length": "10"}, 10),
+        (200, {}, None),
+        (206, {"Content-Length": "5"}, None),
+    ],
+)
+def test_the_size_of_the_whole_is_not_mistaken_for_that_of_the_answer(
+    status: int, headers: dict[str, str], total: int | None
+) -> None:
+    assert _total_bytes(httpx.Response(status, headers=headers)) == total
+
+
+@pytest.mark.parametrize(
+    ("disposition", "url", "name"),
+    [
+        ("", "http://origin/a/b%20c.mp4?x=1", "b c.mp4"),
+        ('attachment; filename="film.mkv"', "http://origin/download", "film.mkv"),
+        ("attachment; filename*=UTF-8''f%C3%BCr.mkv", "http://origin/download", "für.mkv"),
+        ("", "http://origin/", "origin"),
+    ],
+)
+def test_a_name_for_people_comes_from_the_origin_or_the_link(disposition: str, url: str, name: str) -> None:
+    assert _file_name(httpx.Response(200, headers={"Content-Disposition": disposition}), url) == name
+
+
+@pytest.mark.parametrize("url", ["http://origin:99999/x", "http://origin:port/x", "http://[bad/x", "http://"])
+def test_a_link_that_is_none_is_bad_input(url: str) -> None:
+    with pytest.raises(BadInput):
+        HttpExchange(Source(url=SecretStr(url)), TransferSettings(request_timeout=1)).identify()
+
+
+@pytest.mark.parametrize(
+    "location", ["http://origin:99999/x", "http://[bad", "ftp://origin/x", "file:///etc/passwd"]
+)
+def test_a_redirect_to_nowhere_is_refused_and_followed_by_nobody(location: str) -> None:
+    with Origin({"clip.mp4": Resource(b"x", story=f"always: redirect {location}")}) as origin:
+        with pytest.raises(RedirectLoop):
+            HttpExchange(Source(url=SecretStr(origin.url("clip.mp4"))), TransferSettings()).identify()
+        assert len(origin.requests) == 1
+
+
+def test_an_unknown_host_is_a_connection_failure_without_a_secret_in_it() -> None:
+    source = Source(url=SecretStr("http://user:hidden@no-such-host.invalid/x.mp4?token=hidden"))
+    with pytest.raises(ConnectionFailed) as caught:
+        HttpExchange(source, TransferSettings(request_timeout=5)).identify()
+    assert "no-such-host.invalid" in caught.value.message
+    assert "hidden" not in caught.value.message + str(caught.value.evidence)
+
+
+def test_the_evidence_of_a_refusal_has_its_status_and_no_secret() -> None:
+    with Origin({"clip.mp4": Resource(b"x", story="always: 403")}) as origin:
+        source = Source(url=SecretStr(origin.url("clip.mp4") + "?token=hidden&part=2"))
+        with pytest.raises(Exception) as caught:
+            HttpExchange(source, TransferSettings()).identify()
+    evidence = caught.value.evidence  # type: ignore[attr-defined]
+    assert evidence.status == 403
+    assert evidence.url.endswith("?token=REDACTED&part=2")
+
+
+def test_an_exchange_that_was_given_up_before_it_began_fails_and_leaves_no_socket(nothing_left: None) -> None:
+    with Origin({"clip.mp4": b"abc"}) as origin:
+        exchange = HttpExchange(Source(url=SecretStr(origin.url("clip.mp4"))), TransferSettings())
+        exchange.abort()
+        with pytest.raises(ConnectionFailed):
+            exchange.identify()

@@ -1,0 +1,149 @@
+"""A file on this host as a source: read with the care of a remote one, never changed, never linked."""
+
+from __future__ import annotations
+
+import os
+import stat
+import time
+from functools import partial
+from pathlib import Path
+
+import anyio
+import pytest
+from pydantic import SecretStr
+
+from tidegate.errors import NotFound, NotMedia, SourceChanged, TidegateError, UnsupportedSource
+from tidegate.events import unobserved
+from tidegate.model import Source
+from tidegate.settings import TransferSettings
+from tidegate.transfer.fetch import Fetch, identify
+from tidegate.transfer.part import Part
+from tidegate.transfer.resolvers import resolver_for
+from tidegate.transfer.resolvers.local import CHUNK_BYTES, LocalExchange, local_path
+
+pytestmark = pytest.mark.usefixtures("nothing_left")
+
+CONTENT = bytes(range(256)) * 20_000
+
+
+@pytest.fixture
+def film(tmp_path: Path) -> Path:
+    path = tmp_path / "a film, 100 % #1.mp4"
+    path.write_bytes(CONTENT)
+    return path
+
+
+def source(path: Path) -> Source:
+    return Source(url=SecretStr(path.as_uri()))
+
+
+def copied(path: Path, folder: Path, limits: TransferSettings) -> Path:
+    async def run() -> Path:
+        connect = partial(LocalExchange, source(path))
+        identity, _ = await identify(connect, limits, unobserved)
+        part = Part.open(folder, identity, limits)
+        try:
+            await Fetch(connect, part, limits, unobserved).run()
+            assert not part.end_is_certain, "a file on disk does not say how long it was meant to be"
+        finally:
+            part.close()
+        return part.path
+
+    return anyio.run(run)
+
+
+def test_a_file_is_copied_byte_for_byte_and_left_as_it_was(
+    film: Path, tmp_path: Path, limits: TransferSettings
+) -> None:
+    film.chmod(0o444)
+    before = film.stat()
+    made = copied(film, tmp_path, limits)
+    after = film.stat()
+    assert made.read_bytes() == CONTENT
+    assert made.stat().st_ino != after.st_ino
+    assert (before.st_mtime_ns, before.st_mode, before.st_nlink) == (after.st_mtime_ns, after.st_mode, after.st_nlink)
+
+
+def test_a_file_url_names_its_path_whatever_is_in_it(film: Path) -> None:
+    assert local_path(film.as_uri()) == film
+
+
+def test_a_file_that_changed_since_it_was_identified_is_refused(film: Path) -> None:
+    exchange = LocalExchange(source(film))
+    identity = exchange.identify()
+    os.utime(film, ns=(1, 1))
+    with pytest.raises(SourceChanged):
+        LocalExchange(source(film)).open(0, None, identity)
+
+
+def test_a_file_replaced_by_one_of_the_same_size_and_time_is_refused(film: Path, tmp_path: Path) -> None:
+    identity = LocalExchange(source(film)).identify()
+    other = tmp_path / "other"
+    other.write_bytes(CONTENT)
+    os.utime(other, ns=(film.stat().st_atime_ns, film.stat().st_mtime_ns))
+    other.replace(film)
+    with pytest.raises(SourceChanged):
+        LocalExchange(source(film)).open(0, None, identity)
+
+
+@pytest.mark.parametrize("change", ["grows", "shrinks"])
+def test_a_file_that_changes_while_it_is_read_is_noticed_at_the_end(change: str, film: Path) -> None:
+    exchange = LocalExchange(source(film))
+    body = exchange.open(0, None, exchange.identify())
+    with pytest.raises(SourceChanged), body:
+        chunks = iter(body)
+        next(chunks)
+        with film.open("r+b") as file:
+            file.seek(0, os.SEEK_END)
+            file.write(b"more") if change == "grows" else file.truncate(CHUNK_BYTES + 1)
+        list(chunks)
+
+
+def test_a_file_that_is_not_there_is_not_found(tmp_path: Path) -> None:
+    with pytest.raises(NotFound, match=r"gone\.mp4"):
+        LocalExchange(source(tmp_path / "gone.mp4")).identify()
+
+
+def test_an_empty_file_is_no_media(tmp_path: Path) -> None:
+    (tmp_path / "empty.mp4").touch()
+    with pytest.raises(NotMedia):
+        LocalExchange(source(tmp_path / "empty.mp4")).identify()
+
+
+def test_a_pipe_is_refused_at_once_instead_of_waiting_for_a_writer(tmp_path: Path) -> None:
+    pipe = tmp_path / "pipe.mp4"
+    os.mkfifo(pipe)
+    started = time.monotonic()
+    with pytest.raises(NotMedia):
+        LocalExchange(source(pipe)).identify()
+    assert time.monotonic() - started < 1
+    assert stat.S_ISFIFO(pipe.stat().st_mode)
+
+
+def test_a_folder_or_a_device_is_refused(tmp_path: Path) -> None:
+    for path in (tmp_path, Path("/dev/zero")):
+        with pytest.raises(TidegateError):
+            exchange = LocalExchange(source(path))
+            identity = exchange.identify()
+            with exchange.open(0, None, identity) as body:
+                next(iter(body))
+
+
+def test_a_read_that_was_given_up_ends(film: Path) -> None:
+    exchange = LocalExchange(source(film))
+    with exchange.open(0, None, exchange.identify()) as body:
+        chunks = iter(body)
+        next(chunks)
+        exchange.abort()
+        with pytest.raises(TidegateError):
+            next(chunks)
+
+
+def test_a_source_that_nobody_handles_is_unsupported() -> None:
+    with pytest.raises(UnsupportedSource, match="gopher"):
+        resolver_for(Source(url=SecretStr("gopher://origin/film.mp4")))
+
+
+def test_each_scheme_has_its_resolver(film: Path) -> None:
+    names = [resolver_for(Source(url=SecretStr(url))).name for url in ("http://o/x", "HTTPS://o/x", film.as_uri())]
+    assert names == ["direct", "direct", "local"]

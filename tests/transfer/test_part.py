@@ -1,0 +1,299 @@
+"""The part and its journal after every kind of crash: never a byte more than the journal vouches for.
+
+A crash is a real one: a child of this process writes and ends by `os._exit` at the named point.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+from collections.abc import Callable
+from datetime import timedelta
+from pathlib import Path
+
+import anyio
+import pytest
+
+from tests.support.leaks import open_descriptors
+from tidegate.durable.store import describe
+from tidegate.events import Event, Note, unobserved
+from tidegate.model import Identity
+from tidegate.settings import TransferSettings
+from tidegate.transfer import part as part_module
+from tidegate.transfer.part import Part, opened_part
+
+KIB = 1024
+IDENTITY = Identity(url="http://origin/clip.mp4", name="clip.mp4", size_bytes=1000 * KIB, etag='"one"', ranges=True)
+OTHER = IDENTITY.model_copy(update={"etag": '"two"'})
+LIMITS = TransferSettings(checkpoint_bytes=64 * KIB, checkpoint_interval=timedelta(hours=1))
+
+
+def opened(folder: Path, identity: Identity = IDENTITY) -> Part:
+    return Part.open(folder, identity, LIMITS)
+
+
+def in_a_process_that_crashes(work: Callable[[], None]) -> None:
+    """Run it in a child that ends without any cleanup."""
+    pid = os.fork()
+    if pid == 0:
+        try:
+            work()
+            os._exit(0)
+        except BaseException:
+            os._exit(1)
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+
+
+def journal(folder: Path) -> Path:
+    return folder / "source.journal"
+
+
+def left_by(folder: Path, *, journaled: bytes, beyond: bytes = b"") -> None:
+    """A part as a crashed process left it: some bytes journaled, some only written."""
+
+    def work() -> None:
+        part = opened(folder)
+        part.write(journaled, now=0.0)
+        part.checkpoint()
+        part._checkpointed_at = 1.0
+        part.write(beyond, now=1.0)
+
+    in_a_process_that_crashes(work)
+
+
+def test_a_part_goes_on_from_its_last_checkpoint(tmp_path: Path) -> None:
+    left_by(tmp_path, journaled=b"a" * 1000)
+    part = opened(tmp_path)
+    assert (part.received_bytes, part.complete) == (1000, False)
+    part.write(b"b" * 10, now=0.0)
+    part.close()
+    assert part.path.read_bytes() == b"a" * 1000 + b"b" * 10
+
+
+def test_bytes_beyond_the_journal_are_cut_off(tmp_path: Path) -> None:
+    """They were written, but nothing says that they were synced: the disk may hold anything there."""
+    left_by(tmp_path, journaled=b"a" * 1000, beyond=b"?" * 500)
+    assert (tmp_path / "source.part").stat().st_size == 1500
+    part = opened(tmp_path)
+    assert part.received_bytes == 1000
+    assert part.path.stat().st_size == 1000
+    part.close()
+
+
+def test_a_journal_that_promises_more_than_the_disk_holds_is_not_believed(tmp_path: Path) -> None:
+    left_by(tmp_path, journaled=b"a" * 1000)
+    os.truncate(tmp_path / "source.part", 999)
+    part = opened(tmp_path)
+    assert (part.received_bytes, part.path.stat().st_size) == (0, 0)
+    part.close()
+
+
+@pytest.mark.parametrize(
+    "torn", [b"", b"{", b"null", b"[]", b"\xff\xfe\x00", b'{"identity": {}}', b'{"received_bytes": 1000}']
+)
+def test_a_torn_journal_means_begin_at_zero(torn: bytes, tmp_path: Path) -> None:
+    left_by(tmp_path, journaled=b"a" * 1000)
+    journal(tmp_path).write_bytes(torn)
+    part = opened(tmp_path)
+    assert (part.received_bytes, part.path.stat().st_size) == (0, 0)
+    part.close()
+
+
+def test_every_cut_of_a_journal_means_begin_at_zero(tmp_path: Path) -> None:
+    left_by(tmp_path, journaled=b"a" * 1000)
+    whole = journal(tmp_path).read_bytes()
+    for length in range(0, len(whole), 7):
+        journal(tmp_path).write_bytes(whole[:length])
+        part = opened(tmp_path)
+        assert part.received_bytes == 0
+        part.close()
+
+
+def test_a_lost_journal_means_begin_at_zero(tmp_path: Path) -> None:
+    left_by(tmp_path, journaled=b"a" * 1000)
+    journal(tmp_path).unlink()
+    part = opened(tmp_path)
+    assert part.received_bytes == 0
+    part.close()
+
+
+def test_a_journal_one_checkpoint_behind_costs_only_that_checkpoint(tmp_path: Path) -> None:
+    left_by(tmp_path, journaled=b"a" * 1000)
+    behind = journal(tmp_path).read_bytes()
+    part = opened(tmp_path)
+    part.write(b"b" * 1000, now=0.0)
+    part.checkpoint()
+    part.close()
+    journal(tmp_path).write_bytes(behind)
+    part = opened(tmp_path)
+    assert part.received_bytes == 1000
+    assert part.read(0, 2000) == b"a" * 1000
+    part.close()
+
+
+@pytest.mark.parametrize(
+    "change", [{"etag": '"two"'}, {"size_bytes": 5}, {"url": "http://origin/other.mp4"}, {"etag": None}]
+)
+def test_another_identity_never_continues_these_bytes(change: dict[str, object], tmp_path: Path) -> None:
+    left_by(tmp_path, journaled=b"a" * 1000)
+    part = opened(tmp_path, IDENTITY.model_copy(update=change))
+    assert (part.received_bytes, part.path.stat().st_size) == (0, 0)
+    part.close()
+
+
+def test_coming_back_to_the_first_identity_does_not_bring_its_bytes_back(tmp_path: Path) -> None:
+    left_by(tmp_path, journaled=b"a" * 1000)
+    for identity in (OTHER, IDENTITY):
+        part = opened(tmp_path, identity)
+        assert part.received_bytes == 0
+        part.close()
+
+
+def test_a_part_is_journaled_after_enough_bytes_and_after_enough_time(tmp_path: Path) -> None:
+    limits = LIMITS.model_copy(update={"checkpoint_interval": timedelta(seconds=10)})
+    part = Part.open(tmp_path, IDENTITY, limits)
+    part.checkpoint(now=100.0)
+
+    def journaled_after(size: int, now: float) -> int:
+        part.write(bytes(size), now)
+        received: int = json.loads(journal(tmp_path).read_text())["received_bytes"]
+        return received
+
+    assert journaled_after(KIB, 101.0) == 0
+    assert journaled_after(KIB, 110.0) == 2 * KIB
+    assert journaled_after(63 * KIB, 111.0) == 2 * KIB
+    assert journaled_after(KIB, 112.0) == 66 * KIB
+    part.close()
+
+
+def test_a_complete_part_stays_complete(tmp_path: Path) -> None:
+    part = opened(tmp_path)
+    part.write(b"a" * 10, now=0.0)
+    part.finish(end_is_certain=True)
+    part.close()
+    part = opened(tmp_path)
+    assert (part.complete, part.end_is_certain, part.received_bytes) == (True, True, 10)
+    part.close()
+
+
+def test_where_the_bytes_moved_is_known_after_a_crash_in_the_middle_of_it(tmp_path: Path) -> None:
+    part = opened(tmp_path)
+    part.write(b"a" * 10, now=0.0)
+    part.finish(end_is_certain=True)
+    asset = describe({"source": part.path})
+    part.will_be(asset)
+    part.close()
+    (tmp_path / "source.part").rename(tmp_path / "moved")
+    part = opened(tmp_path)
+    assert part.stored_as == asset
+    assert part.end_is_certain
+    assert part.received_bytes == 0
+    part.close()
+
+
+def test_a_restart_is_durable_before_other_bytes_come(tmp_path: Path) -> None:
+    left_by(tmp_path, journaled=b"a" * 1000)
+
+    def restart_and_crash() -> None:
+        part = opened(tmp_path)
+        part.restart()
+        os.pwrite(part._file, b"b" * 1000, 0)
+
+    in_a_process_that_crashes(restart_and_crash)
+    part = opened(tmp_path)
+    assert part.received_bytes == 0
+    part.close()
+
+
+# --- one process at a time -------------------------------------------------------------------------
+
+
+def test_a_part_that_another_process_holds_is_not_opened_and_leaks_nothing(tmp_path: Path) -> None:
+    told, tell = os.pipe()
+    wait, go = os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        held = opened(tmp_path)
+        held.write(b"a" * 1000, now=0.0)
+        held.checkpoint()
+        os.write(tell, b"x")
+        os.read(wait, 1)
+        os._exit(0)
+    try:
+        os.read(told, 1)
+        before = open_descriptors()
+        with pytest.raises(BlockingIOError):
+            opened(tmp_path)
+        assert open_descriptors() == before
+        assert (tmp_path / "source.part").stat().st_size == 1000, "the other's bytes were touched"
+    finally:
+        os.write(go, b"x")
+        os.waitpid(pid, 0)
+        for end in (told, tell, wait, go):
+            os.close(end)
+    part = opened(tmp_path)
+    assert part.received_bytes == 1000
+    part.close()
+
+
+def test_a_second_run_waits_visibly_and_goes_on_when_the_first_is_done(tmp_path: Path) -> None:
+    told: list[Event] = []
+
+    async def run() -> None:
+        first = opened(tmp_path)
+
+        async def release() -> None:
+            while not told:
+                await anyio.sleep(0.01)
+            first.write(b"a" * 10, now=0.0)
+            first.checkpoint()
+            first.close()
+
+        async with anyio.create_task_group() as group:
+            group.start_soon(release)
+            async with opened_part(tmp_path, IDENTITY, LIMITS, told.append) as second:
+                assert second.received_bytes == 10
+
+    anyio.run(run)
+    [note] = told
+    assert isinstance(note, Note)
+    assert "waiting" in note.message
+
+
+def test_a_part_is_released_whatever_happens_to_its_user(tmp_path: Path) -> None:
+    async def fail() -> None:
+        async with opened_part(tmp_path, IDENTITY, LIMITS, unobserved):
+            raise ZeroDivisionError
+
+    before = open_descriptors()
+    with pytest.raises(ZeroDivisionError):
+        anyio.run(fail)
+    assert open_descriptors() == before
+    opened(tmp_path).close()
+
+
+def test_a_lock_won_on_a_file_that_has_moved_away_meanwhile_touches_no_byte_of_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Between opening the part and locking it, the run before may have moved it into the store."""
+    part = opened(tmp_path)
+    part.write(b"a" * 1000, now=0.0)
+    part.finish(end_is_certain=True)
+    stored = tmp_path / "stored"
+    lock = fcntl.flock
+
+    def lock_after_the_other_is_done(handle: int, operation: int) -> None:
+        if not stored.exists():
+            part.path.rename(stored)
+            part.discard()
+            part.close()
+        lock(handle, operation)
+
+    monkeypatch.setattr("tidegate.durable.lock.fcntl.flock", lock_after_the_other_is_done)
+    with pytest.raises(BlockingIOError):
+        opened(tmp_path)
+    assert stored.read_bytes() == b"a" * 1000
+    second = opened(tmp_path)
+    assert (second.received_bytes, second.path.exists()) == (0, True)
+    second.close()

@@ -1,0 +1,70 @@
+"""One process at a time for one piece of work on this host.
+
+The flow holds the lock of a work key from its first stage to its last; a part file is its own lock. The kernel frees
+both when the process ends, however it ends, so no lock goes stale and none has to be timed.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+
+import anyio
+
+POLL_SECONDS = 0.5
+"""How often a run looks whether the one before it is done."""
+
+
+def acquire(path: Path) -> int:
+    """Open (or create) and lock a file; closing the descriptor frees it.
+
+    Raises:
+        BlockingIOError: another process holds it, or it was moved away between opening and locking.
+        OSError: it cannot be opened.
+    """
+    handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        if not _still_there(handle, path):
+            raise BlockingIOError(f"{path} was taken away between opening and locking it")
+    except BaseException:
+        os.close(handle)
+        raise
+    return handle
+
+
+async def acquired(path: Path, on_wait: Callable[[], None]) -> int:
+    """As `acquire`, but waits for another process; `on_wait` is called once when it has to."""
+    told = False
+    while True:
+        try:
+            return acquire(path)
+        except BlockingIOError:
+            if not told:
+                on_wait()
+                told = True
+            await anyio.sleep(POLL_SECONDS)
+
+
+@contextlib.asynccontextmanager
+async def exclusive(path: Path, on_wait: Callable[[], None]) -> AsyncIterator[None]:
+    """Hold a lock file for the length of the block; it is gone afterwards."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle = await acquired(path, on_wait)
+    try:
+        yield
+    finally:
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(path)  # noqa: PTH108
+        os.close(handle)
+
+
+def _still_there(handle: int, path: Path) -> bool:
+    """Whether the locked file is the one of that name: the run before may just have moved or removed it."""
+    try:
+        return os.path.samestat(os.fstat(handle), path.stat())
+    except FileNotFoundError:
+        return False
