@@ -78,7 +78,10 @@ def checked_url(text: str) -> str:
         raise BadInput("The source is empty: give a link or the path of a file")
     if not _SCHEME.match(text):
         return _checked_file(Path(text).expanduser())
-    parts = urlsplit(text)
+    try:
+        parts = urlsplit(text)
+    except ValueError as error:
+        raise BadInput(f"{redact_url(text)!r} is not a complete link") from error
     scheme = parts.scheme.lower()
     if scheme == "file":
         if parts.netloc not in ("", "localhost"):

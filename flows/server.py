@@ -7,10 +7,8 @@ port in between. It ends with the command; should the command be killed, the ker
 
 from __future__ import annotations
 
-import ctypes
 import json
 import os
-import signal
 import socket
 import subprocess
 import sys
@@ -24,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from tidegate.errors import ConnectionFailed
+from tidegate.process.kinship import die_with_parent
 
 STARTUP_SECONDS = 180.0
 """How long our own server may take: its imports alone take 12 s on a slow machine, and its first migrations more."""
@@ -31,8 +30,6 @@ PROBE_SECONDS = 2.0
 DEFAULT_API = "http://127.0.0.1:4200/api"
 RECORD = "server.json"
 """In TIDEGATE_HOME: the address of the server that `make serve` started."""
-
-_PR_SET_PDEATHSIG = 1
 
 
 @dataclass
@@ -185,13 +182,6 @@ def _start(home: Path) -> Server:
             stdout=output,
             stderr=output,
             start_new_session=True,  # Ctrl-C is for the run, which still needs its server to say so
-            preexec_fn=_die_with_parent if sys.platform == "linux" else None,
+            preexec_fn=die_with_parent,
         )
     return Server(api_url, process, log)
-
-
-_libc = ctypes.CDLL(None)
-
-
-def _die_with_parent() -> None:
-    _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)

@@ -18,7 +18,7 @@ from prefect.cache_policies import CacheKeyFnPolicy
 from prefect.client.schemas.objects import State, TaskRun
 from prefect.results import get_result_store
 
-from tidegate.errors import TASK_RETRY_DELAYS_SECONDS, ProcessTimeout, TidegateError, as_failure
+from tidegate.errors import TASK_RETRY_DELAYS_SECONDS, ProcessTimeout, TidegateError, as_failure, policy_of
 from tidegate.events import StageEnded, StageStarted
 from tidegate.model import StageName, StageRecord, Value, fingerprint
 from tidegate.stages import Workbench
@@ -29,8 +29,11 @@ R = TypeVar("R", bound=Value)
 async def may_retry(task: Task[..., Any], task_run: TaskRun, state: State[Any]) -> bool:
     """Whether the policy table lets Prefect run this task again, and has not let it often enough."""
     error = await state.aresult(raise_on_failure=False)
-    policy = as_failure(error).policy if isinstance(error, BaseException) else None
-    return policy is not None and task_run.run_count <= policy.task_retries
+    if not isinstance(error, BaseException):
+        return False
+    # The outer guard speaks as a TimeoutError. Taken for unknown, a stage that hangs would hang twice.
+    policy = policy_of(ProcessTimeout) if isinstance(error, TimeoutError) else as_failure(error).policy
+    return task_run.run_count <= policy.task_retries
 
 
 def stage_task(name: StageName) -> Callable[[Callable[..., Coroutine[Any, Any, R]]], Task[..., Any]]:

@@ -705,17 +705,19 @@ def as_failure(error: BaseException) -> TidegateError:
     if isinstance(error, TidegateError):
         return error
     if isinstance(error, BaseExceptionGroup):
-        return _from_group(error)
+        return as_failure(reason_of(error))
     if isinstance(error, OSError) and not isinstance(error, TimeoutError | ConnectionError):
         return from_os_error(error, "working")
     detail = str(error).strip() or "no message"
     return Unknown(f"{type(error).__name__}: {detail}")
 
 
-def _from_group(group: BaseExceptionGroup[BaseException]) -> TidegateError:
-    """The first failure of ours in a group: siblings that were ended because of it say less."""
-    ours, others = group.split(TidegateError)
-    leaf: BaseException = ours or others or group
-    while isinstance(leaf, BaseExceptionGroup):
-        leaf = leaf.exceptions[0]
-    return as_failure(leaf)
+def reason_of(
+    group: BaseExceptionGroup[BaseException], preferred: tuple[type[BaseException], ...] = (TidegateError,)
+) -> BaseException:
+    """Why a task group ended: its first `preferred` exception. Siblings that were ended because of it say less."""
+    preferably, others = group.split(preferred)
+    reason: BaseException = preferably or others or group
+    while isinstance(reason, BaseExceptionGroup):
+        reason = reason.exceptions[0]
+    return reason

@@ -156,6 +156,9 @@ class StreamInfo(Value):
     frames: int | None = None
     """Decoded frames; None when nothing was decoded."""
     decode_errors: int = 0
+    """Places that cannot be decoded, the first and last half second excepted."""
+    edge_errors: int = 0
+    """Such places at the very beginning or end, where a recording was cut."""
 
     @property
     def span_seconds(self) -> float | None:
@@ -320,6 +323,7 @@ class Verification(Value):
 
     checks: tuple[str, ...]
     decode_errors: int = 0
+    """Places at the very beginning or end that cannot be decoded; elsewhere a single one fails the verification."""
     worst_difference_seconds: float = 0.0
     """Largest difference between a stream's decoded length and its source's."""
 

@@ -13,12 +13,12 @@ REDACTED = "REDACTED"
 
 _SECRET_NAME = re.compile(
     r"^(x-amz-.*|x-goog-.*|.*token.*|.*signature.*|sig|sign|hmac|policy|key-pair-id|.*api[-_]?key.*|.*access[-_]?key.*"
-    r"|auth.*|password|passwd|pwd|secret.*|session.*|jwt|hdnts|hdnea|expires?|exp|se|sp|sv|sr|st|spr|skoid)$",
+    r"|auth.*|password|passwd|pwd|.*secret.*|session.*|jwt|hdnts|hdnea|expires?|exp|se|sp|sv|sr|st|spr|skoid)$",
     re.IGNORECASE,
 )
 """Query names that carry a credential, or its validity, on S3, GCS, Azure, Akamai, CloudFront and their like."""
 
-_URL_IN_TEXT = re.compile(r"\b[a-z][a-z0-9+.-]{0,20}://[^\s'\"<>]+", re.IGNORECASE)
+_URL_IN_TEXT = re.compile(r"[a-z][a-z0-9+.-]{0,20}://[^\s'\"<>]+", re.IGNORECASE)
 
 
 def redact_url(url: str) -> str:
@@ -27,7 +27,7 @@ def redact_url(url: str) -> str:
         parts = urlsplit(url)
     except ValueError:  # not a URL at all, such as `http://[`: nothing says where in it a secret may stand
         return REDACTED
-    if not parts.netloc or parts.scheme in ("", "file"):
+    if parts.scheme not in ("http", "https") and (not parts.netloc or parts.scheme in ("", "file")):
         return url
     host = parts.netloc.rpartition("@")[2]
     query = "&".join(_redacted_pair(name, value) for name, value in parse_qsl(parts.query, keep_blank_values=True))

@@ -86,6 +86,26 @@ def test_a_cut_mp4_says_how_many_bytes_it_lacks(clips: Path) -> None:
     assert look(part).missing_bytes == whole.stat().st_size - part.stat().st_size
 
 
+@pytest.mark.parametrize("container", ["avi", "wav"])
+def test_a_cut_riff_file_says_how_many_bytes_it_lacks(container: str, clips: Path) -> None:
+    """Its demuxer gives the duration of what is there, so nothing else tells."""
+    sound = clip_recipes.Recipe(".wav", clip_recipes.lavfi(clip_recipes.SOUND), ())
+    whole = clip(clips, "mpeg4_mp3_avi", seconds=2)
+    if container == "wav":
+        whole = clip_recipes.make(clips, "pcm_wav", sound, seconds=2, size="1x1")
+    part = cut(whole, 0.4)
+    assert look(whole).missing_bytes == 0
+    assert look(part).missing_bytes == whole.stat().st_size - part.stat().st_size
+
+
+def test_a_wav_whose_recorder_could_not_fill_in_its_length_is_not_called_cut(clips: Path, tmp_path: Path) -> None:
+    sound = clip_recipes.Recipe(".wav", clip_recipes.lavfi(clip_recipes.SOUND), ())
+    content = bytearray(clip_recipes.make(clips, "pcm_wav", sound, seconds=2, size="1x1").read_bytes())
+    content[4:8] = b"\xff" * 4
+    (tmp_path / "live.wav").write_bytes(content)
+    assert look(tmp_path / "live.wav").missing_bytes == 0
+
+
 def test_a_cut_mkv_promises_more_than_it_holds(clips: Path) -> None:
     media = look(cut(clip(clips, "h264_aac_mkv", seconds=4), 0.4), "packets")
     assert media.longest_promised_seconds is not None and media.longest_held_seconds is not None
@@ -159,7 +179,9 @@ def test_a_child_that_dies_of_the_file_is_told_and_we_go_on(
 def test_the_child_needs_nothing_of_ours() -> None:
     """pydantic alone would double the start of every probe."""
     child = Path(inspect_module.__file__).with_name("inspect_child.py")
-    listing = "import sys, runpy; sys.argv = ['x']\ntry: runpy.run_path({!r})\nexcept SystemExit: pass\nprint(*sys.modules)"
+    listing = (
+        "import sys, runpy; sys.argv = ['x']\ntry: runpy.run_path({!r})\nexcept SystemExit: pass\nprint(*sys.modules)"
+    )
     done = subprocess.run([sys.executable, "-I", "-c", listing.format(str(child))], capture_output=True, text=True)
     loaded = {name.partition(".")[0] for name in done.stdout.split()}
     assert "av" in loaded

@@ -250,7 +250,7 @@ def cancelled(*acts: str, when: Callable[[], bool], limits: ProcessSettings = CA
         async with anyio.create_task_group() as group:
             group.start_soon(run, job(*acts), limits)
             with anyio.fail_after(20):
-                while not when():
+                while not when():  # noqa: ASYNC110  # what it waits for has no event
                     await anyio.sleep(0.005)
             started = time.monotonic()
             group.cancel_scope.cancel()
@@ -299,7 +299,7 @@ def test_cancelling_while_a_stall_is_being_ended_still_ends_it(tmp_path: Path) -
         async with anyio.create_task_group() as group:
             group.start_soon(run, Job("it", [sys.executable, "-I", "-c", program], 60.0), limits)
             with anyio.fail_after(20):
-                while not marker.exists():
+                while not marker.exists():  # noqa: ASYNC110  # what it waits for has no event
                     await anyio.sleep(0.01)
             group.cancel_scope.cancel()
 

@@ -21,9 +21,7 @@ slow = st.floats(0, MINIMUM, exclude_max=True)
 
 @given(elapsed_times, sizes, st.floats(MINIMUM, 1e10))
 def test_a_download_at_or_above_the_minimum_speed_has_no_limit(elapsed: float, left: int | None, speed: float) -> None:
-    limit = download_seconds(
-        least=LEAST, elapsed=elapsed, remaining_bytes=left, speed=speed, minimum_speed=MINIMUM
-    )
+    limit = download_seconds(least=LEAST, elapsed=elapsed, remaining_bytes=left, speed=speed, minimum_speed=MINIMUM)
     assert limit is None
 
 

@@ -28,7 +28,8 @@ MPEG4 = H264 | {"codec": "mpeg4"}
 
 def media(*streams: dict[str, object]) -> MediaInfo:
     return MediaInfo(
-        container="any", streams=tuple(StreamInfo(index=at, **told) for at, told in enumerate(streams))  # type: ignore[arg-type]
+        container="any",
+        streams=tuple(StreamInfo(index=at, **told) for at, told in enumerate(streams)),  # type: ignore[arg-type]
     )
 
 
@@ -83,9 +84,7 @@ TABLE = [
 
 
 @pytest.mark.parametrize(("picture", "sound", "universal", "modern", "original"), TABLE)
-def test_the_decision_table(
-    picture: dict[str, object], sound: str, universal: str, modern: str, original: str
-) -> None:
+def test_the_decision_table(picture: dict[str, object], sound: str, universal: str, modern: str, original: str) -> None:
     source = media(video(picture), audio(sound))
     decided = [short(decide(source, profile, Quality.AUTO)) for profile in (UNIVERSAL, MODERN, ORIGINAL)]
     assert decided == [universal, modern, original]
@@ -125,7 +124,12 @@ def test_audio_that_is_declared_but_holds_no_sound_is_dropped_and_told(
 
 @pytest.mark.parametrize("profile", ProfileName)
 def test_a_source_without_any_living_stream_is_no_media(profile: ProfileName) -> None:
-    for source in (media(), media(audio(packets=0)), media(subtitle("subrip")), media(video(H264, attached_picture=True))):
+    for source in (
+        media(),
+        media(audio(packets=0)),
+        media(subtitle("subrip")),
+        media(video(H264, attached_picture=True)),
+    ):
         with pytest.raises(NotMedia):
             decide(source, profile, Quality.AUTO)
 

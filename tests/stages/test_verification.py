@@ -11,9 +11,7 @@ from tidegate.model import Decision, MediaInfo, Strategy, StreamInfo
 from tidegate.stages.download import refuse_truncated
 from tidegate.stages.verification import tolerance_seconds, verify
 
-COPY = Decision(
-    strategy=Strategy.COPY, container="mp4", video="copy", audio="copy", subtitles="none", keep_audio=(1,)
-)
+COPY = Decision(strategy=Strategy.COPY, container="mp4", video="copy", audio="copy", subtitles="none", keep_audio=(1,))
 TRANSCODE = COPY.model_copy(update={"strategy": Strategy.TRANSCODE, "video": "h264", "audio": "aac"})
 
 PICTURE = StreamInfo(index=0, kind="video", codec="h264", start_seconds=0, end_seconds=60, packets=1500, frames=1500)

@@ -548,7 +548,7 @@ def cancelled_after(begun: Callable[[], bool], connect: Connect, folder: Path, l
         async with anyio.create_task_group() as group:
             group.start_soon(fetch, connect, folder, limits)
             with anyio.fail_after(10):
-                while not begun():
+                while not begun():  # noqa: ASYNC110  # what it waits for has no event
                     await anyio.sleep(0.01)
             started = time.monotonic()
             group.cancel_scope.cancel()

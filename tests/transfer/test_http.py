@@ -116,9 +116,7 @@ def test_a_link_that_is_none_is_bad_input(url: str) -> None:
         HttpExchange(Source(url=SecretStr(url)), TransferSettings(request_timeout=1)).identify()
 
 
-@pytest.mark.parametrize(
-    "location", ["http://origin:99999/x", "http://[bad", "ftp://origin/x", "file:///etc/passwd"]
-)
+@pytest.mark.parametrize("location", ["http://origin:99999/x", "http://[bad", "ftp://origin/x", "file:///etc/passwd"])
 def test_a_redirect_to_nowhere_is_refused_and_followed_by_nobody(location: str) -> None:
     with Origin({"clip.mp4": Resource(b"x", story=f"always: redirect {location}")}) as origin:
         with pytest.raises(RedirectLoop):

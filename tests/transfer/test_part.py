@@ -20,7 +20,6 @@ from tidegate.durable.store import describe
 from tidegate.events import Event, Note, unobserved
 from tidegate.model import Identity
 from tidegate.settings import TransferSettings
-from tidegate.transfer import part as part_module
 from tidegate.transfer.part import Part, opened_part
 
 KIB = 1024
@@ -244,7 +243,7 @@ def test_a_second_run_waits_visibly_and_goes_on_when_the_first_is_done(tmp_path:
         first = opened(tmp_path)
 
         async def release() -> None:
-            while not told:
+            while not told:  # noqa: ASYNC110  # what it waits for has no event
                 await anyio.sleep(0.01)
             first.write(b"a" * 10, now=0.0)
             first.checkpoint()

@@ -76,18 +76,18 @@ def copy_file(source: Path, target: Path) -> None:
     change when the other side is edited.
 
     Raises:
-        OSError: as the operating system says; a half-written target is removed.
+        OSError: as the operating system says; a half-written target is removed, one that was there before is not.
     """
-    try:
-        with source.open("rb") as reader, target.open("xb") as writer:
+    with source.open("rb") as reader, target.open("xb") as writer:
+        try:
             if not _reflink(reader.fileno(), writer.fileno()):
                 shutil.copyfileobj(reader, writer, COPY_BLOCK_BYTES)
             writer.flush()
             os.fsync(writer.fileno())
-    except OSError:
-        with contextlib.suppress(OSError):
-            target.unlink(missing_ok=True)
-        raise
+        except OSError:
+            with contextlib.suppress(OSError):
+                target.unlink(missing_ok=True)
+            raise
 
 
 def swap_in(prepared: Path, target: Path) -> None:

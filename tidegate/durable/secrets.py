@@ -12,12 +12,21 @@ import secrets
 from dataclasses import dataclass
 from pathlib import Path
 
-from pydantic import SecretStr
+from pydantic import BaseModel, ConfigDict, SecretStr
 
 from tidegate.durable.atomic import write_atomic
 from tidegate.errors import BadInput
 
 _REFERENCE = re.compile(r"[0-9a-f]{16}")
+
+
+class _Kept(BaseModel):
+    """What a file holds; an error about it does not repeat it."""
+
+    model_config = ConfigDict(hide_input_in_errors=True)
+
+    url: SecretStr
+    headers: dict[str, SecretStr]
 
 
 @dataclass(frozen=True)
@@ -40,11 +49,10 @@ class SecretFiles:
             BadInput: there is no such secret on this host (any more).
         """
         try:
-            kept = json.loads(self._path(reference).read_text())
+            kept = _Kept.model_validate_json(self._path(reference).read_bytes())
         except (OSError, ValueError) as error:
             raise BadInput(f"The secret {reference} is not on this host; give the link and headers again") from error
-        headers = {name: SecretStr(value) for name, value in kept["headers"].items()}
-        return SecretStr(kept["url"]), headers
+        return kept.url, kept.headers
 
     def forget(self, reference: str) -> None:
         self._path(reference).unlink(missing_ok=True)

@@ -66,13 +66,19 @@ class AssetStore:
         target.parent.mkdir(parents=True, exist_ok=True)
         prepared = temporary_sibling(target)
         prepared.mkdir()
+        try:
+            # First what needs space: on a full disk the files then still lie where they were, and need no second fetch.
+            manifest = prepared / MANIFEST
+            manifest.write_text(json.dumps([track.model_dump() for track in asset.tracks], indent=1))
+            sync_file(manifest)
+            for path in files.values():
+                sync_file(path)
+        except OSError:
+            shutil.rmtree(prepared, ignore_errors=True)
+            raise
         for name, path in files.items():
-            sync_file(path)
             os.replace(path, prepared / name)  # noqa: PTH105
             (prepared / name).chmod(0o444)
-        manifest = prepared / MANIFEST
-        manifest.write_text(json.dumps([track.model_dump() for track in asset.tracks], indent=1))
-        sync_file(manifest)
         sync_folder(prepared)
         if target.exists() and self.whole(asset):
             shutil.rmtree(prepared)

@@ -44,5 +44,6 @@ ALLOWED_DEMUXERS = (
     "wv",
 )
 
-DECLARING_DEMUXERS = ("mov", "mp4", "matroska", "webm", "avi", "asf", "flv", "wav", "w64", "flac", "caf", "aiff", "mxf")
-"""Containers whose header carries a duration of its own; of the others it is worked out from the bytes at hand."""
+DECLARING_DEMUXERS = ("mov", "mp4", "matroska", "webm", "avi", "asf", "flv", "wav", "flac", "aiff", "mxf")
+"""Containers whose header carries a duration or a length of its own that is checked against the bytes at hand; of the
+others, such as W64 and CAF, a duration is worked out from those bytes and confirms nothing."""

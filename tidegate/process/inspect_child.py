@@ -25,10 +25,14 @@ FIELD_ORDERS = {1: "progressive", 2: "tt", 3: "bb", 4: "tb", 5: "bt"}
 """AVFieldOrder of libavcodec/codec_par.h."""
 TRANSFERS = {16: "smpte2084", 18: "arib-std-b67"}
 """The AVColorTransferCharacteristic values that mean HDR (ITU-T H.273)."""
+EDGE_SECONDS = 0.5
+"""How much of a stream's beginning and end counts as its edge; no more than lengths may differ anyway."""
 MOOV_BYTES = 64 * 1024 * 1024
 """How much of an index is searched for its fragment boxes; they stand near its beginning."""
-
-
+UNKNOWN_RIFF_LENGTHS = (0, 0xFFFFFFFF)
+"""What a recorder writes that could not come back to fill the length in."""
+SLOPPY_RIFF_BYTES = 64
+"""Writers disagree whether padding and the chunk's own header count."""
 MEDIA_BOXES = (b"moov", b"moof", b"mdat")
 """The boxes without which an MP4 cannot be played."""
 
@@ -41,11 +45,17 @@ class Extent:
         self.end: float | None = None
         self.packets = 0
         self.frames = 0
-        self.errors = 0
+        self.errors: list[float] = []
+        """Where decoding failed, in seconds."""
 
     def widen(self, start: float, length: float) -> None:
         self.start = start if self.start is None else min(self.start, start)
         self.end = start + length if self.end is None else max(self.end, start + length)
+
+    def errors_inside(self) -> int:
+        """Those that are not at the very beginning or end, where a recording may be cut in the middle of a frame."""
+        start, end = (self.start or 0.0) + EDGE_SECONDS, (self.end or 0.0) - EDGE_SECONDS
+        return sum(start < at < end for at in self.errors)
 
     def add(self, item: Any, length: float | None = None) -> None:
         """A packet or frame; `length` in seconds where it is not the item's own duration."""
@@ -62,7 +72,7 @@ def inspect(depth: str, path: Path, names: dict[str, list[str]]) -> dict[str, An
         if depth != "header":
             read_all(container, streams, decode=depth == "frames")
         formats = set(container.format.name.split(","))
-        missing, fragmented = mp4_boxes(path) if "mp4" in formats else (0, False)
+        missing, fragmented = mp4_boxes(path) if "mp4" in formats else (riff_chunks(path), False)
         return {
             "container": container.format.name,
             "size_bytes": path.stat().st_size,
@@ -126,20 +136,26 @@ def read_all(container: Any, streams: list[dict[str, Any]], *, decode: bool) -> 
             say({"progress": {"packets": sum(e.packets for e in extents), "seconds": extent.end or 0.0}})
     for facts, extent in zip(streams, extents, strict=True):
         facts |= {"start_seconds": extent.start, "end_seconds": extent.end, "packets": extent.packets}
-        facts |= {"frames": extent.frames if facts["index"] in decodable else None, "decode_errors": extent.errors}
+        facts |= {
+            "frames": extent.frames if facts["index"] in decodable else None,
+            "decode_errors": extent.errors_inside(),
+        }
+        facts["edge_errors"] = len(extent.errors) - facts["decode_errors"]
 
 
 def decode_packet(packet: Any, extent: Extent) -> None:
+    at = float(packet.pts * packet.time_base) if packet.pts is not None else extent.end or 0.0
     try:
         frames = packet.decode()
     except av.error.EOFError:
         return
     except (av.error.FFmpegError, ValueError):
-        extent.errors += 1
+        extent.errors.append(at)
         return
     for frame in frames:
         extent.frames += 1
-        extent.errors += bool(getattr(frame, "is_corrupt", False))
+        if getattr(frame, "is_corrupt", False):
+            extent.errors.append(at)
         samples = getattr(frame, "samples", 0)
         extent.add(frame, samples / frame.sample_rate if samples else None)
 
@@ -169,6 +185,21 @@ def mp4_boxes(path: Path) -> tuple[int, bool]:
                 break
             missing = max(0, position - size)
     return missing, fragmented
+
+
+def riff_chunks(path: Path) -> int:
+    """How many bytes the RIFF chunks of a WAV or AVI reach beyond the file; 0 for any other format. Its demuxers give
+    the duration of what is there, so only the chunks tell of a cut (an AVI beyond 1 GiB has several)."""
+    size, position = path.stat().st_size, 0
+    with path.open("rb") as file:
+        while position + 8 <= size:
+            file.seek(position)
+            kind, length = struct.unpack("<4sI", file.read(8))
+            if kind != b"RIFF" or length in UNKNOWN_RIFF_LENGTHS:
+                break
+            position += 8 + length
+    missing = position - size
+    return missing if missing > SLOPPY_RIFF_BYTES else 0
 
 
 def say(message: dict[str, Any]) -> None:

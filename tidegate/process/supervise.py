@@ -8,11 +8,9 @@ whole process group is gone before `run` returns. Should this process itself be 
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import os
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -28,7 +26,9 @@ from tidegate.errors import (
     StalledProcess,
     ToolMissing,
     from_os_error,
+    reason_of,
 )
+from tidegate.process.kinship import die_with_parent
 from tidegate.process.output import LineSink, Output, ignore_line
 from tidegate.resilience.stall import ProgressClock
 from tidegate.settings import ProcessSettings
@@ -39,7 +39,6 @@ DRAIN_SECONDS = 2.0
 POLL_SECONDS = 0.05
 """How often the child is looked at where the kernel has no pidfd."""
 
-_PR_SET_PDEATHSIG = 1
 _FROM_OUTSIDE = frozenset({signal.SIGKILL, signal.SIGTERM, signal.SIGINT, signal.SIGHUP})
 """Signals that people and kernels send; the others (SIGSEGV, SIGABRT …) are the tool's own crash."""
 
@@ -100,7 +99,7 @@ async def run(job: Job, limits: ProcessSettings) -> Finished:
                 pipes.cancel_scope.deadline = anyio.current_time() + DRAIN_SECONDS
             siblings.cancel_scope.cancel()
     except BaseExceptionGroup as group:
-        raise _first(group) from None
+        raise reason_of(group) from None
     finally:
         await _end(child, limits)
     seconds = job.clock() - started
@@ -120,19 +119,12 @@ def _spawn(job: Job) -> subprocess.Popen[bytes]:
             stderr=subprocess.PIPE,
             start_new_session=True,
             # Without it a SIGKILL of this process leaves the tool running, writing into a file that the next run owns.
-            preexec_fn=_die_with_parent if sys.platform == "linux" else None,
+            preexec_fn=die_with_parent,
         )
     except FileNotFoundError as error:
         raise ToolMissing(f"{job.name} is not installed at {job.argv[0]}") from error
     except OSError as error:
         raise from_os_error(error, f"starting {job.name}") from error
-
-
-_libc = ctypes.CDLL(None)
-
-
-def _die_with_parent() -> None:
-    _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
 def _pipe(pipe: IO[bytes] | None) -> int:
@@ -230,10 +222,3 @@ def _evidence(job: Job, stderr: Output, seconds: float, exit_code: int | None, i
         resources={"seconds": round(seconds, 3)},
         notes={name: f"{value:g}" for name, value in job.marks().items()},
     )
-
-
-def _first(group: BaseExceptionGroup[BaseException]) -> BaseException:
-    leaf: BaseException = group
-    while isinstance(leaf, BaseExceptionGroup):
-        leaf = leaf.exceptions[0]
-    return leaf

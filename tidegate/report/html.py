@@ -39,7 +39,7 @@ def clock(seconds: float | None) -> str:
     """`1:02:03.4` for a position in the media."""
     if seconds is None:
         return "–"
-    minutes, rest = divmod(seconds, 60)
+    minutes, rest = divmod(round(seconds, 1), 60)
     hours, minutes = divmod(int(minutes), 60)
     return f"{hours}:{minutes:02d}:{rest:04.1f}" if hours else f"{minutes}:{rest:04.1f}"
 

@@ -53,21 +53,26 @@ def wanted_lines(line: str) -> bool:
     return _WANTED.search(line) is not None
 
 
+def _said_by(filter_name: str) -> str:
+    """The beginning of a line that this filter logged; a title in the file may hold the same words further on."""
+    return rf"^\[(?:Parsed_)?{filter_name}\w* @ .*"
+
+
 def _black(lines: list[str], length: float) -> Found:
-    starts = _numbers(lines, rf"black_start:{_NUMBER}")
-    ends = _numbers(lines, rf"black_end:{_NUMBER}")
+    starts = _numbers(lines, rf"{_said_by('blackdetect')}black_start:{_NUMBER}")
+    ends = _numbers(lines, rf"{_said_by('blackdetect')}black_end:{_NUMBER}")
     return Found(_paired(starts, ends, length))
 
 
 def _freeze(lines: list[str], length: float) -> Found:
-    starts = _numbers(lines, rf"freeze_start: {_NUMBER}")
-    ends = _numbers(lines, rf"freeze_end: {_NUMBER}")
+    starts = _numbers(lines, rf"{_said_by('freezedetect')}freeze_start: {_NUMBER}")
+    ends = _numbers(lines, rf"{_said_by('freezedetect')}freeze_end: {_NUMBER}")
     return Found(_paired(starts, ends, length))
 
 
 def _silence(lines: list[str], length: float) -> Found:
-    starts = _numbers(lines, rf"silence_start: {_NUMBER}")
-    ends = _numbers(lines, rf"silence_end: {_NUMBER}")
+    starts = _numbers(lines, rf"{_said_by('silencedetect')}silence_start: {_NUMBER}")
+    ends = _numbers(lines, rf"{_said_by('silencedetect')}silence_end: {_NUMBER}")
     return Found(_paired(starts, ends, length))
 
 

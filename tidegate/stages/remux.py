@@ -72,7 +72,7 @@ async def remux(
         media=media,
         verification=verification,
         ladder=tuple(steps),
-        findings=(*findings(source.media, rung), *_length_finding(source), *_ladder_finding(steps)),
+        findings=(*findings(source.media, rung), *_length_finding(source), *_damage(steps, verification)),
         ffmpeg_version=await version_of(toolchain, bench.settings.process),
         seconds=time.monotonic() - started,
         recorded_at=datetime.now(UTC),
@@ -151,9 +151,13 @@ def _length_finding(source: DownloadResult) -> tuple[Finding, ...]:
     return (Finding(code="length_unconfirmed", message=message),)
 
 
-def _ladder_finding(steps: list[LadderStep]) -> tuple[Finding, ...]:
-    return tuple(
-        Finding(code="source_damaged", message=f"{step.strategy} did not give a whole file: {step.message}")
-        for step in steps
-        if step.outcome == "failed"
-    )
+def _damage(steps: list[LadderStep], verification: Verification) -> tuple[Finding, ...]:
+    """What the ladder and the decoder found wrong with the source."""
+    told: dict[str, list[str]] = {}
+    for step in steps:
+        if step.outcome == "failed":
+            told.setdefault(step.message, []).append(step.strategy)
+    messages = [f"{' and '.join(rungs)} did not give a whole file: {message}" for message, rungs in told.items()]
+    if verification.decode_errors:
+        messages.append(f"The very beginning or end cannot be decoded ({verification.decode_errors} ×)")
+    return tuple(Finding(code="source_damaged", message=message) for message in messages)

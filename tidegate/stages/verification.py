@@ -32,6 +32,7 @@ def verify(source: MediaInfo, output: MediaInfo, decision: Decision) -> Verifica
         _no_packet_lost([pair for pair in pairs if pair[0].kind == "audio"])
     return Verification(
         checks=("streams counted", "every frame decoded", "ends compared", *_packet_check(decision)),
+        decode_errors=sum(ours.edge_errors for ours, _ in pairs),
         worst_difference_seconds=round(worst, 3),
     )
 

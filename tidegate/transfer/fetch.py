@@ -24,6 +24,7 @@ from tidegate.errors import (
     TidegateError,
     TruncatedBody,
     WrongDigest,
+    reason_of,
 )
 from tidegate.events import Advance, Observer
 from tidegate.model import Digest, Identity, TransferStats
@@ -130,7 +131,8 @@ class Fetch:
                 await to_thread.run_sync(self._drain, body)
                 siblings.cancel_scope.cancel()
         except BaseExceptionGroup as group:
-            raise _the_reason(group) from group
+            # A verdict of the clock comes before the broken read that it caused.
+            raise reason_of(group, (StalledTransfer, DownloadDeadline)) from group
         self._check_end(body)
 
     def _drain(self, body: Body) -> None:
@@ -267,12 +269,3 @@ async def _abort_at_end(exchange: Exchange) -> None:
         await anyio.sleep_forever()
     finally:
         exchange.abort()
-
-
-def _the_reason(group: BaseExceptionGroup[BaseException]) -> BaseException:
-    """Why a try ended: a verdict of the clock before the broken read that it caused."""
-    verdicts, others = group.split((StalledTransfer, DownloadDeadline))
-    reason: BaseException = verdicts or others or group
-    while isinstance(reason, BaseExceptionGroup):
-        reason = reason.exceptions[0]
-    return reason

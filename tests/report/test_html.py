@@ -1,0 +1,97 @@
+"""The page asks nobody for anything, and no stranger's text becomes part of it."""
+
+from __future__ import annotations
+
+import base64
+from datetime import UTC, datetime
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+
+from tidegate.model import Outcome, StageRecord
+from tidegate.report.html import clock, html_report, human_size
+
+NOW = datetime(2026, 3, 4, 5, 6, 7, tzinfo=UTC)
+PIXEL = base64.b64decode(
+    "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJggg=="
+)
+LOADING = {"src", "href", "srcset", "data", "action", "poster", "background", "formaction"}
+
+
+class Page(HTMLParser):
+    """Elements, attributes and visible text, as a browser would find them."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.tags: list[str] = []
+        self.attributes: list[tuple[str, str]] = []
+        self.words = ""
+        self.feed(text)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append(tag)
+        self.attributes += [(name, value or "") for name, value in attrs]
+
+    def handle_data(self, data: str) -> None:
+        self.words += data
+
+
+@pytest.fixture
+def picture(tmp_path: Path) -> Path:
+    path = tmp_path / "sheet.png"
+    path.write_bytes(PIXEL)
+    return path
+
+
+def test_the_page_loads_nothing_and_its_pictures_are_inside(outcome: Outcome, picture: Path) -> None:
+    text = html_report(outcome, {"Contact sheet": picture}, title="Film", now=NOW)
+    page = Page(text)
+    loaded = [value for name, value in page.attributes if name in LOADING]
+    assert loaded == ["data:image/png;base64," + base64.b64encode(PIXEL).decode()]
+    assert not {"script", "link", "iframe", "object", "embed", "base", "form"} & set(page.tags)
+    assert "url(" not in text and "@import" not in text
+
+
+def test_hostile_names_are_shown_as_text_and_add_no_element(outcome: Outcome, picture: Path, hostile: str) -> None:
+    page = Page(html_report(outcome, {hostile: picture}, title=hostile, now=NOW))
+    harmless = outcome.model_copy(update={"source": "https://host/film.mp4", "findings": outcome.findings[:1]})
+    plain = Page(html_report(harmless, {"Sheet": picture}, title="Film", now=NOW))
+    assert page.tags == plain.tags
+    assert not [name for name, _ in page.attributes if name.startswith("on")]
+    # Title, heading, source, finding, caption, reason, ladder, detector, two streams: all as text.
+    assert page.words.count(hostile) >= 10
+
+
+def test_the_page_tells_what_happened(outcome: Outcome) -> None:
+    words = Page(html_report(outcome, {}, title="Film", now=NOW)).words
+    for part in ("completed", "1:00.0", "12.3 MB", "1280×720", "-23.1 LUFS", "repair", "probe", "from its checkpoint"):
+        assert part in words
+    assert outcome.failure is not None
+    assert outcome.failure.friendly_message in words and outcome.failure.reference in words
+    assert "2026-03-04 05:06:07 UTC" in words
+
+
+def test_a_run_that_got_nowhere_has_a_page_too() -> None:
+    stages = {"probe": StageRecord(state="failed", seconds=0.1)}
+    page = Page(html_report(Outcome(status="failed", source="s", stages=stages), {}, title="Film", now=NOW))
+    assert "failed" in page.words and "img" not in page.tags
+
+
+@pytest.mark.parametrize(
+    ("seconds", "told"), [(None, "–"), (0, "0:00.0"), (62.34, "1:02.3"), (3723.4, "1:02:03.4"), (36000, "10:00:00.0")]
+)
+def test_a_position_reads_as_a_clock(seconds: float | None, told: str) -> None:
+    assert clock(seconds) == told
+
+
+@pytest.mark.parametrize("seconds", [59.97, 3599.99, 119.96])
+def test_a_clock_never_shows_sixty_seconds(seconds: float) -> None:
+    assert ":60" not in clock(seconds)
+
+
+@pytest.mark.parametrize(
+    ("size", "told"), [(None, "–"), (0, "0 B"), (999, "999 B"), (12_345_678, "12.3 MB"), (3.2e15, "3200.0 TB")]
+)
+def test_a_size_reads_in_powers_of_a_thousand(size: float | None, told: str) -> None:
+    assert human_size(size) == told

@@ -1,0 +1,67 @@
+"""What a person reads at the end of a run."""
+
+from __future__ import annotations
+
+import io
+
+import pytest
+from rich.console import Console, RenderableType
+
+from tidegate.model import STAGES, Failure, Outcome, StageRecord
+from tidegate.report.terminal import failure_panel, outcome_summary
+
+
+def shown(renderable: RenderableType, width: int = 100) -> str:
+    console = Console(file=io.StringIO(), width=width)
+    console.print(renderable)
+    assert isinstance(console.file, io.StringIO)
+    return console.file.getvalue()
+
+
+def test_a_failure_panel_says_what_happened_what_to_do_and_what_to_quote(failure: Failure) -> None:
+    text = shown(failure_panel(failure, log="/media/film.err.log"))
+    for part in (failure.friendly_message, failure.message, failure.reference, "in download", "/media/film.err.log"):
+        assert part in text
+    for action in failure.suggested_actions:
+        assert f"• {action}" in text
+
+
+def test_square_brackets_in_a_strangers_message_are_text_and_no_style(failure: Failure) -> None:
+    message = "[red]refused[/red] [https @ 0x1] [/]"
+    hostile = failure.model_copy(
+        update={"message": message, "friendly_message": message, "suggested_actions": (message,)}
+    )
+    assert shown(failure_panel(hostile, log=message)).count(message) == 4
+
+
+@pytest.mark.parametrize("width", [20, 40])
+def test_a_panel_in_a_narrow_terminal_loses_no_word(width: int, failure: Failure) -> None:
+    text = shown(failure_panel(failure, log="/media/film.err.log"), width)
+    letters = "".join(character for character in text if character.isalnum())
+    for words in (failure.message, failure.reference, "/media/film.err.log"):
+        assert "".join(character for character in words if character.isalnum()) in letters
+
+
+def test_a_summary_says_where_the_results_are_and_what_is_worth_knowing(outcome: Outcome) -> None:
+    text = outcome_summary(outcome).plain
+    assert outcome.published is not None
+    for part in (
+        str(outcome.published.video),
+        str(outcome.published.folder / "report.html"),
+        "h264 1280×720",
+        "12.3 MB",
+    ):
+        assert part in text
+    assert f"finding {outcome.findings[0].message}" in text
+    assert "checkpoint" not in text
+
+
+def test_a_run_of_checkpoints_only_says_so(outcome: Outcome) -> None:
+    stages = {name: StageRecord(state="completed", cached=True) for name in STAGES}
+    text = outcome_summary(outcome.model_copy(update={"stages": stages})).plain
+    assert "every stage came from its checkpoint" in text
+
+
+def test_a_run_that_ended_after_the_download_says_where_the_source_is(outcome: Outcome) -> None:
+    text = outcome_summary(outcome.model_copy(update={"remux": None, "published": None})).plain
+    assert str(outcome.download_path) in text and "report" not in text

@@ -1,0 +1,134 @@
+"""The download stage around its transfer: crashes between its steps, space, and files that are not what they say.
+
+The transfer's own disasters are in `tests/transfer/test_fetch.py`, told to this stage as well.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from datetime import UTC, datetime
+from pathlib import Path
+
+import anyio
+import pytest
+from pydantic import SecretStr
+
+from tests.support.clips import bulk_clip, clip
+from tests.support.leaks import leftovers
+from tests.support.origin import Origin, Resource
+from tidegate import stages
+from tidegate.errors import DiskFull, NotMedia
+from tidegate.model import DownloadResult, ProbeResult, Source
+from tidegate.settings import Settings, StoreSettings
+from tidegate.stages import Workbench
+from tidegate.transfer.resolvers.base import WHOLE_FILE
+
+MIB = 1024 * 1024
+
+
+@pytest.fixture
+def own(tmp_path: Path) -> Workbench:
+    return Workbench(Settings(store=StoreSettings(home=tmp_path / "home")))
+
+
+def downloaded(bench: Workbench, url: str) -> DownloadResult:
+    async def run() -> DownloadResult:
+        source = Source(url=SecretStr(url))
+        identity, _ = await stages.identify(bench, source)
+        probe = ProbeResult(
+            identity=identity, resolver="direct", renditions=(WHOLE_FILE,), preview=None, recorded_at=datetime.now(UTC)
+        )
+        return await stages.download(bench, source, probe, WHOLE_FILE, "key")
+
+    return anyio.run(run)
+
+
+def dies_before(event: str, name: str, bench: Workbench, url: str) -> None:
+    """Run the stage in a process that dies when it is about to make this call on a file of this name."""
+    pid = os.fork()
+    if pid == 0:
+
+        def die(seen: str, arguments: tuple[object, ...]) -> None:
+            if seen == event and any(str(argument).endswith(name) for argument in arguments):
+                os._exit(99)
+
+        try:
+            sys.addaudithook(die)
+            downloaded(bench, url)
+        finally:
+            os._exit(1)
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 99
+
+
+@pytest.mark.parametrize(
+    ("event", "name"),
+    [
+        ("subprocess.Popen", "python"),
+        ("os.rename", "source.part"),
+        ("os.chmod", "source"),
+        ("os.remove", "source.journal"),
+        ("os.remove", "source.part"),
+    ],
+    ids=["inspecting", "moving", "moved", "stored", "journal gone"],
+)
+def test_a_crash_after_the_last_byte_costs_no_byte(
+    event: str, name: str, own: Workbench, clips: Path, request: pytest.FixtureRequest
+) -> None:
+    media = bulk_clip(clips, 2 * MIB)
+    with Origin({"film.mp4": media}) as origin:
+        dies_before(
+            event, Path(sys.executable).name if event == "subprocess.Popen" else name, own, origin.url("film.mp4")
+        )
+        before = origin.bytes_sent("film.mp4")
+        result = downloaded(own, origin.url("film.mp4"))
+        after = origin.bytes_sent("film.mp4")
+    assert own.store.path(result.asset).read_bytes() == media.read_bytes()
+    assert own.store.whole(result.asset)
+    # The asset is found again only while the journal names it; without one it is what a first run would do.
+    if request.node.callspec.id not in ("moved", "journal gone"):
+        assert after - before == 1, "identify's byte"
+
+
+def test_a_stored_asset_is_complete_and_scratch_is_empty(own: Workbench, clips: Path) -> None:
+    with Origin({"film.mp4": clip(clips, seconds=1)}) as origin:
+        result = downloaded(own, origin.url("film.mp4"))
+    assert own.store.whole(result.asset)
+    assert leftovers(own.home.root, ("*.part", "*.journal", "*.tmp")) == []
+
+
+def test_a_file_without_picture_and_sound_is_no_media(own: Workbench, clips: Path, tmp_path: Path) -> None:
+    subtitles = tmp_path / "only.mkv"
+    import av
+
+    with av.open(str(clip(clips, "h264_subtitles_mkv", seconds=2))) as source, av.open(str(subtitles), "w") as target:
+        track = target.add_stream_from_template(source.streams.subtitles[0])
+        for packet in source.demux(source.streams.subtitles[0]):
+            if packet.dts is not None:
+                packet.stream = track
+                target.mux(packet)
+    with Origin({"film.mkv": subtitles}) as origin, pytest.raises(NotMedia, match="neither picture nor sound"):
+        downloaded(own, origin.url("film.mkv"))
+
+
+def test_a_source_larger_than_the_disk_is_refused_before_the_first_byte(own: Workbench, tmp_path: Path) -> None:
+    huge = tmp_path / "huge.mp4"
+    huge.touch()
+    os.truncate(huge, 2**42)
+    with (
+        Origin({"film.mp4": Resource(huge, etag="known")}) as origin,
+        pytest.raises(DiskFull, match="bytes are needed"),
+    ):
+        downloaded(own, origin.url("film.mp4"))
+    assert origin.bytes_sent("film.mp4") == 1
+
+
+@pytest.mark.parametrize(
+    ("framing", "confirmed"), [("ok", True), ("no-length", True), ("always: close-delimited", False)]
+)
+def test_a_transport_stream_is_confirmed_only_where_its_true_length_is_known(
+    framing: str, confirmed: bool, own: Workbench, clips: Path
+) -> None:
+    bare = Resource(clip(clips, "h264_aac_ts", seconds=1), story=framing, accept_ranges="none")
+    with Origin({"film.ts": bare}) as origin:
+        assert downloaded(own, origin.url("film.ts")).length_confirmed is confirmed

@@ -1,0 +1,201 @@
+"""The folder that a person opens: whole or not at all, whatever was there and whatever goes wrong."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+from datetime import UTC, datetime
+from pathlib import Path
+
+import anyio
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tests.stages.conftest import Made
+from tests.support.leaks import leftovers
+from tidegate.errors import Evidence, PermissionRefused, StoreUnavailable, TruncatedMedia
+from tidegate.model import Identity, Outcome, ProfileName, PublishResult, Quality
+from tidegate.report.failure import describe
+from tidegate.stages import Workbench, analyze, publish, publish_failure, remux
+from tidegate.stages.publish import LONGEST_SLUG, folder_before_identity, folder_name, folder_of, slug, slug_of
+
+
+@pytest.fixture(scope="module")
+def outcome(bench: Workbench, made: Made) -> Outcome:
+    """A run that has everything but its folder."""
+    source = made("h264_aac_mp4")
+    media = anyio.run(remux, bench, source, ProfileName.UNIVERSAL, Quality.AUTO, "publish")
+    analysis = anyio.run(analyze, bench, media, "publish")
+    return Outcome(status="completed", source="http://origin/film.mp4", download=source, remux=media, analysis=analysis)
+
+
+@pytest.fixture
+def target(tmp_path: Path) -> Path:
+    return tmp_path / "out" / "my-film-0a1b2c3d"
+
+
+def published(bench: Workbench, outcome: Outcome, target: Path) -> PublishResult:
+    return anyio.run(publish, bench, outcome, target)
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+def failed(outcome: Outcome, message: str = "The file ends early") -> Outcome:
+    evidence = Evidence(url="http://origin/film.mp4?token=REDACTED", output_tail="last words")
+    failure = describe(TruncatedMedia(message, evidence=evidence, stage="download"), now=datetime.now(UTC))
+    return outcome.model_copy(update={"status": "failed", "failure": failure, "remux": None, "analysis": None})
+
+
+def test_the_folder_holds_the_film_the_report_and_the_pictures(
+    bench: Workbench, outcome: Outcome, target: Path
+) -> None:
+    result = published(bench, outcome, target)
+    assert set(contents(target)) == {
+        "my-film.mp4", "report.html", "report.json", "my-film.meta.json", "contact-sheet.jpg", "waveform.png",
+    }  # fmt: skip
+    assert {track.name for track in result.tracks} == set(contents(target))
+    assert result.video == target / "my-film.mp4"
+    assert json.loads((target / "report.json").read_text())["status"] == "completed"
+    assert leftovers(target.parent) == []
+
+
+def test_the_film_is_a_copy_that_can_be_edited_without_harm_to_the_store(
+    bench: Workbench, outcome: Outcome, target: Path
+) -> None:
+    assert outcome.remux is not None
+    video = published(bench, outcome, target).video
+    stored = bench.store.path(outcome.remux.asset)
+    assert video.read_bytes() == stored.read_bytes()
+    assert (video.stat().st_nlink, video.stat().st_ino == stored.stat().st_ino) == (1, False)
+    with video.open("r+b") as file:
+        file.write(b"edited")
+    assert bench.store.whole(outcome.remux.asset)
+
+
+def test_the_page_needs_nothing_but_itself(bench: Workbench, outcome: Outcome, target: Path) -> None:
+    published(bench, outcome, target)
+    page = (target / "report.html").read_text()
+    assert page.count("data:image/") == 2
+    assert not re.search(r"""(src|href)=["'](?!data:|#)""", page)
+    assert "<script" not in page
+
+
+def test_an_older_folder_is_replaced_whole(bench: Workbench, outcome: Outcome, target: Path) -> None:
+    target.mkdir(parents=True)
+    (target / "my-film.err.log").write_text("it failed yesterday")
+    published(bench, outcome, target)
+    assert "my-film.err.log" not in contents(target)
+    assert leftovers(target.parent) == []
+
+
+@pytest.mark.parametrize("damage", ["gone", "changed"])
+def test_a_damaged_asset_is_not_published_and_the_earlier_folder_stays(
+    damage: str, bench: Workbench, outcome: Outcome, target: Path, tmp_path: Path
+) -> None:
+    published(bench, outcome, target)
+    before = contents(target)
+    other = Workbench(bench.settings.model_copy(update={"store": bench.settings.store.model_copy(
+        update={"home": tmp_path / "home"})}))  # fmt: skip
+    shutil.copytree(bench.home.assets, other.home.assets)
+    assert outcome.remux is not None
+    asset = other.store.path(outcome.remux.asset)
+    asset.unlink()
+    if damage == "changed":
+        asset.write_bytes(b"x" * outcome.remux.asset.main.size_bytes)
+    with pytest.raises(StoreUnavailable):
+        published(other, outcome, target)
+    assert contents(target) == before
+    assert leftovers(target.parent) == []
+
+
+def test_an_output_folder_that_cannot_be_made_is_told(bench: Workbench, outcome: Outcome, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises((PermissionRefused, StoreUnavailable, NotADirectoryError, FileExistsError)):
+        published(bench, outcome, tmp_path / "file" / "my-film-0a1b2c3d")
+
+
+def test_a_failure_leaves_its_log_and_a_report(outcome: Outcome, target: Path) -> None:
+    log = publish_failure(failed(outcome), target)
+    assert log == target / "my-film.err.log"
+    assert set(contents(target)) == {"my-film.err.log", "report.json", "report.html"}
+    assert "last words" in log.read_text()
+    assert json.loads((target / "report.json").read_text())["failure"]["type"] == "truncated_media"
+    assert leftovers(target.parent) == []
+
+
+def test_a_failure_never_touches_an_earlier_success(bench: Workbench, outcome: Outcome, target: Path) -> None:
+    published(bench, outcome, target)
+    before = contents(target)
+    publish_failure(failed(outcome), target)
+    after = contents(target)
+    assert after.pop("my-film.err.log")
+    assert after == before
+
+
+def test_a_second_failure_replaces_the_first(outcome: Outcome, target: Path) -> None:
+    publish_failure(failed(outcome, "the first"), target)
+    log = publish_failure(failed(outcome, "the second"), target)
+    assert log is not None
+    assert "the second" in log.read_text() and "the first" not in log.read_text()
+    assert "the second" in (target / "report.json").read_text()
+
+
+def test_a_folder_that_cannot_be_written_is_no_second_failure(outcome: Outcome, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    assert publish_failure(failed(outcome), tmp_path / "file" / "my-film-0a1b2c3d") is None
+
+
+def test_a_run_that_did_not_fail_leaves_no_log(outcome: Outcome, target: Path) -> None:
+    assert publish_failure(outcome, target) is None
+    assert not target.exists()
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("My Film (2024).mp4", "my-film-2024"),
+        ("Füße & Öl.mkv", "fue-ol"),
+        ('it\'s a "quote".mp4', "it-s-a-quote"),
+        ("two\nlines\t.mp4", "two-lines"),
+        ("--output=evil.mp4", "output-evil"),
+        ("-rf.mp4", "rf"),
+        ("../../etc/passwd", "media"),
+        ("../../etc/passwd.mp4", "etc-passwd"),
+        (".hidden", "hidden"),
+        ("no suffix", "no-suffix"),
+        ("archive.tar.gz", "archive-tar"),
+        ("映画.mp4", "media"),
+        ("🎬.mp4", "media"),
+        ("", "media"),
+        ("...", "media"),
+        ("x" * 300 + ".mp4", "x" * LONGEST_SLUG),
+        ("a" * 59 + " b.mp4", "a" * 59),
+    ],
+)
+def test_a_slug_is_plain(name: str, expected: str) -> None:
+    assert slug(name) == expected
+
+
+@given(st.text(max_size=200))
+def test_every_name_becomes_a_slug_that_is_safe_everywhere(name: str) -> None:
+    made = slug(name)
+    assert re.fullmatch(r"[a-z0-9]+(-[a-z0-9]+)*", made)
+    assert len(made) <= LONGEST_SLUG
+    folder = Path("out") / folder_name(name, "0123456789abcdef")
+    assert folder.name == f"{made}-01234567"
+    assert slug_of(folder) == made
+
+
+def test_a_folder_is_named_after_source_and_work_key() -> None:
+    assert folder_of(Identity(url="http://o/x", name="A b.mp4"), "0123456789") == "a-b-01234567"
+
+
+def test_a_run_that_never_saw_its_source_has_a_folder_of_its_own() -> None:
+    names = [folder_before_identity(f"http://o/film.mp4?part={n}", "universal", "auto") for n in (1, 1, 2)]
+    assert names[0] == names[1] != names[2]
+    assert all(re.fullmatch(r"film-[0-9a-f]{8}", name) for name in names)
+    assert folder_before_identity("http://origin:8000/", "universal", "auto").startswith("origin-")
