@@ -208,6 +208,8 @@ async def _evidence(way: Way, error: TidegateError) -> Outcome:
     failure = describe(error, now=datetime.now(UTC))
     outcome = way.outcome.model_copy(update={"status": "failed", "failure": failure})
     log = await to_thread.run_sync(publish_failure, outcome, way.target)
+    if outcome.work_key and not failure.retryable:
+        way.bench.home.clear_scratch(outcome.work_key)  # no later run could use it
     return outcome.model_copy(update={"failure_log": log})
 
 

@@ -10,10 +10,12 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 from anyio import to_thread
 from prefect import Task, task
+from prefect._internal.result_records import ResultRecord
 from prefect.cache_policies import CacheKeyFnPolicy
 from prefect.client.schemas.objects import State, TaskRun
 from prefect.results import get_result_store
@@ -86,7 +88,8 @@ class Stage(Generic[R]):
         believed = not refresh and await self._believable(call)
         record = StageRecord(state="interrupted", cached=believed)
         try:
-            value = await call.with_options(refresh_cache=not believed)(bench, *arguments)
+            state = await call.with_options(refresh_cache=not believed)(bench, *arguments, return_state=True)
+            value = await _result_of(state)
             record = record.model_copy(update={"state": "completed"})
         except TimeoutError as error:
             record = record.model_copy(update={"state": "failed"})
@@ -110,6 +113,21 @@ class Stage(Generic[R]):
         if not isinstance(record.result, self.result):
             return False
         return await to_thread.run_sync(self.whole, record.result)
+
+
+async def _result_of(state: State[Any]) -> Any:
+    """What the task returned.
+
+    Raises:
+        BaseException: what it raised. Prefect persists that too, under a random key that nobody reads again.
+    """
+    value = await state.aresult(raise_on_failure=False)
+    if not isinstance(value, BaseException):
+        return value
+    key = state.data.metadata.storage_key if isinstance(state.data, ResultRecord) else None
+    if key is not None:
+        await to_thread.run_sync(lambda: Path(key).unlink(missing_ok=True))
+    raise value
 
 
 def _at(stage: StageName, error: Exception) -> TidegateError:

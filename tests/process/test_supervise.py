@@ -157,15 +157,15 @@ def test_progress_that_is_not_available_is_none() -> None:
 
 
 def test_a_child_that_moves_now_and_then_is_left_alone() -> None:
-    limits = QUICK.model_copy(update={"stall_timeout": QUICK.stall_timeout * 4})
-    assert with_progress("progress 8 every 400ms", limits=limits).exit_code == 0
+    limits = QUICK.model_copy(update={"stall_timeout": QUICK.stall_timeout * 2})
+    assert with_progress("progress 9 every 300ms", limits=limits).exit_code == 0
 
 
 def test_an_output_that_grows_without_a_line_is_no_stall(tmp_path: Path) -> None:
     """`+faststart` rewrites the file in silence; a watch on lines alone kills every large remux at 100 %."""
     limits = QUICK.model_copy(update={"stall_timeout": QUICK.stall_timeout * 2})
     out = tmp_path / "out.mp4"
-    assert supervised(f"grow {out} 1K every 100ms times 30", limits=limits, outputs=(out,)).exit_code == 0
+    assert supervised(f"grow {out} 1K every 100ms times 26", limits=limits, outputs=(out,)).exit_code == 0
 
 
 def test_an_output_that_stops_growing_is_a_stall(tmp_path: Path) -> None:
