@@ -15,7 +15,6 @@ from typing import Any, Generic, TypeVar
 
 from anyio import to_thread
 from prefect import Task, task
-from prefect._internal.result_records import ResultRecord
 from prefect.cache_policies import CacheKeyFnPolicy
 from prefect.client.schemas.objects import State, TaskRun
 from prefect.results import get_result_store
@@ -124,7 +123,7 @@ async def _result_of(state: State[Any]) -> Any:
     value = await state.aresult(raise_on_failure=False)
     if not isinstance(value, BaseException):
         return value
-    key = state.data.metadata.storage_key if isinstance(state.data, ResultRecord) else None
+    key = getattr(getattr(state.data, "metadata", None), "storage_key", None)
     if key is not None:
         await to_thread.run_sync(lambda: Path(key).unlink(missing_ok=True))
     raise value

@@ -204,8 +204,14 @@ class MediaInfo(Value):
         return max((d for d in [self.duration_seconds, *told] if d), default=None)
 
     @property
+    def length_seconds(self) -> float | None:
+        """How long picture or sound last, whichever is longer; subtitles may trail behind them."""
+        streams = self.of_kind("video") + self.of_kind("audio")
+        return max((s.span_seconds for s in streams if s.span_seconds is not None), default=None)
+
+    @property
     def longest_held_seconds(self) -> float | None:
-        """The longest span that the packets or frames really cover."""
+        """The longest span that packets or frames of any stream cover; a container's duration counts them all."""
         return max((s.span_seconds for s in self.streams if s.span_seconds is not None), default=None)
 
 

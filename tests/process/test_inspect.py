@@ -142,6 +142,7 @@ def test_a_file_that_is_not_there_is_told(tmp_path: Path) -> None:
 PLAYLISTS = {
     "hls": "#EXTM3U\n#EXT-X-VERSION:3\n#EXT-X-TARGETDURATION:2\n#EXTINF:2.0,\n{other}\n#EXT-X-ENDLIST\n",
     "concat": "ffconcat version 1.0\nfile '{other}'\n",
+    "concat beside it": "ffconcat version 1.0\nfile 'secret.ts'\n",
     "dash": '<?xml version="1.0"?><MPD xmlns="urn:mpeg:dash:schema:mpd:2011" type="static"><Period>'
     '<AdaptationSet mimeType="video/mp4"><Representation id="1"><BaseURL>{other}</BaseURL>'
     "</Representation></AdaptationSet></Period></MPD>",

@@ -71,7 +71,7 @@ def test_every_clip_becomes_a_whole_file(name: str, profile: ProfileName, bench:
     assert f"{result.decision.strategy} {result.decision.container}" == EXPECTED[name][profile]
     assert [step.outcome for step in result.ladder] == ["completed"], "no rung failed on a healthy source"
     assert decodes(path) == ""
-    expected, length = source.media.longest_held_seconds, result.media.longest_held_seconds
+    expected, length = source.media.length_seconds, result.media.length_seconds
     assert expected is not None and length is not None
     assert abs(length - expected) <= tolerance_seconds(expected)
     assert len(result.media.of_kind("audio")) == len(source.media.of_kind("audio"))

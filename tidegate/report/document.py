@@ -57,7 +57,7 @@ def _output(remux: RemuxResult, path: Path | None) -> dict[str, Any]:
         "path": str(path) if path else None,
         "size_bytes": track.size_bytes,
         "digest": track.digest,
-        "duration_seconds": round(remux.media.longest_held_seconds or 0.0, 3),
+        "duration_seconds": round(remux.media.length_seconds or 0.0, 3),
         "strategy": remux.decision.strategy.value,
         "reasons": list(remux.decision.reasons),
         "ladder": [step.model_dump(mode="json") for step in remux.ladder],

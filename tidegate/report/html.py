@@ -57,7 +57,7 @@ def human_size(size_bytes: float | None) -> str:
 
 
 def _duration(outcome: Outcome) -> float:
-    return (outcome.remux.media.longest_held_seconds if outcome.remux else None) or 0.0
+    return (outcome.remux.media.length_seconds if outcome.remux else None) or 0.0
 
 
 def _timelines(outcome: Outcome) -> list[tuple[Detection, list[tuple[float, float]]]]:

@@ -51,7 +51,7 @@ def _result_line(outcome: Outcome) -> str:
     kinds = [
         f"{media.video.codec} {media.video.width}×{media.video.height}" if media.video else "",
         media.audio.codec if media.audio else "",
-        clock(media.longest_held_seconds),
+        clock(media.length_seconds),
         human_size(outcome.remux.asset.main.size_bytes),
         f"by {outcome.remux.decision.strategy}",
     ]

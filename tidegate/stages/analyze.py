@@ -64,7 +64,7 @@ class _Pass:
         self._toolchain = toolchain
         self._asset = media.asset
         self._media: MediaInfo = media.media
-        self._length = media.media.longest_held_seconds or 0.0
+        self._length = media.media.length_seconds or 0.0
         self._folder = folder
 
     async def run(self, detectors: tuple[Detector, ...], *, pictures: bool) -> list[Detection]:

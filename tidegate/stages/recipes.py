@@ -62,6 +62,9 @@ def _video(decision: Decision, media: MediaInfo, threads: int) -> list[str]:
     return [
         *("-c:v", "libx264", "-preset", PRESET, "-crf", str(CRF), "-profile:v", "high"),
         *("-threads", str(threads)),
+        # With its look-ahead on a thread of its own, x264 gave other bytes in 7 of 60 runs on a busy machine; without,
+        # in none of 120, at the same speed.
+        *("-x264-params", "sync-lookahead=0"),
         *("-vf", f"bwdif=deint=interlaced,scale={size},format=yuv420p"),
     ]
 

@@ -111,7 +111,7 @@ async def _make(
     bench.require_space(output.parent, size if rung.strategy is not Strategy.TRANSCODE else 0)
     limits = bench.settings.process
     deadline = processing_seconds(limits, size)
-    length = source.media.longest_held_seconds
+    length = source.media.length_seconds
     await run_ffmpeg(
         [
             *base_arguments(toolchain.ffmpeg, original, demuxer_options=repair_arguments(rung)),
