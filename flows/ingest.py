@@ -75,6 +75,7 @@ class Way:
         waiting = Note("Another run is doing the same work; waiting for it")
         async with exclusive(self.bench.home.lock(key), lambda: self.bench.observe(waiting)):
             await self._stages(source, identity, key)
+            self.bench.home.clear_scratch(key)  # every stage has left its checkpoint
 
     async def _stages(self, source: Source, identity: Identity, key: str) -> None:
         profile, quality = self.outcome.profile, self.outcome.quality
@@ -110,7 +111,6 @@ class Way:
             publish.stage(self.bench, media, analysis, self.target), self.outcome, self.target
         )
         self._note(published=published)
-        self.bench.home.clear_scratch(key)
 
     async def _stage(self, stage: Stage[Any], *arguments: Any) -> Any:
         try:

@@ -65,16 +65,13 @@ def dies_before(event: str, name: str, bench: Workbench, url: str) -> None:
     ("event", "name"),
     [
         ("subprocess.Popen", "python"),
-        ("os.rename", "source.part"),
+        ("os.link", "source.part"),
         ("os.chmod", "source"),
-        ("os.remove", "source.journal"),
         ("os.remove", "source.part"),
     ],
-    ids=["inspecting", "moving", "moved", "stored", "journal gone"],
+    ids=["inspecting", "linking", "in place", "stored"],
 )
-def test_a_crash_after_the_last_byte_costs_no_byte(
-    event: str, name: str, own: Workbench, clips: Path, request: pytest.FixtureRequest
-) -> None:
+def test_a_crash_after_the_last_byte_costs_no_byte(event: str, name: str, own: Workbench, clips: Path) -> None:
     media = bulk_clip(clips, 2 * MIB)
     with Origin({"film.mp4": media}) as origin:
         dies_before(
@@ -85,16 +82,33 @@ def test_a_crash_after_the_last_byte_costs_no_byte(
         after = origin.bytes_sent("film.mp4")
     assert own.store.path(result.asset).read_bytes() == media.read_bytes()
     assert own.store.whole(result.asset)
-    # The asset is found again only while the journal names it; without one it is what a first run would do.
-    if request.node.callspec.id not in ("moved", "journal gone"):
-        assert after - before == 1, "identify's byte"
+    assert after - before == 1, "identify's byte"
 
 
-def test_a_stored_asset_is_complete_and_scratch_is_empty(own: Workbench, clips: Path) -> None:
+def test_a_stored_asset_is_complete_and_leaves_only_its_journal(own: Workbench, clips: Path) -> None:
+    """Until the flow has recorded the result, the journal is what tells where the bytes went."""
     with Origin({"film.mp4": clip(clips, seconds=1)}) as origin:
         result = downloaded(own, origin.url("film.mp4"))
+        before = origin.bytes_sent("film.mp4")
+        again = downloaded(own, origin.url("film.mp4"))
+        assert origin.bytes_sent("film.mp4") - before == 1, "identify's byte"
     assert own.store.whole(result.asset)
-    assert leftovers(own.home.root, ("*.part", "*.journal", "*.tmp")) == []
+    assert again.asset == result.asset
+    assert leftovers(own.home.root, ("*.tmp",)) == []
+    assert own.store.path(result.asset).stat().st_nlink == 1
+
+
+def test_a_damaged_asset_that_shares_its_bytes_with_the_part_is_fetched_anew(own: Workbench, clips: Path) -> None:
+    media = bulk_clip(clips, 2 * MIB)
+    with Origin({"film.mp4": media}) as origin:
+        dies_before("os.chmod", "source", own, origin.url("film.mp4"))
+        [part] = own.home.root.rglob("source.part")
+        with part.open("r+b") as file:
+            file.seek(MIB)
+            file.write(b"\0damaged\0")
+        result = downloaded(own, origin.url("film.mp4"))
+    assert own.store.path(result.asset).read_bytes() == media.read_bytes()
+    assert own.store.whole(result.asset)
 
 
 def test_a_file_without_picture_and_sound_is_no_media(own: Workbench, clips: Path, tmp_path: Path) -> None:

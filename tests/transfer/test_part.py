@@ -285,7 +285,6 @@ def test_a_lock_won_on_a_file_that_has_moved_away_meanwhile_touches_no_byte_of_i
     def lock_after_the_other_is_done(handle: int, operation: int) -> None:
         if not stored.exists():
             part.path.rename(stored)
-            part.discard()
             part.close()
         lock(handle, operation)
 
@@ -295,4 +294,18 @@ def test_a_lock_won_on_a_file_that_has_moved_away_meanwhile_touches_no_byte_of_i
     assert stored.read_bytes() == b"a" * 1000
     second = opened(tmp_path)
     assert (second.received_bytes, second.path.exists()) == (0, True)
+    assert stored.read_bytes() == b"a" * 1000
     second.close()
+
+
+def test_a_part_that_the_store_shares_is_never_cut_under_it(tmp_path: Path) -> None:
+    part = opened(tmp_path)
+    part.write(b"a" * 1000, now=0.0)
+    part.finish(end_is_certain=True)
+    stored = tmp_path / "stored"
+    stored.hardlink_to(part.path)
+    part.restart()
+    part.write(b"b" * 10, now=0.0)
+    assert stored.read_bytes() == b"a" * 1000
+    assert part.path.read_bytes() == b"b" * 10
+    part.close()

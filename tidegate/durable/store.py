@@ -8,7 +8,6 @@ replaced by the next `put` of the same content.
 from __future__ import annotations
 
 import json
-import os
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,7 +31,7 @@ class AssetStore:
     def put(self, files: dict[str, Path]) -> Asset:
         """Move files into the store as one asset; the first is the main track. Blocking: call it in a thread.
 
-        The files must lie on the store's volume.
+        The files must lie on the store's volume, which must know hard links.
 
         Raises:
             DiskFull, PermissionRefused, StoreUnavailable: the operating system refused.
@@ -62,28 +61,26 @@ class AssetStore:
         return all(holds(self.folder(asset) / track.name, track) for track in asset.tracks)
 
     def _place(self, asset: Asset, files: dict[str, Path]) -> None:
+        """The files stay where they were until the asset stands: neither a crash nor a full disk costs them."""
         target = self.folder(asset)
         target.parent.mkdir(parents=True, exist_ok=True)
         prepared = temporary_sibling(target)
         prepared.mkdir()
         try:
-            # First what needs space: on a full disk the files then still lie where they were, and need no second fetch.
             manifest = prepared / MANIFEST
             manifest.write_text(json.dumps([track.model_dump() for track in asset.tracks], indent=1))
             sync_file(manifest)
-            for path in files.values():
+            for name, path in files.items():
                 sync_file(path)
-        except OSError:
+                (prepared / name).hardlink_to(path)
+            sync_folder(prepared)
+            if not (target.exists() and self.whole(asset)):
+                swap_in(prepared, target)
+        finally:
             shutil.rmtree(prepared, ignore_errors=True)
-            raise
         for name, path in files.items():
-            os.replace(path, prepared / name)  # noqa: PTH105
-            (prepared / name).chmod(0o444)
-        sync_folder(prepared)
-        if target.exists() and self.whole(asset):
-            shutil.rmtree(prepared)
-        else:
-            swap_in(prepared, target)
+            (target / name).chmod(0o444)
+            path.unlink()
 
 
 def describe(files: dict[str, Path], known: dict[str, Digest] | None = None) -> Asset:

@@ -213,7 +213,7 @@ def main() -> None:
     try:
         say({"media": inspect(depth, path, names)})
     except (av.error.FFmpegError, ValueError, OSError) as error:
-        say({"refused": f"{type(error).__name__}: {error}"})
+        say({"refused": getattr(error, "strerror", None) or str(error) or type(error).__name__})
 
 
 if __name__ == "__main__":

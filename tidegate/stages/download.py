@@ -1,6 +1,7 @@
 """Stage `download`: the chosen rendition's bytes, whole and verified, in the asset store.
 
-Resumes from the part file that an earlier run (or the probe) left; a crash costs at most what was not journaled.
+Resumes from the part file that an earlier run (or the probe) left; a crash costs at most what was not journaled. The
+part's journal stays until the flow clears the scratch folder: it tells the next run where the bytes went.
 The file is inspected packet by packet, and one that holds less than it promises is refused here, before any tool
 could make a shorter, valid-looking file of it.
 """
@@ -10,8 +11,9 @@ from __future__ import annotations
 from datetime import UTC, datetime
 from pathlib import Path
 
-from anyio import to_thread
+from anyio import from_thread, to_thread
 
+from tidegate.durable.hashing import blake3_of
 from tidegate.durable.store import describe
 from tidegate.errors import Evidence, NotMedia, TruncatedMedia
 from tidegate.model import Asset, Digest, DownloadResult, MediaInfo, ProbeResult, Rendition, Source, TransferStats
@@ -22,6 +24,7 @@ from tidegate.stages.verification import tolerance_seconds
 from tidegate.stages.workbench import Workbench
 from tidegate.transfer.fetch import Fetch
 from tidegate.transfer.part import Part, opened_part
+from tidegate.transfer.verify import check_digests
 
 RECIPE = 1
 """Raise it when the same source would give another `DownloadResult`: old checkpoints are then not believed."""
@@ -47,7 +50,6 @@ async def download(
         media = await _inspected(bench, bench.store.path(asset) if part.stored_as else part.path, asset)
         if part.stored_as is None:
             await to_thread.run_sync(_store, bench, part, asset)
-        part.discard()
     return DownloadResult(
         asset=asset,
         rendition=rendition,
@@ -65,7 +67,11 @@ async def _bytes(
     """The asset that the source's bytes are or will be, what they cost, and the digests that were found to hold."""
     stored = part.stored_as
     if stored is not None and await to_thread.run_sync(bench.store.whole, stored):
+        path, alive = bench.store.path(stored), from_thread.check_cancelled
+        await to_thread.run_sync(check_digests, path, frozenset(promised), alive)
         return stored, TransferStats(bytes_reused=stored.main.size_bytes), promised
+    if stored is not None and part.complete and await to_thread.run_sync(blake3_of, part.path) != stored.main.digest:
+        part.restart()  # the same damaged bytes, linked from the store and from here
     part.stored_as = None
     _require_space(bench, part)
     fetch = Fetch(connector(bench, source), part, bench.settings.transfer, bench.observe, promised=promised)

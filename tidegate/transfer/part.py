@@ -115,6 +115,8 @@ class Part:
         """Forget all bytes: what comes next is not known to continue them."""
         self.received_bytes = 0
         self.complete = False
+        if os.fstat(self._file).st_nlink > 1:
+            self._leave_the_store_its_bytes()
         os.ftruncate(self._file, 0)
         self.checkpoint()
 
@@ -128,10 +130,11 @@ class Part:
             os.close(self._file)
             self._file = -1
 
-    def discard(self) -> None:
-        """Forget the journal of a part whose bytes have moved on or are worthless."""
-        self._journal_path.unlink(missing_ok=True)
-        self.path.unlink(missing_ok=True)
+    def _leave_the_store_its_bytes(self) -> None:
+        """A crash while storing leaves the file linked from there as well: it must not be cut under the asset."""
+        self.path.unlink()
+        locked, self._file = self._file, acquire(self.path)
+        os.close(locked)
 
     def _checkpoint_is_due(self, now: float) -> bool:
         enough = self._since_checkpoint >= self._limits.checkpoint_bytes
