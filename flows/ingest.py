@@ -7,6 +7,7 @@ completed and goes on inside the one that had not.
 
 from __future__ import annotations
 
+import time
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, TypeVar, cast
@@ -25,8 +26,8 @@ from tasks import analyze, download, probe, publish, remux
 from tasks.observe import run_observer
 from tasks.policies import Stage
 from tidegate.durable.lock import exclusive
-from tidegate.errors import BadInput, SourceChanged, TidegateError, as_failure
-from tidegate.events import Note
+from tidegate.errors import BadInput, SourceChanged, TidegateError, Unknown, as_failure
+from tidegate.events import Note, RunEnded, RunStarted
 from tidegate.model import (
     Detection,
     Finding,
@@ -74,6 +75,8 @@ class Way:
         self._note(work_key=key)
         waiting = Note("Another run is doing the same work; waiting for it")
         async with exclusive(self.bench.home.lock(key), lambda: self.bench.observe(waiting)):
+            if self._refresh:
+                self.bench.home.clear_scratch(key)  # a part and its journal are a checkpoint too
             await self._stages(source, identity, key)
             self.bench.home.clear_scratch(key)  # every stage has left its checkpoint
 
@@ -113,10 +116,12 @@ class Way:
         self._note(published=published)
 
     async def _stage(self, stage: Stage[Any], *arguments: Any) -> Any:
+        started = time.monotonic()
         try:
             result, record = await stage.run(self.bench, *arguments, refresh=self._refresh)
-        except TidegateError:
-            self._record(stage.name, StageRecord(state="failed"))
+        except Exception:
+            seconds = round(time.monotonic() - started, 3)
+            self._record(stage.name, StageRecord(state="failed", seconds=seconds))
             raise
         self._record(stage.name, record)
         return result
@@ -168,23 +173,36 @@ async def ingest(
         Completed or Failed, with the `Outcome` as its data.
     """
     observe = run_observer()
-    order = await _order(profile_block, Order(profile=profile, quality=quality))
-    outcome = Outcome(
-        status="completed",
-        source=redact_url(source.url) or f"block {source.block}",
-        profile=order.profile,
-        quality=order.quality,
-        flow_run_id=_flow_run_id(),
-    )
+    observe(RunStarted(_told(source)))
     try:
+        order = await _order(profile_block, Order(profile=profile, quality=quality))
+        outcome = Outcome(
+            status="completed",
+            source=_told(source),
+            profile=order.profile,
+            quality=order.quality,
+            flow_run_id=_flow_run_id(),
+        )
         bench = Workbench(await _settings(store_block, toolchain_block), observe)
         way = Way(bench, outcome, require_writable(bench.home.root / output_dir), until=until, refresh=refresh)
         engine_source = await _source(source, bench)
-    except TidegateError as error:
-        failure = describe(error, now=datetime.now(UTC))
-        return _failed(outcome.model_copy(update={"status": "failed", "failure": failure}))
-    ended = await _to_its_end(way, engine_source)
+    except Exception as error:  # noqa: BLE001  # whatever it is, the run ends with a report
+        ended = failed_before_it_began(source, error)
+    else:
+        ended = await _to_its_end(way, engine_source)
+    observe(RunEnded(ended))
     return _failed(ended) if ended.failure else Completed(message=_summary(ended), data=ended)
+
+
+def failed_before_it_began(source: SourceRequest, reason: object) -> Outcome:
+    """The outcome of a run that never got as far as having one; `reason` is an exception, or what came instead."""
+    unexpected = reason if isinstance(reason, BaseException) else Unknown(f"The run ended with {reason!r}")
+    return Outcome(
+        status="failed",
+        source=_told(source),
+        flow_run_id=_flow_run_id(),
+        failure=describe(as_failure(unexpected), now=datetime.now(UTC)),
+    )
 
 
 async def _to_its_end(way: Way, source: Source) -> Outcome:
@@ -206,11 +224,11 @@ async def _to_its_end(way: Way, source: Source) -> Outcome:
 async def _evidence(way: Way, error: TidegateError) -> Outcome:
     """The outcome of a failed run, with its report written."""
     failure = describe(error, now=datetime.now(UTC))
-    outcome = way.outcome.model_copy(update={"status": "failed", "failure": failure})
-    log = await to_thread.run_sync(publish_failure, outcome, way.target)
+    failed = way.outcome.model_copy(update={"status": "failed", "failure": failure})
+    outcome = await to_thread.run_sync(publish_failure, failed, way.target)
     if outcome.work_key and not failure.retryable:
         way.bench.home.clear_scratch(outcome.work_key)  # no later run could use it
-    return outcome.model_copy(update={"failure_log": log})
+    return outcome
 
 
 async def _block(kind: type[B], name: str) -> B:
@@ -242,6 +260,10 @@ async def _source(request: SourceRequest, bench: Workbench) -> Source:
     if request.block:
         return (await _block(MediaSource, request.block)).source()
     return source_of(request, bench.home)
+
+
+def _told(request: SourceRequest) -> str:
+    return redact_url(request.url) or f"block {request.block}"
 
 
 def _not_run(detections: tuple[Detection, ...]) -> tuple[Finding, ...]:

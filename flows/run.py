@@ -9,10 +9,13 @@ from __future__ import annotations
 import argparse
 import asyncio
 import atexit
+import contextlib
+import io
 import json
 import os
 import signal
 import sys
+import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -21,8 +24,16 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from rich.console import Console
 
-from flows.console import Display
-from flows.request import SourceRequest, checked_headers, checked_sha256, checked_url, request_for, require_writable
+from flows.console import Display, Terminal, read_by_nobody
+from flows.request import (
+    SourceRequest,
+    checked_headers,
+    checked_headers_for,
+    checked_sha256,
+    checked_url,
+    request_for,
+    require_writable,
+)
 from flows.server import Server, attach
 from tidegate.durable.home import Home
 from tidegate.durable.secrets import SecretFiles
@@ -31,7 +42,7 @@ from tidegate.model import STAGES, Outcome, ProfileName, Quality, StageRecord
 from tidegate.redact import redact_url
 from tidegate.report.document import document
 from tidegate.report.failure import describe
-from tidegate.report.terminal import failure_panel, outcome_summary
+from tidegate.report.terminal import failure_panel
 from tidegate.settings import Settings
 
 if TYPE_CHECKING:
@@ -57,12 +68,12 @@ class Command:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; returns the exit code."""
-    console = Console(stderr=True)
+    console = Terminal(stderr=True)
     given = sys.argv[1:] if argv is None else list(argv)
     try:
-        words = _parser().parse_args(given)
+        words = _parser().parse_intermixed_args(given)
     except BadInput as error:
-        return _refuse(error, argparse.Namespace(sources=[""], as_json="--json" in given), console)
+        return _refuse(error, argparse.Namespace(sources=[], as_json="--json" in given), console)
     try:
         command = _checked(words)
     except TidegateError as error:
@@ -72,7 +83,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _run(command, console)
     except TidegateError as error:
         failure = describe(error, now=datetime.now(UTC))
-        return _tell(command, console, [_lost(request, command, failure) for request in command.requests])
+        display = _display(command, console)
+        outcomes = [_lost(request, command, failure) for request in command.requests]
+        for outcome in outcomes:
+            display.tell(outcome)
+        return _conclude(command, outcomes)
     except KeyboardInterrupt as stop:  # before the flow or after it; inside, `_until_the_end` hears of it first
         code = TERMINATED if isinstance(stop, _Terminated) else INTERRUPTED
         return _interrupted(command, console, [_stopped(request, command, {}) for request in command.requests], code)
@@ -92,7 +107,11 @@ class _Parser(argparse.ArgumentParser):
     """Tells a bad flag as every other failure is told: in a panel and, when asked for, as JSON."""
 
     def error(self, message: str) -> NoReturn:
-        raise BadInput(message)
+        kind, _, unknown = message.partition("unrecognized arguments: ")
+        if kind:
+            raise BadInput(message)
+        flags = ", ".join(word.partition("=")[0] for word in unknown.split() if word.startswith("-"))
+        raise BadInput(f"There is no flag {flags}", hint="a file whose name begins with a dash is ./-name, or after --")
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -100,16 +119,16 @@ def _parser() -> argparse.ArgumentParser:
         prog="python -m flows.run",
         description="Take media from a link or file; end with a verified, playable, analysed file, or with an error "
         "that says what to do. Run the same command again to go on after a stop.",
-        epilog="exit codes: 0 done, 1 failed, 2 bad usage, 3 some of several failed, 130 interrupted",
+        epilog="exit codes: 0 done, 1 failed, 2 bad usage, 3 some of several failed, 130 interrupted, 143 terminated",
     )
-    parser.add_argument("sources", nargs="+", metavar="SOURCE", help="http(s) link, file:// link or path")
+    parser.add_argument("sources", nargs="*", metavar="SOURCE", help="http(s) link, file:// link or path")
     parser.add_argument("--output-dir", type=Path, default=Path("media"), metavar="DIR", help="default: ./media")
     parser.add_argument(
-        "--profile", type=ProfileName, choices=list(ProfileName), default=ProfileName.UNIVERSAL, metavar="PROFILE",
+        "--profile", choices=[name.value for name in ProfileName], default="universal", metavar="PROFILE",
         help="universal (plays everywhere; default), modern (keeps HEVC, AV1, VP9, Opus), original (keeps every codec)",
     )  # fmt: skip
     parser.add_argument(
-        "--quality", type=Quality, choices=list(Quality), default=Quality.AUTO, metavar="RUNG",
+        "--quality", choices=[rung.value for rung in Quality], default="auto", metavar="RUNG",
         help="auto (default), best, 2160p, 1080p, 720p, 480p, 360p or worst",
     )  # fmt: skip
     parser.add_argument("--until", choices=STAGES, default="publish", metavar="STAGE", help="the last stage to run")
@@ -131,19 +150,21 @@ def _checked(words: argparse.Namespace) -> Command:
         BadInput, UnsupportedSource: something is.
     """
     settings = Settings.load()
+    if not words.sources:
+        raise BadInput("There is no source: give a link or the path of a file")
     if words.sha256 and len(words.sources) > 1:
         raise BadInput("--sha256 is for one source")
     headers = checked_headers(words.header)
     checked_sha256(words.sha256)
-    for source in words.sources:
-        checked_url(source)  # all of them first: a secret is stored only for a request that is good
-    output_dir = require_writable(words.output_dir)
+    # All of them first: a secret is stored only for a request that is good.
+    checked_headers_for(headers, [checked_url(source) for source in words.sources])
+    output_dir = _require_folders(words.output_dir, settings.store.home)
     home = Home(settings.store.home)
     requests = [request_for(source, sha256=words.sha256, headers=headers, home=home) for source in words.sources]
     return Command(
         requests=tuple(requests),
-        profile=words.profile,
-        quality=words.quality,
+        profile=ProfileName(words.profile),
+        quality=Quality(words.quality),
         output_dir=output_dir,
         until=words.until,
         refresh=words.refresh,
@@ -153,11 +174,32 @@ def _checked(words: argparse.Namespace) -> Command:
     )
 
 
+def _require_folders(output_dir: Path, home: Path) -> Path:
+    """The output folder, made and proven like the home; should the home be bad, nothing new is left.
+
+    Raises:
+        BadInput: one of them cannot be created or written.
+    """
+    wanted = output_dir.expanduser().absolute()
+    new = [folder for folder in (wanted, *wanted.parents) if not folder.exists()]
+    proven = require_writable(output_dir)
+    try:
+        home.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=home):
+            pass
+    except OSError as error:
+        for folder in new:
+            folder.rmdir()
+        raise BadInput(f"TIDEGATE_HOME {home} cannot be written: {error.strerror or error}") from error
+    return proven
+
+
 def _refuse(error: TidegateError, words: argparse.Namespace, console: Console) -> int:
     failure = describe(error, now=datetime.now(UTC))
     console.print(failure_panel(failure))
     if words.as_json:
-        outcomes = [Outcome(status="failed", source=redact_url(text), failure=failure) for text in words.sources]
+        sources = words.sources or [""]
+        outcomes = [Outcome(status="failed", source=redact_url(text), failure=failure) for text in sources]
         _print_json(outcomes)
     return USAGE if isinstance(error, UsageError) else FAILED
 
@@ -166,8 +208,13 @@ def _run(command: Command, console: Console) -> int:
     server = attach(command.settings.store.home)
     # Registered before Prefect is imported, so it runs after Prefect's own exit handlers have sent what they hold.
     atexit.register(server.stop)
-    with Display(console, verbose=command.verbose) as display:
+    with _display(command, console) as display:
         return _under(server, command, console, display)
+
+
+def _display(command: Command, console: Console) -> Display:
+    results = console if command.as_json else Terminal()
+    return Display(console, results, verbose=command.verbose, titled=len(command.requests) > 1)
 
 
 def _under(server: Server, command: Command, console: Console, display: Display) -> int:
@@ -185,7 +232,7 @@ def _under(server: Server, command: Command, console: Console, display: Display)
         outcomes, code = _until_the_end(command, display)
     outcomes = [_with_ui(outcome, server) for outcome in outcomes]
     display.__exit__()
-    return _tell(command, console, outcomes) if code is None else _interrupted(command, console, outcomes, code)
+    return _conclude(command, outcomes) if code is None else _interrupted(command, console, outcomes, code)
 
 
 def _until_the_end(command: Command, display: Display) -> tuple[list[Outcome], int | None]:
@@ -202,9 +249,20 @@ def _until_the_end(command: Command, display: Display) -> tuple[list[Outcome], i
         # stage. Closing the runner is what cancels them, so it comes before anybody asks how far they were.
         runner.close()
         code = TERMINATED if terminated.happened or isinstance(stop, TerminationSignal) else INTERRUPTED
-        return [_stopped(request, command, display.stages) for request in command.requests], code
+        return _so_far(command, display), code
     finally:
         runner.close()
+
+
+def _so_far(command: Command, display: Display) -> list[Outcome]:
+    """What an interrupted run came to: sources that are done, the one it was at, and those that it never began."""
+    done = len(display.ended)
+    current, later = command.requests[done : done + 1], command.requests[done + 1 :]
+    return [
+        *display.ended,
+        *(_stopped(request, command, display.stages) for request in current),
+        *(_stopped(request, command, {}) for request in later),
+    ]
 
 
 class _Termination:
@@ -257,13 +315,8 @@ def _outcomes(values: Any) -> list[Outcome]:
     return list(values)
 
 
-def _tell(command: Command, console: Console, outcomes: list[Outcome]) -> int:
-    for outcome in outcomes:
-        if len(outcomes) > 1:
-            console.rule(outcome.source, align="left")
-        console.print(outcome_summary(outcome), soft_wrap=True)
-        if outcome.failure is not None:
-            console.print(failure_panel(outcome.failure, str(outcome.failure_log) if outcome.failure_log else None))
+def _conclude(command: Command, outcomes: list[Outcome]) -> int:
+    """The document, if it was asked for, and the exit code; people were told as each source ended."""
     if command.as_json:
         _print_json(outcomes)
     failed = [outcome for outcome in outcomes if outcome.status != "completed"]
@@ -282,7 +335,14 @@ def _interrupted(command: Command, console: Console, outcomes: list[Outcome], co
 def _print_json(outcomes: list[Outcome]) -> None:
     documents = [document(outcome) for outcome in outcomes]
     told = documents[0] if len(documents) == 1 else {"results": documents}
-    sys.stdout.write(json.dumps(told, indent=2, ensure_ascii=False) + "\n")
+    text = json.dumps(told, indent=2, ensure_ascii=False) + "\n"
+    # JSON is UTF-8 whatever the locale says; a byte of a file name that is none becomes a JSON escape.
+    sys.stdout.flush()
+    try:
+        sys.stdout.buffer.write(text.encode(errors="backslashreplace"))
+        sys.stdout.buffer.flush()
+    except BrokenPipeError:
+        read_by_nobody(sys.stdout.fileno())
 
 
 def _stopped(request: SourceRequest, command: Command, stages: dict[str, StageRecord]) -> Outcome:
@@ -319,10 +379,13 @@ def cli() -> NoReturn:
     """The entry point."""
     departure = _Departure()
     atexit.register(departure)  # registered first, so it runs after everybody else's exit handlers
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # as stderr does: a locale without "×" is no reason to fail
     try:
         departure.code = main()
     except SystemExit as ended:  # argparse's own
         departure.code = int(ended.code or DONE)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # everything is told; what is left is to stop the server
     sys.exit(departure.code)
 
 
@@ -332,8 +395,10 @@ class _Departure:
     code = FAILED
 
     def __call__(self) -> None:
-        sys.stdout.flush()
-        sys.stderr.flush()
+        with contextlib.suppress(OSError):
+            sys.stdout.flush()
+        with contextlib.suppress(OSError):
+            sys.stderr.flush()
         os._exit(self.code)
 
 

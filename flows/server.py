@@ -9,27 +9,28 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import socket
 import subprocess
 import sys
 import time
 import tomllib
-import urllib.error
 import urllib.request
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
-from tidegate.errors import ConnectionFailed
+from tidegate.errors import ServerUnavailable
 from tidegate.process.kinship import die_with_parent
 
 STARTUP_SECONDS = 180.0
 """How long our own server may take: its imports alone take 12 s on a slow machine, and its first migrations more."""
 PROBE_SECONDS = 2.0
 DEFAULT_API = "http://127.0.0.1:4200/api"
-RECORD = "server.json"
-"""In TIDEGATE_HOME: the address of the server that `make serve` started."""
+LOOPBACK = ("127.0.0.1", "localhost")
+"""Hosts that no proxy can reach for us."""
 
 
 @dataclass
@@ -52,25 +53,26 @@ class Server:
         """Until it answers.
 
         Raises:
-            ConnectionFailed: it ended, or did not answer in time.
+            ServerUnavailable: it ended, or did not answer in time.
         """
         if self.process is None or self.api_url is None:
             return
         until = time.monotonic() + STARTUP_SECONDS
         while time.monotonic() < until:
             if self.process.poll() is not None:
-                raise ConnectionFailed(
+                raise ServerUnavailable(
                     f"The Prefect server did not start (exit {self.process.returncode}); see {self.log}"
                 )
             if _answers(self.api_url, "health") is not None:
                 return
             time.sleep(0.05)
-        raise ConnectionFailed(f"The Prefect server did not answer within {STARTUP_SECONDS:.0f} s; see {self.log}")
+        raise ServerUnavailable(f"The Prefect server did not answer within {STARTUP_SECONDS:.0f} s; see {self.log}")
 
     def stop(self) -> None:
-        """End our own server; a running one that was found stays."""
+        """End our own server; a running one that was found stays. An impatient Ctrl-C does not stop the stopping."""
         if self.process is None:
             return
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
         self.process.terminate()
         try:
             self.process.wait(10)
@@ -83,41 +85,47 @@ def attach(home: Path) -> Server:
     """The server to use, with `PREFECT_API_URL` set accordingly. Call it before Prefect is imported.
 
     Raises:
-        ConnectionFailed: a server was named and does not answer.
+        ServerUnavailable: a server was named and does not answer, or there is no room for one of our own.
     """
+    _spare_loopback_the_proxy()
     named = os.environ.get("PREFECT_API_URL")
     if named:
         if _answers(named, "health") is None:
-            raise ConnectionFailed(f"The Prefect server at {named} (PREFECT_API_URL) does not answer")
+            raise ServerUnavailable(f"The Prefect server at {named} (PREFECT_API_URL) does not answer")
         return Server(named)
     if _configured():
         return Server(None)
-    server = _running(home) or _start(home)
+    server = _running() or _start(home)
     os.environ["PREFECT_API_URL"] = server.api_url or ""
     return server
 
 
-def _running(home: Path) -> Server | None:
+def _running() -> Server | None:
     """A local server of the version that we run; somebody else's program on the port is not one."""
-    candidates = [address for address in (_recorded(home), DEFAULT_API) if address]
-    return next((Server(address) for address in candidates if _is_ours(address)), None)
+    return Server(DEFAULT_API) if _is_ours(DEFAULT_API) else None
 
 
 def _is_ours(api_url: str) -> bool:
     return _answers(api_url, "health") is True and _answers(api_url, "admin/version") == version("prefect")
 
 
-def _recorded(home: Path) -> str | None:
-    try:
-        return str(json.loads((home / RECORD).read_text())["api_url"])
-    except (OSError, ValueError, KeyError, TypeError):
-        return None
+def _spare_loopback_the_proxy() -> None:
+    """Prefect's client, like every other, would ask the proxy of `http_proxy` for the server on this host."""
+    listed = os.environ.get("no_proxy") or os.environ.get("NO_PROXY") or ""
+    if listed.strip() != "*":
+        names = dict.fromkeys([*(name.strip() for name in listed.split(",") if name.strip()), *LOOPBACK])
+        os.environ["no_proxy"] = os.environ["NO_PROXY"] = ",".join(names)
+
+
+def _opener(api_url: str) -> urllib.request.OpenerDirector:
+    near = urlsplit(api_url).hostname in (*LOOPBACK, "::1")
+    return urllib.request.build_opener(urllib.request.ProxyHandler({} if near else None))
 
 
 def _answers(api_url: str, path: str) -> Any:
     """The JSON that the API answers, or None."""
     try:
-        with urllib.request.urlopen(f"{api_url.rstrip('/')}/{path}", timeout=PROBE_SECONDS) as answer:  # noqa: S310
+        with _opener(api_url).open(f"{api_url.rstrip('/')}/{path}", timeout=PROBE_SECONDS) as answer:
             return json.load(answer)
     except (OSError, ValueError):
         return None

@@ -19,6 +19,7 @@ from prefect.cache_policies import CacheKeyFnPolicy
 from prefect.client.schemas.objects import State, TaskRun
 from prefect.results import get_result_store
 
+from tidegate.durable.threads import in_thread
 from tidegate.errors import TASK_RETRY_DELAYS_SECONDS, ProcessTimeout, TidegateError, as_failure, policy_of
 from tidegate.events import StageEnded, StageStarted
 from tidegate.model import StageName, StageRecord, Value, fingerprint
@@ -111,7 +112,7 @@ class Stage(Generic[R]):
             return False
         if not isinstance(record.result, self.result):
             return False
-        return await to_thread.run_sync(self.whole, record.result)
+        return await in_thread(self.whole, record.result)
 
 
 async def _result_of(state: State[Any]) -> Any:

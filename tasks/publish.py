@@ -9,7 +9,7 @@ from tidegate import stages
 from tidegate.durable.store import holds
 from tidegate.model import AnalysisResult, Outcome, PublishResult, RemuxResult
 from tidegate.resilience.deadline import outer, publish_seconds
-from tidegate.stages.publish import RECIPE
+from tidegate.stages.publish import ERR_LOGS, RECIPE
 from tidegate.stages.workbench import Workbench
 
 
@@ -20,12 +20,20 @@ async def publish(bench: Workbench, outcome: Outcome, target: Path) -> PublishRe
 
 
 def stage(bench: Workbench, media: RemuxResult, analysis: AnalysisResult, target: Path) -> Stage[PublishResult]:
+    pictures = analysis.asset.address if analysis.asset else None
     return Stage(
         name="publish",
         task=publish,
         recipe=RECIPE,
-        inputs=(media.asset.address, [d.model_dump() for d in analysis.detections], str(target)),
+        inputs=(media.asset.address, pictures, [d.model_dump() for d in analysis.detections], str(target)),
         result=PublishResult,
-        whole=lambda result: all(holds(result.folder / track.name, track) for track in result.tracks),
+        whole=_whole,
         timeout_seconds=outer(publish_seconds(media.asset.main.size_bytes)),
     )
+
+
+def _whole(result: PublishResult) -> bool:
+    """Every file as it was, and no log of a run that failed since: it would tell of a failure that is over."""
+    if any(result.folder.glob(ERR_LOGS)):
+        return False
+    return all(holds(result.folder / track.name, track) for track in result.tracks)

@@ -12,7 +12,8 @@ nothing can be lost in a crash.
     │                          WrongDigest, SegmentGap, LimitReached, TruncatedMedia
     ├── ProcessFailure         ProcessTimeout, MemoryExhausted, StalledProcess, ProcessKilled, BadTimestamps,
     │                          RefusedByMuxer, VerificationFailed, ToolMissing, EncoderUnknown
-    ├── HostFailure            StoreUnavailable, LedgerUnavailable, DiskFull, PermissionRefused, AdmissionRefused
+    ├── HostFailure            StoreUnavailable, LedgerUnavailable, ServerUnavailable, DiskFull, PermissionRefused,
+    │                          AdmissionRefused
     ├── Coordination           Superseded, LeaseLost, Cancelled, Parked, Stuck
     └── Unknown
 """
@@ -243,6 +244,10 @@ class StoreUnavailable(HostFailure):
 
 class LedgerUnavailable(HostFailure):
     """The ledger database does not answer."""
+
+
+class ServerUnavailable(HostFailure):
+    """The Prefect server that was named does not answer, or one of our own did not start."""
 
 
 class DiskFull(HostFailure):
@@ -565,6 +570,13 @@ POLICIES: dict[type[TidegateError], Policy] = {
         "The ledger cannot be used.",
         ("look at the host and the ledger's database",),
         task_retries=2,
+        retryable=True,
+    ),
+    ServerUnavailable: Policy(
+        "Prefect server unavailable",
+        Category.HOST_ERROR,
+        "The Prefect server cannot be used.",
+        ("look at the log that the message names", "check PREFECT_API_URL", _LATER),
         retryable=True,
     ),
     BadTimestamps: Policy(

@@ -9,6 +9,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
 
+from tidegate.model import Outcome
+
 Level = Literal["debug", "info", "warning", "error"]
 
 
@@ -33,6 +35,20 @@ class Advance:
 
 
 @dataclass(frozen=True)
+class RunStarted:
+    """The run for one source begins; `source` is redacted."""
+
+    source: str
+
+
+@dataclass(frozen=True)
+class RunEnded:
+    """It ended by itself, with a result or a failure; an interrupted one never says so."""
+
+    outcome: Outcome
+
+
+@dataclass(frozen=True)
 class StageStarted:
     stage: str
 
@@ -45,7 +61,7 @@ class StageEnded:
     seconds: float
 
 
-Event = Note | Advance | StageStarted | StageEnded
+Event = Note | Advance | RunStarted | RunEnded | StageStarted | StageEnded
 
 
 class Observer(Protocol):

@@ -94,21 +94,28 @@ class Source(Value):
 
 
 class Identity(Value):
-    """What tells this source's content from any other: redacted URL + size + strong ETag or Last-Modified."""
+    """What tells this source's content from any other: redacted URL + size + strong ETag or Last-Modified.
+
+    Weak ETag and digests only tell that something changed; nothing is ever resumed by them.
+    """
 
     url: str
     name: str
     """A file name for people, from the URL or the origin; not yet made safe for a path."""
     size_bytes: int | None = None
     etag: str | None = None
-    """A strong ETag, with its quotes; a weak one does not promise equal bytes and is not kept."""
+    """A strong ETag, with its quotes."""
+    weak_etag: str | None = None
+    """A weak ETag: it does not promise equal bytes, but another one promises other content."""
     last_modified: str | None = None
-    """The Last-Modified header as sent, or a local file's `mtime_ns/inode`."""
+    """The Last-Modified header as sent, or a local file's `mtime_ns/ctime_ns/inode`."""
     ranges: bool = False
     """Whether the source showed that it serves byte ranges."""
     content_type: str | None = None
     digests: tuple[Digest, ...] = ()
     """Digests that the origin gave for the whole file."""
+    distinct: str | None = None
+    """A keyed hash of what redaction hides, where nothing else tells two links apart."""
 
     @property
     def has_validator(self) -> bool:
@@ -117,15 +124,22 @@ class Identity(Value):
     @property
     def key(self) -> str:
         """The identity as a fingerprint."""
-        return fingerprint(self.url, self.size_bytes, self.etag or self.last_modified)
+        validators = self.etag or self.last_modified, self.weak_etag
+        return fingerprint(self.url, self.size_bytes, validators, sorted(self.digests), self.distinct)
 
     def same_content_as(self, other: Identity) -> bool:
         """Whether both may be byte for byte the same; a validator that only one side gives decides nothing."""
         known = [
             (self.size_bytes, other.size_bytes),
             (self.etag, other.etag) if self.etag and other.etag else (self.last_modified, other.last_modified),
+            (self.weak_etag, other.weak_etag),
+            *((mine, theirs) for mine in self.digests for theirs in other.digests if _same_algorithm(mine, theirs)),
         ]
         return all(mine == theirs for mine, theirs in known if mine is not None and theirs is not None)
+
+
+def _same_algorithm(mine: Digest, theirs: Digest) -> bool:
+    return mine.partition(":")[0] == theirs.partition(":")[0]
 
 
 class StreamInfo(Value):
@@ -152,7 +166,16 @@ class StreamInfo(Value):
     start_seconds: float | None = None
     end_seconds: float | None = None
     """End of the last packet (or, decoded, of the last frame)."""
+    held_seconds: float | None = None
+    """How long it is: from its first to the end of its last packet or frame, joined recordings added up."""
+    covered_seconds: float | None = None
+    """Sum of the durations of its packets or frames."""
+    gap_seconds: float = 0.0
+    """Stretches on the way, longer than half a second each, that nothing covers."""
+    lead_seconds: float = 0.0
+    """What lies before the first keyframe and cannot be decoded; not part of the other figures."""
     packets: int | None = None
+    """Packets from the first keyframe on; those that an edit list hides are not counted."""
     frames: int | None = None
     """Decoded frames; None when nothing was decoded."""
     decode_errors: int = 0
@@ -162,7 +185,9 @@ class StreamInfo(Value):
 
     @property
     def span_seconds(self) -> float | None:
-        """How long the stream really is, from its first to the end of its last packet or frame."""
+        """How long the stream really is; see `held_seconds`."""
+        if self.held_seconds is not None:
+            return self.held_seconds
         if self.end_seconds is None:
             return None
         return self.end_seconds - (self.start_seconds or 0.0)
@@ -198,21 +223,19 @@ class MediaInfo(Value):
         return next(iter(self.of_kind("audio")), None)
 
     @property
-    def longest_promised_seconds(self) -> float | None:
-        """The longest duration that the header promises, of the container or any audio or video stream."""
-        told = [s.duration_seconds for s in self.of_kind("video") + self.of_kind("audio")]
-        return max((d for d in [self.duration_seconds, *told] if d), default=None)
-
-    @property
     def length_seconds(self) -> float | None:
         """How long picture or sound last, whichever is longer; subtitles may trail behind them."""
         streams = self.of_kind("video") + self.of_kind("audio")
         return max((s.span_seconds for s in streams if s.span_seconds is not None), default=None)
 
     @property
-    def longest_held_seconds(self) -> float | None:
-        """The longest span that packets or frames of any stream cover; a container's duration counts them all."""
-        return max((s.span_seconds for s in self.streams if s.span_seconds is not None), default=None)
+    def reach_seconds(self) -> float:
+        """Where the last packet of any stream ends, counted from zero or from the first packet, whichever is more:
+        a container's duration may be meant either way."""
+        ends = [s.end_seconds for s in self.streams if s.end_seconds is not None]
+        starts = [s.start_seconds for s in self.streams if s.start_seconds is not None]
+        held = [s.span_seconds for s in self.streams if s.span_seconds is not None]
+        return max([*ends, *held, max(ends, default=0.0) - min(starts, default=0.0)])
 
 
 class Track(Value):
@@ -453,3 +476,5 @@ class Outcome(Value):
     findings: tuple[Finding, ...] = ()
     failure: Failure | None = None
     failure_log: Path | None = None
+    report_folder: Path | None = None
+    """Where the report of a failed run lies; None where an earlier success stands in its place."""

@@ -13,16 +13,21 @@ REDACTED = "REDACTED"
 
 _SECRET_NAME = re.compile(
     r"^(x-amz-.*|x-goog-.*|.*token.*|.*signature.*|sig|sign|hmac|policy|key-pair-id|.*api[-_]?key.*|.*access[-_]?key.*"
-    r"|auth.*|password|passwd|pwd|.*secret.*|session.*|jwt|hdnts|hdnea|expires?|exp|se|sp|sv|sr|st|spr|skoid)$",
+    r"|auth(orization)?|auth[-_]?key|bearer|credentials?|password|passwd|pass|pwd|.*secret.*|code|key|ticket|md5|hash"
+    r"|session(_?id|_?token)?|(php|j)sessid|jsessionid|jwt|hdnts|hdnea|expires?|exp|se|sp|sv|sr|st|spr|skoid)$",
     re.IGNORECASE,
 )
 """Query names that carry a credential, or its validity, on S3, GCS, Azure, Akamai, CloudFront and their like."""
+
+_LONE_SURROGATE = re.compile("[\ud800-\udfff]")
+"""A byte of a command line or file name that is no UTF-8; neither JSON nor a terminal takes it."""
 
 _URL_IN_TEXT = re.compile(r"[a-z][a-z0-9+.-]{0,20}://[^\s'\"<>]+", re.IGNORECASE)
 
 
 def redact_url(url: str) -> str:
-    """The URL with credentials replaced: user info, secret query values and the fragment."""
+    """The URL with credentials replaced: user info, secret query values and the fragment. Always printable as UTF-8."""
+    url = _LONE_SURROGATE.sub("\ufffd", url)
     try:
         parts = urlsplit(url)
     except ValueError:  # not a URL at all, such as `http://[`: nothing says where in it a secret may stand
@@ -36,7 +41,7 @@ def redact_url(url: str) -> str:
 
 def redact_text(text: str) -> str:
     """Free text, such as a tool's output, with every URL in it redacted."""
-    return _URL_IN_TEXT.sub(lambda found: redact_url(found.group()), text)
+    return _URL_IN_TEXT.sub(lambda found: redact_url(found.group()), _LONE_SURROGATE.sub("\ufffd", text))
 
 
 def has_secret(url: str) -> bool:

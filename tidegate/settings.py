@@ -159,8 +159,13 @@ class Settings(BaseModel):
             return cls(transfer=TransferSettings(**_network_preset()))
         except ValidationError as error:
             first = error.errors()[0]
-            name = ".".join(str(part) for part in first["loc"])
-            raise BadInput(f"The setting {error.title}.{name} is not valid: {first['msg']}") from error
+            raise BadInput(f"{_variable(error.title, first['loc'])} is not valid: {first['msg']}") from error
+
+
+def _variable(group: str, place: tuple[int | str, ...]) -> str:
+    """`TIDEGATE_TRANSFER_TRIES` for the field `tries` of `TransferSettings`."""
+    prefixes = {kind.__name__: str(kind.model_config.get("env_prefix")) for kind in Group.__subclasses__()}
+    return f"{prefixes.get(group, '')}{'.'.join(map(str, place)).upper()}"
 
 
 def _network_preset() -> dict[str, Any]:

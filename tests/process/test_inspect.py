@@ -38,7 +38,7 @@ def test_the_streams_of_a_real_file_are_described(clips: Path) -> None:
     assert (video.frame_rate, video.frames, video.packets, video.decode_errors) == (25.0, 50, 50, 0)
     assert (audio.codec, audio.sample_rate, audio.channels) == ("aac", 48000, 2)
     assert media.duration_seconds == pytest.approx(2.0, abs=0.1)
-    assert media.longest_held_seconds == pytest.approx(2.0, abs=0.1)
+    assert media.length_seconds == pytest.approx(2.0, abs=0.1)
     assert media.missing_bytes == 0
     assert media.declares_duration
 
@@ -71,7 +71,7 @@ def test_cover_art_is_not_the_film(clips: Path) -> None:
 def test_packets_and_frames_agree_on_how_long_a_clip_is(name: str, clips: Path) -> None:
     path = clip(clips, name, seconds=2)
     packets, frames = look(path, "packets"), look(path, "frames")
-    assert packets.longest_held_seconds == pytest.approx(frames.longest_held_seconds, abs=0.15)
+    assert packets.length_seconds == pytest.approx(frames.length_seconds, abs=0.15)
     assert all(s.decode_errors == 0 for s in frames.streams)
 
 
@@ -108,9 +108,9 @@ def test_a_wav_whose_recorder_could_not_fill_in_its_length_is_not_called_cut(cli
 
 def test_a_cut_mkv_promises_more_than_it_holds(clips: Path) -> None:
     media = look(cut(clip(clips, "h264_aac_mkv", seconds=4), 0.4), "packets")
-    assert media.longest_promised_seconds is not None and media.longest_held_seconds is not None
+    assert media.duration_seconds is not None and media.length_seconds is not None
     assert media.declares_duration
-    assert media.longest_promised_seconds - media.longest_held_seconds > 1
+    assert media.duration_seconds - media.length_seconds > 1
 
 
 def test_an_mp4_without_its_index_is_no_media(clips: Path) -> None:

@@ -111,7 +111,7 @@ def test_a_detector_without_its_stream_is_not_applicable(
 def test_a_broken_detector_is_reported_as_not_run_and_the_rest_stands(
     broken: str, bench: Workbench, faulty: RemuxResult, analysis: AnalysisResult, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    bad = Detector("bad", "video", broken, lambda lines, length: Found())
+    bad = Detector("bad", "video", broken, lambda lines, length: Found(), "bad")
     monkeypatch.setattr(ANALYZE_MODULE, "DETECTORS", (*DETECTORS, bad))
     result = anyio.run(analyze, bench, faulty, "broken")
     not_run = of(result, "bad")

@@ -37,7 +37,7 @@ def test_an_output_like_its_source_is_believed(decision: Decision) -> None:
 
 
 def test_what_was_checked_depends_on_what_was_done() -> None:
-    assert "packets counted" in verify(SOURCE, SOURCE, COPY).checks
+    assert "packets and frames counted" in verify(SOURCE, SOURCE, COPY).checks
     assert "packets counted" not in verify(SOURCE, SOURCE, TRANSCODE).checks
 
 

@@ -13,7 +13,9 @@ import fcntl
 import os
 import secrets
 import shutil
+from collections.abc import Callable
 from pathlib import Path
+from typing import BinaryIO
 
 from tidegate.errors import from_os_error
 
@@ -71,9 +73,9 @@ def write_atomic(path: Path, content: bytes, *, mode: int = 0o644) -> None:
         raise from_os_error(error, f"writing {path.name}") from error
 
 
-def copy_file(source: Path, target: Path) -> None:
+def copy_file(source: Path, target: Path, each_block: Callable[[], None] = lambda: None) -> None:
     """Copy by reflink where the file system can, else byte by byte, and fsync. Never a hard link: the copy must not
-    change when the other side is edited.
+    change when the other side is edited. `each_block` may raise to give up early (a cancelled run).
 
     Raises:
         OSError: as the operating system says; a half-written target is removed, one that was there before is not.
@@ -81,10 +83,10 @@ def copy_file(source: Path, target: Path) -> None:
     with source.open("rb") as reader, target.open("xb") as writer:
         try:
             if not _reflink(reader.fileno(), writer.fileno()):
-                shutil.copyfileobj(reader, writer, COPY_BLOCK_BYTES)
+                _copy_blocks(reader, writer, each_block)
             writer.flush()
             os.fsync(writer.fileno())
-        except OSError:
+        except BaseException:
             with contextlib.suppress(OSError):
                 target.unlink(missing_ok=True)
             raise
@@ -107,6 +109,12 @@ def swap_in(prepared: Path, target: Path) -> None:
         prepared.rename(target)
     sync_folder(target.parent)
     shutil.rmtree(aside, ignore_errors=True)
+
+
+def _copy_blocks(reader: BinaryIO, writer: BinaryIO, each_block: Callable[[], None]) -> None:
+    while block := reader.read(COPY_BLOCK_BYTES):
+        each_block()
+        writer.write(block)
 
 
 def _reflink(source: int, target: int) -> bool:

@@ -64,12 +64,17 @@ CATALOGUE: tuple[Pattern, ...] = (
 
 def diagnose(finished: Finished) -> TidegateError:
     """The failure that a bad exit means, with its evidence."""
-    text = finished.stderr.head + finished.stderr.tail
+    text = "\n".join(line for line in (finished.stderr.head + finished.stderr.tail).splitlines() if _is_message(line))
     last = _last_complaint(finished.stderr.tail)
     for pattern in CATALOGUE:
         if re.search(pattern.regex, text):
             return pattern.failure(f"ffmpeg failed: {last}", evidence=finished.evidence)
     return RefusedByMuxer(f"ffmpeg failed with exit code {finished.exit_code}: {last}", evidence=finished.evidence)
+
+
+def _is_message(line: str) -> bool:
+    """Whether ffmpeg says it, rather than quotes it: titles and names in the file may hold any words."""
+    return not re.match(r"^(?:\[[^\]]*\] )*\[info\]", line) or "Exiting normally" in line
 
 
 def _last_complaint(text: str) -> str:

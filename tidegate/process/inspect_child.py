@@ -12,6 +12,7 @@ import json
 import struct
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,14 @@ TRANSFERS = {16: "smpte2084", 18: "arib-std-b67"}
 """The AVColorTransferCharacteristic values that mean HDR (ITU-T H.273)."""
 EDGE_SECONDS = 0.5
 """How much of a stream's beginning and end counts as its edge; no more than lengths may differ anyway."""
+RESYNCS = 1000
+"""How often a demuxer may look for the next packet after damage."""
+GAP_SECONDS = 0.5
+"""A shorter stretch that no packet covers is a rounding of times or a pause between frames."""
+JOIN_SECONDS = 10.0
+"""A jump in a transport stream beyond which ffmpeg, too, takes what follows for another recording."""
+JOIN_BACK_SECONDS = 1.0
+"""A step back in time that no reordering of frames explains."""
 MOOV_BYTES = 64 * 1024 * 1024
 """How much of an index is searched for its fragment boxes; they stand near its beginning."""
 UNKNOWN_RIFF_LENGTHS = (0, 0xFFFFFFFF)
@@ -38,31 +47,73 @@ MEDIA_BOXES = (b"moov", b"moof", b"mdat")
 
 
 class Extent:
-    """How far one stream really reaches."""
+    """How far one stream really reaches, and what is missing on the way. All times in seconds."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, joins: bool, keyed: bool) -> None:
+        self.joins = joins
+        """Whether a jump in time is a join of two recordings (transport streams) rather than a place with nothing."""
+        self.awaits_key = keyed
         self.start: float | None = None
         self.end: float | None = None
         self.packets = 0
         self.frames = 0
         self.errors: list[float] = []
-        """Where decoding failed, in seconds."""
-
-    def widen(self, start: float, length: float) -> None:
-        self.start = start if self.start is None else min(self.start, start)
-        self.end = start + length if self.end is None else max(self.end, start + length)
+        """Where decoding failed."""
+        self.covered = 0.0
+        """Sum of the durations of all packets or frames."""
+        self.gaps = 0.0
+        """Sum of the stretches, longer than GAP_SECONDS each, that no packet covers."""
+        self.lead = 0.0
+        """What lies before the first keyframe: nobody can decode it."""
+        self.earlier = 0.0
+        """Length of the pieces before the last join."""
 
     def errors_inside(self) -> int:
         """Those that are not at the very beginning or end, where a recording may be cut in the middle of a frame."""
         start, end = (self.start or 0.0) + EDGE_SECONDS, (self.end or 0.0) - EDGE_SECONDS
         return sum(start < at < end for at in self.errors)
 
+    @property
+    def held(self) -> float | None:
+        """From the first to the end of the last, joined pieces added up."""
+        if self.start is None or self.end is None:
+            return None
+        return self.earlier + self.end - self.start
+
+    def add_packet(self, packet: Any) -> None:
+        if self.awaits_key and packet.is_keyframe:
+            self._begin_at_key(packet)
+        if packet.is_discard:  # an edit list hides it: it is stored, but never shown
+            return
+        self.packets += 1
+        self.add(packet)
+
     def add(self, item: Any, length: float | None = None) -> None:
-        """A packet or frame; `length` in seconds where it is not the item's own duration."""
+        """A packet or frame; `length` where it is not the item's own duration."""
         if item.pts is None or item.time_base is None:
             return
-        own = float((getattr(item, "duration", None) or 0) * item.time_base)
-        self.widen(float(item.pts * item.time_base), own if length is None else length)
+        own = float((getattr(item, "duration", None) or 0) * item.time_base) if length is None else length
+        self._widen(float(item.pts * item.time_base), own)
+
+    def _widen(self, start: float, length: float) -> None:
+        self.covered += length
+        if self.start is None or self.end is None:
+            self.start, self.end = start, start + length
+            return
+        jump = start - self.end
+        if self.joins and (start < self.start - JOIN_BACK_SECONDS or abs(jump) > JOIN_SECONDS):
+            self.earlier += self.end - self.start
+            self.start, self.end = start, start + length
+            return
+        self.gaps += jump if jump > GAP_SECONDS else 0.0
+        self.start, self.end = min(self.start, start), max(self.end, start + length)
+
+    def _begin_at_key(self, packet: Any) -> None:
+        self.awaits_key = False
+        if self.start is not None and packet.pts is not None:
+            self.lead = max(0.0, float(packet.pts * packet.time_base) - self.start)
+        self.start = self.end = None
+        self.packets, self.covered, self.gaps, self.earlier = 0, 0.0, 0.0, 0.0
 
 
 def inspect(depth: str, path: Path, names: dict[str, list[str]]) -> dict[str, Any]:
@@ -119,28 +170,58 @@ def describe_video(stream: Any, context: Any) -> dict[str, Any]:
 
 def read_all(container: Any, streams: list[dict[str, Any]], *, decode: bool) -> None:
     """Every packet of every stream; with `decode`, every frame of picture and sound too."""
-    extents = [Extent() for _ in streams]
-    decodable = {stream.index for stream in container.streams if decode and stream.type in ("video", "audio")}
+    joins = "mpegts" in container.format.name
+    extents = [Extent(joins=joins, keyed=stream["kind"] == "video" and not decode) for stream in streams]
+    decodable = {stream.index for stream in container.streams if decode and decodes(stream)}
     for index in decodable:
         container.streams[index].thread_type = "AUTO"
     told = time.monotonic()
-    for packet in container.demux():
-        extent = extents[packet.stream_index]
-        extent.packets += bool(packet.size)
-        if packet.stream_index in decodable:
+    for packet in packets_of(container):
+        index = packet.stream.index  # `packet.stream_index` is 0 for the empty packets that end every stream
+        extent = extents[index]
+        if index in decodable:
+            extent.packets += bool(packet.size) and not packet.is_discard
             decode_packet(packet, extent)
         elif packet.size:
-            extent.add(packet)
+            extent.add_packet(packet)
         if time.monotonic() - told >= PROGRESS_SECONDS:
             told = time.monotonic()
             say({"progress": {"packets": sum(e.packets for e in extents), "seconds": extent.end or 0.0}})
     for facts, extent in zip(streams, extents, strict=True):
-        facts |= {"start_seconds": extent.start, "end_seconds": extent.end, "packets": extent.packets}
-        facts |= {
-            "frames": extent.frames if facts["index"] in decodable else None,
-            "decode_errors": extent.errors_inside(),
-        }
-        facts["edge_errors"] = len(extent.errors) - facts["decode_errors"]
+        facts |= reach(facts, extent, decoded=facts["index"] in decodable)
+
+
+def packets_of(container: Any) -> Iterator[Any]:
+    """Every packet. A demuxer that searches long for the next one after damage says "try again" in between."""
+    for _ in range(RESYNCS):
+        try:
+            yield from container.demux()
+        except av.error.BlockingIOError:
+            continue
+        return
+
+
+def decodes(stream: Any) -> bool:
+    return stream.type in ("video", "audio") and stream.codec_context is not None
+
+
+def reach(facts: dict[str, Any], extent: Extent, *, decoded: bool) -> dict[str, Any]:
+    """What was found out about a stream by reading it."""
+    held = extent.held
+    if held is None and extent.packets and facts.get("frame_rate"):
+        held = extent.packets / facts["frame_rate"]  # a raw stream carries no times
+    return {
+        "start_seconds": extent.start,
+        "end_seconds": extent.end,
+        "held_seconds": held,
+        "covered_seconds": extent.covered or None,
+        "gap_seconds": round(extent.gaps, 3),
+        "lead_seconds": round(extent.lead, 3),
+        "packets": extent.packets,
+        "frames": extent.frames if decoded else None,
+        "decode_errors": extent.errors_inside(),
+        "edge_errors": len(extent.errors) - extent.errors_inside(),
+    }
 
 
 def decode_packet(packet: Any, extent: Extent) -> None:

@@ -28,7 +28,7 @@ def document(outcome: Outcome) -> dict[str, Any]:
         "output": _output(outcome.remux, published.video if published else None) if outcome.remux else None,
         "analysis": _analysis(outcome.analysis) if outcome.analysis else None,
         "findings": [finding.model_dump() for finding in outcome.findings],
-        "report": _report(published.folder) if published else None,
+        "report": _report(published.folder if published else outcome.report_folder),
         "failure": outcome.failure.model_dump(mode="json", exclude={"at", "evidence"}) if outcome.failure else None,
         "failure_log": str(outcome.failure_log) if outcome.failure_log else None,
     }
@@ -41,14 +41,15 @@ def _download(outcome: Outcome, download: DownloadResult) -> dict[str, Any]:
         "size_bytes": track.size_bytes,
         "digest": track.digest,
         "checked": list(download.checked),
-        **_transfer(outcome, track.size_bytes),
+        **transfer(outcome, track.size_bytes),
     }
 
 
-def _transfer(outcome: Outcome, size_bytes: int) -> dict[str, Any]:
+def transfer(outcome: Outcome, size_bytes: int) -> dict[str, Any]:
     """This run's requests and bytes; whatever of the file they did not bring came from an earlier run."""
-    cost = outcome.transfer.model_dump()
-    return cost | {"bytes_reused": max(0, size_bytes - cost["bytes_received"])}
+    cost = outcome.transfer
+    reused = max(0, size_bytes - cost.bytes_received)
+    return cost.model_dump() | {"bytes_reused": reused, "seconds": round(cost.seconds, 3)}
 
 
 def _output(remux: RemuxResult, path: Path | None) -> dict[str, Any]:
@@ -83,5 +84,5 @@ def _analysis(analysis: AnalysisResult) -> dict[str, Any]:
     return {d.detector: d.model_dump(mode="json", exclude={"detector"}) for d in analysis.detections}
 
 
-def _report(folder: Path) -> dict[str, str]:
-    return {"html": str(folder / "report.html"), "json": str(folder / "report.json")}
+def _report(folder: Path | None) -> dict[str, str] | None:
+    return {"html": str(folder / "report.html"), "json": str(folder / "report.json")} if folder else None

@@ -11,6 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from tidegate.model import Detection, Outcome
+from tidegate.report.document import transfer
+from tidegate.report.units import clock, counted, human_size
 
 _MIME = {".jpg": "image/jpeg", ".png": "image/png"}
 
@@ -23,7 +25,7 @@ def html_report(outcome: Outcome, pictures: dict[str, Path], *, title: str, now:
     environment = Environment(
         loader=PackageLoader("tidegate.report"), autoescape=True, undefined=StrictUndefined, trim_blocks=True
     )
-    environment.filters |= {"clock": clock, "size": human_size}
+    environment.filters |= {"clock": clock, "size": human_size, "counted": counted}
     return environment.get_template("report.html.j2").render(
         outcome=outcome,
         title=title,
@@ -32,28 +34,8 @@ def html_report(outcome: Outcome, pictures: dict[str, Path], *, title: str, now:
         duration=_duration(outcome),
         timelines=_timelines(outcome),
         loudness=_loudness(outcome),
+        transfer=transfer(outcome, outcome.download.asset.main.size_bytes) if outcome.download else None,
     )
-
-
-def clock(seconds: float | None) -> str:
-    """`1:02:03.4` for a position in the media."""
-    if seconds is None:
-        return "–"
-    minutes, rest = divmod(round(seconds, 1), 60)
-    hours, minutes = divmod(int(minutes), 60)
-    return f"{hours}:{minutes:02d}:{rest:04.1f}" if hours else f"{minutes}:{rest:04.1f}"
-
-
-def human_size(size_bytes: float | None) -> str:
-    """`12.3 MB`, in powers of 1000."""
-    if size_bytes is None:
-        return "–"
-    size = float(size_bytes)
-    for unit in ("B", "kB", "MB", "GB"):
-        if size < 1000:
-            return f"{size:.0f} {unit}" if unit == "B" else f"{size:.1f} {unit}"
-        size /= 1000
-    return f"{size:.1f} TB"
 
 
 def _duration(outcome: Outcome) -> float:
@@ -61,11 +43,11 @@ def _duration(outcome: Outcome) -> float:
 
 
 def _timelines(outcome: Outcome) -> list[tuple[Detection, list[tuple[float, float]]]]:
-    """Each detector that finds stretches, with (left, width) of each in per cent of the media's length."""
+    """Each detector that looks for stretches and measures nothing, with (left, width) of each in per cent."""
     length = _duration(outcome)
     if outcome.analysis is None or not length:
         return []
-    shown = [d for d in outcome.analysis.detections if d.detector != "loudness"]
+    shown = [d for d in outcome.analysis.detections if not d.values]
     return [(d, [_bar(i.start_seconds, i.end_seconds, length) for i in d.intervals]) for d in shown]
 
 

@@ -11,10 +11,10 @@ from rich.table import Table
 from rich.text import Text
 
 from tidegate.model import Failure, Outcome
-from tidegate.report.html import clock, human_size
+from tidegate.report.units import clock, human_size
 
 
-def failure_panel(failure: Failure, log: str | None = None) -> Panel:
+def failure_panel(failure: Failure, log: str | None = None, report: str | None = None) -> Panel:
     """The failure as a panel: what happened, what to do, what to quote."""
     actions = Table.grid(padding=(0, 1))
     for action in failure.suggested_actions:
@@ -22,8 +22,8 @@ def failure_panel(failure: Failure, log: str | None = None) -> Panel:
     rows: list[RenderableType] = [Text(failure.message), Text(), actions, Text()]
     where = f" in {failure.stage}" if failure.stage else ""
     rows.append(Text(f"{failure.type}{where} · reference {failure.reference}", style="dim"))
-    if log:
-        rows.append(Text(f"evidence: {log}", style="dim", overflow="fold"))
+    named = {"evidence": log, "report": report}
+    rows += [Text(f"{name}: {path}", style="dim", overflow="fold") for name, path in named.items() if path]
     return Panel(Group(*rows), title=Text(failure.friendly_message), border_style="red", title_align="left")
 
 

@@ -19,6 +19,9 @@ from tidegate.errors import Inside, Throttled, TidegateError, WrongDigest
 from tidegate.events import Note, Observer
 from tidegate.settings import TransferSettings
 
+LEAST_THROTTLED_SECONDS = 1.0
+"""The shortest pause for an origin that asks to be spared, whatever it says and whatever is set."""
+
 _NOT_HERE = frozenset({Inside.NO, Inside.IDENTIFY_AGAIN, Inside.RESOLVE_ONCE, Inside.WAIT})
 """Retries that others own: the flow, the resolver, the admission, or nobody."""
 
@@ -74,7 +77,8 @@ class Retry:
             self.throttles += 1
         else:
             self.futile = 0 if self._gained else self.futile + 1
-        self._next_pause = self._pause_after(error)
+        least = LEAST_THROTTLED_SECONDS if isinstance(error, Throttled) else 0.0
+        self._next_pause = max(least, self._pause_after(error))
         if error.retry_after_seconds is not None or isinstance(error, Throttled):
             self.throttled_seconds += self._next_pause
 

@@ -17,7 +17,7 @@ from tidegate.events import Note
 from tidegate.model import AnalysisResult, Asset, Detection, MediaInfo, RemuxResult
 from tidegate.process.ffmpeg import Toolchain, base_arguments, file_url, run_ffmpeg
 from tidegate.resilience.deadline import processing_seconds
-from tidegate.stages.detectors import DETECTORS, Detector, wanted_lines
+from tidegate.stages.detectors import DETECTORS, Detector, wanted_by
 from tidegate.stages.workbench import Workbench
 
 RECIPE = 1
@@ -69,6 +69,7 @@ class _Pass:
 
     async def run(self, detectors: tuple[Detector, ...], *, pictures: bool) -> list[Detection]:
         lines: list[str] = []
+        wanted = wanted_by(detectors)
         limits = self._bench.settings.process
         await run_ffmpeg(
             [
@@ -80,7 +81,7 @@ class _Pass:
             deadline_seconds=processing_seconds(limits, self._asset.main.size_bytes),
             media_seconds=self._length,
             observe=self._bench.observe,
-            on_stderr=lambda line: lines.append(line) if wanted_lines(line) else None,
+            on_stderr=lambda line: lines.append(line) if wanted(line) else None,
         )
         return [detector.detection(lines, self._length) for detector in detectors]
 

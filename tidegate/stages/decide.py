@@ -9,9 +9,17 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from tidegate.errors import NotMedia
+from tidegate.errors import NotMedia, RefusedByMuxer
 from tidegate.model import Decision, Finding, MediaInfo, ProfileName, Quality, Strategy, StreamInfo
+from tidegate.stages.verification import tolerance_seconds
 
+STEADY_FRAMES_PER_SECOND = 5.0
+"""Below it a source shows slides, and a pause between two pictures is no hole."""
+UNKNOWN_CODEC = "unknown"
+"""What the probe says of a stream that nobody here can decode."""
+MOST_CHANNELS = 8
+"""What AAC can hold; more are mixed down to two."""
+MATROSKA_SUBTITLES = frozenset({"subrip", "ass", "ssa", "webvtt", "hdmv_pgs_subtitle", "dvd_subtitle", "dvb_subtitle"})
 TEXT_SUBTITLES = frozenset({"subrip", "ass", "ssa", "webvtt", "mov_text", "text"})
 
 
@@ -43,10 +51,13 @@ def decide(media: MediaInfo, profile: ProfileName, quality: Quality) -> Decision
 
     Raises:
         NotMedia: no stream can be kept.
+        RefusedByMuxer: a profile that encodes would have to leave out sound that nobody here can decode.
     """
     video, audio = media.video, living_audio(media)
     if video is None and not audio:
         raise NotMedia("No stream of the source can be kept")
+    if profile is not ProfileName.ORIGINAL and any(s.codec == UNKNOWN_CODEC for s in audio):
+        raise RefusedByMuxer("The sound has a codec that is not known here, and would be lost")
     if profile is ProfileName.ORIGINAL:
         return _only_the_container(media, video, audio)
     against_video = _against_copying_video(video, profile, quality) if video else []
@@ -67,23 +78,31 @@ def decide(media: MediaInfo, profile: ProfileName, quality: Quality) -> Decision
 
 def ladder(decision: Decision, profile: ProfileName) -> tuple[Decision, ...]:
     """The plan and what to try after it: copy → repair → transcode. `original` never encodes."""
-    repair = decision.model_copy(update={"strategy": Strategy.REPAIR})
+    repair = decision.model_copy(
+        update={"strategy": Strategy.REPAIR, "reasons": ("copying did not give a whole file",)}
+    )
     everything = decision.model_copy(
         update={
             "strategy": Strategy.TRANSCODE,
             "video": "none" if decision.video == "none" else "h264",
             "audio": "none" if decision.audio == "none" else "aac",
+            "reasons": ("nothing less gave a whole file",),
         }
     )
     rungs = [decision] if decision.strategy is Strategy.TRANSCODE else [decision, repair]
-    if profile is not ProfileName.ORIGINAL and everything != decision:
+    if profile is not ProfileName.ORIGINAL and (everything.video, everything.audio) != (decision.video, decision.audio):
         rungs.append(everything)
     return tuple(rungs)
 
 
 def living_audio(media: MediaInfo) -> tuple[StreamInfo, ...]:
     """Audio streams that hold sound; declared but empty ones exist in the wild and break muxers."""
-    return tuple(s for s in media.of_kind("audio") if s.sample_rate and s.channels and s.packets != 0)
+    return tuple(s for s in media.of_kind("audio") if not _is_dead(s))
+
+
+def _is_dead(audio: StreamInfo) -> bool:
+    known = audio.codec != UNKNOWN_CODEC
+    return audio.packets == 0 or (known and not (audio.sample_rate and audio.channels))
 
 
 def findings(media: MediaInfo, decision: Decision) -> tuple[Finding, ...]:
@@ -98,9 +117,33 @@ def findings(media: MediaInfo, decision: Decision) -> tuple[Finding, ...]:
         for s in media.of_kind("subtitle")
         if s.index not in decision.keep_subtitles
     ]
+    found += [
+        Finding(
+            code="video_dropped", message=f"Video stream {s.index} ({s.codec}) is a second picture and was left out"
+        )
+        for s in media.of_kind("video")[1:]
+    ]
+    found += [finding for s in media.of_kind("video") + media.of_kind("audio") for finding in _damage(s)]
+    if decision.audio == "aac" and any((s.channels or 0) > MOST_CHANNELS for s in media.of_kind("audio")):
+        found.append(
+            Finding(code="audio_mixed_down", message=f"More than {MOST_CHANNELS} channels were mixed down to two")
+        )
     if decision.video == "h264" and media.video is not None and media.video.color_transfer:
         found.append(Finding(code="hdr_reduced", message="The source is HDR; the result is SDR without tone mapping"))
     return tuple(found)
+
+
+def _damage(stream: StreamInfo) -> list[Finding]:
+    what = {"video": "picture", "audio": "sound"}[stream.kind]
+    found = []
+    steady = stream.kind == "audio" or (stream.frame_rate or 0.0) >= STEADY_FRAMES_PER_SECOND
+    if steady and stream.gap_seconds > tolerance_seconds(stream.span_seconds or 0.0):
+        message = f"The {what} is missing or stands still for {stream.gap_seconds:.1f} s in all"
+        found.append(Finding(code="source_damaged", message=message))
+    if stream.lead_seconds > tolerance_seconds(0.0):
+        message = f"The first {stream.lead_seconds:.1f} s of the {what} cannot be decoded: it was cut in mid-GOP"
+        found.append(Finding(code="source_damaged", message=message))
+    return found
 
 
 def _only_the_container(media: MediaInfo, video: StreamInfo | None, audio: tuple[StreamInfo, ...]) -> Decision:
@@ -149,4 +192,4 @@ def _text_subtitles(media: MediaInfo) -> tuple[int, ...]:
 
 
 def _matroska_subtitles(media: MediaInfo) -> tuple[int, ...]:
-    return tuple(s.index for s in media.of_kind("subtitle") if s.codec != "mov_text")
+    return tuple(s.index for s in media.of_kind("subtitle") if s.codec in MATROSKA_SUBTITLES)

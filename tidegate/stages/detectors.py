@@ -1,7 +1,7 @@
 """What the analysis looks for: one `Detector` for each question, all answered in one decode pass.
 
-A new detector is one entry in `DETECTORS`: an ffmpeg filter, and a function that reads its lines. The analyze stage
-chains the filters and hands each detector the lines of the whole pass.
+A new detector is one entry in `DETECTORS`: an ffmpeg filter, which of its lines are kept, and a function that reads
+them. The analyze stage chains the filters and hands each detector the lines of the whole pass.
 """
 
 from __future__ import annotations
@@ -42,38 +42,30 @@ class Detector:
     """An ffmpeg filter that passes its input on unchanged."""
     read: Callable[[list[str], float], Found]
     """From the pass's lines and the media's length in seconds."""
+    says: str
+    """A regular expression of the lines that `read` needs; the others are not kept, however long the film is."""
 
     def detection(self, lines: list[str], length: float) -> Detection:
         found = self.read(lines, length)
         return Detection(detector=self.name, state="done", intervals=found.intervals, values=found.values or {})
 
 
-def wanted_lines(line: str) -> bool:
-    """Whether any detector reads this line; the others are not kept, however long the film is."""
-    return _WANTED.search(line) is not None
+def wanted_by(detectors: Iterable[Detector]) -> Callable[[str], bool]:
+    """Whether any of these detectors reads a line."""
+    says = [re.compile(detector.says) for detector in detectors]
+    return lambda line: any(said.search(line) for said in says)
 
 
-def _said_by(filter_name: str) -> str:
-    """The beginning of a line that this filter logged; a title in the file may hold the same words further on."""
-    return rf"^\[(?:Parsed_)?{filter_name}\w* @ .*"
+def _stretches(name: str, kind: Literal["video", "audio"], options: str) -> Detector:
+    """ffmpeg's filters `NAMEdetect` log `NAME_start: 1.5` and `NAME_end: 2.5`."""
+    # From the beginning of the line: a title in the file may hold the same words further on.
+    said = rf"^\[(?:Parsed_)?{name}detect\w* @ .*{name}_"
 
+    def read(lines: list[str], length: float) -> Found:
+        starts, ends = (_numbers(lines, rf"{said}{edge}:\s*{_NUMBER}") for edge in ("start", "end"))
+        return Found(_paired(starts, ends, length))
 
-def _black(lines: list[str], length: float) -> Found:
-    starts = _numbers(lines, rf"{_said_by('blackdetect')}black_start:{_NUMBER}")
-    ends = _numbers(lines, rf"{_said_by('blackdetect')}black_end:{_NUMBER}")
-    return Found(_paired(starts, ends, length))
-
-
-def _freeze(lines: list[str], length: float) -> Found:
-    starts = _numbers(lines, rf"{_said_by('freezedetect')}freeze_start: {_NUMBER}")
-    ends = _numbers(lines, rf"{_said_by('freezedetect')}freeze_end: {_NUMBER}")
-    return Found(_paired(starts, ends, length))
-
-
-def _silence(lines: list[str], length: float) -> Found:
-    starts = _numbers(lines, rf"{_said_by('silencedetect')}silence_start: {_NUMBER}")
-    ends = _numbers(lines, rf"{_said_by('silencedetect')}silence_end: {_NUMBER}")
-    return Found(_paired(starts, ends, length))
+    return Detector(name, kind, f"{name}detect={options}", read, rf"{said}(?:start|end):")
 
 
 def _loudness(lines: list[str], length: float) -> Found:
@@ -84,17 +76,6 @@ def _loudness(lines: list[str], length: float) -> Found:
         "true_peak_dbtp": _numbers(lines, rf"^\s*Peak:\s+{_NUMBER} dBFS"),
     }
     return Found(values={name: values[-1] for name, values in read.items() if values and math.isfinite(values[-1])})
-
-
-DETECTORS: tuple[Detector, ...] = (
-    Detector("black", "video", f"blackdetect=d={BLACK_SECONDS}:pix_th=0.10", _black),
-    Detector("freeze", "video", f"freezedetect=n=-60dB:d={FREEZE_SECONDS}", _freeze),
-    Detector("silence", "audio", f"silencedetect=n=-50dB:d={SILENCE_SECONDS}", _silence),
-    Detector("loudness", "audio", "ebur128=peak=true:framelog=verbose", _loudness),
-)
-"""Loudness and true peak after EBU R 128 / ITU-R BS.1770, as ffmpeg's ebur128 measures them."""
-
-_WANTED = re.compile(r"black_(start|end):|freeze_(start|end):|silence_(start|end):|^\s*(I|LRA|Peak):")
 
 
 def _numbers(lines: Iterable[str], pattern: str) -> list[float]:
@@ -109,3 +90,12 @@ def _paired(starts: list[float], ends: list[float], length: float) -> tuple[Inte
         Interval(start_seconds=max(0.0, start), end_seconds=min(end, length) if length else end)
         for start, end in zip(starts, closed, strict=False)
     )
+
+
+DETECTORS: tuple[Detector, ...] = (
+    _stretches("black", "video", f"d={BLACK_SECONDS}:pix_th=0.10"),
+    _stretches("freeze", "video", f"n=-60dB:d={FREEZE_SECONDS}"),
+    _stretches("silence", "audio", f"n=-50dB:d={SILENCE_SECONDS}"),
+    Detector("loudness", "audio", "ebur128=peak=true:framelog=verbose", _loudness, r"^\s*(?:I|LRA|Peak):"),
+)
+"""Loudness and true peak after EBU R 128 / ITU-R BS.1770, as ffmpeg's ebur128 measures them."""

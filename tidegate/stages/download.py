@@ -105,14 +105,27 @@ def refuse_truncated(media: MediaInfo) -> None:
     """Compare what the header promises with what the packets hold.
 
     Raises:
-        TruncatedMedia: more than the tolerance is missing, or the container's boxes reach beyond the file's end.
+        TruncatedMedia: more than the tolerance is missing at the end of the file or of a stream, the container's boxes
+            reach beyond the file's end, or the sound has holes.
     """
-    promised = media.longest_promised_seconds if media.declares_duration else None
-    held = media.longest_held_seconds or 0.0
     if media.missing_bytes:
-        raise TruncatedMedia(
-            f"The file ends {media.missing_bytes} bytes before its container does",
-            evidence=Evidence(notes={"held_seconds": f"{held:.3f}", "promised_seconds": f"{promised or 0:.3f}"}),
-        )
-    if promised is not None and promised - held > tolerance_seconds(promised):
-        raise TruncatedMedia(f"The file promises {promised:.2f} s and holds {held:.2f} s")
+        raise _truncated(media, f"The file ends {media.missing_bytes} bytes before its container does")
+    promised = media.duration_seconds
+    if promised is None or not (media.declares_duration or media.container == "flv"):
+        return
+    if promised - media.reach_seconds > tolerance_seconds(promised):
+        raise _truncated(media, f"The file promises {promised:.2f} s and holds {media.reach_seconds:.2f} s")
+    for stream in media.of_kind("video") + media.of_kind("audio"):
+        own = stream.duration_seconds or 0.0  # in Matroska it is where the stream ends, elsewhere how long it is
+        held = max((stream.span_seconds or 0.0) + stream.lead_seconds, stream.end_seconds or 0.0)
+        if stream.packets and own - held > tolerance_seconds(own):
+            raise _truncated(media, f"The {stream.kind} promises {own:.2f} s and holds {held:.2f} s")
+    sound = media.of_kind("audio")
+    if sound and all(stream.gap_seconds > tolerance_seconds(stream.span_seconds or 0.0) for stream in sound):
+        raise _truncated(media, f"The sound has holes of {sound[0].gap_seconds:.2f} s in all: the middle is damaged")
+
+
+def _truncated(media: MediaInfo, message: str) -> TruncatedMedia:
+    held, promised = media.reach_seconds, media.duration_seconds or 0.0
+    notes = {"held_seconds": f"{held:.3f}", "promised_seconds": f"{promised:.3f}"}
+    return TruncatedMedia(message, evidence=Evidence(notes=notes))

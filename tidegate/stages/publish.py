@@ -15,10 +15,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
-from anyio import to_thread
-
 from tidegate.durable.atomic import copy_file, swap_in, sync_folder, temporary_sibling, write_atomic
 from tidegate.durable.hashing import blake3_of
+from tidegate.durable.threads import in_thread, still_wanted
 from tidegate.errors import StoreUnavailable, from_os_error
 from tidegate.model import AnalysisResult, Asset, Identity, Outcome, PublishResult, RemuxResult, Track, fingerprint
 from tidegate.report.document import document
@@ -33,35 +32,44 @@ RECIPE = 1
 LONGEST_SLUG = 60
 """Characters; leaves room for suffixes on every file system."""
 
+ERR_LOGS = "*.err.log"
+"""Which files of a folder tell of a run that failed."""
+
 _CAPTIONS = {CONTACT_SHEET: "Twelve moments, evenly spread", WAVEFORM: "Sound, from beginning to end"}
 
 
 async def publish(bench: Workbench, outcome: Outcome, target: Path) -> PublishResult:
     """Make the folder `target` from an outcome that holds at least `remux` and `analysis`.
 
+    The caller holds the lock of this work: what a killed run left beside the target is nobody's, and goes.
+
     Raises:
         DiskFull, PermissionRefused, StoreUnavailable: the operating system refused; an earlier folder is untouched.
     """
-    return await to_thread.run_sync(_publish, bench, outcome, target, datetime.now(UTC))
+    return await in_thread(_publish, bench, outcome, target, datetime.now(UTC))
 
 
-def publish_failure(outcome: Outcome, target: Path) -> Path | None:
-    """Leave `<slug>.err.log` and, where no earlier success stands, a report; returns the log's path. Blocking.
+def publish_failure(outcome: Outcome, target: Path) -> Outcome:
+    """Leave `<slug>.err.log` and, where no earlier success stands, a report. Blocking.
 
-    A folder that cannot be written is no second failure: the first one is what the person needs to read.
+    Returns the outcome with their places. A folder that cannot be written is no second failure: the first one is what
+    the person needs to read.
     """
     if outcome.failure is None:
-        return None
+        return outcome
     log = target / f"{slug_of(target)}.err.log"
     try:
-        write_atomic(log, err_log(outcome.failure, outcome.source).encode())
-        if not _holds_success(target):
-            write_atomic(target / "report.json", _json(document(outcome)))
-            now = outcome.failure.at
-            write_atomic(target / "report.html", html_report(outcome, {}, title=slug_of(target), now=now).encode())
+        write_atomic(log, _text(err_log(outcome.failure, outcome.source)))
+        told = outcome.model_copy(update={"failure_log": log})
+        if _holds_success(target):
+            return told
+        told = told.model_copy(update={"report_folder": target})
+        page = html_report(told, {}, title=slug_of(target), now=outcome.failure.at)
+        write_atomic(target / "report.html", _text(page))
+        write_atomic(target / "report.json", _json(document(told)))
     except Exception:  # noqa: BLE001  # evidence is a courtesy; it must not hide the failure
-        return None
-    return log
+        return outcome.model_copy(update={"failure_log": log if log.exists() else None})
+    return told
 
 
 def folder_name(name: str, key: str) -> str:
@@ -94,15 +102,17 @@ def folder_of(identity: Identity, key: str) -> str:
 
 def _publish(bench: Workbench, outcome: Outcome, target: Path, now: datetime) -> PublishResult:
     assert outcome.remux is not None and outcome.analysis is not None  # noqa: S101
-    target.parent.mkdir(parents=True, exist_ok=True)
-    bench.require_space(target.parent, outcome.remux.asset.main.size_bytes)
     prepared = temporary_sibling(target)
     try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        _clear_away(_left_behind(target))
+        bench.require_space(target.parent, outcome.remux.asset.main.size_bytes)
         prepared.mkdir()
         names = _fill(bench, outcome, outcome.remux, outcome.analysis, prepared, target, now)
         tracks = tuple(_track(prepared, name) for name in names)
         sync_folder(prepared)
         swap_in(prepared, target)
+        _clear_away(_left_behind(target))
     except OSError as error:
         shutil.rmtree(prepared, ignore_errors=True)
         raise from_os_error(error, "publishing") from error
@@ -110,6 +120,18 @@ def _publish(bench: Workbench, outcome: Outcome, target: Path, now: datetime) ->
         shutil.rmtree(prepared, ignore_errors=True)
         raise
     return PublishResult(folder=target, tracks=tracks, recorded_at=now)
+
+
+def _left_behind(target: Path) -> list[Path]:
+    """What runs that were killed left beside the target. Where that is missing, a whole folder may be the earlier
+    success, on its way aside: it stays until there is another."""
+    folders = target.parent.glob(f".{target.name}.*.tmp")
+    return [folder for folder in folders if target.exists() or not _holds_success(folder)]
+
+
+def _clear_away(folders: list[Path]) -> None:
+    for folder in folders:
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def _fill(
@@ -133,7 +155,7 @@ def _fill(
     told = outcome.model_copy(update={"status": "completed", "published": published})
     captions = {_CAPTIONS[path.name]: path for path in pictures}
     texts: dict[str, Callable[[], bytes]] = {
-        "report.html": lambda: html_report(told, captions, title=slug_name, now=now).encode(),
+        "report.html": lambda: _text(html_report(told, captions, title=slug_name, now=now)),
         "report.json": lambda: _json(document(told)),
         f"{slug_name}.meta.json": lambda: _json(_meta(told, remux)),
     }
@@ -151,7 +173,7 @@ def _pictures(bench: Workbench, analysis: AnalysisResult, folder: Path) -> list[
 
 
 def _copy(bench: Workbench, asset: Asset, name: str, target: Path) -> None:
-    copy_file(bench.store.folder(asset) / name, target)
+    copy_file(bench.store.folder(asset) / name, target, still_wanted)
     target.chmod(0o644)
 
 
@@ -184,4 +206,9 @@ def _holds_success(target: Path) -> bool:
 
 
 def _json(value: object) -> bytes:
-    return json.dumps(value, indent=2, ensure_ascii=False).encode() + b"\n"
+    return _text(json.dumps(value, indent=2, ensure_ascii=False)) + b"\n"
+
+
+def _text(text: str) -> bytes:
+    """UTF-8; a byte of a file name that is none is shown escaped."""
+    return text.encode(errors="backslashreplace")

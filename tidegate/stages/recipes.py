@@ -7,6 +7,7 @@ are chosen so that the same command gives the same bytes.
 from __future__ import annotations
 
 from tidegate.model import Decision, MediaInfo, Strategy
+from tidegate.stages.decide import MOST_CHANNELS
 
 CRF = 20
 """Constant rate factor of libx264: visually near the source at moderate size."""
@@ -39,7 +40,7 @@ def output_arguments(decision: Decision, media: MediaInfo, threads: int) -> list
         *(("-avoid_negative_ts", "make_zero") if decision.strategy is Strategy.REPAIR else ()),
         *("-max_muxing_queue_size", "4096"),
         *("-fflags", "+bitexact", "-flags:v", "+bitexact", "-flags:a", "+bitexact"),
-        *(("-movflags", "+faststart") if decision.container == "mp4" else ()),
+        *(("-movflags", "+faststart", "-write_tmcd", "0") if decision.container == "mp4" else ()),
         *("-f", _MUXERS[decision.container]),
     ]
 
@@ -78,6 +79,8 @@ def _audio(decision: Decision, media: MediaInfo) -> list[str]:
     words = ["-c:a", "aac"]
     for position, stream in enumerate(kept):
         words += [f"-b:a:{position}", str(AUDIO_BITS_PER_CHANNEL * min(stream.channels or 2, 8))]
+        if (stream.channels or 0) > MOST_CHANNELS:
+            words += [f"-ac:a:{position}", "2"]
         if (stream.sample_rate or 0) > HIGHEST_SAMPLE_RATE:
             words += [f"-ar:a:{position}", str(HIGHEST_SAMPLE_RATE)]
     return words

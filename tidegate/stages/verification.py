@@ -9,6 +9,9 @@ from __future__ import annotations
 from tidegate.errors import Evidence, VerificationFailed
 from tidegate.model import Decision, MediaInfo, StreamInfo, Verification
 
+ENCODED_SHARE = 0.02
+"""Share of frames that encoding may merge: repeated and empty frames of a source with a variable rate."""
+
 
 def tolerance_seconds(length: float) -> float:
     """How far two measurements of one duration may lie apart, in both directions: max(0.5 s, 0.5 %) (DESIGN §3)."""
@@ -19,19 +22,17 @@ def verify(source: MediaInfo, output: MediaInfo, decision: Decision) -> Verifica
     """Compare a decoded output with the packets of its source, stream by stream.
 
     Raises:
-        VerificationFailed: a stream is missing, shorter or longer, lost packets, or does not decode.
+        VerificationFailed: a stream is missing, shorter or longer, shifted, lost packets or frames, or does not decode.
     """
     pairs = paired_streams(source, output, decision)
     worst = 0.0
     for ours, theirs in pairs:
-        worst = max(worst, _same_length(ours, theirs))
+        worst = max(worst, _same_length(ours, theirs), _same_place(ours, theirs, pairs[0]))
         _decodes(ours)
-    if decision.video == "copy":
-        _no_packet_lost([pair for pair in pairs if pair[0].kind == "video"])
-    if decision.audio == "copy":
-        _no_packet_lost([pair for pair in pairs if pair[0].kind == "audio"])
+        copied = decision.video == "copy" if ours.kind == "video" else decision.audio == "copy"
+        _nothing_lost(ours, theirs, copied=copied)
     return Verification(
-        checks=("streams counted", "every frame decoded", "ends compared", *_packet_check(decision)),
+        checks=("streams counted", "every frame decoded", "lengths and places compared", "packets and frames counted"),
         decode_errors=sum(ours.edge_errors for ours, _ in pairs),
         worst_difference_seconds=round(worst, 3),
     )
@@ -70,17 +71,39 @@ def _decodes(stream: StreamInfo) -> None:
         raise VerificationFailed(f"{stream.decode_errors} places of the {stream.kind} cannot be decoded")
 
 
-def _no_packet_lost(pairs: list[tuple[StreamInfo, StreamInfo]]) -> None:
-    """A muxer drops what it cannot place; by count, and in seconds so that the tolerance is the same everywhere."""
-    for ours, theirs in pairs:
-        before, after, length = theirs.packets or 0, ours.packets or 0, theirs.span_seconds or 0.0
-        lost = max(0, before - after) / before * length if before else 0.0
-        if lost > tolerance_seconds(length):
-            raise VerificationFailed(f"{before - after} of {before} {ours.kind} packets are missing from the output")
+def _same_place(ours: StreamInfo, theirs: StreamInfo, first: tuple[StreamInfo, StreamInfo]) -> float:
+    """Sound that is whole but shifted against the picture is damaged all the same."""
+    places = (ours.start_seconds, theirs.start_seconds, first[0].start_seconds, first[1].start_seconds)
+    if any(place is None for place in places):
+        return 0.0
+    our_start, their_start, our_first, their_first = (place or 0.0 for place in places)
+    shift = abs((our_start - our_first) - (their_start - their_first))
+    if shift > tolerance_seconds(0.0):
+        raise VerificationFailed(f"The {ours.kind} is shifted by {shift:.2f} s against the source")
+    return shift
 
 
-def _packet_check(decision: Decision) -> tuple[str, ...]:
-    return ("packets counted",) if "copy" in (decision.video, decision.audio) else ()
+def _nothing_lost(ours: StreamInfo, theirs: StreamInfo, *, copied: bool) -> None:
+    """Tools drop what they cannot place; counted, and told in seconds so that the tolerance is the same everywhere."""
+    if not copied and ours.kind == "audio":
+        _covers_as_much(ours, theirs)
+        return
+    before, after = theirs.packets or 0, (ours.packets if copied else ours.frames) or 0
+    if not copied and theirs.field_order not in (None, "progressive"):
+        before //= 2  # each field may be a packet of its own
+    length = theirs.span_seconds or 0.0
+    lost = max(0, before - after) / before * length if before else 0.0
+    if lost > (tolerance_seconds(length) if copied else max(0.5, ENCODED_SHARE * length)):
+        unit = "packets" if copied else "frames"
+        raise VerificationFailed(f"{before - after} of {before} {ours.kind} {unit} are missing from the output")
+
+
+def _covers_as_much(ours: StreamInfo, theirs: StreamInfo) -> None:
+    before, after = theirs.covered_seconds, ours.covered_seconds
+    if before is None or after is None:
+        return
+    if before - after > tolerance_seconds(before):
+        raise VerificationFailed(f"{before - after:.2f} s of the {ours.kind} are missing from the output")
 
 
 def _kinds(streams: list[StreamInfo]) -> str:

@@ -38,12 +38,17 @@ class Body(AbstractContextManager["Body", None], Protocol):
 class Exchange(Protocol):
     """One conversation with a source. All methods block, except `abort`."""
 
+    requests: int
+    """How often the source was asked so far, redirects included."""
+
     def identify(self) -> Identity:
         """Ask what the source is, with one request at most."""
         ...
 
-    def open(self, start: int, stop: int | None, expected: Identity) -> Body:
+    def open(self, start: int, stop: int | None, expected: Identity, *, conditional: bool = True) -> Body:
         """Begin to read at `start` (up to and without `stop`).
+
+        `conditional`: let the source decide whether it is still what it was. Without, its answer must prove that.
 
         Raises:
             SourceChanged: the source is no longer what `expected` says.

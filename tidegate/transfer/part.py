@@ -2,7 +2,8 @@
 
 The fetch loop writes into it from a worker thread; the journal is written after the bytes are synced, so it never
 promises more than the disk holds. After a crash `Part.open` takes the file back to the last journaled byte and goes
-on; with another identity, a torn journal or none it begins at zero. One process at a time: the file is locked.
+on; with another identity, a torn journal or none it begins at zero, and so it does when a part is too old for a source
+that nothing validates. One process at a time: the file is locked.
 """
 
 from __future__ import annotations
@@ -11,8 +12,11 @@ import contextlib
 import json
 import os
 from collections.abc import AsyncIterator, Iterator
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Self
+
+from pydantic import AwareDatetime
 
 from tidegate.durable.atomic import write_atomic
 from tidegate.durable.lock import acquire, acquired
@@ -24,6 +28,9 @@ from tidegate.settings import TransferSettings
 PART = "source.part"
 """The name of the file that holds the bytes; it is its own lock."""
 
+UNVALIDATED_TRUST = timedelta(hours=24)
+"""How old a part of a source without validator may be, where the caller says nothing else."""
+
 
 class Journal(Value):
     """What is known to be on disk."""
@@ -34,12 +41,14 @@ class Journal(Value):
     end_is_certain: bool = False
     stored_as: Asset | None = None
     """Where the complete bytes were about to be moved."""
+    begun_at: AwareDatetime | None = None
+    """When the first of these bytes was asked for."""
 
 
 class Part:
     """Bytes received so far, from the start of the source on, without a hole."""
 
-    def __init__(self, folder: Path, identity: Identity, limits: TransferSettings) -> None:
+    def __init__(self, folder: Path, identity: Identity, limits: TransferSettings, now: datetime) -> None:
         self.path = folder / PART
         self.identity = identity
         self._journal_path = folder / "source.journal"
@@ -47,6 +56,7 @@ class Part:
         self._since_checkpoint = 0
         self._checkpointed_at = 0.0
         self._file = -1
+        self._now = self._begun_at = now
         self.received_bytes = 0
         self.complete = False
         self.end_is_certain = False
@@ -55,21 +65,40 @@ class Part:
         """The asset that these bytes became, when a crash came between moving them and recording it."""
 
     @classmethod
-    def open(cls, folder: Path, identity: Identity, limits: TransferSettings) -> Self:
+    def open(
+        cls,
+        folder: Path,
+        identity: Identity,
+        limits: TransferSettings,
+        *,
+        trust: timedelta = UNVALIDATED_TRUST,
+        now: datetime | None = None,
+    ) -> Self:
         """Take up what an earlier run left for this identity, or begin at zero.
+
+        What is older than `trust` at `now` (aware; None: the present) is only taken up from a source with a validator.
 
         Raises:
             BlockingIOError: another process is working on this part.
         """
         with _translated():
-            return cls._of(acquire(folder / PART), folder, identity, limits)
+            return cls._of(acquire(folder / PART), folder, identity, limits, trust, now)
 
     @classmethod
-    def _of(cls, locked: int, folder: Path, identity: Identity, limits: TransferSettings) -> Self:
-        part = cls(folder, identity, limits)
+    def _of(
+        cls,
+        locked: int,
+        folder: Path,
+        identity: Identity,
+        limits: TransferSettings,
+        trust: timedelta,
+        now: datetime | None,
+    ) -> Self:
+        part = cls(folder, identity, limits, now or datetime.now(UTC))
         part._file = locked
         try:
-            part._take_up(part._read_journal())
+            journal = part._read_journal()
+            part._take_up(journal if journal is not None and part._believes(journal, trust) else None)
         except BaseException:
             part.close()
             raise
@@ -113,12 +142,8 @@ class Part:
 
     def restart(self) -> None:
         """Forget all bytes: what comes next is not known to continue them."""
-        self.received_bytes = 0
-        self.complete = False
-        if os.fstat(self._file).st_nlink > 1:
-            self._leave_the_store_its_bytes()
-        os.ftruncate(self._file, 0)
-        self.checkpoint()
+        self._begun_at = self._now
+        self._empty()
 
     def read(self, start: int, count: int) -> bytes:
         """Bytes that were received."""
@@ -130,6 +155,14 @@ class Part:
             os.close(self._file)
             self._file = -1
 
+    def _empty(self) -> None:
+        self.received_bytes = 0
+        self.complete = False
+        if os.fstat(self._file).st_nlink > 1:
+            self._leave_the_store_its_bytes()
+        os.ftruncate(self._file, 0)
+        self.checkpoint()
+
     def _leave_the_store_its_bytes(self) -> None:
         """A crash while storing leaves the file linked from there as well: it must not be cut under the asset."""
         self.path.unlink()
@@ -140,14 +173,22 @@ class Part:
         enough = self._since_checkpoint >= self._limits.checkpoint_bytes
         return enough or now - self._checkpointed_at >= self._limits.checkpoint_interval.total_seconds()
 
+    def _believes(self, journal: Journal, trust: timedelta) -> bool:
+        """Whether the journal is about this content. Without a validator only its age speaks for that."""
+        if journal.identity.key != self.identity.key:
+            return False
+        begun = journal.begun_at
+        young = begun is not None and timedelta(0) <= self._now - begun <= trust
+        return self.identity.has_validator or young
+
     def _take_up(self, journal: Journal | None) -> None:
-        on_disk = os.fstat(self._file).st_size
-        if journal is not None and journal.identity.key == self.identity.key:
+        """Go on from a journal that is believed, as far as the disk holds what it says."""
+        if journal is not None:
             self.stored_as = journal.stored_as
             self.end_is_certain = journal.end_is_certain
-        usable = journal is not None and journal.identity.key == self.identity.key and journal.received_bytes <= on_disk
-        if journal is None or not usable:
-            self.restart()
+            self._begun_at = journal.begun_at or self._now
+        if journal is None or journal.received_bytes > os.fstat(self._file).st_size:
+            self._empty()
             return
         self.received_bytes = journal.received_bytes
         self.complete = journal.complete
@@ -166,18 +207,25 @@ class Part:
             complete=self.complete,
             end_is_certain=self.end_is_certain,
             stored_as=self.stored_as,
+            begun_at=self._begun_at,
         )
         write_atomic(self._journal_path, journal.model_dump_json().encode())
 
 
 @contextlib.asynccontextmanager
 async def opened_part(
-    folder: Path, identity: Identity, limits: TransferSettings, observe: Observer
+    folder: Path,
+    identity: Identity,
+    limits: TransferSettings,
+    observe: Observer,
+    *,
+    trust: timedelta = UNVALIDATED_TRUST,
+    now: datetime | None = None,
 ) -> AsyncIterator[Part]:
-    """The part, held by this run alone; waits visibly while another run holds it."""
+    """As `Part.open`, held by this run alone; waits visibly while another run holds it."""
     waiting = Note("Another run is downloading the same source; waiting for it")
     with _translated():
-        part = Part._of(await acquired(folder / PART, lambda: observe(waiting)), folder, identity, limits)
+        part = Part._of(await acquired(folder / PART, lambda: observe(waiting)), folder, identity, limits, trust, now)
     try:
         yield part
     finally:

@@ -9,37 +9,51 @@ from collections.abc import Callable
 from pathlib import Path
 
 from tidegate.durable.hashing import algorithm_of, digests_of
-from tidegate.errors import Evidence, NotMedia, UnsupportedSource, WrongDigest
+from tidegate.errors import NotMedia, UnsupportedSource, WrongDigest
 from tidegate.model import Digest
 
 SNIFF_BYTES = 4096
+"""How much of the beginning is looked at."""
+ENOUGH_BYTES = 512
+"""How much of it must be there, unless the source is shorter: the first bytes of a WAV file alone look like text."""
 
 _MARKUP = (b"<!doctype", b"<html", b"<head", b"<body", b"<?xml", b"<svg", b"<!--", b"<script")
 _TEXT_CONTROLS = frozenset(b"\t\n\r\f\x1b")
+_MAGIC = {
+    b"\x89PNG\r\n\x1a\n": "a PNG picture",
+    b"\xff\xd8\xff": "a JPEG picture",
+    b"GIF87a": "a GIF picture",
+    b"GIF89a": "a GIF picture",
+    b"%PDF-": "a PDF document",
+    b"PK\x03\x04": "a ZIP archive",
+    b"\x1f\x8b": "a gzip archive",
+}
+"""What demuxers would take for one frame of video, or for nothing at all."""
 _PLAYLISTS = {b"#EXTM3U": "an HLS playlist"}
 
 
 def refuse_text(head: bytes, content_type: str | None = None) -> None:
-    """Refuse what is plainly no media: nothing, markup, or text, whatever the file is called.
+    """Refuse what is plainly no media: nothing, markup, text or a picture, whatever the file is called.
 
-    What merely looks unknown is left to the demuxers, which know more formats than any table of magic numbers.
+    The bytes themselves are not told: an origin may repeat the token that it was sent. What merely looks unknown is left to the demuxers, which know more formats than any table of magic numbers.
 
     Raises:
-        NotMedia: empty, markup or text.
+        NotMedia: empty, markup, text, a picture, a document or an archive.
         UnsupportedSource: a playlist.
     """
     told = f" (Content-Type {content_type})" if content_type else ""
-    evidence = Evidence(notes={"begins_with": repr(head[:80])})
     if not head:
-        raise NotMedia("The source is empty", evidence=evidence)
+        raise NotMedia("The source is empty")
+    if (named := _named(head)) is not None:
+        raise NotMedia(f"The source is {named}, not media{told}")
     begin = head[:SNIFF_BYTES].lstrip(b"\xef\xbb\xbf \t\r\n").lower()
     for mark, kind in _PLAYLISTS.items():
         if begin.startswith(mark.lower()):
-            raise UnsupportedSource(f"The source is {kind}, which is not supported yet", evidence=evidence)
+            raise UnsupportedSource(f"The source is {kind}, which is not supported yet")
     if begin.startswith(_MARKUP):
-        raise NotMedia(f"The source is a web page, not media{told}", evidence=evidence)
+        raise NotMedia(f"The source is a web page, not media{told}")
     if _is_text(head[:SNIFF_BYTES]):
-        raise NotMedia(f"The source is text, not media{told}", evidence=evidence)
+        raise NotMedia(f"The source is text, not media{told}")
 
 
 def check_digests(path: Path, promised: frozenset[Digest], each_block: Callable[[], None]) -> Digest:
@@ -55,6 +69,12 @@ def check_digests(path: Path, promised: frozenset[Digest], each_block: Callable[
         if actual != digest.lower():
             raise WrongDigest(f"The file's digest is {actual}, promised was {digest}")
     return found["blake3"]
+
+
+def _named(head: bytes) -> str | None:
+    if head.startswith(b"RIFF") and head[8:12] == b"WEBP":
+        return "a WebP picture"
+    return next((name for magic, name in _MAGIC.items() if head.startswith(magic)), None)
 
 
 def _is_text(head: bytes) -> bool:

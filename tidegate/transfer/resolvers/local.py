@@ -1,6 +1,6 @@
 """A media file on this host, read with the same care as a remote one.
 
-Its size, modification time and inode are its validator: a file that is replaced, cut or still growing while it is
+Its size, times and inode are its validator: a file that is replaced, cut or still growing while it is
 read is noticed and never spliced. The source is opened for reading only and never linked into the store.
 """
 
@@ -11,7 +11,7 @@ import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Self
-from urllib.parse import unquote, urlsplit
+from urllib.parse import unquote_to_bytes, urlsplit
 
 from tidegate.errors import ConnectionFailed, NotFound, NotMedia, SourceChanged, from_os_error
 from tidegate.model import Identity, Rendition, Source
@@ -43,6 +43,7 @@ class LocalExchange:
         self._url = source.redacted
         self._path = local_path(source.url.get_secret_value())
         self._aborted = threading.Event()
+        self.requests = 0
 
     def identify(self) -> Identity:
         handle = self._open()
@@ -54,7 +55,7 @@ class LocalExchange:
             raise NotMedia("The source is empty")
         return identity
 
-    def open(self, start: int, stop: int | None, expected: Identity) -> LocalBody:
+    def open(self, start: int, stop: int | None, expected: Identity, *, conditional: bool = True) -> LocalBody:
         handle = self._open()
         identity = self._identity(os.fstat(handle))
         if not expected.same_content_as(identity):
@@ -75,20 +76,23 @@ class LocalExchange:
             raise SourceChanged("The file changed while it was read")
 
     def _open(self) -> int:
+        self.requests += 1
         try:
             # O_NONBLOCK: opening a FIFO must not wait for a writer that may never come.
             return os.open(self._path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
         except FileNotFoundError as error:
-            raise NotFound(f"There is no file {self._path}") from error
+            raise NotFound(f"There is no file {printable(self._path)}") from error
         except OSError as error:
+            error.filename = printable(self._path)
             raise from_os_error(error, "opening the source") from error
 
     def _identity(self, stat: os.stat_result) -> Identity:
         return Identity(
             url=self._url,
-            name=self._path.name,
+            name=printable(self._path.name),
             size_bytes=stat.st_size,
-            last_modified=f"{stat.st_mtime_ns}/{stat.st_ino}",
+            # The change time too: `rsync --inplace -t` writes other bytes and sets the modification time back.
+            last_modified=f"{stat.st_mtime_ns}/{stat.st_ctime_ns}/{stat.st_ino}",
             ranges=True,
         )
 
@@ -129,5 +133,10 @@ class LocalBody:
 
 
 def local_path(url: str) -> Path:
-    """The path that a `file://` URL names."""
-    return Path(unquote(urlsplit(url).path))
+    """The path that a `file://` URL names, whose bytes need not be UTF-8."""
+    return Path(os.fsdecode(unquote_to_bytes(os.fsencode(urlsplit(url).path))))
+
+
+def printable(path: Path | str) -> str:
+    """A path as JSON and a terminal can take it; bytes that are no UTF-8 are replaced."""
+    return os.fsencode(path).decode(errors="replace")
