@@ -5,7 +5,7 @@ from __future__ import annotations
 from tasks.policies import Stage, stage_task
 from tidegate import stages
 from tidegate.model import AnalysisResult, RemuxResult
-from tidegate.resilience.deadline import outer, processing_seconds
+from tidegate.resilience.deadline import LONGEST_EXTENDED, outer
 from tidegate.stages.analyze import RECIPE
 from tidegate.stages.detectors import DETECTORS
 from tidegate.stages.workbench import Workbench
@@ -19,7 +19,7 @@ async def analyze(bench: Workbench, media: RemuxResult, key: str) -> AnalysisRes
 
 def stage(bench: Workbench, media: RemuxResult) -> Stage[AnalysisResult]:
     passes = 1 + len(DETECTORS)
-    inner = passes * processing_seconds(bench.settings.process, media.asset.main.size_bytes)
+    inner = passes * LONGEST_EXTENDED.total_seconds()
     return Stage(
         name="analyze",
         task=analyze,

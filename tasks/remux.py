@@ -5,7 +5,7 @@ from __future__ import annotations
 from tasks.policies import Stage, stage_task
 from tidegate import stages
 from tidegate.model import DownloadResult, ProfileName, Quality, RemuxResult
-from tidegate.resilience.deadline import outer, processing_seconds
+from tidegate.resilience.deadline import LONGEST_EXTENDED, outer
 from tidegate.stages.remux import RECIPE
 from tidegate.stages.workbench import Workbench
 
@@ -22,7 +22,7 @@ async def remux(
 
 
 def stage(bench: Workbench, source: DownloadResult, profile: ProfileName, quality: Quality) -> Stage[RemuxResult]:
-    inner = RUNS * processing_seconds(bench.settings.process, source.asset.main.size_bytes)
+    inner = RUNS * LONGEST_EXTENDED.total_seconds()
     return Stage(
         name="remux",
         task=remux,

@@ -337,3 +337,27 @@ def test_a_child_does_not_outlive_a_supervisor_that_is_killed(tmp_path: Path, ma
     os.kill(pid, signal.SIGKILL)
     os.waitpid(pid, 0)
     assert wait_until_childless(mark) == []
+
+
+# --- silent, slow, and healthy ----------------------------------------------------------------------
+
+
+def test_a_child_that_only_reads_is_no_stall(tmp_path: Path) -> None:
+    """With +faststart ffmpeg rewrites its output in silence: no progress line, and the file does not grow."""
+    film = tmp_path / "film"
+    film.write_bytes(bytes(1024 * 1024))
+    program = f"import time; f = open({str(film)!r}, 'rb')\nfor _ in range(30): f.seek(0); f.read(); time.sleep(0.1)"
+    done = anyio.run(run, Job("it", [sys.executable, "-I", "-c", program], 30.0), QUICK)
+    assert done.exit_code == 0
+    assert done.seconds > 2
+
+
+def test_a_child_that_advances_outlives_its_first_limit() -> None:
+    begun = time.monotonic()
+    done = supervised("sleep 2", deadline=0.5, share=lambda: (time.monotonic() - begun) / 2)
+    assert done.exit_code == 0
+
+
+def test_a_child_that_crawls_is_ended_at_its_limit() -> None:
+    with pytest.raises(ProcessTimeout):
+        supervised("sleep 20", deadline=0.5, share=lambda: 0.01)

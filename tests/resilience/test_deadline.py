@@ -8,7 +8,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tidegate.resilience.deadline import download_seconds, outer, processing_seconds, publish_seconds
+from tidegate.resilience.deadline import (
+    LONGEST_EXTENDED,
+    download_seconds,
+    extended_seconds,
+    outer,
+    processing_seconds,
+    publish_seconds,
+)
 from tidegate.settings import ProcessSettings
 
 LEAST = timedelta(minutes=30)
@@ -65,3 +72,18 @@ def test_publishing_gets_five_minutes_and_one_for_each_gigabyte() -> None:
 @given(st.floats(0, 1e6))
 def test_the_outer_guard_lies_a_minute_beyond(inner: float) -> None:
     assert outer(inner) == inner + 60
+
+
+def test_a_film_that_comes_nearer_to_its_end_is_given_more_time_and_one_that_crawls_is_not() -> None:
+    first = extended_seconds(elapsed=1200, share=0.4, share_before=0.0)
+    assert first == pytest.approx(1200 / 0.4 * 1.5)
+    assert extended_seconds(elapsed=4500, share=0.42, share_before=0.4) is None
+    assert extended_seconds(elapsed=1200, share=None, share_before=0.0) is None
+
+
+def test_extensions_end_however_steadily_it_advances() -> None:
+    limit, extensions, before = 1.0, 0, 0.0
+    while (now := extended_seconds(elapsed=limit, share=before + 0.05, share_before=before)) is not None:
+        limit, before, extensions = now, before + 0.05, extensions + 1
+        assert extensions <= 20
+    assert limit <= LONGEST_EXTENDED.total_seconds()

@@ -201,6 +201,14 @@ def test_an_origin_that_says_come_back_now_for_ever_is_not_hammered(asked: float
     assert played.tries <= 40
 
 
+@pytest.mark.parametrize("asked", [0.0, 0.001, None])
+def test_a_429_waits_a_second_at_least_even_with_no_backoff_at_all(asked: float | None) -> None:
+    limits = LIMITS.model_copy(update={"backoff_base": timedelta(0), "throttle_budget": timedelta(seconds=30)})
+    played = play((0, Throttled("429", retry_after_seconds=asked)), limits=limits)
+    assert isinstance(played.failure, Throttled)
+    assert played.pauses == [1.0] * 30
+
+
 def test_a_503_with_retry_after_waits_as_told_and_still_counts_as_a_try() -> None:
     played = play((0, ServerError("503", retry_after_seconds=7.0)))
     assert (played.tries, played.pauses) == (LIMITS.tries, [7.0] * (LIMITS.tries - 1))

@@ -5,6 +5,8 @@ The transfer's own disasters are in `tests/transfer/test_fetch.py`, told to this
 
 from __future__ import annotations
 
+import hashlib
+import json
 import os
 import sys
 from datetime import UTC, datetime
@@ -146,3 +148,29 @@ def test_a_transport_stream_is_confirmed_only_where_its_true_length_is_known(
     bare = Resource(clip(clips, "h264_aac_ts", seconds=1), story=framing, accept_ranges="none")
     with Origin({"film.ts": bare}) as origin:
         assert downloaded(own, origin.url("film.ts")).length_confirmed is confirmed
+
+
+def test_stored_bytes_that_are_not_as_promised_are_fetched_anew(own: Workbench, clips: Path) -> None:
+    """An earlier run stored them without a digest to check; the one that is given now is the origin's truth."""
+    old, new = clip(clips, seconds=1), clip(clips, seconds=2)
+    with Origin({"film.mp4": Resource(old, etag='"same"', last_modified=False)}) as origin:
+        downloaded(own, origin.url("film.mp4"))
+        [journal] = own.home.root.rglob("source.journal")
+    with Origin({"film.mp4": new}) as origin:
+        source = Source(
+            url=SecretStr(origin.url("film.mp4")), sha256=f"sha256:{hashlib.sha256(new.read_bytes()).hexdigest()}"
+        )
+
+        async def run() -> DownloadResult:
+            known, _ = await stages.identify(own, source)
+            journal.write_text(
+                json.dumps(json.loads(journal.read_text()) | {"identity": known.model_dump(mode="json")})
+            )
+            probe = ProbeResult(
+                identity=known, resolver="direct", renditions=(WHOLE_FILE,), preview=None, recorded_at=datetime.now(UTC)
+            )
+            return await stages.download(own, source, probe, WHOLE_FILE, "key")
+
+        result = anyio.run(run)
+    assert own.store.path(result.asset).read_bytes() == new.read_bytes()
+    assert source.sha256 in result.checked

@@ -161,7 +161,8 @@ def test_a_hole_in_the_middle_is_never_copied(
 
 
 def with_tool(bench: Workbench, folder: Path, *calls: list[str]) -> tuple[Workbench, Path]:
-    tool = fake_tool.install(folder, "ffmpeg", *calls)
+    """A tool that says what it is, and then plays `calls`."""
+    tool = fake_tool.install(folder, "ffmpeg", ["print ffmpeg version fake"], *calls)
     quick = ProcessSettings(startup_grace=1, stall_timeout=0.5, tick=0.1, end_grace=0.5)
     settings = Settings(
         tools=ToolSettings(ffmpeg=str(tool)), store=StoreSettings(home=bench.settings.store.home), process=quick
@@ -226,12 +227,16 @@ def test_a_repair_after_a_failed_copy_is_told_as_damage(
 ) -> None:
     output = bench.home.scratch("key", "output") / "media.mp4.partial"
     good = bench.store.path(made("h264_aac_mp4").asset)
-    tool, _ = with_tool(
-        bench, tmp_path, ["error Invalid DTS", "exit 1"], [f"copy {good} {output}"], ["print ffmpeg version x"]
-    )
+    tool, _ = with_tool(bench, tmp_path, ["error Invalid DTS", "exit 1"], [f"copy {good} {output}"])
     result = remuxed(tool, made("h264_aac_mp4"))
     assert [(step.strategy, step.outcome) for step in result.ladder] == [("copy", "failed"), ("repair", "completed")]
     assert [finding.code for finding in result.findings] == ["source_damaged"]
+
+
+def test_a_tool_that_is_no_ffmpeg_is_told_before_anything_is_made(bench: Workbench, made: Made) -> None:
+    settings = Settings(tools=ToolSettings(ffmpeg="/bin/false"), store=bench.settings.store)
+    with pytest.raises(ToolMissing, match="no ffmpeg"):
+        remuxed(Workbench(settings), made("h264_aac_mp4"))
 
 
 def test_a_missing_tool_is_told_before_anything_is_made(bench: Workbench, made: Made) -> None:

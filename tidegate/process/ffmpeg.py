@@ -123,6 +123,7 @@ async def run_ffmpeg(
         deadline_seconds,
         outputs=outputs,
         marks=lambda: dict(progress.marks),
+        share=lambda: progress.out_time_seconds / media_seconds if media_seconds else None,
         on_stdout=progress.feed,
         on_stderr=on_stderr,
     )
@@ -139,9 +140,10 @@ async def version_of(toolchain: Toolchain, limits: ProcessSettings) -> str:
         ToolMissing: it does not run.
     """
     finished = await run(Job("ffmpeg", [str(toolchain.ffmpeg), "-version"], VERSION_SECONDS), limits)
-    if finished.exit_code != 0:
-        raise ToolMissing(f"{toolchain.ffmpeg} does not run (exit {finished.exit_code})", evidence=finished.evidence)
-    return finished.stdout.head.partition("\n")[0].strip()
+    said = finished.stdout.head.partition("\n")[0].strip()
+    if finished.exit_code != 0 or not said.startswith("ffmpeg version"):
+        raise ToolMissing(f"{toolchain.ffmpeg} is no ffmpeg (exit {finished.exit_code})", evidence=finished.evidence)
+    return said
 
 
 def _existing(path: str) -> Path:

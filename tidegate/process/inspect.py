@@ -35,6 +35,9 @@ class _Answer:
     refused: str | None = None
     marks: dict[str, float] = field(default_factory=dict)
 
+    def share(self) -> float | None:
+        return self.marks.get("seconds", 0.0) / self.total_seconds if self.total_seconds else None
+
     def feed(self, line: str) -> None:
         try:
             message = json.loads(line)
@@ -66,7 +69,9 @@ async def inspect(
     answer = _Answer(stage, observe, total_seconds)
     names = json.dumps({"allowed": ALLOWED_DEMUXERS, "declaring": DECLARING_DEMUXERS})
     argv = [sys.executable, "-I", str(_CHILD), depth, str(path), names]
-    job = Job("the probe", argv, deadline_seconds, marks=lambda: dict(answer.marks), on_stdout=answer.feed)
+    job = Job(
+        "the probe", argv, deadline_seconds, marks=lambda: dict(answer.marks), share=answer.share, on_stdout=answer.feed
+    )
     finished = await run(job, limits)
     if answer.media is None:
         raise _failure(answer, finished)

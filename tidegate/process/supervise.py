@@ -30,12 +30,15 @@ from tidegate.errors import (
 )
 from tidegate.process.kinship import die_with_parent
 from tidegate.process.output import LineSink, Output, ignore_line
+from tidegate.resilience.deadline import extended_seconds
 from tidegate.resilience.stall import ProgressClock
 from tidegate.settings import ProcessSettings
 
 READ_BYTES = 64 * 1024
 DRAIN_SECONDS = 2.0
 """How long the pipes may stay open after the whole group was killed; then somebody outside of it holds them."""
+REAP_SECONDS = 10.0
+"""How long a killed child may take to go; longer means that the kernel itself cannot end it."""
 POLL_SECONDS = 0.05
 """How often the child is looked at where the kernel has no pidfd."""
 
@@ -55,6 +58,8 @@ class Job:
     """Files whose growth counts as progress: a muxer is silent while it rewrites its output."""
     marks: Callable[[], dict[str, float]] = dict
     """The latest progress marks, as the job's own parser has them."""
+    share: Callable[[], float | None] = lambda: None
+    """How much of the work is done, 0 to 1; None where nobody can tell, and then the deadline is final."""
     on_stdout: LineSink = ignore_line
     on_stderr: LineSink = ignore_line
     clock: Callable[[], float] = time.monotonic
@@ -90,7 +95,7 @@ async def run(job: Job, limits: ProcessSettings) -> Finished:
     child = _spawn(job)
     try:
         async with anyio.create_task_group() as siblings:
-            siblings.start_soon(_watch, job, limits, stderr, started)
+            siblings.start_soon(_watch, job, child.pid, limits, stderr, started)
             async with anyio.create_task_group() as pipes:
                 pipes.start_soon(_drain, _pipe(child.stdout), stdout)
                 pipes.start_soon(_drain, _pipe(child.stderr), stderr)
@@ -103,6 +108,7 @@ async def run(job: Job, limits: ProcessSettings) -> Finished:
     finally:
         await _end(child, limits)
     seconds = job.clock() - started
+    assert child.returncode is not None  # noqa: S101  # _exited has returned
     if -child.returncode in _FROM_OUTSIDE:
         name = signal.Signals(-child.returncode).name
         evidence = _evidence(job, stderr, seconds, child.returncode)
@@ -147,11 +153,12 @@ async def _drain(handle: int, output: Output) -> None:
 
 async def _exited(pid: int) -> None:
     """Wait until the child has ended, without reaping it."""
-    if not hasattr(os, "pidfd_open"):
-        while not _is_zombie(pid):  # noqa: ASYNC110  # a platform without pidfd has nothing to wait on
+    try:
+        handle = os.pidfd_open(pid)
+    except (AttributeError, OSError):  # not Linux, an old kernel, or a sandbox that forbids it
+        while not _is_zombie(pid):  # noqa: ASYNC110  # there is nothing to wait on
             await anyio.sleep(POLL_SECONDS)
         return
-    handle = os.pidfd_open(pid)
     try:
         await anyio.wait_readable(handle)
     finally:
@@ -162,23 +169,37 @@ def _is_zombie(pid: int) -> bool:
     return os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT | os.WNOHANG) is not None
 
 
-async def _watch(job: Job, limits: ProcessSettings, stderr: Output, started: float) -> None:
+async def _watch(job: Job, pid: int, limits: ProcessSettings, stderr: Output, started: float) -> None:
     """Look every tick: is it still moving, and is there time left?"""
     progress = ProgressClock(started, limits.startup_grace, limits.stall_timeout)
+    limit, share_before = job.deadline_seconds, 0.0
     while True:
         await anyio.sleep(limits.tick.total_seconds())
         now = job.clock()
-        progress.record(now, **job.marks(), written_bytes=_written(job.outputs))
+        progress.record(now, **job.marks(), written_bytes=_written(job.outputs), read_bytes=_read(pid))
         elapsed = now - started
         if progress.stalled(now):
             idle = progress.idle_seconds(now)
             evidence = _evidence(job, stderr, elapsed, None, idle)
             raise StalledProcess(f"{job.name} made no progress for {idle:.1f} s and was ended", evidence=evidence)
-        if elapsed > job.deadline_seconds:
-            evidence = _evidence(job, stderr, elapsed, None)
-            raise ProcessTimeout(
-                f"{job.name} was ended at its limit of {job.deadline_seconds:.0f} s", evidence=evidence
-            )
+        if elapsed > limit:
+            share = job.share()
+            extended = extended_seconds(elapsed=elapsed, share=share, share_before=share_before)
+            if extended is None:
+                evidence = _evidence(job, stderr, elapsed, None)
+                raise ProcessTimeout(f"{job.name} was ended at its limit of {limit:.0f} s", evidence=evidence)
+            limit, share_before = extended, share or 0.0
+
+
+def _read(pid: int) -> int:
+    """Bytes that the process has read so far (proc(5), rchar); 0 where the kernel does not tell.
+
+    With +faststart ffmpeg rewrites the whole file after the last frame: no progress line, and no growth either, for
+    minutes. But it reads. Bytes written are no such sign: the progress report itself is written.
+    """
+    with contextlib.suppress(OSError, ValueError, IndexError):
+        return int(Path(f"/proc/{pid}/io").read_text().split()[1])
+    return 0
 
 
 def _written(outputs: tuple[Path, ...]) -> int:
@@ -199,10 +220,15 @@ async def _end(child: subprocess.Popen[bytes], limits: ProcessSettings) -> None:
                 await _exited(child.pid)
     finally:
         _signal_group(child, signal.SIGKILL)
-        child.wait()
-        for pipe in (child.stdout, child.stderr):
-            if pipe is not None:
-                pipe.close()
+        try:
+            with anyio.CancelScope(shield=True), anyio.move_on_after(REAP_SECONDS):
+                # A child in an uninterruptible system call (a dead network disk) must not take the event loop along.
+                await _exited(child.pid)
+        finally:
+            child.poll()
+            for pipe in (child.stdout, child.stderr):
+                if pipe is not None:
+                    pipe.close()
 
 
 def _signal_group(child: subprocess.Popen[bytes], number: signal.Signals) -> None:

@@ -15,7 +15,7 @@ from anyio import from_thread, to_thread
 
 from tidegate.durable.hashing import blake3_of
 from tidegate.durable.store import describe
-from tidegate.errors import Evidence, NotMedia, TruncatedMedia
+from tidegate.errors import Evidence, NotMedia, TruncatedMedia, WrongDigest
 from tidegate.model import Asset, Digest, DownloadResult, MediaInfo, ProbeResult, Rendition, Source, TransferStats
 from tidegate.process.inspect import inspect
 from tidegate.resilience.deadline import processing_seconds
@@ -44,10 +44,14 @@ async def download(
         TidegateError: whatever `Fetch.run` raises.
     """
     folder = bench.home.scratch(key, rendition.id)
+    promised_seconds = probe.preview.duration_seconds if probe.preview else None
     promised = set(probe.identity.digests) | ({source.sha256} if source.sha256 else set())
-    async with opened_part(folder, probe.identity, bench.settings.transfer, bench.observe) as part:
+    limits, trust = bench.settings.transfer, bench.settings.store.unvalidated_trust
+    async with opened_part(folder, probe.identity, limits, bench.observe, trust=trust) as part:
         asset, stats, promised = await _bytes(bench, source, part, promised)
-        media = await _inspected(bench, bench.store.path(asset) if part.stored_as else part.path, asset)
+        media = await _inspected(
+            bench, bench.store.path(asset) if part.stored_as else part.path, asset, promised_seconds
+        )
         if part.stored_as is None:
             await to_thread.run_sync(_store, bench, part, asset)
     return DownloadResult(
@@ -65,20 +69,35 @@ async def _bytes(
     bench: Workbench, source: Source, part: Part, promised: set[Digest]
 ) -> tuple[Asset, TransferStats, set[Digest]]:
     """The asset that the source's bytes are or will be, what they cost, and the digests that were found to hold."""
-    stored = part.stored_as
-    if stored is not None and await to_thread.run_sync(bench.store.whole, stored):
-        path, alive = bench.store.path(stored), from_thread.check_cancelled
-        await to_thread.run_sync(check_digests, path, frozenset(promised), alive)
+    stored = await _stored(bench, part, promised)
+    if stored is not None:
         return stored, TransferStats(bytes_reused=stored.main.size_bytes), promised
-    if stored is not None and part.complete and await to_thread.run_sync(blake3_of, part.path) != stored.main.digest:
-        part.restart()  # the same damaged bytes, linked from the store and from here
-    part.stored_as = None
     _require_space(bench, part)
     fetch = Fetch(connector(bench, source), part, bench.settings.transfer, bench.observe, promised=promised)
     stats = await fetch.run()
     known = {TRACK: fetch.blake3} if fetch.blake3 else None
     asset = await to_thread.run_sync(describe, {TRACK: part.path}, known)
     return asset, stats, fetch.promised
+
+
+async def _stored(bench: Workbench, part: Part, promised: set[Digest]) -> Asset | None:
+    """What an earlier run stored before it could say so, if that is whole and as promised; otherwise what is left in
+    the part is good for going on from."""
+    stored = part.stored_as
+    if stored is None:
+        return None
+    if await to_thread.run_sync(bench.store.whole, stored):
+        try:
+            path, alive = bench.store.path(stored), from_thread.check_cancelled
+            await to_thread.run_sync(check_digests, path, frozenset(promised), alive)
+        except WrongDigest:
+            part.restart()
+        else:
+            return stored
+    elif part.complete and await to_thread.run_sync(blake3_of, part.path) != stored.main.digest:
+        part.restart()  # the same damaged bytes, linked from the store and from here
+    part.stored_as = None
+    return None
 
 
 def _store(bench: Workbench, part: Part, asset: Asset) -> None:
@@ -91,10 +110,12 @@ def _require_space(bench: Workbench, part: Part) -> None:
     bench.require_space(part.path.parent, remaining)
 
 
-async def _inspected(bench: Workbench, path: Path, asset: Asset) -> MediaInfo:
+async def _inspected(bench: Workbench, path: Path, asset: Asset, promised: float | None) -> MediaInfo:
     limits = bench.settings.process
     seconds = processing_seconds(limits, asset.main.size_bytes)
-    media = await inspect(path, "packets", limits, seconds, stage="download", observe=bench.observe)
+    media = await inspect(
+        path, "packets", limits, seconds, stage="download", observe=bench.observe, total_seconds=promised
+    )
     if not media.of_kind("video") and not media.of_kind("audio"):
         raise NotMedia("The file has neither picture nor sound")
     refuse_truncated(media)

@@ -53,6 +53,7 @@ async def remux(
     """
     started = time.monotonic()
     toolchain = bench.toolchain()
+    version = await version_of(toolchain, bench.settings.process)  # first, so that a wrong tool costs no work
     decision = decide(source.media, profile, quality)
     steps: list[LadderStep] = []
     rungs = ladder(decision, profile)
@@ -73,7 +74,7 @@ async def remux(
         verification=verification,
         ladder=tuple(steps),
         findings=(*findings(source.media, rung), *_length_finding(source), *_damage(steps, verification)),
-        ffmpeg_version=await version_of(toolchain, bench.settings.process),
+        ffmpeg_version=version,
         seconds=time.monotonic() - started,
         recorded_at=datetime.now(UTC),
     )
