@@ -78,7 +78,8 @@ class Way:
             if self._refresh:
                 self.bench.home.clear_scratch(key)  # a part and its journal are a checkpoint too
             await self._stages(source, identity, key)
-            self.bench.home.clear_scratch(key)  # every stage has left its checkpoint
+            if self._until != "probe":  # its part holds the download's first bytes
+                self.bench.home.clear_scratch(key)  # every stage has left its checkpoint
 
     async def _stages(self, source: Source, identity: Identity, key: str) -> None:
         profile, quality = self.outcome.profile, self.outcome.quality

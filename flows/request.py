@@ -6,24 +6,28 @@ bad usage is answered at once. Secrets go into a file of their own here, so that
 
 from __future__ import annotations
 
-import os
-import re
 import tempfile
 from pathlib import Path
-from urllib.parse import urlsplit
 
 from pydantic import BaseModel, ConfigDict, Field, SecretStr
 
 from tidegate.durable.home import Home
 from tidegate.durable.secrets import SecretFiles
-from tidegate.errors import BadInput, UnsupportedSource
+from tidegate.errors import BadInput
 from tidegate.model import Source
 from tidegate.redact import has_secret, redact_url
-from tidegate.transfer.resolvers.local import local_path
+from tidegate.transfer.request import checked_headers, checked_headers_for, checked_sha256, checked_url
 
-_SHA256 = re.compile(r"^(?:sha256:)?([0-9a-fA-F]{64})$")
-_HEADER = re.compile(r"^([!#$%&'*+.^_`|~0-9A-Za-z-]+):[ \t]*([\t\x20-\x7e]*)$")
-_SCHEME = re.compile(r"^[A-Za-z][A-Za-z0-9+.-]*://")
+__all__ = [
+    "SourceRequest",
+    "checked_headers",
+    "checked_headers_for",
+    "checked_sha256",
+    "checked_url",
+    "request_for",
+    "require_writable",
+    "source_of",
+]
 
 
 class SourceRequest(BaseModel):
@@ -67,57 +71,6 @@ def source_of(request: SourceRequest, home: Home) -> Source:
     return Source(url=SecretStr(checked_url(request.url)), sha256=sha256)
 
 
-def checked_url(text: str) -> str:
-    """A link, or the `file://` URL of a path.
-
-    Raises:
-        BadInput: a directory, a missing or special file, or an incomplete link.
-        UnsupportedSource: another scheme.
-    """
-    if not text.strip():
-        raise BadInput("The source is empty: give a link or the path of a file")
-    if not _SCHEME.match(text):
-        return _checked_file(Path(text).expanduser())
-    try:
-        parts = urlsplit(text)
-    except ValueError as error:
-        raise BadInput(f"{redact_url(text)!r} is not a complete link") from error
-    scheme = parts.scheme.lower()
-    if scheme == "file":
-        if parts.netloc not in ("", "localhost"):
-            raise BadInput(f"{text!r} names a file on another host; give file:///path")
-        return _checked_file(local_path(text))
-    if scheme not in ("http", "https"):
-        raise UnsupportedSource(f"{scheme}:// links are not supported; give an http(s) link or a local file")
-    return _checked_link(text)
-
-
-def checked_sha256(text: str | None) -> str | None:
-    """64 lower-case hex characters.
-
-    Raises:
-        BadInput: it is something else.
-    """
-    if not text:
-        return None
-    match = _SHA256.match(text.strip())
-    if match is None:
-        raise BadInput("--sha256 takes 64 hex characters")
-    return match[1].lower()
-
-
-def checked_headers(lines: list[str]) -> dict[str, str]:
-    """`["K: V", …]` as a dict.
-
-    Raises:
-        BadInput: a line is no header. The message does not repeat it: it may be a secret.
-    """
-    pairs = [_HEADER.match(line) for line in lines]
-    if any(pair is None for pair in pairs):
-        raise BadInput("--header takes 'Name: value', in ASCII and on one line")
-    return {pair[1]: pair[2].strip() for pair in pairs if pair is not None}
-
-
 def require_writable(folder: Path) -> Path:
     """The output folder, absolute, created if need be, and proven by writing into it.
 
@@ -132,27 +85,3 @@ def require_writable(folder: Path) -> Path:
     except OSError as error:
         raise BadInput(f"The output folder {folder} cannot be written: {error.strerror or error}") from error
     return folder
-
-
-def _checked_link(text: str) -> str:
-    try:
-        parts = urlsplit(text)
-        complete = bool(parts.hostname) and (parts.port is None or parts.port > 0)
-    except ValueError:
-        complete = False
-    if not complete or any(character.isspace() or ord(character) < 0x20 for character in text):
-        raise BadInput(f"{redact_url(text)!r} is not a complete link")
-    return text
-
-
-def _checked_file(path: Path) -> str:
-    path = path.absolute()
-    if path.is_dir():
-        raise BadInput(f"{path} is a directory; give a media file")
-    if not path.exists():
-        raise BadInput(f"There is no file {path}")
-    if not path.is_file():
-        raise BadInput(f"{path} is not a regular file")
-    if not os.access(path, os.R_OK):
-        raise BadInput(f"{path} cannot be read")
-    return path.as_uri()

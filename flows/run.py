@@ -71,7 +71,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     console = Terminal(stderr=True)
     given = sys.argv[1:] if argv is None else list(argv)
     try:
-        words = _parser().parse_intermixed_args(given)
+        words = _parsed(given)
     except BadInput as error:
         return _refuse(error, argparse.Namespace(sources=[], as_json="--json" in given), console)
     try:
@@ -112,6 +112,14 @@ class _Parser(argparse.ArgumentParser):
             raise BadInput(message)
         flags = ", ".join(word.partition("=")[0] for word in unknown.split() if word.startswith("-"))
         raise BadInput(f"There is no flag {flags}", hint="a file whose name begins with a dash is ./-name, or after --")
+
+
+def _parsed(given: list[str]) -> argparse.Namespace:
+    """The words by name. What follows `--` is taken out first: argparse, when flags may stand anywhere, loses it."""
+    cut = given.index("--") if "--" in given else len(given)
+    words = _parser().parse_intermixed_args(given[:cut])
+    words.sources += given[cut + 1 :]
+    return words
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -181,6 +189,8 @@ def _require_folders(output_dir: Path, home: Path) -> Path:
         BadInput: one of them cannot be created or written.
     """
     wanted = output_dir.expanduser().absolute()
+    if any(0xD800 <= ord(character) < 0xE000 for character in str(wanted)):
+        raise BadInput("The output folder's name is no text in this locale; try LC_ALL=C.UTF-8")
     new = [folder for folder in (wanted, *wanted.parents) if not folder.exists()]
     proven = require_writable(output_dir)
     try:

@@ -121,6 +121,11 @@ class Identity(Value):
     def has_validator(self) -> bool:
         return bool(self.etag or self.last_modified)
 
+    def same_validator_as(self, other: Identity) -> bool:
+        """Whether both give the one validator that promises equal bytes, and give the same."""
+        mine, theirs = (self.etag, other.etag) if self.etag else (self.last_modified, other.last_modified)
+        return mine is not None and mine == theirs
+
     @property
     def key(self) -> str:
         """The identity as a fingerprint."""

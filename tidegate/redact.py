@@ -14,7 +14,7 @@ REDACTED = "REDACTED"
 _SECRET_NAME = re.compile(
     r"^(x-amz-.*|x-goog-.*|.*token.*|.*signature.*|sig|sign|hmac|policy|key-pair-id|.*api[-_]?key.*|.*access[-_]?key.*"
     r"|auth(orization)?|auth[-_]?key|bearer|credentials?|password|passwd|pass|pwd|.*secret.*|code|key|ticket|md5|hash"
-    r"|session(_?id|_?token)?|(php|j)sessid|jsessionid|jwt|hdnts|hdnea|expires?|exp|se|sp|sv|sr|st|spr|skoid)$",
+    r"|session(_?id|_?token)?|(php|j)sess(ion)?id|jwt|hdnts|hdnea|expires?|exp|se|sp|sv|sr|st|spr|skoid)$",
     re.IGNORECASE,
 )
 """Query names that carry a credential, or its validity, on S3, GCS, Azure, Akamai, CloudFront and their like."""

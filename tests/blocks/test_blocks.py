@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import traceback
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
 from prefect.blocks.core import Block
@@ -11,6 +13,7 @@ from pydantic import SecretStr, ValidationError
 
 import blocks
 from blocks import MediaProfile, MediaSource, MediaStore, MediaToolchain
+from tidegate.errors import BadInput
 from tidegate.model import Order, ProfileName, Quality, Source
 from tidegate.settings import StoreSettings, ToolSettings
 
@@ -43,6 +46,30 @@ def test_a_source_block_gives_the_engines_source() -> None:
         url=SecretStr(LINK), headers={"X-Api-Key": SecretStr("hdr-b82d")}, sha256="sha256:" + "ab" * 32
     )
     assert MediaSource(url=SecretStr(LINK)).source() == Source(url=SecretStr(LINK))
+
+
+@pytest.mark.parametrize("digest", ["AB" * 32, "sha256:" + "ab" * 32, "sha256:" + "AB" * 32])
+def test_a_digest_is_taken_in_every_usual_form(digest: str) -> None:
+    assert MediaSource(url=SecretStr(LINK), sha256=digest).source().sha256 == "sha256:" + "ab" * 32
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"sha256": "12"},
+        {"url": SecretStr("http://")},
+        {"headers": {"Authorization": SecretStr("Bearer hdr-b82d\n")}},
+        {"headers": {"X:": SecretStr("hdr-b82d")}},
+        {"headers": {"Range": SecretStr("hdr-b82d")}},
+        {"headers": {"Cookie": SecretStr("hdr-b82d"), "cookie": SecretStr("b")}},
+        {"headers": {"authorization": SecretStr("hdr-b82d")}, "url": SecretStr("https://me:hdr-b82d@host/a")},
+    ],
+)
+def test_a_source_block_that_cannot_be_asked_for_is_bad_input_and_repeats_no_secret(wrong: dict[str, Any]) -> None:
+    block = MediaSource(**({"url": SecretStr(LINK)} | wrong))
+    with pytest.raises(BadInput) as caught:
+        block.source()
+    assert "b82d" not in "".join(traceback.format_exception(caught.value))
 
 
 def test_link_and_headers_of_a_source_block_are_secrets_to_pydantic_and_to_prefect() -> None:

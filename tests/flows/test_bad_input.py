@@ -153,8 +153,8 @@ MISUSES = [
     Misuse("a header that is not ASCII", ("{film}", "--header", "A: hunter2€"), "--header"),
     Misuse("a short --sha256", ("{film}", "--sha256", "abc"), "--sha256"),
     Misuse("one --sha256 for two", ("{film}", "{film}", "--sha256", "0" * 64), "--sha256"),
-    Misuse("a duration in words", ("{film}",), "tick", setting=("TIDEGATE_PROCESS_TICK", "soon")),
-    Misuse("no tries at all", ("{film}",), "tries", setting=("TIDEGATE_TRANSFER_TRIES", "0")),
+    Misuse("a duration in words", ("{film}",), "TIDEGATE_PROCESS_TICK", setting=("TIDEGATE_PROCESS_TICK", "soon")),
+    Misuse("no tries at all", ("{film}",), "TIDEGATE_TRANSFER_TRIES", setting=("TIDEGATE_TRANSFER_TRIES", "0")),
     Misuse("an unknown network", ("{film}",), "TIDEGATE_NETWORK", setting=("TIDEGATE_NETWORK", "warp")),
 ]
 

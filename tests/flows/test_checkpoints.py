@@ -10,10 +10,10 @@ from pathlib import Path
 import pytest
 
 from tests.support.aftermath import STAGES, left_running, made_now, unfinished_files, witness, works
-from tests.support.clips import clip
+from tests.support.clips import bulk_clip, clip
 from tests.support.command import Command, Ended
 from tests.support.leaks import marking
-from tests.support.origin import Origin
+from tests.support.origin import Origin, Resource
 
 
 @dataclass
@@ -195,10 +195,12 @@ def test_refresh_ignores_every_checkpoint(ingested: Ingested) -> None:
 def test_a_new_digest_is_checked_although_the_download_has_a_checkpoint(ingested: Ingested) -> None:
     ended = ingested.command.run(ingested.origin.url("film.mp4"), "--sha256", "0" * 64)
     assert (ended.code, ended.failure["type"]) == (1, "wrong_digest")
-    assert ended.document["report"] is None
+    assert ended.document["report"] is None, "an earlier success stands"
+    assert ended.document["stages"]["download"]["seconds"] > 0
     assert (ingested.folder / "film.mp4").exists(), "an earlier success is not touched"
-    (ingested.folder / "film.err.log").unlink()
-    assert made_now(ingested.again()) == []
+    assert (ingested.folder / "film.err.log").exists()
+    assert made_now(ingested.again()) == ["publish"]
+    assert not (ingested.folder / "film.err.log").exists(), "the failure is over"
 
 
 def test_another_profile_takes_the_same_download(ingested: Ingested) -> None:
@@ -217,3 +219,14 @@ def test_a_changed_source_is_other_work_in_another_folder(ingested: Ingested, cl
     assert Path(ended.document["report"]["json"]).parent != ingested.folder
     assert ended.document["output"]["digest"] != ingested.first.document["output"]["digest"]
     assert (ingested.folder / "film.mp4").exists(), "the earlier result stays"
+
+
+def test_refresh_takes_nothing_from_a_part_of_a_run_before(command: Command, clips: Path) -> None:
+    film = Resource(bulk_clip(clips, 8 * 1024 * 1024), story="from-first: ok, ok, 4M drop, 503, 503, 503, 503, ok")
+    with Origin({"film.mp4": film}) as origin:
+        first = command.run(origin.url("film.mp4"), "--until", "download")
+        assert first.code == 1 and list((command.home / "tidegate" / "scratch").rglob("*.part"))
+        again = command.run(origin.url("film.mp4"), "--until", "download", "--refresh")
+    assert again.code == 0, again.stderr
+    assert again.document["download"]["bytes_reused"] == 0
+    assert again.document["download"]["bytes_received"] >= again.document["download"]["size_bytes"]

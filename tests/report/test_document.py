@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from tests.support.command import ROOT
-from tidegate.model import Outcome, TransferStats
+from tidegate.model import Outcome, StreamInfo, TransferStats
 from tidegate.report.document import document
 
 BY_NAME = {"stages": "NAME", "analysis": "DETECTOR"}
@@ -26,7 +26,7 @@ PAGE = (ROOT / "docs" / "json.md").read_text()
 def rows() -> Iterator[tuple[list[str], str]]:
     """The fields of each row of the table, and their meaning."""
     for line in PAGE.splitlines():
-        if line.startswith("| `"):
+        if line.startswith("| `") and line.count("|") == 4:
             first, _, meaning = (cell.strip() for cell in line.strip("|").split("|", 2))
             yield list(full_names(re.findall(r"`([^`]+)`", first))), meaning
 
@@ -96,3 +96,23 @@ def test_bytes_that_this_run_did_not_fetch_were_reused(outcome: Outcome) -> None
 
 def test_evidence_of_a_failure_stays_in_the_log(outcome: Outcome) -> None:
     assert "last words" not in json.dumps(document(outcome))
+
+
+def test_a_failed_run_names_its_report_and_where_an_earlier_success_stands_none(outcome: Outcome) -> None:
+    failed = outcome.model_copy(update={"published": None})
+    assert document(failed)["report"] is None
+    folder = outcome.published.folder if outcome.published else None
+    told = document(failed.model_copy(update={"report_folder": folder}))["report"]
+    assert told == {"html": f"{folder}/report.html", "json": f"{folder}/report.json"}
+
+
+def test_seconds_are_rounded_to_milliseconds(outcome: Outcome) -> None:
+    told = document(outcome.model_copy(update={"transfer": TransferStats(seconds=1.23456)}))
+    assert told["download"]["seconds"] == 1.235
+
+
+def test_the_page_lists_every_field_of_a_stream(outcome: Outcome) -> None:
+    section = PAGE.partition("## A stream")[2]
+    listed = {name for line in section.splitlines() if line.startswith("| `") for name in
+              re.findall(r"`(\w+)`", line.split("|")[1])}  # fmt: skip
+    assert listed == set(StreamInfo.model_fields)

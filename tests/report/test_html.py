@@ -9,8 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from tidegate.model import Outcome, StageRecord
-from tidegate.report.html import clock, html_report, human_size
+from tidegate.model import AnalysisResult, Detection, Outcome, StageRecord, TransferStats
+from tidegate.report.html import html_report
+from tidegate.report.units import clock, counted, human_size
 
 NOW = datetime(2026, 3, 4, 5, 6, 7, tzinfo=UTC)
 PIXEL = base64.b64decode(
@@ -95,3 +96,30 @@ def test_a_clock_never_shows_sixty_seconds(seconds: float) -> None:
 )
 def test_a_size_reads_in_powers_of_a_thousand(size: float | None, told: str) -> None:
     assert human_size(size) == told
+
+
+@pytest.mark.parametrize(
+    ("number", "what", "told"), [(0, "request", "0 requests"), (1, "request", "1 request"), (2, "retry", "2 retries")]
+)
+def test_one_is_no_plural(number: int, what: str, told: str) -> None:
+    assert counted(number, what) == told
+
+
+def test_the_page_tells_the_transfer_of_this_run_as_the_document_does(outcome: Outcome) -> None:
+    this_run = outcome.model_copy(update={"transfer": TransferStats(requests=1, bytes_received=345_678)})
+    words = Page(html_report(this_run, {}, title="Film", now=NOW)).words
+    assert "1 request, 0 retries, 345.7 kB received, 12.0 MB reused" in words
+
+
+def test_every_detector_of_stretches_has_a_timeline_and_one_of_values_has_none(outcome: Outcome) -> None:
+    detections = (
+        Detection(detector="blur", state="done"),
+        Detection(detector="flicker", state="done", values={"hertz": 50.0}),
+    )
+    analysis = AnalysisResult(asset=None, detections=detections, recorded_at=NOW)
+    words = Page(html_report(outcome.model_copy(update={"analysis": analysis}), {}, title="Film", now=NOW)).words
+    assert "Stretches worth a look" in words and "blur" in words and "flicker" not in words
+
+
+def test_a_page_of_a_failure_names_the_log_beside_it(outcome: Outcome) -> None:
+    assert "film.err.log" in Page(html_report(outcome, {}, title="Film", now=NOW)).words

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import re
 import shutil
+import threading
+import time
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -15,7 +18,10 @@ from hypothesis import strategies as st
 
 from tests.stages.conftest import Made
 from tests.support.leaks import leftovers
-from tidegate.errors import Evidence, PermissionRefused, StoreUnavailable, TruncatedMedia
+from tidegate.durable.atomic import copy_file
+from tidegate.durable.hashing import blake3_of
+from tidegate.durable.threads import in_thread
+from tidegate.errors import DiskFull, Evidence, PermissionRefused, StoreUnavailable, TruncatedMedia
 from tidegate.model import Identity, Outcome, ProfileName, PublishResult, Quality
 from tidegate.report.failure import describe
 from tidegate.stages import Workbench, analyze, publish, publish_failure, remux
@@ -76,6 +82,79 @@ def test_the_film_is_a_copy_that_can_be_edited_without_harm_to_the_store(
     assert bench.store.whole(outcome.remux.asset)
 
 
+@pytest.mark.parametrize("published_before", [False, True])
+def test_what_killed_runs_left_beside_the_folder_is_cleared_away(
+    published_before: bool, bench: Workbench, outcome: Outcome, target: Path
+) -> None:
+    if published_before:
+        published(bench, outcome, target)
+    for name in ("0badcafe", "0badcaff"):
+        copy = target.with_name(f".{target.name}.{name}.tmp")
+        copy.mkdir(parents=True)
+        (copy / "my-film.mp4").write_bytes(b"half")
+    others = target.with_name(".my-film-99999999.0badcafe.tmp")
+    others.mkdir()
+    published(bench, outcome, target)
+    assert [path for path in target.parent.iterdir() if path not in (target, others)] == []
+
+
+def test_an_earlier_success_that_a_crash_left_aside_goes_only_when_there_is_another(
+    bench: Workbench, outcome: Outcome, target: Path
+) -> None:
+    published(bench, outcome, target)
+    aside = target.rename(target.with_name(f".{target.name}.0badcafe.tmp"))
+    assert outcome.remux is not None
+    huge = outcome.remux.asset.main.model_copy(update={"size_bytes": 10**18})
+    asset = outcome.remux.asset.model_copy(update={"tracks": (huge,)})
+    with pytest.raises(DiskFull):
+        published(
+            bench, outcome.model_copy(update={"remux": outcome.remux.model_copy(update={"asset": asset})}), target
+        )
+    assert (aside / "my-film.mp4").exists()
+    published(bench, outcome, target)
+    assert not aside.exists() and (target / "my-film.mp4").exists()
+
+
+def test_a_cancelled_run_waits_for_no_hash_of_a_big_film(tmp_path: Path) -> None:
+    film = tmp_path / "film.mp4"
+    with film.open("wb") as file:
+        file.truncate(64 * 10**9)
+
+    async def cancelled_soon() -> None:
+        task = asyncio.ensure_future(in_thread(blake3_of, film))
+        await asyncio.sleep(0.2)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+
+    asyncio.run(cancelled_soon())
+    started = time.monotonic()
+    for thread in threading.enumerate():
+        if thread.name.startswith("AnyIO worker"):
+            thread.join(5)
+    assert time.monotonic() - started < 2
+
+
+def test_a_copy_that_is_given_up_leaves_nothing(tmp_path: Path) -> None:
+    (tmp_path / "film.mp4").write_bytes(b"x" * 100)
+    if reflinks(tmp_path):
+        pytest.skip("there are no blocks to copy on this file system")
+
+    def give_up() -> None:
+        raise asyncio.CancelledError
+
+    with pytest.raises(asyncio.CancelledError):
+        copy_file(tmp_path / "film.mp4", tmp_path / "copy.mp4", give_up)
+    assert not (tmp_path / "copy.mp4").exists()
+
+
+def reflinks(folder: Path) -> bool:
+    calls: list[int] = []
+    (folder / "probe").write_bytes(b"x")
+    copy_file(folder / "probe", folder / "probe2", lambda: calls.append(1))
+    return not calls
+
+
 def test_the_page_needs_nothing_but_itself(bench: Workbench, outcome: Outcome, target: Path) -> None:
     published(bench, outcome, target)
     page = (target / "report.html").read_text()
@@ -119,18 +198,23 @@ def test_an_output_folder_that_cannot_be_made_is_told(bench: Workbench, outcome:
 
 
 def test_a_failure_leaves_its_log_and_a_report(outcome: Outcome, target: Path) -> None:
-    log = publish_failure(failed(outcome), target)
-    assert log == target / "my-film.err.log"
+    told = publish_failure(failed(outcome), target)
+    log = target / "my-film.err.log"
+    assert (told.failure_log, told.report_folder) == (log, target)
     assert set(contents(target)) == {"my-film.err.log", "report.json", "report.html"}
     assert "last words" in log.read_text()
-    assert json.loads((target / "report.json").read_text())["failure"]["type"] == "truncated_media"
+    document = json.loads((target / "report.json").read_text())
+    assert document["failure"]["type"] == "truncated_media"
+    assert (document["failure_log"], document["report"]["json"]) == (str(log), str(target / "report.json"))
+    assert "my-film.err.log" in (target / "report.html").read_text()
     assert leftovers(target.parent) == []
 
 
 def test_a_failure_never_touches_an_earlier_success(bench: Workbench, outcome: Outcome, target: Path) -> None:
     published(bench, outcome, target)
     before = contents(target)
-    publish_failure(failed(outcome), target)
+    told = publish_failure(failed(outcome), target)
+    assert told.report_folder is None
     after = contents(target)
     assert after.pop("my-film.err.log")
     assert after == before
@@ -138,7 +222,7 @@ def test_a_failure_never_touches_an_earlier_success(bench: Workbench, outcome: O
 
 def test_a_second_failure_replaces_the_first(outcome: Outcome, target: Path) -> None:
     publish_failure(failed(outcome, "the first"), target)
-    log = publish_failure(failed(outcome, "the second"), target)
+    log = publish_failure(failed(outcome, "the second"), target).failure_log
     assert log is not None
     assert "the second" in log.read_text() and "the first" not in log.read_text()
     assert "the second" in (target / "report.json").read_text()
@@ -146,11 +230,12 @@ def test_a_second_failure_replaces_the_first(outcome: Outcome, target: Path) -> 
 
 def test_a_folder_that_cannot_be_written_is_no_second_failure(outcome: Outcome, tmp_path: Path) -> None:
     (tmp_path / "file").touch()
-    assert publish_failure(failed(outcome), tmp_path / "file" / "my-film-0a1b2c3d") is None
+    told = publish_failure(failed(outcome), tmp_path / "file" / "my-film-0a1b2c3d")
+    assert told == failed(outcome).model_copy(update={"failure": told.failure})
 
 
 def test_a_run_that_did_not_fail_leaves_no_log(outcome: Outcome, target: Path) -> None:
-    assert publish_failure(outcome, target) is None
+    assert publish_failure(outcome, target) == outcome
     assert not target.exists()
 
 

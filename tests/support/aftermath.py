@@ -84,8 +84,9 @@ def unfinished_files(command: Command) -> list[Path]:
 
 
 def secret_files(command: Command) -> list[Path]:
-    """Secrets that a command should have taken along with it."""
-    return [path for path in (command.home / "tidegate" / "secrets").glob("**/*") if path.is_file()]
+    """Secrets that a command should have taken along with it; the key of the home itself is not one of them."""
+    files = [path for path in (command.home / "tidegate" / "secrets").glob("**/*") if path.is_file()]
+    return [path for path in files if path.name != "identity.key"]
 
 
 def nothing_left_but_evidence(command: Command) -> None:

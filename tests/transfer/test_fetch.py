@@ -21,12 +21,14 @@ from pydantic import SecretStr
 
 from tests.support.clips import bulk_clip
 from tests.support.origin import Origin, Request, Resource, Synthetic
+from tests.transfer.scripted import Scripted, head, part_of
 from tidegate import stages
 from tidegate.errors import (
     ConnectionFailed,
     HttpRefused,
     NotFound,
     NotMedia,
+    RangeMismatch,
     RedirectLoop,
     RequestTimeout,
     ServerError,
@@ -42,7 +44,7 @@ from tidegate.model import DownloadResult, Identity, ProbeResult, Source, Transf
 from tidegate.settings import Settings, StoreSettings, TransferSettings
 from tidegate.stages import Workbench
 from tidegate.transfer.exchange import Connect
-from tidegate.transfer.fetch import OVERLAP_BYTES, Fetch, fetch_tail, identify
+from tidegate.transfer.fetch import OVERLAP_BYTES, Fetch, identify
 from tidegate.transfer.http import HttpExchange
 from tidegate.transfer.part import Part
 from tidegate.transfer.resolvers.base import WHOLE_FILE
@@ -487,27 +489,181 @@ def test_identify_counts_the_requests_it_had_to_repeat(limits: TransferSettings)
         assert len(origin.requests) == cost.requests == 3
 
 
-def test_the_tail_is_fetched_into_memory(limits: TransferSettings) -> None:
+async def tail_of(url: str, folder: Path, limits: TransferSettings) -> tuple[bytes | None, TransferStats]:
+    """The last 1000 bytes, and what they cost."""
+    connect = connector(url, limits)
+    identity, _ = await identify(connect, limits, unobserved)
+    part = Part.open(folder, identity, limits)
+    looking = Fetch(connect, part, limits, unobserved)
+    try:
+        return await looking.tail(CLIP.size - 1000), looking.stats
+    finally:
+        part.close()
+
+
+def test_the_tail_is_fetched_into_memory_and_its_cost_is_counted(tmp_path: Path, limits: TransferSettings) -> None:
     with Origin({"clip.mp4": CLIP}) as origin:
-        connect = connector(origin.url("clip.mp4"), limits)
-
-        async def tail() -> bytes | None:
-            identity, _ = await identify(connect, limits, unobserved)
-            return await fetch_tail(connect, identity, CLIP.size - 1000, limits)
-
-        assert anyio.run(tail) == WHOLE[-1000:]
+        tail, cost = anyio.run(tail_of, origin.url("clip.mp4"), tmp_path, limits)
+    assert tail == WHOLE[-1000:]
+    assert (cost.requests, cost.bytes_received) == (1, 1000)
 
 
-def test_a_tail_that_cannot_be_had_is_no_failure(limits: TransferSettings) -> None:
+def test_a_tail_that_cannot_be_had_is_no_failure(tmp_path: Path, limits: TransferSettings) -> None:
     with Origin({"clip.mp4": Resource(CLIP, story="from-first: ok, 500")}) as origin:
-        connect = connector(origin.url("clip.mp4"), limits)
-
-        async def tail() -> bytes | None:
-            identity, _ = await identify(connect, limits, unobserved)
-            return await fetch_tail(connect, identity, CLIP.size - 1000, limits)
-
-        assert anyio.run(tail) is None
+        tail, cost = anyio.run(tail_of, origin.url("clip.mp4"), tmp_path, limits)
         assert len(origin.requests) == 2
+    assert (tail, cost.requests) == (None, 1)
+
+
+def test_a_tail_that_is_longer_than_asked_for_is_cut_off(tmp_path: Path, limits: TransferSettings) -> None:
+    def endless(headers: dict[str, str]) -> Iterator[bytes]:
+        if headers["range"] == "bytes=0-0":
+            yield part_of(WHOLE, headers)
+            return
+        begin, end = CLIP.size - 1000, CLIP.size - 1
+        yield head(206, {"Content-Range": f"bytes {begin}-{end}/{CLIP.size}", "Transfer-Encoding": "chunked"})
+        while True:
+            yield b"10000\r\n" + bytes(0x10000) + b"\r\n"
+
+    with Scripted(endless) as origin:
+        tail, cost = anyio.run(tail_of, origin.url("clip.mp4"), tmp_path, limits)
+    assert tail == bytes(1000)
+    assert cost.bytes_received <= 4 * 65536
+
+
+def test_links_that_differ_only_in_a_secret_are_two_sources_where_nothing_else_tells(tmp_path: Path) -> None:
+    bench = Workbench(Settings(store=StoreSettings(home=tmp_path)))
+
+    def key_of(link: str) -> str:
+        identity, _ = anyio.run(stages.identify, bench, Source(url=SecretStr(link)))
+        return identity.key
+
+    with Origin({"bare.mp4": BARE, "clip.mp4": CLIP}) as origin:
+        bare, whole = origin.url("bare.mp4"), origin.url("clip.mp4")
+        assert key_of(f"{bare}?ticket=1") == key_of(f"{bare}?ticket=1") != key_of(f"{bare}?ticket=2")
+        assert key_of(f"{whole}?ticket=1") == key_of(f"{whole}?ticket=2")
+
+
+@pytest.mark.parametrize(("trust", "requests"), [(3600, 1), (0, 2)])
+def test_the_stage_goes_on_with_unvalidated_bytes_only_as_long_as_they_are_trusted(
+    trust: int, requests: int, media: Path, tmp_path: Path, limits: TransferSettings
+) -> None:
+    with Origin({"clip.mp4": Resource(media, etag=None, last_modified=False)}) as origin:
+        store = StoreSettings(home=tmp_path, unvalidated_trust=trust)
+        bench = Workbench(Settings(transfer=limits, store=store))
+        for _ in range(2):
+            anyio.run(staged, bench, origin.url("clip.mp4"))
+        assert len(downloads(origin)) == requests
+
+
+# --- odd origins -----------------------------------------------------------------------------------
+
+
+def test_a_part_without_content_range_costs_one_plain_request(tmp_path: Path, limits: TransferSettings) -> None:
+    def nameless(headers: dict[str, str]) -> Iterator[bytes]:
+        if "range" in headers:
+            yield head(206, {"Content-Length": "1"}) + WHOLE[:1]
+        else:
+            yield part_of(WHOLE, headers)
+
+    async def peek(url: str) -> TransferStats:
+        connect = connector(url, limits)
+        identity, _ = await identify(connect, limits, unobserved)
+        assert not identity.ranges
+        part = Part.open(tmp_path, identity, limits)
+        try:
+            return await Fetch(connect, part, limits, unobserved, until=MIB).run()
+        finally:
+            part.close()
+
+    with Scripted(nameless) as origin:
+        cost = anyio.run(peek, origin.url("clip.mp4"))
+        assert [headers.get("range") for headers in origin.seen][-1] is None
+    assert cost.requests == len(origin.seen) - 1 <= 2
+    assert_a_beginning_of(WHOLE, tmp_path / "source.part")
+
+
+@pytest.mark.parametrize("validator", [{"ETag": '"one"'}, {"Last-Modified": "Wed, 21 Oct 2015 07:28:00 GMT"}])
+def test_a_cache_that_answers_if_range_with_everything_is_asked_without_it(
+    validator: dict[str, str], tmp_path: Path, limits: TransferSettings
+) -> None:
+    def cache(headers: dict[str, str]) -> Iterator[bytes]:
+        told = {name: value for name, value in headers.items() if name != "if-range"}
+        if "if-range" in headers:
+            del told["range"]
+        yield part_of(WHOLE, told, validator, most=MIB)
+
+    with Scripted(cache) as origin:
+        got = anyio.run(fetch, connector(origin.url("clip.mp4"), limits), tmp_path, limits)
+        asked = [(headers.get("range"), "if-range" in headers) for headers in origin.seen[1:]]
+    assert got.failure is None and got.bytes == WHOLE
+    ahead = [(f"bytes={number * MIB}-", False) for number in (1, 2, 3)]
+    assert asked == [(None, False), (f"bytes={MIB}-", True), *ahead]
+
+
+def test_a_part_that_was_asked_for_without_condition_must_carry_the_validator(limits: TransferSettings) -> None:
+    def bare(headers: dict[str, str]) -> Iterator[bytes]:
+        yield part_of(WHOLE, headers)
+
+    known = Identity(url="http://o/clip.mp4", name="clip.mp4", size_bytes=CLIP.size, etag='"one"', ranges=True)
+    with Scripted(bare) as origin, pytest.raises(RangeMismatch):
+        connector(origin.url("clip.mp4"), limits)().open(MIB, None, known, conditional=False)
+
+
+def test_a_first_chunk_of_four_bytes_is_not_judged_alone(tmp_path: Path, limits: TransferSettings) -> None:
+    """`RIFF` alone looks like text; the WAV file that it begins does not."""
+    wav = b"RIFF" + (36 + 80000).to_bytes(4, "little") + b"WAVEfmt \x10\0\0\0\1\0\1\0" + bytes(80000)
+
+    def dribbling(headers: dict[str, str]) -> Iterator[bytes]:
+        yield head(200, {"Transfer-Encoding": "chunked"})
+        for chunk in (wav[:4], wav[4:]):
+            yield b"%x\r\n" % len(chunk) + chunk + b"\r\n"
+            time.sleep(0.05)
+        yield b"0\r\n\r\n"
+
+    with Scripted(dribbling) as origin:
+        got = anyio.run(fetch, connector(origin.url("a.wav"), limits), tmp_path, limits)
+    assert got.failure is None and got.bytes == wav
+
+
+def test_a_page_in_many_small_chunks_is_refused_and_not_kept(tmp_path: Path, limits: TransferSettings) -> None:
+    page = b"<html>" + b"Sign in. " * 300
+
+    def dribbling(headers: dict[str, str]) -> Iterator[bytes]:
+        yield head(200, {"Transfer-Encoding": "chunked"})
+        for begin in range(0, len(page), 100):
+            yield b"%x\r\n" % len(page[begin : begin + 100]) + page[begin : begin + 100] + b"\r\n"
+        yield b"0\r\n\r\n"
+
+    with Scripted(dribbling) as origin:
+        got = anyio.run(fetch, connector(origin.url("a.mp4"), limits), tmp_path, limits)
+        assert len(origin.seen) == 2
+    assert type(got.failure) is NotMedia
+    assert got.bytes == b""
+
+
+def test_redirects_count_as_requests(tmp_path: Path, limits: TransferSettings) -> None:
+    with Origin({"old.mp4": Resource(b"", story="always: redirect /clip.mp4"), "clip.mp4": CLIP}) as origin:
+        connect = connector(origin.url("old.mp4"), limits)
+        _, cost = anyio.run(identify, connect, limits, unobserved)
+        got = anyio.run(fetch, connect, tmp_path, limits)
+        assert len(origin.requests) == 6
+    assert got.stats is not None
+    assert (cost.requests, got.stats.requests) == (2, 2)
+
+
+def test_a_416_of_another_version_is_a_changed_source(limits: TransferSettings) -> None:
+    def beyond(headers: dict[str, str]) -> Iterator[bytes]:
+        yield head(416, {"Content-Range": "bytes */1000", "ETag": '"two"', "Content-Length": "0"})
+
+    known = Identity(url="http://o/clip.mp4", name="clip.mp4", size_bytes=1000, etag='"one"', ranges=True)
+    with Scripted(beyond) as origin:
+        open_at_end = connector(origin.url("clip.mp4"), limits)().open
+        with pytest.raises(SourceChanged):
+            open_at_end(1000, None, known)
+        same = known.model_copy(update={"etag": '"two"'})
+        with connector(origin.url("clip.mp4"), limits)().open(1000, None, same) as body:
+            assert list(body) == []
 
 
 def test_a_head_alone_leaves_a_part_that_a_download_goes_on_with(tmp_path: Path, limits: TransferSettings) -> None:

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import math
+import subprocess
+import sys
+import traceback
 from email.utils import formatdate
 
 import httpx
@@ -12,6 +15,7 @@ from hypothesis import strategies as st
 from pydantic import SecretStr
 
 from tests.support.origin import Origin, Resource
+from tests.transfer.scripted import Scripted, head
 from tidegate.errors import BadInput, ConnectionFailed, Evidence, RangeMismatch, RedirectLoop
 from tidegate.model import Source
 from tidegate.settings import TransferSettings
@@ -59,6 +63,9 @@ SHA_HEX = "sha256:e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b8
         ({"Content-Digest": f"sha-256=:{SHA}:"}, False, set()),
         ({"Repr-Digest": f"unixsum=:aGk=:, sha-256=:{SHA}:"}, False, {SHA_HEX}),
         ({"Repr-Digest": "sha-256=:not base64!:"}, False, set()),
+        ({"Repr-Digest": "sha-256=::"}, False, set()),
+        ({"Repr-Digest": "sha-256=:c2hvcnQ=:"}, False, set()),
+        ({"Digest": f"SHA-256={SHA_HEX.removeprefix('sha256:')}"}, False, set()),
         ({}, False, set()),
     ],
 )
@@ -116,12 +123,63 @@ def test_a_link_that_is_none_is_bad_input(url: str) -> None:
         HttpExchange(Source(url=SecretStr(url)), TransferSettings(request_timeout=1)).identify()
 
 
-@pytest.mark.parametrize("location", ["http://origin:99999/x", "http://[bad", "ftp://origin/x", "file:///etc/passwd"])
+@pytest.mark.parametrize(
+    "location",
+    [
+        "http://origin:99999/x",
+        "http://[bad",
+        "ftp://origin/x",
+        "file:///etc/passwd",
+        "javascript:alert(1)",
+        "mailto:me@origin",
+    ],
+)
 def test_a_redirect_to_nowhere_is_refused_and_followed_by_nobody(location: str) -> None:
     with Origin({"clip.mp4": Resource(b"x", story=f"always: redirect {location}")}) as origin:
         with pytest.raises(RedirectLoop):
             HttpExchange(Source(url=SecretStr(origin.url("clip.mp4"))), TransferSettings()).identify()
         assert len(origin.requests) == 1
+
+
+@pytest.mark.parametrize("status", [300, 301, 304, 305])
+def test_a_redirect_without_a_place_to_go_is_asked_for_once(status: int) -> None:
+    with Scripted(lambda _: iter([head(status, {"Content-Length": "0"})])) as origin:
+        with pytest.raises(RedirectLoop, match=str(status)):
+            HttpExchange(Source(url=SecretStr(origin.url("clip.mp4"))), TransferSettings()).identify()
+        assert len(origin.seen) == 1
+
+
+@pytest.mark.parametrize("value", ["Bearer hdr-b82d\n", "hdr-b82d\r\nX: y", "hdr-b82d ü", "\x00hdr-b82d"])
+def test_a_header_that_cannot_be_sent_is_repeated_nowhere(value: str) -> None:
+    with Origin({"clip.mp4": b"abc"}) as origin:
+        source = Source(url=SecretStr(origin.url("clip.mp4")), headers={"Authorization": SecretStr(value)})
+        with pytest.raises(BadInput) as caught:
+            HttpExchange(source, TransferSettings()).identify()
+    told = "".join(traceback.format_exception(caught.value))
+    assert "b82d" not in told + str(caught.value.evidence)
+
+
+def test_an_answer_that_is_no_http_is_repeated_nowhere() -> None:
+    echo = b"HTTP/1.1 200 OK\r\ntok-5f1c is not valid\r\n\r\n"
+    with Scripted(lambda _: iter([echo])) as origin, pytest.raises(ConnectionFailed) as caught:
+        HttpExchange(Source(url=SecretStr(origin.url("clip.mp4"))), TransferSettings()).identify()
+    assert "tok-5f1c" not in "".join(traceback.format_exception(caught.value))
+
+
+def test_no_library_underneath_logs_a_link_at_info() -> None:
+    code = (
+        "import logging, sys; logging.basicConfig(level=logging.INFO, stream=sys.stdout)\n"
+        "from pydantic import SecretStr; from tidegate.model import Source\n"
+        "from tidegate.settings import TransferSettings; from tidegate.transfer.http import HttpExchange\n"
+        "HttpExchange(Source(url=SecretStr(sys.argv[1])), TransferSettings()).identify()\n"
+        "print('asked')"
+    )
+    with Origin({"clip.mp4": b"abc"}) as origin:
+        link = origin.url("clip.mp4") + "?token=tok-5f1c"
+        done = subprocess.run([sys.executable, "-c", code, link], capture_output=True, text=True, timeout=60)
+        assert origin.requests
+    assert "asked" in done.stdout
+    assert "tok-5f1c" not in done.stdout + done.stderr
 
 
 def test_an_unknown_host_is_a_connection_failure_without_a_secret_in_it() -> None:

@@ -86,6 +86,30 @@ def test_a_file_replaced_by_one_of_the_same_size_and_time_is_refused(film: Path,
         LocalExchange(source(film)).open(0, None, identity)
 
 
+def test_a_file_rewritten_in_place_with_its_time_set_back_is_refused(film: Path) -> None:
+    """As `rsync --inplace -t` does."""
+    identity = LocalExchange(source(film)).identify()
+    before = film.stat()
+    with film.open("r+b") as file:
+        file.write(b"other")
+    os.utime(film, ns=(before.st_atime_ns, before.st_mtime_ns))
+    assert LocalExchange(source(film)).identify().key != identity.key
+    with pytest.raises(SourceChanged):
+        LocalExchange(source(film)).open(0, None, identity)
+
+
+def test_a_name_that_is_no_utf8_is_read_and_told_printably(tmp_path: Path, limits: TransferSettings) -> None:
+    path = Path(os.fsdecode(os.fsencode(tmp_path) + b"/caf\xe9.mp4"))
+    path.write_bytes(CONTENT)
+    identity = LocalExchange(source(path)).identify()
+    assert identity.name == "caf\ufffd.mp4" and identity.url.endswith("/caf%E9.mp4")
+    assert identity.model_validate_json(identity.model_dump_json()) == identity
+    assert copied(path, tmp_path, limits).read_bytes() == CONTENT
+    path.unlink()
+    with pytest.raises(NotFound, match="caf\ufffd"):
+        LocalExchange(source(path)).identify()
+
+
 @pytest.mark.parametrize("change", ["grows", "shrinks"])
 def test_a_file_that_changes_while_it_is_read_is_noticed_at_the_end(change: str, film: Path) -> None:
     exchange = LocalExchange(source(film))

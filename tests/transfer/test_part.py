@@ -9,7 +9,7 @@ import fcntl
 import json
 import os
 from collections.abc import Callable
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import anyio
@@ -201,6 +201,61 @@ def test_a_restart_is_durable_before_other_bytes_come(tmp_path: Path) -> None:
 
     in_a_process_that_crashes(restart_and_crash)
     part = opened(tmp_path)
+    assert part.received_bytes == 0
+    part.close()
+
+
+# --- what nothing but its age speaks for -----------------------------------------------------------
+
+BEGUN = datetime(2026, 1, 1, tzinfo=UTC)
+BARE = IDENTITY.model_copy(update={"etag": None})
+
+
+def begun_and_reopened(folder: Path, identity: Identity, later: timedelta, *, stored: bool = False) -> Part:
+    """A part of 1000 bytes, opened again by a run that begins so much later and trusts it for an hour."""
+    part = Part.open(folder, identity, LIMITS, now=BEGUN)
+    part.write(b"a" * 1000, now=0.0)
+    part.checkpoint()
+    if stored:
+        part.will_be(describe({"source": part.path}))
+    part.close()
+    return Part.open(folder, identity, LIMITS, trust=timedelta(hours=1), now=BEGUN + later)
+
+
+@pytest.mark.parametrize(
+    ("minutes", "identity", "kept"),
+    [(59, BARE, 1000), (61, BARE, 0), (-5, BARE, 0), (61, IDENTITY, 1000), (60 * 24 * 365, IDENTITY, 1000)],
+)
+def test_only_a_source_with_a_validator_continues_a_part_of_any_age(
+    minutes: int, identity: Identity, kept: int, tmp_path: Path
+) -> None:
+    part = begun_and_reopened(tmp_path, identity, timedelta(minutes=minutes))
+    assert (part.received_bytes, part.path.stat().st_size) == (kept, kept)
+    part.close()
+
+
+@pytest.mark.parametrize(("minutes", "known"), [(59, True), (61, False)])
+def test_where_old_bytes_moved_is_forgotten_with_them(minutes: int, known: bool, tmp_path: Path) -> None:
+    part = begun_and_reopened(tmp_path, BARE, timedelta(minutes=minutes), stored=True)
+    assert (part.stored_as is not None) == known
+    part.close()
+
+
+def test_going_on_makes_a_part_no_younger_and_beginning_again_does(tmp_path: Path) -> None:
+    part = begun_and_reopened(tmp_path, BARE, timedelta(minutes=50))
+    part.checkpoint()
+    assert json.loads(journal(tmp_path).read_text())["begun_at"] == "2026-01-01T00:00:00Z"
+    part.restart()
+    assert json.loads(journal(tmp_path).read_text())["begun_at"] == "2026-01-01T00:50:00Z"
+    part.close()
+
+
+def test_a_journal_without_a_date_is_too_old(tmp_path: Path) -> None:
+    begun_and_reopened(tmp_path, BARE, timedelta(0)).close()
+    told = json.loads(journal(tmp_path).read_text())
+    del told["begun_at"]
+    journal(tmp_path).write_text(json.dumps(told))
+    part = opened(tmp_path, BARE)
     assert part.received_bytes == 0
     part.close()
 

@@ -35,10 +35,34 @@ def test_nothing_markup_and_text_are_no_media(head: bytes) -> None:
         refuse_text(head, "video/mp4")
 
 
-def test_a_refusal_shows_how_it_began_and_what_it_was_called() -> None:
-    with pytest.raises(NotMedia, match="text/html") as caught:
-        refuse_text(b"<html><title>Sign in</title>", "text/html")
-    assert "Sign in" in caught.value.evidence.notes["begins_with"]
+def test_a_refusal_says_what_it_was_called_and_repeats_no_byte_of_it() -> None:
+    """An origin may echo the token that it was sent."""
+    for head in (b"<html>tok-5f1c</html>", b"tok-5f1c is not valid"):
+        with pytest.raises(NotMedia, match="text/html") as caught:
+            refuse_text(head, "text/html")
+        assert "tok-5f1c" not in f"{caught.value.message} {caught.value.evidence}"
+
+
+@pytest.mark.parametrize(
+    ("head", "name"),
+    [
+        (b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR", "a PNG picture"),
+        (b"\xff\xd8\xff\xe0\0\x10JFIF\0", "a JPEG picture"),
+        (b"GIF89a\x01\0", "a GIF picture"),
+        (b"GIF87a\x01\0", "a GIF picture"),
+        (b"RIFF\x24\0\0\0WEBPVP8 ", "a WebP picture"),
+        (b"%PDF-1.7\n%\xe2\xe3", "a PDF document"),
+        (b"PK\x03\x04\x14\0", "a ZIP archive"),
+        (b"\x1f\x8b\x08\0", "a gzip archive"),
+    ],
+)
+def test_pictures_documents_and_archives_are_refused_by_name(head: bytes, name: str) -> None:
+    with pytest.raises(NotMedia, match=f"The source is {name}, not media"):
+        refuse_text(head + bytes(512))
+
+
+def test_a_sound_file_that_begins_like_a_webp_picture_is_let_through() -> None:
+    refuse_text(b"RIFF\x24\0\0\0WAVEfmt \x10\0\0\0" + bytes(512))
 
 
 @pytest.mark.parametrize("head", [b"#EXTM3U\n#EXT-X-VERSION:3\n", b"\xef\xbb\xbf#EXTM3U\r\n"])

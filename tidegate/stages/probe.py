@@ -13,6 +13,7 @@ from pathlib import Path
 
 from anyio import to_thread
 
+from tidegate.durable.secrets import distinguished
 from tidegate.errors import NotMedia, from_os_error
 from tidegate.model import (
     Identity,
@@ -47,7 +48,8 @@ async def identify(bench: Workbench, source: Source) -> tuple[Identity, Transfer
         UnsupportedSource: no resolver handles it.
         TidegateError: the source cannot be reached, refuses, or is empty.
     """
-    return await fetch.identify(connector(bench, source), bench.settings.transfer, bench.observe)
+    identity, cost = await fetch.identify(connector(bench, source), bench.settings.transfer, bench.observe)
+    return await to_thread.run_sync(distinguished, identity, source, bench.home.secrets), cost
 
 
 def work_key(identity: Identity, profile: ProfileName, quality: Quality) -> str:
@@ -66,18 +68,18 @@ async def probe(bench: Workbench, source: Source, identity: Identity, key: str) 
     renditions = resolver.renditions(identity)
     folder = bench.home.scratch(key, renditions[0].id)
     connect = connector(bench, source)
-    async with opened_part(folder, identity, bench.settings.transfer, bench.observe) as part:
-        cost = await fetch.Fetch(
-            connect, part, bench.settings.transfer, bench.observe, stage="probe", until=PEEK_BYTES
-        ).run()
+    limits, trust = bench.settings.transfer, bench.settings.store.unvalidated_trust
+    async with opened_part(folder, identity, limits, bench.observe, trust=trust) as part:
+        peek = fetch.Fetch(connect, part, limits, bench.observe, stage="probe", until=PEEK_BYTES)
+        await peek.run()
         refuse_text(part.read(0, PEEK_BYTES), identity.content_type)
-        preview = await _preview(bench, connect, part)
+        preview = await _preview(bench, peek)
     return ProbeResult(
         identity=identity,
         resolver=resolver.name,
         renditions=renditions,
         preview=preview,
-        transfer=cost,
+        transfer=peek.stats,
         recorded_at=datetime.now(UTC),
     )
 
@@ -98,8 +100,9 @@ def connector(bench: Workbench, source: Source) -> Connect:
     return lambda: resolver.exchange(source, bench.settings.transfer)
 
 
-async def _preview(bench: Workbench, connect: Connect, part: Part) -> MediaInfo | None:
+async def _preview(bench: Workbench, looking: fetch.Fetch) -> MediaInfo | None:
     """What head and tail tell; None when only the whole file can tell."""
+    part = looking.part
     if part.complete:
         return await _look(bench, part.path)
     with contextlib.suppress(NotMedia):
@@ -107,7 +110,7 @@ async def _preview(bench: Workbench, connect: Connect, part: Part) -> MediaInfo 
         if media.streams and (media.declares_duration or not part.identity.ranges):
             return media
     tail_start = max(part.received_bytes, (part.identity.size_bytes or 0) - PEEK_BYTES)
-    tail = await fetch.fetch_tail(connect, part.identity, tail_start, bench.settings.transfer)
+    tail = await looking.tail(tail_start)
     if tail is None:
         return None
     try:

@@ -34,7 +34,7 @@ from tidegate.resilience.stall import SpeedWindow
 from tidegate.settings import TransferSettings
 from tidegate.transfer.exchange import Body, Connect, Exchange, in_thread
 from tidegate.transfer.part import Part
-from tidegate.transfer.verify import SNIFF_BYTES, check_digests, refuse_text
+from tidegate.transfer.verify import ENOUGH_BYTES, SNIFF_BYTES, check_digests, refuse_text
 
 OVERLAP_BYTES = 64 * 1024
 """How much is fetched again and compared when a source has no validator to resume by."""
@@ -58,7 +58,13 @@ class Fetch:
     requests: int = 0
     bytes_received: int = 0
     _trust_ranges: bool = field(default=True)
+    _conditional: bool = True
+    """Whether a range is asked for with If-Range: some caches answer that with everything, although nothing changed."""
+    _sniffed: bool = False
     _started: float = 0.0
+    _seconds: float = 0.0
+    _reused: int = 0
+    _retries: int = 0
 
     async def run(self) -> TransferStats:
         """Receive until the part is complete, or reaches `until`.
@@ -67,20 +73,26 @@ class Fetch:
             TidegateError: the last try's failure, when the budget of tries is spent or the failure allows none.
         """
         self._started = self.clock()
-        reused = self.part.received_bytes
-        retry = Retry(self.limits, self.observe, self.stage, furthest=reused)
+        self._reused = self.part.received_bytes
+        retry = Retry(self.limits, self.observe, self.stage, furthest=self._reused)
         async for attempt in retry.attempts():
             with attempt:
                 try:
                     await self._try()
                 finally:
                     retry.reached(self.part.received_bytes)
+        self._retries, self._seconds = retry.retries, self.clock() - self._started
+        return self.stats
+
+    @property
+    def stats(self) -> TransferStats:
+        """What it has cost until now."""
         return TransferStats(
             requests=self.requests,
-            retries=retry.retries,
+            retries=self._retries,
             bytes_received=self.bytes_received,
-            bytes_reused=reused,
-            seconds=self.clock() - self._started,
+            bytes_reused=self._reused,
+            seconds=self._seconds,
         )
 
     async def _try(self) -> None:
@@ -100,15 +112,21 @@ class Fetch:
 
     async def _transfer(self) -> None:
         exchange = self.connect()
-        start = self._start()
-        self.requests += 1
+        start, stop = self._start(), self.until if self._trust_ranges else None
+        known, conditional = self.part.identity, self._conditional
         try:
             body = await in_thread(
-                exchange, lambda: exchange.open(start, self.until, self.part.identity), self.limits.request_timeout
+                exchange,
+                lambda: exchange.open(start, stop, known, conditional=conditional),
+                self.limits.request_timeout,
             )
         except RangeMismatch:
             self._trust_ranges = False
             raise
+        finally:
+            self.requests += exchange.requests
+        if start > 0 and body.start == 0 and known.same_validator_as(body.identity):
+            self._conditional = False
         self.promised.update(body.identity.digests)
         await self._receive(exchange, body)
 
@@ -165,10 +183,21 @@ class Fetch:
         known = min(max(self.part.received_bytes - position, 0), len(chunk))
         if known and self.part.read(position, known) != chunk[:known]:
             raise SourceChanged("The source's bytes have changed since the transfer began")
-        if self.part.received_bytes == 0:
-            refuse_text(chunk[:SNIFF_BYTES], body.identity.content_type)
         self.part.write(chunk[known:], self.clock())
+        if self.part.received_bytes >= ENOUGH_BYTES:
+            self._sniff(body)
         return position + len(chunk)
+
+    def _sniff(self, body: Body) -> None:
+        """Look at how the source begins, once; what is no media is not kept."""
+        if self._sniffed:
+            return
+        try:
+            refuse_text(self.part.read(0, min(SNIFF_BYTES, self.part.received_bytes)), body.identity.content_type)
+        except TidegateError:
+            self.part.restart()
+            raise
+        self._sniffed = True
 
     def _check_end(self, body: Body) -> None:
         received, total = self.part.received_bytes, body.total_bytes
@@ -185,9 +214,41 @@ class Fetch:
         if total is not None and received > total:
             self.part.restart()
             raise TruncatedBody(f"The body is longer than announced: {received} of {total} bytes")
-        if received == 0:
-            refuse_text(b"", body.identity.content_type)
+        self._sniff(body)
         self.part.finish(end_is_certain=body.end_is_certain or told_before)
+
+    async def tail(self, start: int) -> bytes | None:
+        """The bytes from `start` to the end, in memory; None when the source does not serve them.
+
+        A hint only, so never retried. What it costs counts as this transfer's.
+        """
+        known = self.part.identity
+        if not known.ranges or known.size_bytes is None:
+            return None
+        exchange, end = self.connect(), known.size_bytes
+
+        def read() -> bytes | None:
+            with exchange.open(start, end, known) as body:
+                return self._counted(body, end - start) if body.start == start else None
+
+        try:
+            return await in_thread(exchange, read, self.limits.request_timeout)
+        except SourceChanged:
+            raise
+        except TidegateError:
+            return None
+        finally:
+            self.requests += exchange.requests
+
+    def _counted(self, body: Body, most: int) -> bytes:
+        """The body's bytes, no more than `most` of them: a length is announced, and need not be kept."""
+        taken = bytearray()
+        for chunk in body:
+            self.bytes_received += len(chunk)
+            taken += chunk
+            if len(taken) >= most:
+                break
+        return bytes(taken[:most])
 
     async def _watch(self, exchange: Exchange) -> None:
         """The stall clock and the deadline: they look at the bytes that came, and never wait for one."""
@@ -237,30 +298,16 @@ async def identify(connect: Connect, limits: TransferSettings, observe: Observer
         TidegateError: the last try's failure.
     """
     retry = Retry(limits, observe, "identify")
+    requests = 0
     async for attempt in retry.attempts():
         with attempt:
             exchange = connect()
-            identity = await in_thread(exchange, exchange.identify, limits.request_timeout)
-            return identity, TransferStats(requests=1 + retry.retries, retries=retry.retries)
+            try:
+                identity = await in_thread(exchange, exchange.identify, limits.request_timeout)
+            finally:
+                requests += exchange.requests
+            return identity, TransferStats(requests=requests, retries=retry.retries)
     raise AssertionError("tenacity either returns or raises")
-
-
-async def fetch_tail(connect: Connect, identity: Identity, start: int, limits: TransferSettings) -> bytes | None:
-    """The bytes from `start` on, in memory; None when the source does not serve them. A hint only, so never retried."""
-    if not identity.ranges or identity.size_bytes is None:
-        return None
-    exchange = connect()
-
-    def read() -> bytes | None:
-        with exchange.open(start, identity.size_bytes, identity) as body:
-            return b"".join(body) if body.start == start else None
-
-    try:
-        return await in_thread(exchange, read, limits.request_timeout)
-    except SourceChanged:
-        raise
-    except TidegateError:
-        return None
 
 
 async def _abort_at_end(exchange: Exchange) -> None:

@@ -8,9 +8,10 @@ nothing, so there is nothing to lose in a crash.
 from __future__ import annotations
 
 import base64
-import binascii
 import contextlib
 import functools
+import hashlib
+import logging
 import re
 import socket
 import ssl
@@ -46,6 +47,9 @@ from tidegate.model import Digest, Identity, Source
 from tidegate.redact import redact_url
 from tidegate.settings import TransferSettings
 
+for _chatty in ("httpx", "httpcore"):  # at INFO they log every URL as it is, tokens and all
+    logging.getLogger(_chatty).setLevel(logging.WARNING)
+
 LONGEST_WAIT_SECONDS = 1e9
 """What a longer Retry-After counts as; a number too large for a float would be infinite, which JSON cannot say."""
 
@@ -60,6 +64,7 @@ class HttpExchange:
     def __init__(self, source: Source, limits: TransferSettings) -> None:
         self._source = source
         self._limits = limits
+        self.requests = 0
         self._aborted = threading.Event()
         self._socket: socket.socket | None = None
         quiet = limits.stall_timeout + 2 * limits.stall_tick  # the stall clock judges first; this is its safety net
@@ -77,11 +82,14 @@ class HttpExchange:
         finally:
             self._close(response)
 
-    def open(self, start: int, stop: int | None, expected: Identity) -> HttpBody:
-        """See `Exchange.open`. A range is asked for only together with a validator, when the source has one."""
-        response = self._request(_range_headers(start, stop, expected))
+    def open(self, start: int, stop: int | None, expected: Identity, *, conditional: bool = True) -> HttpBody:
+        """See `Exchange.open`. A conditional range goes along with the validator, when the source has one."""
+        response = self._request(_range_headers(start, stop, expected if conditional else None))
         try:
-            return self._checked(response, start, expected)
+            body = self._checked(response, start, expected)
+            if not conditional and body.start > 0 and not expected.same_validator_as(body.identity):
+                raise RangeMismatch("The part carries no validator to know it by", evidence=self._evidence(response))
+            return body
         except BaseException:
             self._close(response)
             raise
@@ -96,7 +104,7 @@ class HttpExchange:
     def _checked(self, response: httpx.Response, start: int, expected: Identity) -> HttpBody:
         evidence = self._evidence(response)
         if response.status_code == httpx.codes.REQUESTED_RANGE_NOT_SATISFIABLE:
-            return self._nothing_left(response, start, evidence)
+            return self._nothing_left(response, start, expected, evidence)
         _raise_for_status(response, evidence)
         identity = self._identity(response)
         if not expected.same_content_as(identity):
@@ -106,23 +114,25 @@ class HttpExchange:
         offset = _offset(response, start, evidence)
         return HttpBody(self, response, offset, identity)
 
-    def _nothing_left(self, response: httpx.Response, start: int, evidence: Evidence) -> HttpBody:
+    def _nothing_left(self, response: httpx.Response, start: int, expected: Identity, evidence: Evidence) -> HttpBody:
         """416: right when we have it all already, otherwise the source has become shorter."""
         total = _total_bytes(response)
         if total is None or total != start:
             raise SourceChanged(f"The source no longer reaches byte {start}", evidence=evidence)
-        return HttpBody(self, response, start, self._identity(response), empty=True)
+        told = self._identity(response)
+        if expected.etag and told.etag and expected.etag != told.etag:
+            raise SourceChanged("The source has changed since it was identified", evidence=evidence)
+        # What else the answer says is about its own text, not about the file.
+        return HttpBody(self, response, start, expected.model_copy(update={"size_bytes": total}), empty=True)
 
     def _request(self, headers: dict[str, str]) -> httpx.Response:
         url = self._source.url.get_secret_value()
         for _ in range(self._limits.redirects + 1):
             response = self._send(url, headers)
-            if not response.is_redirect:
+            if not response.has_redirect_location:
                 return response
-            try:
-                url = self._next_url(url, response)
-            finally:
-                self._close(response)
+            self._close(response)
+            url = _target(url, response)
         raise RedirectLoop(f"More than {self._limits.redirects} redirects", evidence=Evidence(url=redact_url(url)))
 
     def _send(self, url: str, headers: dict[str, str]) -> httpx.Response:
@@ -132,25 +142,28 @@ class HttpExchange:
                 sent |= {name: value.get_secret_value() for name, value in self._source.headers.items()}
             self._client = self._client_for(url)
             request = self._client.build_request("GET", url, headers=sent, extensions={"trace": self._trace})
+            self.requests += 1
             return self._client.send(request, stream=True)
-        except Exception as error:
-            raise _translated(error, url, reading=False) from error
+        except Exception as error:  # noqa: BLE001  # translated
+            raise _translated(error, url, reading=False) from _presentable(error)
 
     def _client_for(self, url: str) -> httpx.Client:
         """A client for one request. Reading the certificates takes 20 ms, so only https pays for it, and once."""
         tls = _tls() if urlsplit(url).scheme == "https" else False
         one = httpx.Limits(max_connections=1, max_keepalive_connections=0)
-        return httpx.Client(timeout=self._timeout, limits=one, verify=tls)
+        # A hook, because httpx itself looks at the target before it hands the answer over, and fails in its own way.
+        hooks = {"response": [self._refuse_dead_end]}
+        return httpx.Client(timeout=self._timeout, limits=one, verify=tls, event_hooks=hooks)
 
-    def _next_url(self, url: str, response: httpx.Response) -> str:
-        try:
-            target: str = urljoin(url, response.headers.get("Location", ""))
-            followed = _origin(target)[0] in ("http", "https")
-        except ValueError:  # no URL at all, or a port that cannot be
-            followed = False
-        if not followed:
-            raise RedirectLoop("The source redirects to something that is not HTTP", evidence=self._evidence(response))
-        return target
+    def _refuse_dead_end(self, response: httpx.Response) -> None:
+        """A redirect must lead somewhere: to HTTP, and anywhere at all (300 leaves the choice, 304 has no body)."""
+        if not response.is_redirect:
+            return
+        evidence = self._evidence(response)
+        if not response.has_redirect_location:
+            raise RedirectLoop(f"The origin answered {response.status_code} and no place to go", evidence=evidence)
+        if _target(str(response.url), response) == "":
+            raise RedirectLoop("The source redirects to something that is not HTTP", evidence=evidence)
 
     def _trace(self, event: str, info: dict[str, Any]) -> None:
         """Learn the socket as soon as it exists, so that `abort` can break a TLS handshake or a wait for headers."""
@@ -162,13 +175,15 @@ class HttpExchange:
     def _identity(self, response: httpx.Response) -> Identity:
         etag = response.headers.get("ETag")
         partial = response.status_code == httpx.codes.PARTIAL_CONTENT
+        weak = etag is not None and etag.startswith("W/")
         return Identity(
             url=self._source.redacted,
             name=_file_name(response, self._source.redacted),
             size_bytes=_total_bytes(response),
-            etag=etag if etag and not etag.startswith("W/") else None,
+            etag=etag if etag and not weak else None,
+            weak_etag=etag if weak else None,
             last_modified=response.headers.get("Last-Modified"),
-            ranges=partial,
+            ranges=partial and "Content-Range" in response.headers,
             content_type=response.headers.get("Content-Type"),
             digests=_digests(response.headers, partial=partial),
         )
@@ -204,8 +219,8 @@ class HttpBody:
         try:
             # Without a chunk size: httpx would hold bytes back to fill a chunk, and lose them when the line breaks.
             yield from self._response.iter_raw()
-        except Exception as error:
-            raise _translated(error, str(self._response.url), reading=True) from error
+        except Exception as error:  # noqa: BLE001  # translated
+            raise _translated(error, str(self._response.url), reading=True) from _presentable(error)
 
     def __enter__(self) -> Self:
         return self
@@ -219,12 +234,22 @@ def _tls() -> ssl.SSLContext:
     return httpx.create_ssl_context()
 
 
-def _range_headers(start: int, stop: int | None, expected: Identity) -> dict[str, str]:
+def _range_headers(start: int, stop: int | None, expected: Identity | None) -> dict[str, str]:
     if start == 0 and stop is None:
         return {}
     headers = {"Range": f"bytes={start}-{'' if stop is None else stop - 1}"}
-    validator = expected.etag or expected.last_modified
+    validator = expected.etag or expected.last_modified if expected else None
     return headers | ({"If-Range": validator} if validator else {})
+
+
+def _target(url: str, response: httpx.Response) -> str:
+    """Where a redirect leads; empty for anything but HTTP."""
+    try:
+        target: str = urljoin(url, response.headers["Location"])
+        host = _origin(target)[1]
+    except ValueError:  # no URL at all, or a port that cannot be
+        return ""
+    return target if host and urlsplit(target).scheme in ("http", "https") else ""
 
 
 def _offset(response: httpx.Response, asked: int, evidence: Evidence) -> int:
@@ -290,9 +315,10 @@ def _digest(item: str) -> Digest | None:
     if algorithm is None:
         return None
     try:
-        return f"{algorithm}:{base64.b64decode(value.strip(':'), validate=True).hex()}"
-    except binascii.Error:
+        raw = base64.b64decode(value.strip(":"), validate=True)
+    except ValueError:  # also binascii.Error
         return None
+    return f"{algorithm}:{raw.hex()}" if len(raw) == hashlib.new(algorithm).digest_size else None
 
 
 def _file_name(response: httpx.Response, redacted: str) -> str:
@@ -307,8 +333,13 @@ def _origin(url: str) -> tuple[str, str | None, int | None]:
     return parts.scheme, parts.hostname, parts.port or {"http": 80, "https": 443}.get(parts.scheme)
 
 
+def _presentable(error: Exception) -> Exception | None:
+    """The cause to name in a traceback; none where it quotes a header, ours with its secret or the origin's."""
+    return None if isinstance(error, httpx.ProtocolError | httpx.InvalidURL | ValueError) else error
+
+
 def _translated(error: Exception, url: str, *, reading: bool) -> TidegateError:
-    """httpx's exceptions as ours; `reading` tells whether the body had begun."""
+    """httpx's exceptions as ours; `reading` tells whether the body had begun. None repeats a header or a link."""
     evidence = Evidence(url=redact_url(url))
     host = urlsplit(redact_url(url)).hostname
     detail = str(error) or type(error).__name__
@@ -322,11 +353,13 @@ def _translated(error: Exception, url: str, *, reading: bool) -> TidegateError:
         case httpx.TimeoutException():
             return RequestTimeout(f"No answer from {host} in time", evidence=evidence)
         case httpx.RemoteProtocolError() if reading:
-            return TruncatedBody(f"The body ended early: {detail}", evidence=evidence)
+            return TruncatedBody("The body ended before its announced end", evidence=evidence)
+        case httpx.RemoteProtocolError():
+            return ConnectionFailed(f"{host} ended the connection or answered with no HTTP", evidence=evidence)
         case httpx.ConnectError():
             return ConnectionFailed(f"No connection to {host}: {detail}", evidence=evidence)
         case httpx.InvalidURL() | httpx.UnsupportedProtocol() | httpx.LocalProtocolError() | ValueError():
-            return BadInput(f"The link or a header is not valid: {detail}", evidence=evidence)
+            return BadInput("The link or a header is not valid", evidence=evidence)
         case httpx.HTTPError() | OSError():
             return ConnectionFailed(f"The connection to {host} broke: {detail}", evidence=evidence)
         case _:

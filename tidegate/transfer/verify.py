@@ -35,7 +35,8 @@ _PLAYLISTS = {b"#EXTM3U": "an HLS playlist"}
 def refuse_text(head: bytes, content_type: str | None = None) -> None:
     """Refuse what is plainly no media: nothing, markup, text or a picture, whatever the file is called.
 
-    The bytes themselves are not told: an origin may repeat the token that it was sent. What merely looks unknown is left to the demuxers, which know more formats than any table of magic numbers.
+    The bytes themselves are not told: an origin may repeat the token that it was sent. What merely looks
+    unknown is left to the demuxers, which know more formats than any table of magic numbers.
 
     Raises:
         NotMedia: empty, markup, text, a picture, a document or an archive.
