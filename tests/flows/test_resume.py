@@ -121,7 +121,7 @@ def test_a_killed_run_takes_its_ffmpeg_along_and_the_next_one_does_that_step_aga
 
 
 def test_a_second_ctrl_c_does_not_wait_and_leaves_nothing_behind(command: Command, clips: Path, tmp_path: Path) -> None:
-    deaf = witness(tmp_path, before="trap '' TERM INT; sleep 300")
+    deaf = witness(tmp_path, before="case \"$*\" in *' -i '*) trap '' TERM INT; sleep 300;; esac")
     command.environment |= {"TIDEGATE_TOOLS_FFMPEG": str(deaf), "TIDEGATE_PROCESS_END_GRACE": "60"}
     with command.started(str(clip(clips))) as process:
         wait_in(process, lambda: len(works(deaf)) == 1)
