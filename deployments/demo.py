@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 import os
-import socket
 import subprocess
 import sys
 import zipfile
@@ -80,31 +79,37 @@ def fetch_clip(console: Console) -> None:
 @contextmanager
 def origin(journal: Path) -> Iterator[str]:
     """The misbehaving origin as a process of its own; gives its address."""
-    argv = [sys.executable, "-m", "tests.support.origin", "--root", str(CACHE), "--story", f"{CLIP}={STORY}"]
-    process = subprocess.Popen(
-        [*argv, "--port", str(free_port()), "--journal", str(journal)],
-        stdout=subprocess.PIPE,
-        text=True,
-        cwd=ROOT,
-        start_new_session=True,
-    )
+    process, address = started(journal)
     try:
-        assert process.stdout is not None  # noqa: S101
-        yield process.stdout.readline().strip()
+        yield address
     finally:
         process.terminate()
         process.wait(10)
 
 
-def free_port() -> int:
-    """PORT, or 0 for any other where somebody else has it."""
-    with socket.socket() as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind(("127.0.0.1", PORT))
-        except OSError:
-            return 0
-    return PORT
+def started(journal: Path) -> tuple[subprocess.Popen[str], str]:
+    """The origin on PORT, or on any other where somebody else has that.
+
+    Raises:
+        SystemExit: it does not start at all.
+    """
+    argv = [sys.executable, "-m", "tests.support.origin", "--root", str(CACHE), "--story", f"{CLIP}={STORY}"]
+    for port in (PORT, 0):
+        quiet = subprocess.DEVNULL if port else None
+        process = subprocess.Popen(
+            [*argv, "--port", str(port), "--journal", str(journal)],
+            stdout=subprocess.PIPE,
+            stderr=quiet,
+            text=True,
+            cwd=ROOT,
+            start_new_session=True,
+        )
+        assert process.stdout is not None  # noqa: S101
+        address = process.stdout.readline().strip()
+        if address:
+            return process, address
+        process.wait(10)
+    raise SystemExit("The demo's origin does not start")
 
 
 def ingest(source: str, *options: str) -> int:
