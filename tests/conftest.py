@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.command import Command, wait_until
-from tests.support.leaks import marking
+from tests.support.leaks import MARK, marking
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -38,6 +38,7 @@ def prefect_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         **os.environ,
         "PREFECT_HOME": str(folder),
         "PREFECT_SERVER_ANALYTICS_ENABLED": "0",
+        MARK: "session",
     }
     environment.pop("PREFECT_API_URL", None)
     argv = [sys.executable, "-m", "prefect", "server", "start", "--host", "127.0.0.1", "--port", str(port)]

@@ -39,10 +39,12 @@ def marking() -> Iterator[str]:
 def children(mark: str | None = None, *, of: int | None = None) -> list[psutil.Process]:
     """Living processes below this one (or below `of`), and those anywhere that carry the mark.
 
-    Without a mark, the one set by `marking` counts. Zombies do not live.
+    Without a mark, the one set by `marking` counts. Zombies do not live, and what carries another mark belongs to
+    somebody else, such as the server that serves a whole session of tests.
     """
-    found = {process.pid: process for process in psutil.Process(of).children(recursive=True)}
     mark = mark or os.environ.get(MARK)
+    below = psutil.Process(of).children(recursive=True)
+    found = {process.pid: process for process in below if _environment(process).get(MARK, mark) == mark}
     for process in psutil.process_iter() if mark else ():
         if process.pid != os.getpid() and _environment(process).get(MARK) == mark:
             found[process.pid] = process
