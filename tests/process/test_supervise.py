@@ -354,10 +354,10 @@ def test_a_child_that_only_reads_is_no_stall(tmp_path: Path) -> None:
 
 def test_a_child_that_advances_outlives_its_first_limit() -> None:
     begun = time.monotonic()
-    done = supervised("sleep 2", deadline=0.5, share=lambda: (time.monotonic() - begun) / 2)
+    done = supervised("sleep 2s", deadline=0.5, share=lambda: (time.monotonic() - begun) / 2)
     assert done.exit_code == 0
 
 
 def test_a_child_that_crawls_is_ended_at_its_limit() -> None:
     with pytest.raises(ProcessTimeout):
-        supervised("sleep 20", deadline=0.5, share=lambda: 0.01)
+        supervised("sleep 20s", deadline=0.5, share=lambda: 0.01)
