@@ -12,9 +12,13 @@ from prefect import flow
 from prefect.client.schemas.objects import State
 from prefect.states import Completed, Failed
 
+from flows.attempts import beginning, open_ledger
 from flows.ingest import failed_before_it_began, ingest
 from flows.request import SourceRequest
+from tasks.observe import run_observer
+from tidegate.durable.ledger.lease import leased
 from tidegate.model import Outcome, ProfileName, Quality, StageName
+from tidegate.settings import Settings
 
 
 @flow(name="batch", persist_result=False)
@@ -40,10 +44,12 @@ async def batch(
         Completed when all did, else Failed; the outcomes, in the order of the sources, as its data.
     """
     outcomes: list[Outcome] = []
-    for source in sources:
-        state = await ingest(source, profile, quality, output_dir, until, refresh, return_state=True)
-        ended = await state.aresult(raise_on_failure=False)
-        outcomes.append(ended if isinstance(ended, Outcome) else failed_before_it_began(source, ended))
+    title = f"{len(sources)} sources"
+    async with leased(await open_ledger(Settings.load()), beginning("batch", title, {}), run_observer()):
+        for source in sources:
+            state = await ingest(source, profile, quality, output_dir, until, refresh, return_state=True)
+            ended = await state.aresult(raise_on_failure=False)
+            outcomes.append(ended if isinstance(ended, Outcome) else failed_before_it_began(source, ended))
     failed = sum(outcome.status != "completed" for outcome in outcomes)
     if failed:
         return Failed(message=f"{failed} of {len(outcomes)} sources failed", data=outcomes)

@@ -8,6 +8,7 @@ completed and goes on inside the one that had not.
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, TypeVar, cast
@@ -17,17 +18,20 @@ from prefect import flow
 from prefect.blocks.core import Block
 from prefect.client.schemas.objects import State
 from prefect.context import FlowRunContext
+from prefect.exceptions import Abort
 from prefect.runtime import flow_run
 from prefect.states import Completed, Failed
 
 from blocks import MediaProfile, MediaSource, MediaStore, MediaToolchain
+from flows.attempts import beginning, open_ledger, seen_to_by_others
 from flows.request import SourceRequest, require_writable, source_of
 from tasks import analyze, download, probe, publish, remux
 from tasks.observe import run_observer
 from tasks.policies import Stage
-from tidegate.durable.lock import exclusive
-from tidegate.errors import BadInput, SourceChanged, TidegateError, Unknown, as_failure
-from tidegate.events import Note, RunEnded, RunStarted
+from tidegate.durable.ledger import AttemptState, Beginning
+from tidegate.durable.ledger.lease import Lease, leased
+from tidegate.errors import BadInput, Coordination, SourceChanged, Superseded, TidegateError, Unknown, as_failure
+from tidegate.events import Note, RunEnded, RunStarted, together
 from tidegate.model import (
     Detection,
     Finding,
@@ -66,20 +70,21 @@ class Way:
         self._until = until
         self._refresh = refresh
 
-    async def go(self, source: Source) -> None:
+    async def go(self, source: Source, lease: Lease) -> None:
         """Identify the source, then take every stage in its order, alone: a second run of this work waits."""
         identity, cost = await identify(self.bench, source)
         self._note(transfer=cost)
         key = work_key(identity, self.outcome.profile, self.outcome.quality)
         self.target = self.output_dir / folder_of(identity, key)
         self._note(work_key=key)
-        waiting = Note("Another run is doing the same work; waiting for it")
-        async with exclusive(self.bench.home.lock(key), lambda: self.bench.observe(waiting)):
-            if self._refresh:
-                self.bench.home.clear_scratch(key)  # a part and its journal are a checkpoint too
-            await self._stages(source, identity, key)
-            if self._until != "probe":  # its part holds the download's first bytes
-                self.bench.home.clear_scratch(key)  # every stage has left its checkpoint
+        await lease.claim(key)
+        if self._refresh:
+            self.bench.home.clear_scratch(key)  # a part and its journal are a checkpoint too
+        await self._stages(source, identity, key)
+        if self.outcome.published:
+            await lease.published(self.outcome.published.folder)
+        if self._until != "probe":  # its part holds the download's first bytes
+            self.bench.home.clear_scratch(key)  # every stage has left its checkpoint
 
     async def _stages(self, source: Source, identity: Identity, key: str) -> None:
         profile, quality = self.outcome.profile, self.outcome.quality
@@ -190,7 +195,8 @@ async def ingest(
     except Exception as error:  # noqa: BLE001  # whatever it is, the run ends with a report
         ended = failed_before_it_began(source, error)
     else:
-        ended = await _to_its_end(way, engine_source)
+        request = _asked(source, order, output_dir, until)
+        ended = await _leased(way, engine_source, beginning("ingest", _told(source), request))
     observe(RunEnded(ended))
     return _failed(ended) if ended.failure else Completed(message=_summary(ended), data=ended)
 
@@ -206,15 +212,57 @@ def failed_before_it_began(source: SourceRequest, reason: object) -> Outcome:
     )
 
 
-async def _to_its_end(way: Way, source: Source) -> Outcome:
+def _asked(source: SourceRequest, order: Order, output_dir: Path, until: StageName) -> dict[str, Any]:
+    """What has to be asked for to have the same done again."""
+    return {
+        "source": source.model_dump(exclude_none=True),
+        "profile": order.profile.value,
+        "quality": order.quality.value,
+        "output_dir": str(output_dir),
+        "until": until,
+    }
+
+
+async def _leased(way: Way, source: Source, begins: Beginning) -> Outcome:
+    """Go the way as an attempt in the ledger.
+
+    Raises:
+        Abort: somebody else speaks for this run now; nothing more is reported of it here.
+    """
+    observe, lease = way.bench.observe, None
+    try:
+        async with leased(await open_ledger(way.bench.settings), begins, observe) as lease:
+            way.bench = replace(way.bench, observe=together(observe, lease), fence=lease.fence)
+            outcome = await _to_its_end(way, source, lease)
+            _conclude(lease, outcome)
+        return outcome
+    except Superseded as error:
+        if lease is not None and await seen_to_by_others(lease):
+            observe(Note(f"{error.message}; this process leaves without a word to Prefect", "warning"))
+            raise Abort(error.message) from error
+        return _failure(way, error)
+    except Coordination as error:
+        return _failure(way, error)
+    except Exception as error:  # noqa: BLE001  # whatever it is, the run ends with a report
+        return await _evidence(way, as_failure(error))
+
+
+def _conclude(lease: Lease, outcome: Outcome) -> None:
+    state = AttemptState.FAILED if outcome.failure else AttemptState.COMPLETED
+    lease.conclude(state, outcome.failure.type if outcome.failure else None)
+
+
+async def _to_its_end(way: Way, source: Source, lease: Lease) -> Outcome:
     """Go the way; a source that changes under it is identified anew. Failures become part of the outcome."""
     for identified in range(1, IDENTIFIED_AT_MOST + 1):
         try:
-            await way.go(source)
+            await way.go(source, lease)
         except SourceChanged as error:
             if identified == IDENTIFIED_AT_MOST:
                 return await _evidence(way, error)
             way.bench.observe(Note(f"{error.message}; beginning again with what it is now", "warning"))
+        except Coordination:  # the work is somebody else's now, and so are its scratch and its folder
+            raise
         except Exception as error:  # noqa: BLE001  # whatever it is, the run ends with a report
             return await _evidence(way, as_failure(error))
         else:
@@ -224,12 +272,17 @@ async def _to_its_end(way: Way, source: Source) -> Outcome:
 
 async def _evidence(way: Way, error: TidegateError) -> Outcome:
     """The outcome of a failed run, with its report written."""
-    failure = describe(error, now=datetime.now(UTC))
-    failed = way.outcome.model_copy(update={"status": "failed", "failure": failure})
+    failed = _failure(way, error)
+    assert failed.failure is not None  # noqa: S101
     outcome = await to_thread.run_sync(publish_failure, failed, way.target)
-    if outcome.work_key and not failure.retryable:
+    if outcome.work_key and not failed.failure.retryable:
         way.bench.home.clear_scratch(outcome.work_key)  # no later run could use it
     return outcome
+
+
+def _failure(way: Way, error: TidegateError) -> Outcome:
+    failure = describe(error, now=datetime.now(UTC))
+    return way.outcome.model_copy(update={"status": "failed", "failure": failure})
 
 
 async def _block(kind: type[B], name: str) -> B:

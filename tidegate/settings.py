@@ -138,6 +138,79 @@ class StoreSettings(Group):
     """How long, in seconds, a checkpoint of a source without ETag and Last-Modified is believed."""
 
 
+class LedgerSettings(Group):
+    """The database of attempts, and how long a lease lasts. Environment: `TIDEGATE_LEDGER_*`."""
+
+    model_config = SettingsConfigDict(env_prefix="TIDEGATE_LEDGER_")
+
+    url: str | None = None
+    """SQLAlchemy URL, such as `postgresql+psycopg://user@host/db` for several hosts. None: `ledger.db` in the home."""
+    renew_every: Tick = timedelta(seconds=15)
+    """How often, in seconds, an attempt renews its lease and tells how far it is."""
+    lease: Tick = timedelta(minutes=5)
+    """Seconds without renewal after which an attempt counts as orphaned, wherever its process may be."""
+    give_up: Tick = timedelta(minutes=4)
+    """Seconds without renewal after which an attempt ends itself; less than `lease`, so that two never work at once."""
+    poll: Tick = timedelta(seconds=1)
+    """How often, in seconds, an attempt that waits for another one, for a slot or for memory looks again."""
+    busy_timeout: Seconds = timedelta(seconds=5)
+    """Seconds that SQLite waits for another writer, and that a connection to PostgreSQL may take."""
+    statement_timeout: Seconds = timedelta(seconds=10)
+    """Seconds that one statement may take on PostgreSQL."""
+    patience: Seconds = timedelta(minutes=2)
+    """Seconds that a run tries again to reach the ledger where it cannot go on without it: at its beginning and end."""
+
+
+class RecoverySettings(Group):
+    """When a run counts as stuck, and how often it is taken up again. Environment: `TIDEGATE_RECOVERY_*`."""
+
+    model_config = SettingsConfigDict(env_prefix="TIDEGATE_RECOVERY_")
+
+    stuck_after: Tick = timedelta(hours=2)
+    """Seconds without progress, though the lease lives, after which a run becomes an error; also the limit for a run
+    that stays in Pending or Cancelling."""
+    unclaimed_after: Tick = timedelta(minutes=10)
+    """Seconds after which a Prefect run in Pending or Running that never made an attempt is scheduled again."""
+    settle: Seconds = timedelta(seconds=5)
+    """Seconds between setting Crashed and scheduling again: a worker reports the crash twice, about 2 s apart."""
+    most: int = Field(default=3, gt=0)
+    """Consecutive recoveries without a new checkpoint after which a run is parked for a person."""
+    backoff: Seconds = timedelta(minutes=2)
+    """Pause, in seconds, before the second consecutive recovery without a new checkpoint; doubled for the next."""
+    resume_within: Tick = timedelta(days=7)
+    """Seconds for which an interrupted run that has no deployment can be resumed by hand; its secrets stay as long."""
+
+
+class SpaceSettings(Group):
+    """What maintenance keeps. Environment: `TIDEGATE_SPACE_*`."""
+
+    model_config = SettingsConfigDict(env_prefix="TIDEGATE_SPACE_")
+
+    assets_bytes: int | None = Field(default=None, gt=0)
+    """Size quota of the asset store, in bytes; the assets used longest ago go first. None: no quota."""
+    free_bytes: int = Field(default=2 * 1000**3, ge=0)
+    """Free-space floor of the store's volume, in bytes; below it everything that no live run needs may go."""
+    checkpoint_age: Tick = timedelta(days=30)
+    """Seconds for which a checkpoint protects the assets that it names."""
+    scratch_age: Tick = timedelta(days=7)
+    """Seconds after its last change when scratch of no live run goes."""
+    ledger_age: Tick = timedelta(days=90)
+    """Seconds after its end when an attempt's row goes."""
+
+
+class AdmissionSettings(Group):
+    """What must be there before heavy work begins. Environment: `TIDEGATE_ADMISSION_*`."""
+
+    model_config = SettingsConfigDict(env_prefix="TIDEGATE_ADMISSION_")
+
+    slots: int = Field(default=2, gt=0)
+    """Heavy processing (remux, transcode, analysis) at once on one host."""
+    slot_idle: Tick = timedelta(minutes=2)
+    """Seconds without progress after which a run no longer counts as holding its slot."""
+    limit: Seconds = timedelta(minutes=30)
+    """Seconds that a run waits for a slot, memory or disk before it fails."""
+
+
 class Settings(BaseModel):
     """All groups. Not one itself: as such it would read variables named `STORE` or `PROCESS`."""
 
@@ -147,6 +220,10 @@ class Settings(BaseModel):
     process: ProcessSettings = Field(default_factory=ProcessSettings)
     tools: ToolSettings = Field(default_factory=ToolSettings)
     store: StoreSettings = Field(default_factory=StoreSettings)
+    ledger: LedgerSettings = Field(default_factory=LedgerSettings)
+    recovery: RecoverySettings = Field(default_factory=RecoverySettings)
+    space: SpaceSettings = Field(default_factory=SpaceSettings)
+    admission: AdmissionSettings = Field(default_factory=AdmissionSettings)
 
     @classmethod
     def load(cls) -> Self:

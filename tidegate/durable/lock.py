@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 
 import anyio
@@ -53,12 +53,18 @@ async def acquired(path: Path, on_wait: Callable[[], None]) -> int:
 async def exclusive(path: Path, on_wait: Callable[[], None]) -> AsyncIterator[None]:
     """Hold a lock file for the length of the block; it is gone afterwards."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle = await acquired(path, on_wait)
+    with released(await acquired(path, on_wait), path):
+        yield
+
+
+@contextlib.contextmanager
+def released(handle: int, path: Path) -> Iterator[None]:
+    """Give up a lock, and its file, at the end of the block."""
     try:
         yield
     finally:
         with contextlib.suppress(FileNotFoundError):
-            os.unlink(path)  # noqa: PTH108
+            path.unlink()
         os.close(handle)
 
 

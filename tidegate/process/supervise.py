@@ -19,6 +19,8 @@ from typing import IO
 
 import anyio
 
+from tidegate.durable.children import ProcessGroup, marked, recorded
+from tidegate.durable.owner import started_at
 from tidegate.errors import (
     Evidence,
     ProcessKilled,
@@ -93,6 +95,30 @@ async def run(job: Job, limits: ProcessSettings) -> Finished:
     stdout, stderr = Output(job.on_stdout), Output(job.on_stderr)
     started = job.clock()
     child = _spawn(job)
+    group = ProcessGroup(group=child.pid, started=started_at(child.pid) or 0, name=job.name)
+    with recorded(group):
+        try:
+            await _watched(job, child, limits, stdout, stderr, started)
+        finally:
+            await _end(child, limits)
+    seconds = job.clock() - started
+    assert child.returncode is not None  # noqa: S101  # _exited has returned
+    if -child.returncode in _FROM_OUTSIDE:
+        name = signal.Signals(-child.returncode).name
+        evidence = _evidence(job, stderr, seconds, child.returncode)
+        raise ProcessKilled(f"{job.name} was ended by {name} from outside", evidence=evidence)
+    return Finished(job, child.returncode, stdout, stderr, seconds)
+
+
+async def _watched(
+    job: Job,
+    child: subprocess.Popen[bytes],
+    limits: ProcessSettings,
+    stdout: Output,
+    stderr: Output,
+    started: float,
+) -> None:
+    """Until the child has ended by itself, with its pipes drained and its group gone."""
     try:
         async with anyio.create_task_group() as siblings:
             siblings.start_soon(_watch, job, child.pid, limits, stderr, started)
@@ -105,15 +131,6 @@ async def run(job: Job, limits: ProcessSettings) -> Finished:
             siblings.cancel_scope.cancel()
     except BaseExceptionGroup as group:
         raise reason_of(group) from None
-    finally:
-        await _end(child, limits)
-    seconds = job.clock() - started
-    assert child.returncode is not None  # noqa: S101  # _exited has returned
-    if -child.returncode in _FROM_OUTSIDE:
-        name = signal.Signals(-child.returncode).name
-        evidence = _evidence(job, stderr, seconds, child.returncode)
-        raise ProcessKilled(f"{job.name} was ended by {name} from outside", evidence=evidence)
-    return Finished(job, child.returncode, stdout, stderr, seconds)
 
 
 def _spawn(job: Job) -> subprocess.Popen[bytes]:
@@ -124,6 +141,7 @@ def _spawn(job: Job) -> subprocess.Popen[bytes]:
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             start_new_session=True,
+            env={**os.environ, **marked()},
             # Without it a SIGKILL of this process leaves the tool running, writing into a file that the next run owns.
             preexec_fn=die_with_parent,
         )

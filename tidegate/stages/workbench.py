@@ -6,6 +6,8 @@ Flows and library users make one per run and pass it to the stages. It opens not
 from __future__ import annotations
 
 import shutil
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -26,6 +28,8 @@ class Workbench:
 
     settings: Settings
     observe: Observer = field(default=unobserved)
+    fence: Callable[[], AbstractContextManager[None]] = nullcontext
+    """Held while results become visible; raises Superseded where another attempt has taken the work over."""
 
     @property
     def home(self) -> Home:

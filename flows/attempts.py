@@ -1,0 +1,75 @@
+"""A flow run as an attempt in the ledger: how it begins there, and whether it may still speak for its run.
+
+The flows open their lease here. After a crash the ledger's row tells `flows/recover.py` which run to take up, and
+`python -m flows.run --resume` what to ask for.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping
+from typing import Any
+
+from prefect.context import FlowRunContext
+
+from tidegate.durable.home import Home
+from tidegate.durable.ledger import AttemptState, Beginning, Ledger, insist
+from tidegate.durable.ledger.lease import Lease, current_lease
+from tidegate.durable.ledger.rows import Kind
+from tidegate.durable.threads import in_thread, still_wanted
+from tidegate.errors import LedgerUnavailable
+from tidegate.settings import Settings
+
+SEEN_TO = frozenset({AttemptState.ABANDONED, AttemptState.STUCK, AttemptState.CANCELLED})
+"""How others end an attempt; they see to its run's state as well."""
+
+
+async def open_ledger(settings: Settings) -> Ledger:
+    """The ledger, waited for as long as its patience goes.
+
+    Raises:
+        LedgerUnavailable: it did not answer.
+    """
+
+    def connect() -> Ledger:
+        return Ledger.open(settings.ledger, Home(settings.store.home))
+
+    return await in_thread(insist, connect, settings.ledger.patience.total_seconds(), still_wanted)
+
+
+def beginning(kind: Kind, title: str, request: Mapping[str, Any]) -> Beginning:
+    """The attempt that the current flow run is. `title` and `request` are free of secrets."""
+    context = FlowRunContext.get()
+    run = context.flow_run if context else None
+    outer = current_lease()
+    return Beginning(
+        kind=kind,
+        title=title,
+        request=request,
+        flow_run=str(run.id) if run else None,
+        root_run=outer.attempt.root_run if outer else None,
+        deployment=str(run.deployment_id) if run and run.deployment_id else None,
+        alone=_alone(),
+    )
+
+
+async def seen_to_by_others(lease: Lease) -> bool:
+    """Whether somebody else speaks for this run now, so that it must not report a state of its own.
+
+    Recovery and maintenance set the state of the runs whose attempts they end; a later attempt of the same run will.
+    """
+    try:
+        row = await lease.standing()
+        others = await in_thread(lease.ledger.attempts_of, [lease.attempt.root_run])
+    except LedgerUnavailable:
+        return False
+    if row is None or row.state in SEEN_TO:
+        return True
+    later = [other for other in others if other.created_at > row.created_at and other.flow_run == row.flow_run]
+    return bool(later)
+
+
+def _alone() -> bool:
+    """Whether this process was started for one run: by a worker, or as a command of ours."""
+    spec = getattr(sys.modules["__main__"], "__spec__", None)
+    return spec is not None and spec.name.partition(".")[0] in ("prefect", "flows")

@@ -1,0 +1,71 @@
+"""Which child processes the current run has, told to whoever keeps the record.
+
+The supervisor tells of every child that it starts and ends; a lease writes them into the ledger, so that recovery can
+end what a killed run left. The kernel ends direct children of a killed run; grandchildren carry the mark.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from contextvars import ContextVar
+from typing import Protocol
+
+from tidegate.model import Value
+
+MARK = "TIDEGATE_ATTEMPT"
+"""The environment variable that every process below a run carries: the id of its attempt."""
+
+
+class ProcessGroup(Value):
+    """A child's process group."""
+
+    group: int
+    started: int
+    """Start of its leader, as `Owner.started`."""
+    name: str
+
+
+class Record(Protocol):
+    """Who keeps the record of one run."""
+
+    @property
+    def mark(self) -> str:
+        """The value of MARK."""
+
+    def born(self, group: ProcessGroup) -> None: ...
+
+    def gone(self, group: ProcessGroup) -> None: ...
+
+
+_record: ContextVar[Record | None] = ContextVar("children", default=None)
+
+
+@contextlib.contextmanager
+def recorded_by(record: Record) -> Iterator[None]:
+    """While it lasts, children that are started in this context are told to `record`."""
+    token = _record.set(record)
+    try:
+        yield
+    finally:
+        _record.reset(token)
+
+
+def marked() -> dict[str, str]:
+    """What a child's environment needs beyond ours."""
+    record = _record.get()
+    return {MARK: record.mark} if record else {}
+
+
+@contextlib.contextmanager
+def recorded(group: ProcessGroup) -> Iterator[None]:
+    """The life of one child."""
+    record = _record.get()
+    if record is None:
+        yield
+        return
+    record.born(group)
+    try:
+        yield
+    finally:
+        record.gone(group)

@@ -1,0 +1,185 @@
+"""How the ledger reaches its database: SQLite in the home, or PostgreSQL by URL.
+
+`Ledger` opens one and asks it for transactions and for the time. Whatever goes wrong becomes LedgerUnavailable here; a
+local file that is no database any more is moved aside, and a new one begun.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy import (
+    URL,
+    ColumnElement,
+    Connection,
+    Engine,
+    create_engine,
+    event,
+    literal_column,
+    make_url,
+    select,
+)
+from sqlalchemy.exc import ArgumentError, DBAPIError, NoSuchModuleError, SQLAlchemyError
+from sqlalchemy.pool import NullPool
+
+from tidegate.errors import BadInput, LedgerUnavailable, from_os_error
+from tidegate.settings import LedgerSettings
+
+SQLITE_CORRUPT, SQLITE_NOTADB = 11, 26
+"""Primary result codes of SQLite: the file is damaged; it is no database."""
+POOL_SIZE = POOL_OVERFLOW = 5
+KEEPALIVES = "-c tcp_keepalives_idle=30 -c tcp_keepalives_interval=10 -c tcp_keepalives_count=3"
+"""A host that vanished while it published must not keep its row locked for the kernel's two hours."""
+
+
+class Database:
+    """Transactions on one database. Thread-safe."""
+
+    def __init__(self, engine: Engine, file: Path | None) -> None:
+        self._engine = engine
+        self.file = file
+        """Of SQLite; None where a server keeps the data."""
+
+    @classmethod
+    def at(cls, limits: LedgerSettings, home: Path) -> Database:
+        """The database that the settings name; nothing is opened yet.
+
+        Raises:
+            BadInput: the URL names none that can be used here.
+        """
+        try:
+            url = make_url(limits.url) if limits.url else URL.create("sqlite", database=str(home / "ledger.db"))
+            if url.get_backend_name() == "postgresql":
+                return cls(_postgresql(url, limits), None)
+            if url.get_backend_name() == "sqlite" and url.database:
+                return cls(_sqlite(url, limits), Path(url.database))
+        except ArgumentError as error:
+            raise BadInput("TIDEGATE_LEDGER_URL is no database URL") from error
+        except (NoSuchModuleError, ModuleNotFoundError) as error:
+            raise BadInput(
+                f"TIDEGATE_LEDGER_URL needs a driver that is not installed: {error}",
+                hint="install tidegate with its extra `postgres`, and write postgresql+psycopg://…",
+            ) from error
+        raise BadInput("TIDEGATE_LEDGER_URL must name a SQLite file or a PostgreSQL database")
+
+    @contextlib.contextmanager
+    def writing(self) -> Iterator[Connection]:
+        """One transaction, committed at the end of the block."""
+        with _translated(), self._engine.begin() as connection:
+            yield connection
+
+    @contextlib.contextmanager
+    def reading(self) -> Iterator[Connection]:
+        """Statements that each see what is committed."""
+        with _translated(), self._engine.connect() as connection:
+            yield connection.execution_options(isolation_level="AUTOCOMMIT")
+
+    def make(self, schema: Callable[[Connection], None]) -> Path | None:
+        """Apply `schema`; gives where a damaged file was moved to, if there was one."""
+        moved = None
+        try:
+            self._apply(schema)
+        except LedgerUnavailable as error:
+            if self.file is None or not _is_damage(error.__cause__):
+                raise
+            moved = self._move_aside(self.file)
+            self._apply(schema)
+        return moved
+
+    def close(self) -> None:
+        self._engine.dispose()
+
+    def _apply(self, schema: Callable[[Connection], None]) -> None:
+        if self.file is not None:
+            try:
+                self.file.parent.mkdir(parents=True, exist_ok=True)
+            except OSError as error:
+                raise from_os_error(error, "opening the ledger") from error
+        with self.writing() as connection:
+            schema(connection)
+
+    def _move_aside(self, file: Path) -> Path | None:
+        """Put a damaged file out of the way, once: of several processes that see the damage, one does it.
+
+        Attempts that were at work find no row of theirs in the new file and stop: nobody works unseen.
+        """
+        aside = file.with_name(f"{file.name}.damaged-{time.strftime('%Y%m%d-%H%M%S', time.gmtime())}")
+        with file.with_name(f"{file.name}.repair").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            try:
+                with self.reading() as connection:
+                    connection.exec_driver_sql("SELECT count(*) FROM sqlite_master")
+            except LedgerUnavailable:
+                for suffix in ("", "-wal", "-shm"):
+                    with contextlib.suppress(FileNotFoundError):
+                        os.rename(f"{file}{suffix}", f"{aside}{suffix}")  # noqa: PTH104
+                return aside
+        return None
+
+
+def clock(connection: Connection) -> ColumnElement[float]:
+    """An expression: the database's own clock, in seconds of the Unix epoch. Hosts may disagree; it does not."""
+    if connection.dialect.name == "postgresql":
+        return literal_column("extract(epoch from clock_timestamp())::double precision")
+    return literal_column("((julianday('now') - 2440587.5) * 86400.0)")
+
+
+def now(connection: Connection) -> float:
+    return float(connection.execute(select(clock(connection))).scalar_one())
+
+
+def _postgresql(url: URL, limits: LedgerSettings) -> Engine:
+    milliseconds = int(limits.statement_timeout.total_seconds() * 1000)
+    return create_engine(
+        url,
+        pool_size=POOL_SIZE,
+        max_overflow=POOL_OVERFLOW,
+        pool_timeout=limits.busy_timeout.total_seconds(),
+        pool_pre_ping=True,
+        connect_args={
+            "connect_timeout": max(2, round(limits.busy_timeout.total_seconds())),
+            "options": f"-c statement_timeout={milliseconds} -c lock_timeout={milliseconds} {KEEPALIVES}",
+            "tcp_user_timeout": milliseconds,  # an unanswered statement must not wait for the kernel's 15 minutes
+        },
+    )
+
+
+def _sqlite(url: URL, limits: LedgerSettings) -> Engine:
+    # No pool: a connection that outlives a call would go on writing into a file that was moved aside.
+    engine = create_engine(url, poolclass=NullPool, connect_args={"timeout": limits.busy_timeout.total_seconds()})
+    event.listen(engine, "connect", _configure)
+    event.listen(engine, "begin", _begin_at_once)
+    return engine
+
+
+def _configure(connection: Any, _: object) -> None:
+    connection.isolation_level = None  # the driver's own BEGIN comes too late to lock what is read first
+    connection.execute("PRAGMA journal_mode = WAL")
+    connection.execute("PRAGMA synchronous = NORMAL")
+
+
+def _begin_at_once(connection: Connection) -> None:
+    """Lock before the first read: two that read and then both write would fail instead of waiting."""
+    if connection.get_execution_options().get("isolation_level") != "AUTOCOMMIT":
+        connection.exec_driver_sql("BEGIN IMMEDIATE")
+
+
+@contextlib.contextmanager
+def _translated() -> Iterator[None]:
+    try:
+        yield
+    except DBAPIError as error:
+        raise LedgerUnavailable(f"The ledger does not answer: {error.orig or error}".strip()) from error
+    except SQLAlchemyError as error:
+        raise LedgerUnavailable(f"The ledger does not answer: {error}") from error
+
+
+def _is_damage(error: BaseException | None) -> bool:
+    original = error.orig if isinstance(error, DBAPIError) else None
+    return getattr(original, "sqlite_errorcode", 0) & 0xFF in (SQLITE_CORRUPT, SQLITE_NOTADB)

@@ -1,0 +1,220 @@
+"""What the ledger's rows and a clock decide: who is orphaned, who is stuck, who may take over, what recovery does.
+
+All of it is pure. The flows `recover` and `maintain` and the lease ask here and then act; nothing else in the project
+judges a run by its age.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from datetime import timedelta
+from enum import StrEnum
+
+from tidegate.durable.ledger.rows import Attempt, AttemptState, Reached, Recovery
+from tidegate.durable.owner import Owner, provably_gone
+from tidegate.model import STAGES, StageName
+from tidegate.settings import AdmissionSettings, LedgerSettings, RecoverySettings
+
+NEVER_ENDS_THERE = ("SCHEDULED", "PENDING", "RUNNING", "CANCELLING", "PAUSED")
+"""Prefect's state types that are no end."""
+LOST_ITS_LEASE = ("lease_lost:", "ledger_unavailable:", "server_unavailable:")
+"""How the messages of Failed states begin whose runs lost touch rather than their source: those go on."""
+
+
+def orphaned(attempt: Attempt, now: float, here: Owner, limits: LedgerSettings, *, gone: bool | None = None) -> bool:
+    """Nobody is at work on it any more: its owner is provably gone, or has not renewed for the length of the lease.
+
+    `gone` is the answer about the owner where the caller has asked the process table already.
+    """
+    if attempt.state is not AttemptState.RUNNING:
+        return False
+    if now - attempt.renewed_at > limits.lease.total_seconds():
+        return True
+    return provably_gone(attempt.owner, here) if gone is None else gone
+
+
+def idle_seconds(attempt: Attempt, now: float) -> float:
+    """Seconds since it last got anywhere. One that never did counts from its creation."""
+    return now - (attempt.progressed_at if attempt.progressed_at is not None else attempt.created_at)
+
+
+def stuck(attempt: Attempt, now: float, after: timedelta) -> bool:
+    """No progress for `after`, though the lease lives and nothing is waited for."""
+    if attempt.state is not AttemptState.RUNNING or attempt.waiting_for is not None:
+        return False
+    return idle_seconds(attempt, now) >= after.total_seconds()
+
+
+def may_take_over(holder: Attempt | None, now: float, here: Owner, limits: LedgerSettings) -> bool:
+    """Whether the work of this holder is free: there is none, it has ended, or it is orphaned."""
+    return holder is None or holder.state is not AttemptState.RUNNING or orphaned(holder, now, here, limits)
+
+
+def holds_slot(attempt: Attempt, now: float, here: Owner, limits: AdmissionSettings) -> bool:
+    """Whether it counts against the host's slots: it took one, lives, and got somewhere lately.
+
+    A killed holder frees its slot at once, a hung one as soon as it has been idle for `slot_idle`.
+    """
+    if attempt.slot_at is None or attempt.state is not AttemptState.RUNNING:
+        return False
+    latest = max(attempt.slot_at, attempt.progressed_at or 0.0)
+    return now - latest <= limits.slot_idle.total_seconds() and not provably_gone(attempt.owner, here)
+
+
+def next_stage(done: Iterable[str]) -> StageName | None:
+    """The first stage, in the order of a file's way, that has not been completed; None when all have.
+
+    A stage that was only begun is not done: it is the one to repeat.
+    """
+    completed = set(done)
+    return next((stage for stage in STAGES if stage not in completed), None)
+
+
+@dataclass(frozen=True)
+class RunFacts:
+    """What Prefect says of a flow run."""
+
+    id: str
+    flow: str
+    state: str
+    """The state's type, in capitals."""
+    message: str
+    since: float
+    """When it entered the state."""
+    deployment: str | None
+    started: float | None
+
+
+class Do(StrEnum):
+    """What recovery does about a run."""
+
+    NOTHING = "nothing"
+    RESCHEDULE = "scheduled again"
+    WAIT = "waits for its backoff"
+    PARK = "parked for a person"
+    MARK_CRASHED = "marked crashed"
+    """It has no deployment: a person's next command takes it up."""
+    CANCEL = "cancelled"
+    CLOSE = "closed"
+    """Prefect knows its end; only the ledger had not heard."""
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What to do, and why, in words for a log and a table."""
+
+    do: Do
+    why: str
+    ends_as: AttemptState = AttemptState.ABANDONED
+    """What becomes of the attempt's row."""
+
+
+REPEATED = frozenset({"ingest", "batch"})
+"""Flows that are run again. The others have a schedule, which brings the next run."""
+
+
+def verdict_on_orphan(
+    attempt: Attempt,
+    run: RunFacts | None,
+    recovery: Recovery,
+    *,
+    succeeded_by: bool,
+    now: float,
+    limits: RecoverySettings,
+) -> Verdict:
+    """What to do about an attempt that is orphaned, or was interrupted, given what Prefect says of its run.
+
+    `run` is the root run; None where Prefect knows none. `succeeded_by` says that a later attempt of that run lives.
+    """
+    if succeeded_by:
+        return Verdict(Do.CLOSE, "a later attempt of the same run is at work")
+    if run is None:
+        return Verdict(Do.CLOSE, "Prefect knows no such run")
+    if run.state == "COMPLETED":
+        return Verdict(Do.CLOSE, "the run is completed", AttemptState.COMPLETED)
+    if run.state == "CANCELLED":
+        return Verdict(Do.CLOSE, "the run was cancelled", AttemptState.CANCELLED)
+    if run.state == "FAILED" and not run.message.startswith(LOST_ITS_LEASE):
+        return Verdict(Do.CLOSE, "the run has failed", AttemptState.FAILED)
+    if run.state == "CANCELLING":
+        return Verdict(Do.CANCEL, "it was being cancelled", AttemptState.CANCELLED)
+    if run.state in ("SCHEDULED", "PENDING"):
+        return Verdict(Do.CLOSE, "the run is scheduled again already")
+    return _taken_up(run, recovery, attempt.reached, _lost(attempt), now, limits)
+
+
+def verdict_on_run(
+    run: RunFacts, latest: Attempt | None, recovery: Recovery, *, now: float, limits: RecoverySettings
+) -> Verdict:
+    """What to do about a run that is not at its end, as Prefect says, while the ledger has no living attempt of it.
+
+    `latest` is its most recent attempt, if it made one. A run that has just changed its state is given time.
+    """
+    waited = now - run.since
+    patience = limits.unclaimed_after.total_seconds()
+    if run.state == "CANCELLING":
+        return Verdict(Do.CANCEL, "nobody is there to cancel it") if waited > _GRACE else _NOTHING
+    if run.state == "PENDING" and waited > patience:
+        return _taken_up(run, recovery, Reached(), f"it has been pending for {waited:.0f} s", now, limits)
+    if run.state == "RUNNING" and latest is None and waited > patience:
+        return _taken_up(run, recovery, Reached(), f"it has run for {waited:.0f} s without an attempt", now, limits)
+    if run.state == "RUNNING" and latest is not None and now - (latest.ended_at or now) > _GRACE < waited:
+        return _taken_up(run, recovery, latest.reached, "its process ended before it could say how", now, limits)
+    if run.state == "CRASHED" and waited > limits.settle.total_seconds() and (latest is None or recovery.scheduled):
+        reached = latest.reached if latest else Reached()
+        return _taken_up(run, recovery, reached, "its process died before it began", now, limits)
+    return _NOTHING
+
+
+_GRACE = 60.0
+"""Seconds in which a process that has ended its work may still tell Prefect so."""
+
+_NOTHING = Verdict(Do.NOTHING, "")
+
+
+def _lost(attempt: Attempt) -> str:
+    if attempt.state is AttemptState.INTERRUPTED:
+        return "its process was stopped from outside"
+    return f"the process {attempt.owner.pid} on {attempt.owner.host} is gone"
+
+
+def _taken_up(
+    run: RunFacts, recovery: Recovery, reached: Reached, why: str, now: float, limits: RecoverySettings
+) -> Verdict:
+    if run.flow not in REPEATED or run.deployment is None:
+        return Verdict(Do.MARK_CRASHED, why)
+    consecutive = 0 if reached.beyond(recovery.reached) else recovery.consecutive
+    if consecutive >= limits.most:
+        return Verdict(Do.PARK, f"{why}; taken up {consecutive} times without a new checkpoint")
+    due = recovery.last_at + pause_before(consecutive, limits).total_seconds()
+    if now < due:
+        return Verdict(Do.WAIT, f"{why}; its next try is in {due - now:.0f} s")
+    return Verdict(Do.RESCHEDULE, why)
+
+
+def pause_before(consecutive: int, limits: RecoverySettings) -> timedelta:
+    """The pause before the recovery that follows `consecutive` ones without a new checkpoint: 0, b, 2b, 4b …"""
+    return limits.backoff * 2 ** min(consecutive - 1, 16) if consecutive else timedelta(0)
+
+
+def counted(recovery: Recovery, reached: Reached, now: float) -> Recovery:
+    """The record after one more recovery at `now`, from a run that has come as far as `reached`."""
+    gained = reached.beyond(recovery.reached)
+    return recovery.model_copy(
+        update={
+            "consecutive": 1 if gained else recovery.consecutive + 1,
+            "reached": reached if gained else recovery.reached,
+            "last_at": now,
+            "scheduled": True,
+        }
+    )
+
+
+def latest_by_run(attempts: Sequence[Attempt]) -> dict[str, Attempt]:
+    """The most recent attempt of each root run."""
+    latest: dict[str, Attempt] = {}
+    for attempt in sorted(attempts, key=lambda one: one.created_at):
+        if attempt.root_run is not None:
+            latest[attempt.root_run] = attempt
+    return latest

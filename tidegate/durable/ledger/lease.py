@@ -1,0 +1,269 @@
+"""An attempt's hold on its work, renewed while the work goes on.
+
+Flows open one with `leased`; it hears the run's events, writes how far the run is into the ledger, and ends the run
+when somebody else has taken the work over or when the ledger cannot be reached for too long. A crash leaves the row as
+the last renewal wrote it: that is what recovery starts from.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import threading
+import time
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextvars import ContextVar
+from functools import partial
+from pathlib import Path
+
+import anyio
+from anyio import to_thread
+
+from tidegate.durable.children import ProcessGroup, recorded_by
+from tidegate.durable.ledger.ledger import Beginning, Claim, Ledger, insist
+from tidegate.durable.ledger.rows import Attempt, AttemptState, Progress, Standing
+from tidegate.durable.threads import in_thread, still_wanted
+from tidegate.errors import LeaseLost, LedgerUnavailable, Superseded, TidegateError, reason_of
+from tidegate.events import Advance, Event, Note, Observer, StageEnded, StageStarted
+from tidegate.settings import AdmissionSettings
+
+TRY_AGAIN_SECONDS = 3.0
+"""Pause after a renewal that did not reach the ledger."""
+
+_current: ContextVar[Lease | None] = ContextVar("lease", default=None)
+
+
+def current_lease() -> Lease | None:
+    """The lease of the run that this code is part of."""
+    return _current.get()
+
+
+class Lease:
+    """See the module. An Observer, and the record of the run's children; both may be told things from any thread."""
+
+    def __init__(
+        self, ledger: Ledger, attempt: Attempt, observe: Observer, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self.ledger = ledger
+        self.attempt = attempt
+        """As it began; `work_key` and `epoch` once the work is held."""
+        self._observe = observe
+        self._parent = current_lease()
+        self._clock = clock
+        self._lock = threading.Lock()
+        self._progress = Progress()
+        self._furthest = 0.0
+        self._advanced = False
+        self._woken = anyio.Event()
+        self._loop = asyncio.get_running_loop()
+        self._ends_as: AttemptState | None = None
+        self._failure: str | None = None
+
+    @property
+    def mark(self) -> str:
+        return self.attempt.id
+
+    # What it is told.
+
+    def __call__(self, event: Event) -> None:
+        match event:
+            case Advance():
+                self._advance(event)
+            case StageStarted():
+                self._stage(event.stage)
+            case StageEnded(state="completed"):
+                self._tell(checkpoints=self._progress.checkpoints + 1)
+            case _:
+                pass
+
+    def born(self, group: ProcessGroup) -> None:
+        self._tell(groups=(*self._progress.groups, group))
+
+    def gone(self, group: ProcessGroup) -> None:
+        self._tell(groups=tuple(other for other in self._progress.groups if other != group))
+
+    @contextlib.contextmanager
+    def waiting(self, what: str) -> Iterator[None]:
+        """While it lasts, the run waits for something that it can name: it is not stuck."""
+        self._tell(waiting_for=what)
+        try:
+            yield
+        finally:
+            self._tell(waiting_for=None)
+
+    def stir(self) -> None:
+        """The run got on, without anything new to tell."""
+        with self._lock:
+            self._advanced = True
+
+    def conclude(self, state: AttemptState, failure: str | None = None) -> None:
+        """How the attempt ended, to be written when the lease is given up."""
+        self._ends_as, self._failure = state, failure
+
+    # What it does.
+
+    async def claim(self, work_key: str) -> None:
+        """Take the work, waiting for another run that does it."""
+        claim = await self._claimed(work_key)
+        if claim.epoch is None:
+            what = "another run of the same work"
+            self._observe(Note("Another run is doing the same work; waiting for it"))
+            with self.waiting(what):
+                while claim.epoch is None:
+                    await anyio.sleep(self.ledger.limits.poll.total_seconds())
+                    claim = await self._claimed(work_key)
+        self.attempt = self.attempt.model_copy(update={"work_key": work_key, "epoch": claim.epoch})
+        before = claim.holder
+        if before is not None and before.id != self.attempt.id and before.state is AttemptState.RUNNING:
+            self._observe(Note(f"Taking over from attempt {before.id}, whose process is gone"))
+
+    async def claim_at_once(self, work_key: str) -> bool:
+        """Take the work if it is free."""
+        return (await self._claimed(work_key)).epoch is not None
+
+    @contextlib.contextmanager
+    def fence(self) -> Iterator[None]:
+        """Hold it while a result becomes visible; blocking. See `Ledger.fence`."""
+        with contextlib.ExitStack() as stack:
+            held = insist(
+                lambda: stack.enter_context(self.ledger.fence(self.attempt.id)),
+                self.ledger.limits.patience.total_seconds(),
+                still_wanted,
+            )
+            yield held
+
+    async def published(self, folder: Path) -> None:
+        """Note where the result stands. Without the note, maintenance keeps its assets a shorter time: no failure."""
+        patience = self.ledger.limits.patience.total_seconds()
+        try:
+            note = partial(self.ledger.published, folder, self.attempt.work_key or "")
+            await in_thread(insist, note, patience, still_wanted)
+        except LedgerUnavailable as error:
+            self._observe(Note(f"The ledger was not told of {folder}: {error.message}", "warning"))
+
+    async def take_slot(self, limits: AdmissionSettings) -> tuple[Attempt, ...]:
+        """See `Ledger.take_slot`."""
+        return await in_thread(self.ledger.take_slot, self.attempt.id, self.attempt.owner, limits)
+
+    async def free_slot(self) -> None:
+        """Give the slot back; should the ledger not answer, it frees itself when the run goes on without progress."""
+        with contextlib.suppress(LedgerUnavailable), anyio.CancelScope(shield=True):
+            await to_thread.run_sync(self.ledger.free_slot, self.attempt.id)
+
+    async def standing(self) -> Attempt | None:
+        """The attempt's row as it is now."""
+        return await in_thread(self.ledger.attempt, self.attempt.id)
+
+    async def renewing(self) -> None:
+        """Renew for ever.
+
+        Raises:
+            Superseded: somebody else has taken the work over, or ended this attempt.
+            LeaseLost: the ledger could not be reached for `give_up`; in a minute others will take over.
+        """
+        limits, held_at = self.ledger.limits, self._clock()
+        while True:
+            with anyio.move_on_after(limits.renew_every.total_seconds()):
+                await self._woken.wait()
+            asked_at = self._clock()
+            try:
+                await self._renew()
+            except LedgerUnavailable as error:
+                if self._clock() - held_at >= limits.give_up.total_seconds():
+                    raise LeaseLost(f"The lease could not be renewed for {limits.give_up}") from error
+                self._observe(Note(f"{error.message}; trying again", "warning"))
+                await anyio.sleep(min(TRY_AGAIN_SECONDS, limits.renew_every.total_seconds()))
+            else:
+                held_at = asked_at
+
+    async def _renew(self) -> None:
+        with self._lock:
+            self._woken = anyio.Event()
+            progress, advanced, self._advanced = self._progress, self._advanced, False
+        if self._parent is not None and (advanced or progress.waiting_for):
+            self._parent.stir()  # a batch gets on as its sources do
+        try:
+            standing = await to_thread.run_sync(
+                lambda: self.ledger.renew(self.attempt.id, progress, advanced=advanced), abandon_on_cancel=True
+            )
+        except LedgerUnavailable:
+            with self._lock:
+                self._advanced = self._advanced or advanced
+            raise
+        if standing is not Standing.HELD:
+            raise Superseded("This attempt no longer holds its work: it was taken over, or ended by maintenance")
+
+    async def _claimed(self, work_key: str) -> Claim:
+        patience = self.ledger.limits.patience.total_seconds()
+        here = self.attempt.owner
+
+        def ask() -> Claim:
+            return insist(lambda: self.ledger.claim(self.attempt.id, work_key, here), patience, still_wanted)
+
+        return await in_thread(ask)
+
+    def _advance(self, event: Advance) -> None:
+        """Only ground never covered before is progress; it is written with the next renewal."""
+        with self._lock:
+            self._advanced = self._advanced or event.done > self._furthest
+            self._furthest = max(self._furthest, event.done)
+            told = {"stage": event.stage, "done": event.done, "total": event.total, "unit": event.unit}
+            self._progress = self._progress.model_copy(update=told)
+
+    def _stage(self, stage: str) -> None:
+        self._furthest = 0.0
+        self._tell(stage=stage, done=None, total=None, unit=None)
+
+    def _tell(self, **facts: object) -> None:
+        """Something that has to be known should the process be killed now: renew at once."""
+        with self._lock:
+            self._progress = self._progress.model_copy(update=facts)
+            self._advanced = True
+            woken = self._woken
+        with contextlib.suppress(RuntimeError):  # the loop is closed: the run has ended
+            self._loop.call_soon_threadsafe(woken.set)
+
+    async def end(self, state: AttemptState, failure: str | None) -> None:
+        """Write how it ended. What was at stake is done: a ledger that stays away is left to recovery."""
+
+        def end() -> bool:
+            return self.ledger.end(self.attempt.id, state, failure)
+
+        try:
+            if state is AttemptState.INTERRUPTED:
+                end()  # on the way out every await is cancelled
+            else:
+                await in_thread(insist, end, self.ledger.limits.patience.total_seconds(), still_wanted)
+        except LedgerUnavailable as error:
+            self._observe(Note(f"The ledger was not told how this run ended: {error.message}", "warning"))
+
+
+@contextlib.asynccontextmanager
+async def leased(ledger: Ledger, beginning: Beginning, observe: Observer) -> AsyncIterator[Lease]:
+    """An attempt for the length of the block. What the block does not `conclude` counts as failed or interrupted.
+
+    Raises:
+        Superseded, LeaseLost: see `Lease.renewing`; the block was cancelled.
+        LedgerUnavailable: the attempt could not begin within the ledger's patience.
+    """
+    patience = ledger.limits.patience.total_seconds()
+    attempt = await in_thread(insist, lambda: ledger.begin(beginning), patience, still_wanted)
+    lease = Lease(ledger, attempt, observe)
+    token = _current.set(lease)
+    state, failure = AttemptState.INTERRUPTED, None
+    try:
+        with recorded_by(lease):
+            async with anyio.create_task_group() as siblings:
+                siblings.start_soon(lease.renewing)
+                yield lease
+                siblings.cancel_scope.cancel()
+        state, failure = lease._ends_as or AttemptState.COMPLETED, lease._failure
+    except BaseException as error:  # noqa: BLE001  # raised again, as what it is about
+        reason = reason_of(error) if isinstance(error, BaseExceptionGroup) else error
+        if isinstance(reason, Exception):
+            state = AttemptState.SUPERSEDED if isinstance(reason, Superseded) else AttemptState.FAILED
+            failure = reason.type if isinstance(reason, TidegateError) else "unknown"
+        raise reason from None
+    finally:
+        _current.reset(token)
+        await lease.end(state, failure)

@@ -1,0 +1,408 @@
+"""The ledger: who works on what, how far it is, and who may publish.
+
+Leases, recovery and maintenance call it, always from a thread; every call is one short transaction and can be repeated.
+What a call has committed survives a crash. A row is only ever changed by its own attempt, or by somebody who has read
+it and says what was read.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import secrets
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypeVar
+
+from sqlalchemy import (
+    ColumnElement,
+    Connection,
+    CursorResult,
+    RowMapping,
+    Table,
+    delete,
+    exists,
+    func,
+    insert,
+    select,
+    update,
+)
+from sqlalchemy.dialects import postgresql, sqlite
+
+from tidegate.durable.home import Home
+from tidegate.durable.ledger import decide
+from tidegate.durable.ledger.database import Database, clock, now
+from tidegate.durable.ledger.rows import Attempt, AttemptState, Kind, Progress, Reached, Recovery, Standing
+from tidegate.durable.ledger.schema import attempts, hosts, migrate, publications, recoveries, works
+from tidegate.durable.lock import acquire, released
+from tidegate.durable.owner import Owner, this_process
+from tidegate.errors import LedgerUnavailable, Superseded
+from tidegate.settings import AdmissionSettings, LedgerSettings
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Beginning:
+    """What an attempt is, before it has done anything."""
+
+    kind: Kind
+    title: str
+    """Redacted."""
+    request: Mapping[str, Any] = field(default_factory=dict)
+    flow_run: str | None = None
+    root_run: str | None = None
+    """None: the flow run itself."""
+    deployment: str | None = None
+    alone: bool = False
+    owner: Owner = field(default_factory=this_process)
+
+
+@dataclass(frozen=True)
+class Claim:
+    """The answer to an attempt that wants its work."""
+
+    epoch: int | None
+    """Under which it holds the work; None while somebody else does."""
+    holder: Attempt | None = None
+    """Who has it, or had it before."""
+
+
+class Ledger:
+    """One ledger. Thread-safe; every call may raise LedgerUnavailable."""
+
+    def __init__(self, database: Database, home: Home, limits: LedgerSettings) -> None:
+        self._database = database
+        self._home = home
+        self.limits = limits
+
+    @classmethod
+    def open(cls, limits: LedgerSettings, home: Home) -> Ledger:
+        """Connect, and bring the schema up to date. A local file that is no database any more is moved aside.
+
+        Raises:
+            BadInput: the URL names no database that can be used here.
+            LedgerUnavailable: it does not answer, or is of a newer Tidegate.
+        """
+        database = Database.at(limits, home.root)
+        database.make(migrate)
+        return cls(database, home, limits)
+
+    def close(self) -> None:
+        """Give the connections back; it can be used again afterwards."""
+        self._database.close()
+
+    def now(self) -> float:
+        """The database's clock, in seconds of the Unix epoch."""
+        with self._database.reading() as connection:
+            return now(connection)
+
+    # An attempt's own life.
+
+    def begin(self, beginning: Beginning) -> Attempt:
+        """A new attempt. One that recovery did not schedule sets the count of recoveries back: a person's re-run."""
+        root = beginning.root_run or beginning.flow_run
+        with self._database.writing() as connection:
+            at = now(connection)
+            row = {
+                "id": secrets.token_hex(8),
+                "kind": beginning.kind,
+                "epoch": 0,
+                "flow_run": beginning.flow_run,
+                "root_run": root,
+                "deployment": beginning.deployment,
+                "title": beginning.title,
+                "request": json.dumps(beginning.request),
+                **beginning.owner.model_dump(),
+                "alone": beginning.alone,
+                "state": AttemptState.RUNNING,
+                "created_at": at,
+                "renewed_at": at,
+                "checkpoints": 0,
+                "groups": "[]",
+            }
+            connection.execute(insert(attempts).values(**row))
+            if root is not None and root == beginning.flow_run:
+                _begun_again(connection, root)
+            return _attempt(connection, row["id"])
+
+    def claim(self, identifier: str, work_key: str, here: Owner) -> Claim:
+        """Take the work if it is free: the epoch goes up, and whoever held it before can no longer publish."""
+        with contextlib.ExitStack() as stack:
+            try:
+                if self._database.file is not None:
+                    path = self._lock_of(work_key)
+                    stack.enter_context(released(acquire(path), path))
+            except BlockingIOError:  # its holder is just publishing
+                return Claim(None)
+            connection = stack.enter_context(self._database.writing())
+            return _claim(connection, identifier, work_key, here, self.limits)
+
+    def renew(self, identifier: str, progress: Progress, *, advanced: bool) -> Standing:
+        """Renew the lease and tell how far the attempt is; `advanced`: it got somewhere since the last time."""
+        values = progress.model_dump(exclude={"groups"})
+        values["groups"] = json.dumps([group.model_dump() for group in progress.groups])
+        with self._database.writing() as connection:
+            at = clock(connection)
+            if advanced:
+                values["progressed_at"] = at
+            mine = (attempts.c.id == identifier) & (attempts.c.state == AttemptState.RUNNING) & _holds_its_work()
+            renewed = connection.execute(update(attempts).where(mine).values(renewed_at=at, **values))
+            return Standing.HELD if renewed.rowcount else Standing.SUPERSEDED
+
+    def end(self, identifier: str, state: AttemptState, failure: str | None = None) -> bool:
+        """The attempt has ended; its work and its slot are free. False when somebody else had ended it before."""
+        with self._database.writing() as connection:
+            return _end(connection, identifier, attempts.c.state == AttemptState.RUNNING, state=state, failure=failure)
+
+    @contextlib.contextmanager
+    def fence(self, identifier: str) -> Iterator[None]:
+        """While it lasts, nobody can take the work over. For the moment in which a result becomes visible.
+
+        PostgreSQL locks the row of this work. SQLite could only lock everything, and a rename may hang on a dead
+        network disk: there a lock file of this work does it, which the kernel frees with the process.
+
+        Raises:
+            Superseded: somebody has taken it over already.
+        """
+        held = _require(self.attempt(identifier))
+        if self._database.file is None:
+            with self._database.writing() as connection:
+                _require_holder(connection, identifier)
+                yield
+            return
+        path = self._lock_of(held.work_key or "")
+        with released(_acquire_soon(path, self.limits.busy_timeout.total_seconds()), path):
+            with self._database.writing() as connection:
+                _require_holder(connection, identifier)
+            yield
+
+    # Slots.
+
+    def take_slot(self, identifier: str, here: Owner, limits: AdmissionSettings) -> tuple[Attempt, ...]:
+        """Take one of the host's slots; gives nothing then, else those that hold them all."""
+        with self._database.writing() as connection:
+            _insert_if_missing(connection, hosts, {"host": here.host})
+            connection.execute(select(hosts).where(hosts.c.host == here.host).with_for_update())
+            at = now(connection)
+            taken = (attempts.c.host == here.host) & attempts.c.slot_at.is_not(None) & (attempts.c.id != identifier)
+            holders = tuple(other for other in _select(connection, taken) if decide.holds_slot(other, at, here, limits))
+            if len(holders) >= limits.slots:
+                return holders
+            connection.execute(update(attempts).where(attempts.c.id == identifier).values(slot_at=at))
+            return ()
+
+    def free_slot(self, identifier: str) -> None:
+        with self._database.writing() as connection:
+            connection.execute(update(attempts).where(attempts.c.id == identifier).values(slot_at=None))
+
+    # What recovery, maintenance and people read.
+
+    def attempt(self, identifier: str) -> Attempt | None:
+        with self._database.reading() as connection:
+            return _attempt_or_none(connection, identifier)
+
+    def open_attempts(self) -> list[Attempt]:
+        """Those that are running or were interrupted, the oldest first: all that anything may have to be done about."""
+        return self._attempts(attempts.c.state.in_([AttemptState.RUNNING, AttemptState.INTERRUPTED]))
+
+    def attempts_of(self, root_runs: Iterable[str]) -> list[Attempt]:
+        """All attempts of these runs, the oldest first."""
+        return self._attempts(attempts.c.root_run.in_(list(root_runs)))
+
+    def find(self, prefix: str) -> list[Attempt]:
+        """Attempts whose own id, or whose flow run's, begins so."""
+        ids = (attempts.c.id, attempts.c.flow_run)
+        return self._attempts(ids[0].startswith(prefix, autoescape=True) | ids[1].startswith(prefix, autoescape=True))
+
+    def recoveries_of(self, root_runs: Iterable[str]) -> dict[str, Recovery]:
+        """The records there are."""
+        with self._database.reading() as connection:
+            asked = recoveries.c.root_run.in_(list(root_runs))
+            rows = connection.execute(select(recoveries).where(asked)).mappings()
+            return {row["root_run"]: _recovery(row) for row in rows}
+
+    def published_folders(self) -> list[Path]:
+        """Every folder that was published and not forgotten."""
+        with self._database.reading() as connection:
+            return [Path(folder) for (folder,) in connection.execute(select(publications.c.folder))]
+
+    def counts(self) -> dict[str, int]:
+        """How many attempts there are in each state."""
+        with self._database.reading() as connection:
+            rows = connection.execute(select(attempts.c.state, func.count()).group_by(attempts.c.state))
+            return {row[0]: row[1] for row in rows}
+
+    # What they change.
+
+    def abandon(self, seen: Attempt, state: AttemptState = AttemptState.ABANDONED) -> bool:
+        """End an attempt whose owner is lost, unless it has renewed or ended since it was read."""
+        unchanged = (attempts.c.state == seen.state) & (attempts.c.renewed_at == seen.renewed_at)
+        with self._database.writing() as connection:
+            return _end(connection, seen.id, unchanged, state=state)
+
+    def mark_stuck(self, seen: Attempt, reason: str) -> bool:
+        """End an attempt that gets nowhere, unless it has got somewhere or ended since it was read."""
+        still = attempts.c.progressed_at.is_not_distinct_from(seen.progressed_at) & attempts.c.waiting_for.is_(None)
+        with self._database.writing() as connection:
+            return _end(
+                connection,
+                seen.id,
+                still & (attempts.c.state == AttemptState.RUNNING),
+                state=AttemptState.STUCK,
+                failure="stuck",
+                error_reason=reason,
+                marked_stuck_at=clock(connection),
+            )
+
+    def put_recovery(self, recovery: Recovery) -> None:
+        values = recovery.model_dump(exclude={"reached"})
+        values |= {"reached_stages": recovery.reached.stages, "reached_done": recovery.reached.done}
+        with self._database.writing() as connection:
+            connection.execute(delete(recoveries).where(recoveries.c.root_run == recovery.root_run))
+            connection.execute(insert(recoveries).values(**values))
+
+    def published(self, folder: Path, work_key: str) -> None:
+        """Note that `folder` holds a published result, whose assets maintenance keeps while it stands."""
+        with self._database.writing() as connection:
+            connection.execute(delete(publications).where(publications.c.folder == str(folder)))
+            row = {"folder": str(folder), "work_key": work_key, "published_at": now(connection)}
+            connection.execute(insert(publications).values(**row))
+
+    def forget_published(self, folder: Path) -> None:
+        with self._database.writing() as connection:
+            connection.execute(delete(publications).where(publications.c.folder == str(folder)))
+
+    def clear_rows(self, older_than_seconds: float) -> int:
+        """Delete attempts that ended longer ago, and the records of their recoveries; gives how many attempts went."""
+        with self._database.writing() as connection:
+            edge = now(connection) - older_than_seconds
+            connection.execute(delete(recoveries).where(recoveries.c.last_at < edge))
+            gone: CursorResult[Any] = connection.execute(delete(attempts).where(attempts.c.ended_at < edge))
+            return gone.rowcount
+
+    def _lock_of(self, work_key: str) -> Path:
+        path = self._home.lock(work_key)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        return path
+
+    def _attempts(self, condition: ColumnElement[bool]) -> list[Attempt]:
+        with self._database.reading() as connection:
+            return _select(connection, condition)
+
+
+def insist(call: Callable[[], T], patience_seconds: float, each_try: Callable[[], None] = lambda: None) -> T:
+    """The result of a call of the ledger's, tried for as long as `patience_seconds`. Blocking.
+
+    `each_try` may raise to give up early (a cancelled run).
+
+    Raises:
+        LedgerUnavailable: the last try's.
+    """
+    until = time.monotonic() + patience_seconds
+    while True:
+        try:
+            return call()
+        except LedgerUnavailable:
+            each_try()
+            if time.monotonic() >= until:
+                raise
+            time.sleep(1.0)
+
+
+def _claim(connection: Connection, identifier: str, work_key: str, here: Owner, limits: LedgerSettings) -> Claim:
+    _insert_if_missing(connection, works, {"work_key": work_key, "epoch": 0})
+    work = connection.execute(select(works).where(works.c.work_key == work_key).with_for_update()).mappings().one()
+    holder = _attempt_or_none(connection, work["holder"]) if work["holder"] else None
+    if holder is not None and holder.id == identifier:
+        return Claim(work["epoch"], holder)
+    if not decide.may_take_over(holder, now(connection), here, limits):
+        return Claim(None, holder)
+    epoch = work["epoch"] + 1
+    connection.execute(update(works).where(works.c.work_key == work_key).values(epoch=epoch, holder=identifier))
+    connection.execute(update(attempts).where(attempts.c.id == identifier).values(work_key=work_key, epoch=epoch))
+    return Claim(epoch, holder)
+
+
+def _end(connection: Connection, identifier: str, condition: ColumnElement[bool], **values: Any) -> bool:
+    """End an attempt if the condition still holds, and free its work under a new epoch."""
+    done = {"ended_at": clock(connection), "slot_at": None, "waiting_for": None, **values}
+    ended = connection.execute(update(attempts).where((attempts.c.id == identifier) & condition).values(**done))
+    if not ended.rowcount:
+        return False
+    freed = update(works).where(works.c.holder == identifier).values(holder=None, epoch=works.c.epoch + 1)
+    connection.execute(freed)
+    return True
+
+
+def _begun_again(connection: Connection, root_run: str) -> None:
+    """An attempt begins: recovery's own re-run is counted, a person's sets the count back."""
+    mine = recoveries.c.root_run == root_run
+    awaited = connection.execute(
+        update(recoveries).where(mine & recoveries.c.scheduled.is_(True)).values(scheduled=False)
+    )
+    if not awaited.rowcount:
+        connection.execute(delete(recoveries).where(mine))
+
+
+def _require_holder(connection: Connection, identifier: str) -> None:
+    mine = select(attempts).where(attempts.c.id == identifier).with_for_update()
+    row = connection.execute(mine).mappings().one_or_none()
+    held = select(works.c.holder).where(works.c.work_key == (row["work_key"] if row else "")).with_for_update()
+    holder = connection.execute(held).scalar()
+    if row is None or row["state"] != AttemptState.RUNNING or holder != identifier:
+        raise _superseded()
+
+
+def _require(attempt: Attempt | None) -> Attempt:
+    if attempt is None or attempt.work_key is None:
+        raise _superseded()
+    return attempt
+
+
+def _superseded() -> Superseded:
+    return Superseded("This attempt no longer holds its work; nothing of it is published")
+
+
+def _acquire_soon(path: Path, patience_seconds: float) -> int:
+    """The lock of the work; somebody who only looks whether it is free holds it for a moment."""
+    until = time.monotonic() + patience_seconds
+    while True:
+        try:
+            return acquire(path)
+        except BlockingIOError:
+            if time.monotonic() >= until:
+                raise _superseded() from None
+            time.sleep(0.01)
+
+
+def _holds_its_work() -> ColumnElement[bool]:
+    held = exists().where((works.c.work_key == attempts.c.work_key) & (works.c.holder == attempts.c.id))
+    return attempts.c.work_key.is_(None) | held
+
+
+def _insert_if_missing(connection: Connection, table: Table, row: dict[str, Any]) -> None:
+    dialect = postgresql if connection.dialect.name == "postgresql" else sqlite
+    connection.execute(dialect.insert(table).values(**row).on_conflict_do_nothing())
+
+
+def _select(connection: Connection, condition: ColumnElement[bool]) -> list[Attempt]:
+    rows = connection.execute(select(attempts).where(condition).order_by(attempts.c.created_at)).mappings()
+    return [Attempt.of(dict(row)) for row in rows]
+
+
+def _attempt_or_none(connection: Connection, identifier: str) -> Attempt | None:
+    found = _select(connection, attempts.c.id == identifier)
+    return found[0] if found else None
+
+
+def _attempt(connection: Connection, identifier: str) -> Attempt:
+    [attempt] = _select(connection, attempts.c.id == identifier)
+    return attempt
+
+
+def _recovery(row: RowMapping) -> Recovery:
+    reached = Reached(stages=row["reached_stages"], done=row["reached_done"])
+    return Recovery.model_validate({**row, "reached": reached})

@@ -1,0 +1,127 @@
+"""The ledger's rows as values, for decisions and for people.
+
+`Ledger` makes them from what the database holds; `decide` and the flows read them. Times are seconds of the Unix epoch
+by the database's clock, the one clock that all hosts share.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from enum import StrEnum
+from typing import Any, Literal
+
+from tidegate.durable.children import ProcessGroup
+from tidegate.durable.owner import Owner
+from tidegate.model import STAGES, Value
+
+Kind = Literal["ingest", "batch", "recover", "maintain"]
+
+
+class AttemptState(StrEnum):
+    """What became of an attempt. Only RUNNING and INTERRUPTED leave something to be done."""
+
+    RUNNING = "running"
+    COMPLETED = "completed"
+    FAILED = "failed"
+    INTERRUPTED = "interrupted"
+    """Stopped from outside, and able to say so: Ctrl-C, SIGTERM."""
+    ABANDONED = "abandoned"
+    """Its process was lost; recovery has freed the work and seen to the run."""
+    SUPERSEDED = "superseded"
+    STUCK = "stuck"
+    CANCELLED = "cancelled"
+
+
+class Reached(Value):
+    """How far a run's checkpoints go: the number of its stages that are done, and bytes of the one it was in."""
+
+    stages: int = 0
+    done: float = 0.0
+
+    def beyond(self, other: Reached) -> bool:
+        return (self.stages, self.done) > (other.stages, other.done)
+
+
+class Attempt(Value):
+    """One process's attempt at one piece of work."""
+
+    id: str
+    kind: Kind
+    work_key: str | None
+    """None until the source is identified."""
+    epoch: int
+    """0 until the work is held."""
+    flow_run: str | None
+    root_run: str | None
+    """The flow run that has to be run again: a batch for its sources, else the run itself."""
+    deployment: str | None
+    title: str
+    """What it works on, redacted."""
+    request: dict[str, Any]
+    """What to ask for to have it done again, without secrets."""
+    owner: Owner
+    alone: bool
+    """Whether the process was started for this run and nothing else."""
+    state: AttemptState
+    created_at: float
+    renewed_at: float
+    progressed_at: float | None
+    ended_at: float | None
+    stage: str | None
+    done: float | None
+    total: float | None
+    unit: str | None
+    checkpoints: int
+    """Stages whose results are recorded."""
+    waiting_for: str | None
+    slot_at: float | None
+    groups: tuple[ProcessGroup, ...]
+    failure: str | None
+    error_reason: str | None
+    marked_stuck_at: float | None
+
+    @property
+    def reached(self) -> Reached:
+        """Only a download keeps what it has of an unfinished stage."""
+        return Reached(stages=self.checkpoints, done=(self.done or 0.0) if self.stage == STAGES[1] else 0.0)
+
+    @classmethod
+    def of(cls, row: Mapping[str, Any]) -> Attempt:
+        """From a row of the table `attempts`."""
+        owner = Owner(**{name: row[name] for name in Owner.model_fields})
+        groups = tuple(ProcessGroup(**group) for group in json.loads(row["groups"]))
+        return cls.model_validate({**row, "owner": owner, "groups": groups, "request": json.loads(row["request"])})
+
+
+class Recovery(Value):
+    """How often a run was taken up again."""
+
+    root_run: str
+    consecutive: int = 0
+    """Recoveries in a row without a new checkpoint."""
+    reached: Reached = Reached()
+    last_at: float = 0.0
+    scheduled: bool = False
+    """Whether recovery has scheduled the run and no attempt has begun since; what a person starts does not count."""
+    parked_at: float | None = None
+
+
+class Standing(StrEnum):
+    """What a renewal finds out."""
+
+    HELD = "held"
+    SUPERSEDED = "superseded"
+    """A later attempt holds the work, or maintenance has ended this one."""
+
+
+class Progress(Value):
+    """What a renewal tells."""
+
+    stage: str | None = None
+    done: float | None = None
+    total: float | None = None
+    unit: str | None = None
+    checkpoints: int = 0
+    waiting_for: str | None = None
+    groups: tuple[ProcessGroup, ...] = ()

@@ -1,0 +1,153 @@
+"""The ledger's tables, and how an older database becomes one of today's.
+
+`Ledger.open` calls `migrate` before anything else. Each step runs in one transaction with the number it leads to, so
+after a crash the schema is that of the step before or after; a database of a newer Tidegate is refused.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from sqlalchemy import (
+    BigInteger,
+    Boolean,
+    Column,
+    Connection,
+    Double,
+    Index,
+    Integer,
+    MetaData,
+    Table,
+    Text,
+    inspect,
+    select,
+    text,
+)
+
+from tidegate.errors import LedgerUnavailable
+
+metadata = MetaData()
+
+version_table = Table("schema_version", metadata, Column("version", Integer, nullable=False))
+
+works = Table(
+    "works",
+    metadata,
+    Column("work_key", Text, primary_key=True),
+    Column("epoch", BigInteger, nullable=False),
+    Column("holder", Text),
+    comment="Who may work on what. Raising the epoch fences off whoever held it before.",
+)
+
+attempts = Table(
+    "attempts",
+    metadata,
+    Column("id", Text, primary_key=True),
+    Column("kind", Text, nullable=False),
+    Column("work_key", Text),
+    Column("epoch", BigInteger, nullable=False),
+    Column("flow_run", Text),
+    Column("root_run", Text),
+    Column("deployment", Text),
+    Column("title", Text, nullable=False),
+    Column("request", Text, nullable=False),
+    Column("host", Text, nullable=False),
+    Column("boot", Text, nullable=False),
+    Column("namespace", BigInteger, nullable=False),
+    Column("pid", BigInteger, nullable=False),
+    Column("started", BigInteger, nullable=False),
+    Column("alone", Boolean, nullable=False),
+    Column("state", Text, nullable=False),
+    Column("created_at", Double, nullable=False),
+    Column("renewed_at", Double, nullable=False),
+    Column("progressed_at", Double),
+    Column("ended_at", Double),
+    Column("stage", Text),
+    Column("done", Double),
+    Column("total", Double),
+    Column("unit", Text),
+    Column("checkpoints", Integer, nullable=False),
+    Column("waiting_for", Text),
+    Column("slot_at", Double),
+    Column("groups", Text, nullable=False),
+    Column("failure", Text),
+    Column("error_reason", Text),
+    Column("marked_stuck_at", Double),
+    Index("attempts_state", "state"),
+    Index("attempts_flow_run", "flow_run"),
+    Index("attempts_root_run", "root_run"),
+    Index("attempts_ended_at", "ended_at"),
+    comment="One row for each time that a process set out on a piece of work. Times in seconds of the Unix epoch.",
+)
+
+recoveries = Table(
+    "recoveries",
+    metadata,
+    Column("root_run", Text, primary_key=True),
+    Column("consecutive", Integer, nullable=False),
+    Column("reached_stages", Integer, nullable=False),
+    Column("reached_done", Double, nullable=False),
+    Column("last_at", Double, nullable=False),
+    Column("scheduled", Boolean, nullable=False),
+    Column("parked_at", Double),
+    comment="How often a run was taken up again without a new checkpoint since.",
+)
+
+publications = Table(
+    "publications",
+    metadata,
+    Column("folder", Text, primary_key=True),
+    Column("work_key", Text, nullable=False),
+    Column("published_at", Double, nullable=False),
+    comment="Which folders hold published results.",
+)
+
+hosts = Table(
+    "hosts",
+    metadata,
+    Column("host", Text, primary_key=True),
+    comment="One row a host, locked while its slots are counted.",
+)
+
+
+def _first(connection: Connection) -> None:
+    metadata.create_all(connection)
+
+
+MIGRATIONS: Sequence[Callable[[Connection], None]] = (_first,)
+"""Step n leads from version n to n + 1. A released step never changes; a new one is added."""
+
+_MIGRATING = 7_241_130_447
+"""The advisory lock (an arbitrary number of ours) under which PostgreSQL lets only one process migrate."""
+
+
+def migrate(connection: Connection) -> None:
+    """Bring the schema up to date, inside the caller's transaction.
+
+    Raises:
+        LedgerUnavailable: a newer Tidegate has made this database.
+    """
+    if connection.dialect.name == "postgresql":
+        connection.execute(text("SELECT pg_advisory_xact_lock(:number)"), {"number": _MIGRATING})
+    version = version_of(connection)
+    if version > len(MIGRATIONS):
+        raise LedgerUnavailable(
+            f"The ledger has schema version {version}, this Tidegate knows {len(MIGRATIONS)}",
+            hint="a newer Tidegate has used it: update this one",
+        )
+    if version == len(MIGRATIONS):
+        return
+    for step in MIGRATIONS[version:]:
+        step(connection)
+    if version == 0:
+        version_table.create(connection, checkfirst=True)
+        connection.execute(version_table.insert().values(version=len(MIGRATIONS)))
+    else:
+        connection.execute(version_table.update().values(version=len(MIGRATIONS)))
+
+
+def version_of(connection: Connection) -> int:
+    """The schema's version; 0 for an empty database."""
+    if not inspect(connection).has_table(version_table.name):
+        return 0
+    return connection.execute(select(version_table.c.version)).scalar() or 0

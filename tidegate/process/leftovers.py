@@ -1,0 +1,80 @@
+"""What a killed run left running on this host, and its end.
+
+Recovery and maintenance call it with the attempt's record. Only processes that carry the attempt's mark are ended, so a
+number that meanwhile belongs to somebody else does no harm; doing it twice does none either.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import psutil
+
+from tidegate.durable.children import MARK
+from tidegate.durable.owner import Owner, started_at
+
+LOOK_AGAIN_SECONDS = 0.05
+
+
+def end_leftovers(attempt: str, grace_seconds: float) -> tuple[str, ...]:
+    """End every process of this host that carries the attempt's mark: TERM, wait, KILL. Gives their names. Blocking."""
+    return _end(lambda: _marked(attempt), grace_seconds)
+
+
+def end_owner(owner: Owner, grace_seconds: float) -> bool:
+    """End the process itself, on its own host, if it still is that process. Blocking."""
+    return bool(_end(lambda: _itself(owner), grace_seconds))
+
+
+def _end(find: Callable[[], list[psutil.Process]], grace_seconds: float) -> tuple[str, ...]:
+    found = {process.pid: _name(process) for process in find()}
+    until = time.monotonic() + grace_seconds
+    _signal(find(), signal.SIGTERM, signal.SIGCONT)
+    while find() and time.monotonic() < until:
+        time.sleep(LOOK_AGAIN_SECONDS)
+    _signal(find(), signal.SIGKILL)
+    return tuple(found.values())
+
+
+def _signal(processes: list[psutil.Process], *numbers: signal.Signals) -> None:
+    for process in processes:
+        for number in numbers:
+            with contextlib.suppress(psutil.Error, OSError):
+                process.send_signal(number)  # psutil checks that the number is still the same process
+
+
+def _marked(attempt: str) -> list[psutil.Process]:
+    wanted = f"{MARK}={attempt}".encode()
+    return [process for process in _processes() if wanted in _environment(process.pid)]
+
+
+def _itself(owner: Owner) -> list[psutil.Process]:
+    with contextlib.suppress(psutil.Error):
+        if started_at(owner.pid) == owner.started:
+            return [psutil.Process(owner.pid)]
+    return []
+
+
+def _processes() -> Iterator[psutil.Process]:
+    for pid in psutil.pids():
+        if pid != os.getpid() and started_at(pid) is not None:
+            with contextlib.suppress(psutil.Error):
+                yield psutil.Process(pid)
+
+
+def _environment(pid: int) -> list[bytes]:
+    try:
+        return Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
+    except OSError:
+        return []
+
+
+def _name(process: psutil.Process) -> str:
+    with contextlib.suppress(psutil.Error):
+        return process.name()
+    return "?"
