@@ -8,17 +8,22 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Mapping
+from datetime import UTC, datetime
 from typing import Any
 
 from prefect.context import FlowRunContext
 
 from tidegate.durable.home import Home
-from tidegate.durable.ledger import AttemptState, Beginning, Ledger, insist
+from tidegate.durable.ledger import Attempt, AttemptState, Beginning, Ledger, insist
 from tidegate.durable.ledger.lease import Lease, current_lease
 from tidegate.durable.ledger.rows import Kind
 from tidegate.durable.threads import in_thread, still_wanted
-from tidegate.errors import LedgerUnavailable
+from tidegate.errors import LedgerUnavailable, TidegateError
+from tidegate.model import Outcome
+from tidegate.report.failure import describe
 from tidegate.settings import Settings
+from tidegate.stages import publish_failure
+from tidegate.stages.publish import folder_before_identity
 
 SEEN_TO = frozenset({AttemptState.ABANDONED, AttemptState.STUCK, AttemptState.CANCELLED})
 """How others end an attempt; they see to its run's state as well."""
@@ -67,6 +72,25 @@ async def seen_to_by_others(lease: Lease) -> bool:
         return True
     later = [other for other in others if other.created_at > row.created_at and other.flow_run == row.flow_run]
     return bool(later)
+
+
+def leave_report(settings: Settings, attempt: Attempt, error: TidegateError) -> None:
+    """Leave the failure report of a run that cannot do so itself. Blocking."""
+    asked = attempt.request
+    if "output_dir" not in asked:  # a batch: its sources have reports of their own
+        return
+    before = folder_before_identity(attempt.title, asked["profile"], asked["quality"])
+    target = attempt.target or settings.store.home / asked["output_dir"] / before
+    outcome = Outcome(
+        status="failed",
+        source=attempt.title,
+        work_key=attempt.work_key,
+        profile=asked["profile"],
+        quality=asked["quality"],
+        flow_run_id=attempt.flow_run,
+        failure=describe(error, now=datetime.now(UTC)),
+    )
+    publish_failure(outcome, target)
 
 
 def _alone() -> bool:

@@ -77,7 +77,7 @@ class Way:
         key = work_key(identity, self.outcome.profile, self.outcome.quality)
         self.target = self.output_dir / folder_of(identity, key)
         self._note(work_key=key)
-        await lease.claim(key)
+        await lease.claim(key, self.target)
         if self._refresh:
             self.bench.home.clear_scratch(key)  # a part and its journal are a checkpoint too
         await self._stages(source, identity, key)

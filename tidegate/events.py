@@ -59,6 +59,8 @@ class StageEnded:
     state: Literal["completed", "failed", "interrupted"]
     cached: bool
     seconds: float
+    record: str | None = None
+    """The name under which the result is recorded; None where it is not."""
 
 
 Event = Note | Advance | RunStarted | RunEnded | StageStarted | StageEnded

@@ -10,7 +10,7 @@ import contextlib
 import os
 import signal
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import psutil
@@ -23,22 +23,27 @@ LOOK_AGAIN_SECONDS = 0.05
 
 def end_leftovers(attempt: str, grace_seconds: float) -> tuple[str, ...]:
     """End every process of this host that carries the attempt's mark: TERM, wait, KILL. Gives their names. Blocking."""
-    return _end(lambda: _marked(attempt), grace_seconds)
+    found = {process.pid: _name(process) for process in _marked(attempt)}
+    until = time.monotonic() + grace_seconds
+    _signal(_marked(attempt), signal.SIGTERM, signal.SIGCONT)
+    while _marked(attempt) and time.monotonic() < until:
+        time.sleep(LOOK_AGAIN_SECONDS)
+    _signal(_marked(attempt), signal.SIGKILL)
+    return tuple(found.values())
 
 
 def end_owner(owner: Owner, grace_seconds: float) -> bool:
-    """End the process itself, on its own host, if it still is that process. Blocking."""
-    return bool(_end(lambda: _itself(owner), grace_seconds))
+    """Wait for a run's process of this host to leave by itself, then kill it. Whether it had to be. Blocking.
 
-
-def _end(find: Callable[[], list[psutil.Process]], grace_seconds: float) -> tuple[str, ...]:
-    found = {process.pid: _name(process) for process in find()}
+    By KILL and not by TERM: on TERM it would tell Prefect of a crash that somebody has already seen to.
+    """
     until = time.monotonic() + grace_seconds
-    _signal(find(), signal.SIGTERM, signal.SIGCONT)
-    while find() and time.monotonic() < until:
+    while started_at(owner.pid) == owner.started:
+        if time.monotonic() >= until:
+            _signal(_itself(owner), signal.SIGKILL)
+            return True
         time.sleep(LOOK_AGAIN_SECONDS)
-    _signal(find(), signal.SIGKILL)
-    return tuple(found.values())
+    return False
 
 
 def _signal(processes: list[psutil.Process], *numbers: signal.Signals) -> None:

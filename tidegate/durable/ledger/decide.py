@@ -16,8 +16,6 @@ from tidegate.durable.owner import Owner, provably_gone
 from tidegate.model import STAGES, StageName
 from tidegate.settings import AdmissionSettings, LedgerSettings, RecoverySettings
 
-NEVER_ENDS_THERE = ("SCHEDULED", "PENDING", "RUNNING", "CANCELLING", "PAUSED")
-"""Prefect's state types that are no end."""
 LOST_ITS_LEASE = ("lease_lost:", "ledger_unavailable:", "server_unavailable:")
 """How the messages of Failed states begin whose runs lost touch rather than their source: those go on."""
 
@@ -76,14 +74,14 @@ class RunFacts:
     """What Prefect says of a flow run."""
 
     id: str
+    name: str
     flow: str
     state: str
     """The state's type, in capitals."""
     message: str
     since: float
-    """When it entered the state."""
+    """When it entered the state, by Prefect's clock; where that is null, when it was created."""
     deployment: str | None
-    started: float | None
 
 
 class Do(StrEnum):
@@ -127,6 +125,8 @@ def verdict_on_orphan(
 
     `run` is the root run; None where Prefect knows none. `succeeded_by` says that a later attempt of that run lives.
     """
+    if attempt.state is AttemptState.INTERRUPTED and (run is None or run.deployment is None):
+        return _NOTHING  # a person stopped it, and can go on with it
     if succeeded_by:
         return Verdict(Do.CLOSE, "a later attempt of the same run is at work")
     if run is None:
@@ -191,6 +191,11 @@ def _taken_up(
     if now < due:
         return Verdict(Do.WAIT, f"{why}; its next try is in {due - now:.0f} s")
     return Verdict(Do.RESCHEDULE, why)
+
+
+def overdue(run: RunFacts, now: float, after: timedelta) -> bool:
+    """It has been in Pending or Cancelling for too long: nobody will ever begin it, or end it."""
+    return run.state in ("PENDING", "CANCELLING") and now - run.since >= after.total_seconds()
 
 
 def pause_before(consecutive: int, limits: RecoverySettings) -> timedelta:

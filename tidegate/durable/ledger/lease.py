@@ -71,8 +71,8 @@ class Lease:
                 self._advance(event)
             case StageStarted():
                 self._stage(event.stage)
-            case StageEnded(state="completed"):
-                self._tell(checkpoints=self._progress.checkpoints + 1)
+            case StageEnded(state="completed", record=str(record)):
+                self._tell(records={**self._progress.records, event.stage: record})
             case _:
                 pass
 
@@ -102,16 +102,16 @@ class Lease:
 
     # What it does.
 
-    async def claim(self, work_key: str) -> None:
-        """Take the work, waiting for another run that does it."""
-        claim = await self._claimed(work_key)
+    async def claim(self, work_key: str, target: Path) -> None:
+        """Take the work, whose result will stand in `target`, waiting for another run that does it."""
+        claim = await self._claimed(work_key, target)
         if claim.epoch is None:
             what = "another run of the same work"
             self._observe(Note("Another run is doing the same work; waiting for it"))
             with self.waiting(what):
                 while claim.epoch is None:
                     await anyio.sleep(self.ledger.limits.poll.total_seconds())
-                    claim = await self._claimed(work_key)
+                    claim = await self._claimed(work_key, target)
         self.attempt = self.attempt.model_copy(update={"work_key": work_key, "epoch": claim.epoch})
         before = claim.holder
         if before is not None and before.id != self.attempt.id and before.state is AttemptState.RUNNING:
@@ -193,12 +193,12 @@ class Lease:
         if standing is not Standing.HELD:
             raise Superseded("This attempt no longer holds its work: it was taken over, or ended by maintenance")
 
-    async def _claimed(self, work_key: str) -> Claim:
+    async def _claimed(self, work_key: str, target: Path | None = None) -> Claim:
         patience = self.ledger.limits.patience.total_seconds()
         here = self.attempt.owner
 
         def ask() -> Claim:
-            return insist(lambda: self.ledger.claim(self.attempt.id, work_key, here), patience, still_wanted)
+            return insist(lambda: self.ledger.claim(self.attempt.id, work_key, here, target), patience, still_wanted)
 
         return await in_thread(ask)
 

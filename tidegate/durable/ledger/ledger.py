@@ -120,7 +120,7 @@ class Ledger:
                 "state": AttemptState.RUNNING,
                 "created_at": at,
                 "renewed_at": at,
-                "checkpoints": 0,
+                "records": "{}",
                 "groups": "[]",
             }
             connection.execute(insert(attempts).values(**row))
@@ -128,7 +128,7 @@ class Ledger:
                 _begun_again(connection, root)
             return _attempt(connection, row["id"])
 
-    def claim(self, identifier: str, work_key: str, here: Owner) -> Claim:
+    def claim(self, identifier: str, work_key: str, here: Owner, target: Path | None = None) -> Claim:
         """Take the work if it is free: the epoch goes up, and whoever held it before can no longer publish."""
         with contextlib.ExitStack() as stack:
             try:
@@ -138,12 +138,12 @@ class Ledger:
             except BlockingIOError:  # its holder is just publishing
                 return Claim(None)
             connection = stack.enter_context(self._database.writing())
-            return _claim(connection, identifier, work_key, here, self.limits)
+            return _claim(connection, identifier, work_key, here, self.limits, target)
 
     def renew(self, identifier: str, progress: Progress, *, advanced: bool) -> Standing:
         """Renew the lease and tell how far the attempt is; `advanced`: it got somewhere since the last time."""
-        values = progress.model_dump(exclude={"groups"})
-        values["groups"] = json.dumps([group.model_dump() for group in progress.groups])
+        values = progress.model_dump()
+        values |= {name: json.dumps(values[name]) for name in ("groups", "records")}
         with self._database.writing() as connection:
             at = clock(connection)
             if advanced:
@@ -312,7 +312,9 @@ def insist(call: Callable[[], T], patience_seconds: float, each_try: Callable[[]
             time.sleep(1.0)
 
 
-def _claim(connection: Connection, identifier: str, work_key: str, here: Owner, limits: LedgerSettings) -> Claim:
+def _claim(
+    connection: Connection, identifier: str, work_key: str, here: Owner, limits: LedgerSettings, target: Path | None
+) -> Claim:
     _insert_if_missing(connection, works, {"work_key": work_key, "epoch": 0})
     work = connection.execute(select(works).where(works.c.work_key == work_key).with_for_update()).mappings().one()
     holder = _attempt_or_none(connection, work["holder"]) if work["holder"] else None
@@ -322,7 +324,8 @@ def _claim(connection: Connection, identifier: str, work_key: str, here: Owner, 
         return Claim(None, holder)
     epoch = work["epoch"] + 1
     connection.execute(update(works).where(works.c.work_key == work_key).values(epoch=epoch, holder=identifier))
-    connection.execute(update(attempts).where(attempts.c.id == identifier).values(work_key=work_key, epoch=epoch))
+    held = {"work_key": work_key, "epoch": epoch, "target": str(target) if target else None}
+    connection.execute(update(attempts).where(attempts.c.id == identifier).values(**held))
     return Claim(epoch, holder)
 
 

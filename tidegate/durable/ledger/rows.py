@@ -9,7 +9,10 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from enum import StrEnum
+from pathlib import Path
 from typing import Any, Literal
+
+from pydantic import Field
 
 from tidegate.durable.children import ProcessGroup
 from tidegate.durable.owner import Owner
@@ -52,6 +55,8 @@ class Attempt(Value):
     """None until the source is identified."""
     epoch: int
     """0 until the work is held."""
+    target: Path | None
+    """The folder that it is to publish; None until the source is identified."""
     flow_run: str | None
     root_run: str | None
     """The flow run that has to be run again: a batch for its sources, else the run itself."""
@@ -72,8 +77,8 @@ class Attempt(Value):
     done: float | None
     total: float | None
     unit: str | None
-    checkpoints: int
-    """Stages whose results are recorded."""
+    records: dict[str, str]
+    """The names of the stages' recorded results, by stage."""
     waiting_for: str | None
     slot_at: float | None
     groups: tuple[ProcessGroup, ...]
@@ -84,14 +89,15 @@ class Attempt(Value):
     @property
     def reached(self) -> Reached:
         """Only a download keeps what it has of an unfinished stage."""
-        return Reached(stages=self.checkpoints, done=(self.done or 0.0) if self.stage == STAGES[1] else 0.0)
+        return Reached(stages=len(self.records), done=(self.done or 0.0) if self.stage == STAGES[1] else 0.0)
 
     @classmethod
     def of(cls, row: Mapping[str, Any]) -> Attempt:
         """From a row of the table `attempts`."""
         owner = Owner(**{name: row[name] for name in Owner.model_fields})
         groups = tuple(ProcessGroup(**group) for group in json.loads(row["groups"]))
-        return cls.model_validate({**row, "owner": owner, "groups": groups, "request": json.loads(row["request"])})
+        told = {name: json.loads(row[name]) for name in ("request", "records")}
+        return cls.model_validate({**row, **told, "owner": owner, "groups": groups})
 
 
 class Recovery(Value):
@@ -122,6 +128,6 @@ class Progress(Value):
     done: float | None = None
     total: float | None = None
     unit: str | None = None
-    checkpoints: int = 0
+    records: dict[str, str] = Field(default_factory=dict)
     waiting_for: str | None = None
     groups: tuple[ProcessGroup, ...] = ()

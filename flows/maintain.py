@@ -1,0 +1,250 @@
+"""Every 15 minutes: stuck runs become errors, and what nobody needs any more makes room.
+
+A deployment runs it, and `python -m flows.runs maintain`. Everything that it ends or removes is looked at again right
+before, and told in its log; killed anywhere, it leaves what the next one finishes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from datetime import UTC, datetime, timedelta
+from functools import partial
+from typing import Any
+
+from prefect import flow, get_client
+from prefect.artifacts import acreate_table_artifact
+from prefect.client.orchestration import PrefectClient
+from prefect.client.schemas.objects import StateType
+from prefect.events import emit_event
+
+from flows import orchestration
+from flows.attempts import beginning, leave_report, open_ledger
+from tasks.observe import run_observer
+from tidegate.durable.home import Home
+from tidegate.durable.inventory import inventory, used_since
+from tidegate.durable.ledger import Attempt, AttemptState, Ledger
+from tidegate.durable.ledger.decide import idle_seconds, orphaned, overdue, stuck
+from tidegate.durable.ledger.lease import leased
+from tidegate.durable.owner import this_process
+from tidegate.durable.secrets import SecretFiles
+from tidegate.durable.space import Doomed, clear, free_bytes, unmet, what_may_go
+from tidegate.durable.threads import in_thread
+from tidegate.errors import Evidence, Stuck
+from tidegate.events import Note, Observer
+from tidegate.model import Value
+from tidegate.process.leftovers import end_leftovers, end_owner
+from tidegate.settings import Settings
+
+
+class Ended(Value):
+    """A run that was ended as an error, or would be."""
+
+    run: str | None
+    what: str
+    error_reason: str
+    marked_stuck_at: datetime | None
+    error: str = ""
+    """Why it could not be ended."""
+
+
+class Maintenance(Value):
+    """What one maintenance did, or would do."""
+
+    stuck: tuple[Ended, ...] = ()
+    removed: tuple[str, ...] = ()
+    """Paths below the home."""
+    removed_bytes: int = 0
+    rows: int = 0
+    """Rows of the ledger that were deleted."""
+
+
+@flow(name="maintain", persist_result=False)
+async def maintain(dry_run: bool = False) -> Maintenance:
+    """End what is stuck, and clear what nobody needs.
+
+    Args:
+        dry_run: Only list what would be done.
+
+    Returns:
+        What was done.
+    """
+    settings = Settings.load()
+    observe = run_observer()
+    ledger = await open_ledger(settings)
+    async with leased(ledger, beginning("maintain", "maintain", {}), observe) as lease, get_client() as client:
+        if not dry_run and not await lease.claim_at_once("maintain"):
+            observe(Note("Another maintain is at work; leaving it to that"))
+            return Maintenance()
+        ended = await StuckRuns(client, ledger, settings, observe).end(dry_run=dry_run)
+        done = await in_thread(_clear, ledger, settings, observe, dry_run)
+        done = done.model_copy(update={"stuck": tuple(ended)})
+        await _tell(done, dry_run=dry_run)
+        return done
+
+
+class StuckRuns:
+    """Runs that get nowhere, and their end."""
+
+    def __init__(self, client: PrefectClient, ledger: Ledger, settings: Settings, observe: Observer) -> None:
+        self._client = client
+        self._ledger = ledger
+        self._settings = settings
+        self._observe = observe
+        self._after = settings.recovery.stuck_after
+
+    async def end(self, *, dry_run: bool) -> list[Ended]:
+        """End them, each on its own: one that cannot be ended holds up no other."""
+        now = await in_thread(self._ledger.now)
+        found = [one for one in await in_thread(self._ledger.open_attempts) if self._is_stuck(one, now)]
+        waiting = await orchestration.open_runs(self._client, [StateType.PENDING, StateType.CANCELLING])
+        late = [run for run in waiting if overdue(run, now, self._after)]
+        ended = [self._told(attempt, now) for attempt in found]
+        ended += [
+            Ended(run=r.id, what=r.name, error_reason=_too_long(r.state, now - r.since), marked_stuck_at=None)
+            for r in late
+        ]
+        if dry_run:
+            return ended
+        acts: list[Callable[[], Any]] = [partial(self._end_attempt, attempt, now) for attempt in found]
+        acts += [
+            partial(self._fail, run.id, told.error_reason) for run, told in zip(late, ended[len(found) :], strict=True)
+        ]
+        return [await self._tried(act, told) for act, told in zip(acts, ended, strict=True)]
+
+    def _is_stuck(self, attempt: Attempt, now: float) -> bool:
+        """Stuck, and not simply lost: what nobody is at work on goes on by recovery."""
+        lost = orphaned(attempt, now, this_process(), self._settings.ledger)
+        return stuck(attempt, now, self._after) and not lost
+
+    def _told(self, attempt: Attempt, now: float) -> Ended:
+        return Ended(
+            run=attempt.root_run, what=attempt.title, error_reason=_no_progress(attempt, now), marked_stuck_at=None
+        )
+
+    async def _tried(self, act: Callable[[], Any], told: Ended) -> Ended:
+        try:
+            marked: bool = await act()
+        except Exception as error:  # noqa: BLE001  # the next maintain tries this one again
+            self._observe(Note(f"{told.what}: {error}", "error"))
+            return told.model_copy(update={"error": str(error)})
+        if not marked:
+            return told.model_copy(update={"error": "it has moved since it was looked at"})
+        self._observe(Note(f"{told.what}: {told.error_reason}; ended as an error", "error"))
+        return told.model_copy(update={"marked_stuck_at": datetime.now(UTC)})
+
+    async def _end_attempt(self, attempt: Attempt, now: float) -> bool:
+        """Fence it off, end its processes on this host, then set the run's state.
+
+        In this order: an end of its process that somebody else reports comes before ours, and a process on another
+        host, which only learns of it with its next renewal, can no longer publish.
+        """
+        reason = _no_progress(attempt, now)
+        if not await in_thread(self._ledger.mark_stuck, attempt, reason):
+            return False
+        await in_thread(self._end_processes, attempt)
+        await in_thread(self._report, attempt, reason)
+        return await self._fail(attempt.root_run, reason)
+
+    def _end_processes(self, attempt: Attempt) -> None:
+        here, owner = this_process(), attempt.owner
+        if (owner.host, owner.boot, owner.namespace) != (here.host, here.boot, here.namespace):
+            return
+        end_leftovers(attempt.id, self._settings.process.end_grace.total_seconds())
+        if attempt.alone:
+            # With its next renewal it learns that it has been ended, and leaves by itself.
+            grace = 2 * self._settings.ledger.renew_every + self._settings.process.end_grace
+            end_owner(owner, grace.total_seconds())
+
+    def _report(self, attempt: Attempt, reason: str) -> None:
+        """Leave the failure report that the run itself cannot leave any more."""
+        row = self._ledger.attempt(attempt.id) or attempt
+        notes = {
+            "done": f"{row.done or 0:g} of {row.total or 0:g} {row.unit or ''}",
+            "children": ", ".join(group.name for group in attempt.groups),
+            "owner": f"process {row.owner.pid} on {row.owner.host}",
+            "marked_stuck_at": datetime.fromtimestamp(row.marked_stuck_at or 0, UTC).isoformat(),
+        }
+        leave_report(self._settings, row, Stuck(reason, stage=row.stage, evidence=Evidence(notes=notes)))
+
+    async def _fail(self, run: str | None, reason: str) -> bool:
+        if run is not None:
+            await orchestration.fail(self._client, run, "Stuck", f"stuck: {reason}")
+            emit_event(
+                "tidegate.run.stuck",
+                resource={"prefect.resource.id": f"prefect.flow-run.{run}"},
+                payload={"error_reason": reason},
+            )
+        return True
+
+
+def _clear(ledger: Ledger, settings: Settings, observe: Observer, dry_run: bool) -> Maintenance:
+    """Make room. Blocking."""
+    home, now = Home(settings.store.home), datetime.now(UTC)
+    _forget_missing(ledger)
+    left = ledger.open_attempts()
+    live = frozenset(one.work_key for one in left if one.work_key and one.state is AttemptState.RUNNING)
+    found = inventory(home, ledger.published_folders())
+    since = min((one.created_at for one in left if one.state is AttemptState.RUNNING), default=None)
+    used = used_since(found, datetime.fromtimestamp(since, UTC)) if since is not None else frozenset()
+    free = free_bytes(home)
+    doomed = what_may_go(found, settings.space, live, used, free, now)
+    for note in (*found.notes, *unmet(found, doomed, settings.space, free)):
+        observe(Note(note, "warning"))
+    if dry_run:
+        return Maintenance(
+            removed=tuple(str(one.path) for one in doomed), removed_bytes=sum(one.bytes for one in doomed)
+        )
+    removed = clear(home, doomed, partial(_needed, ledger, home), observe)
+    _sweep_secrets(home, left, settings.recovery.resume_within, now, observe)
+    rows = ledger.clear_rows(settings.space.ledger_age.total_seconds())
+    return Maintenance(
+        removed=tuple(str(one.path) for one in removed if one.bytes),
+        removed_bytes=sum(one.bytes for one in removed),
+        rows=rows,
+    )
+
+
+def _needed(ledger: Ledger, home: Home, one: Doomed) -> bool:
+    """Whether a run that began meanwhile stands on it."""
+    live = [attempt for attempt in ledger.open_attempts() if attempt.state is AttemptState.RUNNING]
+    if one.work_key is not None and any(attempt.work_key == one.work_key for attempt in live):
+        return True
+    if one.last_used is None:
+        return False
+    try:
+        used = (home.root / one.path).stat().st_mtime
+    except OSError:
+        return False
+    return used > one.last_used.timestamp()
+
+
+def _sweep_secrets(home: Home, left: Sequence[Attempt], patience: timedelta, now: datetime, observe: Observer) -> None:
+    named = [attempt.request.get("source", {}).get("secret") for attempt in left]
+    for removal in SecretFiles(home.secrets).sweep([one for one in named if one], older_than=patience, now=now):
+        observe(Note(f"Removed a secret that nobody needs: {removal.path.name}"))
+
+
+def _forget_missing(ledger: Ledger) -> None:
+    for folder in ledger.published_folders():
+        if not folder.exists():
+            ledger.forget_published(folder)
+
+
+def _no_progress(attempt: Attempt, now: float) -> str:
+    where = f" in {attempt.stage}" if attempt.stage else ""
+    return f"No progress{where} for {_length(idle_seconds(attempt, now))}, though its lease was renewed"
+
+
+def _too_long(state: str, seconds: float) -> str:
+    return f"{state.capitalize()} for {_length(seconds)}"
+
+
+def _length(seconds: float) -> str:
+    return str(timedelta(seconds=round(seconds)))
+
+
+async def _tell(done: Maintenance, *, dry_run: bool) -> None:
+    rows: list[dict[str, Any]] = [ended.model_dump(mode="json") for ended in done.stuck]
+    rows += [{"removed": path} for path in done.removed]
+    if rows:
+        await acreate_table_artifact(rows, key="maintain", description="Would do" if dry_run else "Done")

@@ -1,0 +1,286 @@
+"""Every 2 minutes: runs whose process is gone go on from their checkpoint.
+
+A deployment runs it, and `python -m flows.runs recover`. It finds orphans in the ledger and in Prefect, reads each
+again right before it acts, and may itself be killed anywhere: whatever it left half done the next one finds.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import anyio
+from prefect import flow, get_client
+from prefect.artifacts import acreate_table_artifact
+from prefect.client.orchestration import PrefectClient
+from prefect.client.schemas.objects import StateType
+from prefect.events import emit_event
+
+from flows import orchestration
+from flows.attempts import beginning, leave_report, open_ledger
+from tasks.observe import run_observer
+from tidegate.durable.checkpoints import recorded_stages
+from tidegate.durable.home import Home
+from tidegate.durable.ledger import Attempt, AttemptState, Ledger, Recovery
+from tidegate.durable.ledger.decide import (
+    Do,
+    RunFacts,
+    Verdict,
+    counted,
+    latest_by_run,
+    next_stage,
+    orphaned,
+    verdict_on_orphan,
+    verdict_on_run,
+)
+from tidegate.durable.ledger.lease import leased
+from tidegate.durable.owner import Owner, this_process
+from tidegate.durable.threads import in_thread
+from tidegate.errors import Parked
+from tidegate.events import Note, Observer
+from tidegate.model import Value
+from tidegate.process.leftovers import end_leftovers, end_owner
+from tidegate.settings import Settings
+
+AT_ONCE = 8
+"""Runs that are taken up side by side: each waits some seconds for its worker's last word."""
+UNFINISHED = (StateType.RUNNING, StateType.PENDING, StateType.CANCELLING, StateType.CRASHED)
+
+
+class Rescue(Value):
+    """What recovery did about one run, or would do."""
+
+    run: str | None
+    """Its flow run."""
+    what: str
+    do: Do
+    why: str
+    goes_on_at: str = ""
+    """The stage at which it goes on."""
+    recoveries: int = 0
+    """In a row without a new checkpoint, this one included."""
+    error: str = ""
+    """Why it could not be done."""
+
+
+@dataclass(frozen=True)
+class Case:
+    """A run about which something has to be done."""
+
+    attempts: tuple[Attempt, ...]
+    """Those of its attempts that nobody is at work on, the latest last; none where it never made one."""
+    run: RunFacts | None
+    recovery: Recovery
+    verdict: Verdict
+
+
+@flow(name="recover", persist_result=False)
+async def recover(dry_run: bool = False) -> list[Rescue]:
+    """Take up what was lost.
+
+    Args:
+        dry_run: Only list what would be done.
+
+    Returns:
+        What was done, one for each run.
+    """
+    settings = Settings.load()
+    observe = run_observer()
+    ledger = await open_ledger(settings)
+    async with leased(ledger, beginning("recover", "recover", {}), observe) as lease, get_client() as client:
+        if not dry_run and not await lease.claim_at_once("recover"):
+            observe(Note("Another recover is at work; leaving it to that"))
+            return []
+        rescuer = Rescuer(client, ledger, settings, observe)
+        cases = await rescuer.cases()
+        rescues = [rescuer.told(case) for case in cases] if dry_run else await rescuer.act(cases)
+        await _tell(rescues, observe, dry_run=dry_run)
+        return rescues
+
+
+class Rescuer:
+    """One look for orphans, and what is done about them."""
+
+    def __init__(self, client: PrefectClient, ledger: Ledger, settings: Settings, observe: Observer) -> None:
+        self._client = client
+        self._ledger = ledger
+        self._settings = settings
+        self._observe = observe
+        self._here = this_process()
+        self._home = Home(settings.store.home)
+
+    async def cases(self) -> list[Case]:
+        """Every run about which something has to be done now."""
+        now = await in_thread(self._ledger.now)
+        left = await in_thread(self._ledger.open_attempts)
+        lost = await in_thread(_lost, left, now, self._here, self._settings)
+        gone = {attempt.id for attempt in lost}
+        alive = [attempt for attempt in left if attempt.state is AttemptState.RUNNING and attempt.id not in gone]
+        runs = await orchestration.facts_of(self._client, {a.root_run for a in lost if a.root_run})
+        lost_cases = await self._lost_cases(lost, alive, runs, now)
+        known = {attempt.root_run for attempt in (*lost, *alive)}
+        return [*lost_cases, *await self._unclaimed_cases(known, now)]
+
+    async def _lost_cases(
+        self, lost: Sequence[Attempt], alive: Sequence[Attempt], runs: dict[str, RunFacts], now: float
+    ) -> list[Case]:
+        recoveries = await in_thread(self._ledger.recoveries_of, list(runs))
+        cases = []
+        for key, attempts in _by_run(lost).items():
+            latest, run = attempts[-1], runs.get(key)
+            recovery = recoveries.get(key, Recovery(root_run=key))
+            succeeded = any(a.root_run == key and a.created_at > latest.created_at for a in alive)
+            verdict = verdict_on_orphan(
+                latest, run, recovery, succeeded_by=succeeded, now=now, limits=self._settings.recovery
+            )
+            cases.append(Case(attempts, run, recovery, verdict))
+        return [case for case in cases if case.verdict.do is not Do.NOTHING]
+
+    async def _unclaimed_cases(self, known: set[str | None], now: float) -> list[Case]:
+        """Runs that Prefect takes for unfinished, and of which the ledger has no open attempt."""
+        runs = [run for run in await orchestration.open_runs(self._client, UNFINISHED) if run.id not in known]
+        ids = [run.id for run in runs]
+        latest = latest_by_run(await in_thread(self._ledger.attempts_of, ids))
+        recoveries = await in_thread(self._ledger.recoveries_of, ids)
+        cases = []
+        for run in runs:
+            recovery = recoveries.get(run.id, Recovery(root_run=run.id))
+            verdict = verdict_on_run(run, latest.get(run.id), recovery, now=now, limits=self._settings.recovery)
+            if verdict.do is not Do.NOTHING:
+                cases.append(Case((), run, recovery, verdict))
+        return cases
+
+    def told(self, case: Case) -> Rescue:
+        """The case in words."""
+        latest = case.attempts[-1] if case.attempts else None
+        return Rescue(
+            run=case.run.id if case.run else None,
+            what=latest.title if latest else (case.run.name if case.run else ""),
+            do=case.verdict.do,
+            why=case.verdict.why,
+            goes_on_at=self._goes_on_at(latest) if latest and case.verdict.do is Do.RESCHEDULE else "",
+            recoveries=case.recovery.consecutive,
+        )
+
+    async def act(self, cases: Sequence[Case]) -> list[Rescue]:
+        """See to all of them, some at a time; one that cannot be seen to holds up no other."""
+        rescues: list[Rescue] = []
+        limiter = anyio.CapacityLimiter(AT_ONCE)
+
+        async def see_to(case: Case) -> None:
+            async with limiter:
+                rescues.append(await self._rescued(case))
+
+        async with anyio.create_task_group() as group:
+            for case in cases:
+                group.start_soon(see_to, case)
+        return rescues
+
+    async def _rescued(self, case: Case) -> Rescue:
+        told = self.told(case)
+        try:
+            if not await self._freed(case):
+                return told.model_copy(update={"do": Do.NOTHING, "why": "it has moved since it was looked at"})
+            recoveries = await self._seen_to(case)
+            return told.model_copy(update={"recoveries": recoveries})
+        except Exception as error:  # noqa: BLE001  # the others are waiting; the next recover tries this one again
+            self._observe(Note(f"{told.what}: {error}", "error"))
+            return told.model_copy(update={"error": str(error)})
+
+    async def _freed(self, case: Case) -> bool:
+        """Free the work of the lost attempts and end what they left running; False if one of them lives after all."""
+        if case.verdict.do is Do.WAIT:
+            return True
+        for attempt in case.attempts:
+            fresh = await in_thread(self._ledger.attempt, attempt.id)
+            if fresh is None or fresh.renewed_at != attempt.renewed_at or fresh.state is not attempt.state:
+                return False
+            if not await in_thread(self._ledger.abandon, attempt, case.verdict.ends_as):
+                return False
+            await in_thread(self._clear_away, attempt)
+        return True
+
+    def _clear_away(self, attempt: Attempt) -> None:
+        """End what is left of it on this host. It no longer holds its work, so this takes nothing from anybody."""
+        owner, here = attempt.owner, self._here
+        if (owner.host, owner.namespace) != (here.host, here.namespace):
+            return
+        silent = owner.boot == here.boot and attempt.alone and attempt.state is AttemptState.RUNNING
+        if silent and end_owner(owner, 0.0):
+            self._observe(Note(f"Ended process {owner.pid}, which had not renewed its lease", "warning"))
+        ended = end_leftovers(attempt.id, self._settings.process.end_grace.total_seconds())
+        if ended:
+            self._observe(Note(f"Ended {', '.join(ended)}, left over by {attempt.title}", "warning"))
+
+    async def _seen_to(self, case: Case) -> int:
+        """Set the run's state; gives how many recoveries there have been in a row."""
+        run, why, do = case.run, case.verdict.why, case.verdict.do
+        if run is None:
+            return case.recovery.consecutive
+        if do is Do.RESCHEDULE:
+            return await self._taken_up(case, run)
+        if do is Do.PARK:
+            now = await in_thread(self._ledger.now)
+            await in_thread(self._ledger.put_recovery, case.recovery.model_copy(update={"parked_at": now}))
+            if case.attempts:
+                await in_thread(leave_report, self._settings, case.attempts[-1], Parked(why))
+            await orchestration.fail(self._client, run.id, "Parked", f"parked: {why}")
+        elif do is Do.MARK_CRASHED:
+            await orchestration.crash(self._client, run.id, why)
+        elif do is Do.CANCEL:
+            await orchestration.cancel(self._client, run.id, why)
+        _announce(run, do, why)
+        return case.recovery.consecutive
+
+    async def _taken_up(self, case: Case, run: RunFacts) -> int:
+        """Schedule the run again. Counted first: an attempt that begins and finds no count is a person's re-run."""
+        now = await in_thread(self._ledger.now)
+        reached = case.attempts[-1].reached if case.attempts else case.recovery.reached
+        record = counted(case.recovery, reached, now)
+        await in_thread(self._ledger.put_recovery, record)
+        settle = self._settings.recovery.settle.total_seconds()
+        if not await orchestration.reschedule(self._client, run.id, case.verdict.why, settle):
+            raise RuntimeError(f"the run {run.id} does not stay scheduled")
+        _announce(run, Do.RESCHEDULE, case.verdict.why)
+        return record.consecutive
+
+    def _goes_on_at(self, attempt: Attempt) -> str:
+        """The first stage that has no checkpoint, or one whose asset is gone."""
+        return next_stage(recorded_stages(self._home, attempt.records)) or "publish"
+
+
+def _lost(attempts: Sequence[Attempt], now: float, here: Owner, settings: Settings) -> list[Attempt]:
+    settled = now - settings.recovery.settle.total_seconds()
+    return [
+        one
+        for one in attempts
+        if orphaned(one, now, here, settings.ledger)
+        or (one.state is AttemptState.INTERRUPTED and (one.ended_at or now) < settled)
+    ]
+
+
+def _by_run(attempts: Sequence[Attempt]) -> dict[str, tuple[Attempt, ...]]:
+    """Attempts by their root run; those of library calls, which have none, each on their own."""
+    grouped: dict[str, tuple[Attempt, ...]] = {}
+    for attempt in attempts:
+        key = attempt.root_run or attempt.id
+        grouped[key] = (*grouped.get(key, ()), attempt)
+    return grouped
+
+
+def _announce(run: RunFacts, do: Do, why: str) -> None:
+    emit_event(
+        f"tidegate.run.{do.name.lower()}",
+        resource={"prefect.resource.id": f"prefect.flow-run.{run.id}", "prefect.resource.name": run.name},
+        payload={"why": why},
+    )
+
+
+async def _tell(rescues: Sequence[Rescue], observe: Observer, *, dry_run: bool) -> None:
+    for rescue in rescues:
+        level = "error" if rescue.error else "info"
+        observe(Note(f"{rescue.what}: {rescue.do} ({rescue.why})", level))  # type: ignore[arg-type]
+    if rescues:
+        rows: list[dict[str, Any]] = [rescue.model_dump(mode="json") for rescue in rescues]
+        await acreate_table_artifact(rows, key="recover", description="Would do" if dry_run else "Done")
