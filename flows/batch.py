@@ -44,8 +44,15 @@ async def batch(
         Completed when all did, else Failed; the outcomes, in the order of the sources, as its data.
     """
     outcomes: list[Outcome] = []
-    title = f"{len(sources)} sources"
-    async with leased(await open_ledger(Settings.load()), beginning("batch", title, {}), run_observer()):
+    request = {
+        "sources": [source.model_dump(exclude_none=True) for source in sources],
+        "profile": profile.value,
+        "quality": quality.value,
+        "output_dir": str(output_dir),
+        "until": until,
+    }
+    begins = beginning("batch", f"{len(sources)} sources", request)
+    async with leased(await open_ledger(Settings.load()), begins, run_observer()):
         for source in sources:
             state = await ingest(source, profile, quality, output_dir, until, refresh, return_state=True)
             ended = await state.aresult(raise_on_failure=False)

@@ -97,7 +97,7 @@ class Way:
 
         rendition = choose_rendition(probed.renditions, quality)
         downloaded = await self._stage(
-            download.stage(self.bench, source, probed, rendition), source, probed, rendition, key
+            download.stage(self.bench, source, probed, rendition, self.output_dir), source, probed, rendition, key
         )
         self._note(download=downloaded, download_path=self.bench.store.path(downloaded.asset))
         self._count("download", downloaded.transfer)

@@ -19,6 +19,7 @@ from prefect.events import emit_event
 
 from flows import orchestration
 from flows.attempts import beginning, leave_report, open_ledger
+from flows.resume import secrets_needed
 from tasks.observe import run_observer
 from tidegate.durable.home import Home
 from tidegate.durable.inventory import inventory, used_since
@@ -195,7 +196,7 @@ def _clear(ledger: Ledger, settings: Settings, observe: Observer, dry_run: bool)
             removed=tuple(str(one.path) for one in doomed), removed_bytes=sum(one.bytes for one in doomed)
         )
     removed = clear(home, doomed, partial(_needed, ledger, home), observe)
-    _sweep_secrets(home, left, settings.recovery.resume_within, now, observe)
+    _sweep_secrets(home, secrets_needed(settings), settings.recovery.resume_within, now, observe)
     rows = ledger.clear_rows(settings.space.ledger_age.total_seconds())
     return Maintenance(
         removed=tuple(str(one.path) for one in removed if one.bytes),
@@ -218,9 +219,8 @@ def _needed(ledger: Ledger, home: Home, one: Doomed) -> bool:
     return used > one.last_used.timestamp()
 
 
-def _sweep_secrets(home: Home, left: Sequence[Attempt], patience: timedelta, now: datetime, observe: Observer) -> None:
-    named = [attempt.request.get("source", {}).get("secret") for attempt in left]
-    for removal in SecretFiles(home.secrets).sweep([one for one in named if one], older_than=patience, now=now):
+def _sweep_secrets(home: Home, needed: Sequence[str], patience: timedelta, now: datetime, observe: Observer) -> None:
+    for removal in SecretFiles(home.secrets).sweep(needed, older_than=patience, now=now):
         observe(Note(f"Removed a secret that nobody needs: {removal.path.name}"))
 
 

@@ -71,8 +71,8 @@ def source_of(request: SourceRequest, home: Home) -> Source:
     return Source(url=SecretStr(checked_url(request.url)), sha256=sha256)
 
 
-def require_writable(folder: Path) -> Path:
-    """The output folder, absolute, created if need be, and proven by writing into it.
+def require_writable(folder: Path, named: str = "The output folder") -> Path:
+    """The folder, absolute, created if need be, and proven by writing into it.
 
     Raises:
         BadInput: it cannot be created or written.
@@ -83,5 +83,5 @@ def require_writable(folder: Path) -> Path:
         with tempfile.TemporaryFile(dir=folder):
             pass
     except OSError as error:
-        raise BadInput(f"The output folder {folder} cannot be written: {error.strerror or error}") from error
+        raise BadInput(f"{named} {folder} cannot be written: {error.strerror or error}") from error
     return folder

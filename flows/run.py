@@ -15,35 +15,26 @@ import json
 import os
 import signal
 import sys
-import tempfile
 from collections.abc import Sequence
-from dataclasses import dataclass
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from rich.console import Console
 
+from flows.arguments import Command, checked, parsed
 from flows.console import Display, Terminal, read_by_nobody
 from flows.request import (
     SourceRequest,
-    checked_headers,
-    checked_headers_for,
-    checked_sha256,
-    checked_url,
-    request_for,
-    require_writable,
 )
 from flows.server import Server, attach
 from tidegate.durable.home import Home
 from tidegate.durable.secrets import SecretFiles
-from tidegate.errors import BadInput, TidegateError, UsageError, as_failure
-from tidegate.model import STAGES, Outcome, ProfileName, Quality, StageRecord
+from tidegate.errors import BadInput, Superseded, TidegateError, UsageError, as_failure
+from tidegate.model import Outcome, StageRecord
 from tidegate.redact import redact_url
 from tidegate.report.document import document
 from tidegate.report.failure import describe
 from tidegate.report.terminal import failure_panel
-from tidegate.settings import Settings
 
 if TYPE_CHECKING:
     from prefect.client.schemas.objects import State
@@ -51,31 +42,16 @@ if TYPE_CHECKING:
 DONE, FAILED, USAGE, SOME_FAILED, INTERRUPTED, TERMINATED = 0, 1, 2, 3, 130, 143
 
 
-@dataclass(frozen=True)
-class Command:
-    """The command line, checked."""
-
-    requests: tuple[SourceRequest, ...]
-    profile: ProfileName
-    quality: Quality
-    output_dir: Path
-    until: str
-    refresh: bool
-    as_json: bool
-    verbose: bool
-    settings: Settings
-
-
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; returns the exit code."""
     console = Terminal(stderr=True)
     given = sys.argv[1:] if argv is None else list(argv)
     try:
-        words = _parsed(given)
+        words = parsed(given)
     except BadInput as error:
         return _refuse(error, argparse.Namespace(sources=[], as_json="--json" in given), console)
     try:
-        command = _checked(words)
+        command = checked(words)
     except TidegateError as error:
         return _refuse(error, words, console)
     signal.signal(signal.SIGTERM, _terminate)
@@ -101,107 +77,6 @@ class _Terminated(KeyboardInterrupt):
 
 def _terminate(*_: object) -> NoReturn:
     raise _Terminated
-
-
-class _Parser(argparse.ArgumentParser):
-    """Tells a bad flag as every other failure is told: in a panel and, when asked for, as JSON."""
-
-    def error(self, message: str) -> NoReturn:
-        kind, _, unknown = message.partition("unrecognized arguments: ")
-        if kind:
-            raise BadInput(message)
-        flags = ", ".join(word.partition("=")[0] for word in unknown.split() if word.startswith("-"))
-        raise BadInput(f"There is no flag {flags}", hint="a file whose name begins with a dash is ./-name, or after --")
-
-
-def _parsed(given: list[str]) -> argparse.Namespace:
-    """The words by name. What follows `--` is taken out first: argparse, when flags may stand anywhere, loses it."""
-    cut = given.index("--") if "--" in given else len(given)
-    words = _parser().parse_intermixed_args(given[:cut])
-    words.sources += given[cut + 1 :]
-    return words
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = _Parser(
-        prog="python -m flows.run",
-        description="Take media from a link or file; end with a verified, playable, analysed file, or with an error "
-        "that says what to do. Run the same command again to go on after a stop.",
-        epilog="exit codes: 0 done, 1 failed, 2 bad usage, 3 some of several failed, 130 interrupted, 143 terminated",
-    )
-    parser.add_argument("sources", nargs="*", metavar="SOURCE", help="http(s) link, file:// link or path")
-    parser.add_argument("--output-dir", type=Path, default=Path("media"), metavar="DIR", help="default: ./media")
-    parser.add_argument(
-        "--profile", choices=[name.value for name in ProfileName], default="universal", metavar="PROFILE",
-        help="universal (plays everywhere; default), modern (keeps HEVC, AV1, VP9, Opus), original (keeps every codec)",
-    )  # fmt: skip
-    parser.add_argument(
-        "--quality", choices=[rung.value for rung in Quality], default="auto", metavar="RUNG",
-        help="auto (default), best, 2160p, 1080p, 720p, 480p, 360p or worst",
-    )  # fmt: skip
-    parser.add_argument("--until", choices=STAGES, default="publish", metavar="STAGE", help="the last stage to run")
-    parser.add_argument("--sha256", metavar="HEX", help="what the file must hash to (one source only)")
-    parser.add_argument(
-        "--header", action="append", default=[], metavar="'K: V'",
-        help="request header for the source's own origin; repeatable; kept secret",
-    )  # fmt: skip
-    parser.add_argument("--refresh", action="store_true", help="ignore every checkpoint")
-    parser.add_argument("--json", action="store_true", dest="as_json", help="one JSON document on stdout")
-    parser.add_argument("--verbose", action="store_true", help="show Prefect's own log as well")
-    return parser
-
-
-def _checked(words: argparse.Namespace) -> Command:
-    """Everything that can be wrong before work starts, in the order in which it was typed.
-
-    Raises:
-        BadInput, UnsupportedSource: something is.
-    """
-    settings = Settings.load()
-    if not words.sources:
-        raise BadInput("There is no source: give a link or the path of a file")
-    if words.sha256 and len(words.sources) > 1:
-        raise BadInput("--sha256 is for one source")
-    headers = checked_headers(words.header)
-    checked_sha256(words.sha256)
-    # All of them first: a secret is stored only for a request that is good.
-    checked_headers_for(headers, [checked_url(source) for source in words.sources])
-    output_dir = _require_folders(words.output_dir, settings.store.home)
-    home = Home(settings.store.home)
-    requests = [request_for(source, sha256=words.sha256, headers=headers, home=home) for source in words.sources]
-    return Command(
-        requests=tuple(requests),
-        profile=ProfileName(words.profile),
-        quality=Quality(words.quality),
-        output_dir=output_dir,
-        until=words.until,
-        refresh=words.refresh,
-        as_json=words.as_json,
-        verbose=words.verbose,
-        settings=settings,
-    )
-
-
-def _require_folders(output_dir: Path, home: Path) -> Path:
-    """The output folder, made and proven like the home; should the home be bad, nothing new is left.
-
-    Raises:
-        BadInput: one of them cannot be created or written.
-    """
-    wanted = output_dir.expanduser().absolute()
-    if any(0xD800 <= ord(character) < 0xE000 for character in str(wanted)):
-        raise BadInput("The output folder's name is no text in this locale; try LC_ALL=C.UTF-8")
-    new = [folder for folder in (wanted, *wanted.parents) if not folder.exists()]
-    proven = require_writable(output_dir)
-    try:
-        home.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=home):
-            pass
-    except OSError as error:
-        for folder in new:
-            folder.rmdir()
-        raise BadInput(f"TIDEGATE_HOME {home} cannot be written: {error.strerror or error}") from error
-    return proven
 
 
 def _refuse(error: TidegateError, words: argparse.Namespace, console: Console) -> int:
@@ -292,6 +167,22 @@ class _Termination:
 
 
 async def _flow(command: Command) -> list[Outcome]:
+    """The outcomes.
+
+    Raises:
+        TidegateError: the flow did not get to its own end.
+    """
+    from prefect.exceptions import Abort
+
+    try:
+        return await _ended(command)
+    except Abort as error:  # somebody else speaks for this run now
+        raise Superseded(str(error)) from error
+    except Exception as error:  # Prefect's own too: somebody cancelled or deleted the run in the UI
+        raise as_failure(error) from error
+
+
+async def _ended(command: Command) -> list[Outcome]:
     options: dict[str, Any] = {
         "profile": command.profile,
         "quality": command.quality,

@@ -5,6 +5,7 @@ from __future__ import annotations
 from tasks.policies import Stage, stage_task
 from tidegate import stages
 from tidegate.model import AnalysisResult, RemuxResult
+from tidegate.resilience.admission import LEAST_MEMORY_BYTES, Needs
 from tidegate.resilience.deadline import LONGEST_EXTENDED, outer
 from tidegate.stages.analyze import RECIPE
 from tidegate.stages.detectors import DETECTORS
@@ -28,4 +29,5 @@ def stage(bench: Workbench, media: RemuxResult) -> Stage[AnalysisResult]:
         result=AnalysisResult,
         whole=lambda result: result.asset is None or bench.store.whole(result.asset),
         timeout_seconds=outer(inner),
+        needs=Needs(memory_bytes=LEAST_MEMORY_BYTES, slot=True),
     )

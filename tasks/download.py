@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime
+from pathlib import Path
 
 from tasks.policies import Stage, stage_task
 from tasks.probe import still_trusted
 from tidegate import stages
 from tidegate.model import DownloadResult, ProbeResult, Rendition, Source
+from tidegate.resilience.admission import OUTPUT_FACTOR, STORE_FACTOR, Needs
 from tidegate.stages.download import RECIPE
 from tidegate.stages.workbench import Workbench
 
@@ -20,7 +22,13 @@ async def download(
     return await stages.download(bench, source, probe, rendition, key)
 
 
-def stage(bench: Workbench, source: Source, probe: ProbeResult, rendition: Rendition) -> Stage[DownloadResult]:
+def stage(
+    bench: Workbench, source: Source, probe: ProbeResult, rendition: Rendition, output: Path
+) -> Stage[DownloadResult]:
+    """The stage. `output` is the folder in which results are published: there must be room for one, too."""
+    size = probe.identity.size_bytes or 0
+    disk = {str(bench.home.root): STORE_FACTOR * size, str(output): OUTPUT_FACTOR * size}
+
     def whole(result: DownloadResult) -> bool:
         trusted = still_trusted(bench, probe.identity, result.recorded_at, datetime.now(UTC))
         as_asked = source.sha256 is None or source.sha256 in result.checked
@@ -33,5 +41,6 @@ def stage(bench: Workbench, source: Source, probe: ProbeResult, rendition: Rendi
         inputs=(probe.identity.key, rendition.id),
         result=DownloadResult,
         whole=whole,
+        needs=Needs(disk_bytes=disk),
         timeout_seconds=None,  # stall clock and adaptive deadline end it; a fixed limit kills big files
     )

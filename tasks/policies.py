@@ -7,9 +7,10 @@ called with `refresh_cache`. After a crash the next run finds exactly the record
 
 from __future__ import annotations
 
+import functools
 import time
 from collections.abc import Callable, Coroutine
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
@@ -19,11 +20,14 @@ from prefect.cache_policies import CacheKeyFnPolicy
 from prefect.client.schemas.objects import State, TaskRun
 from prefect.results import get_result_store
 
+from tidegate.durable.crash_points import reached
 from tidegate.durable.threads import in_thread
 from tidegate.errors import TASK_RETRY_DELAYS_SECONDS, ProcessTimeout, TidegateError, as_failure, policy_of
 from tidegate.events import StageEnded, StageStarted
 from tidegate.model import StageName, StageRecord, Value, fingerprint
+from tidegate.resilience.admission import Needs
 from tidegate.stages import Workbench
+from tidegate.stages.admission import admitted
 
 R = TypeVar("R", bound=Value)
 
@@ -40,7 +44,7 @@ async def may_retry(task: Task[..., Any], task_run: TaskRun, state: State[Any]) 
 
 def stage_task(name: StageName) -> Callable[[Callable[..., Coroutine[Any, Any, R]]], Task[..., Any]]:
     """Make the task of a stage."""
-    return task(
+    as_task = task(
         name=name,
         task_run_name=name,
         persist_result=True,
@@ -50,6 +54,20 @@ def stage_task(name: StageName) -> Callable[[Callable[..., Coroutine[Any, Any, R
         retry_delay_seconds=list(TASK_RETRY_DELAYS_SECONDS),
         retry_condition_fn=may_retry,
     )
+
+    def swept(function: Callable[..., Coroutine[Any, Any, R]]) -> Task[..., Any]:
+        """The task, which says where it is: see `crash_points`."""
+
+        @functools.wraps(function)
+        async def work(*arguments: Any, **named: Any) -> R:
+            reached(f"{name}: started")
+            result = await function(*arguments, **named)
+            reached(f"{name}: made, not recorded")
+            return result
+
+        return as_task(work)
+
+    return swept
 
 
 @dataclass(frozen=True)
@@ -66,6 +84,8 @@ class Stage(Generic[R]):
     """Whether a recorded result still stands; blocking, runs in a thread."""
     timeout_seconds: float | None
     """The outer guard; None where the inner limit grows with the work."""
+    needs: Needs = field(default_factory=Needs)
+    """What the host must have before the stage begins; a stage from its checkpoint needs nothing."""
 
     @property
     def key(self) -> str:
@@ -88,9 +108,12 @@ class Stage(Generic[R]):
         believed = not refresh and await self._believable(call)
         record = StageRecord(state="interrupted", cached=believed)
         try:
-            state = await call.with_options(refresh_cache=not believed)(bench, *arguments, return_state=True)
+            async with admitted(bench, Needs() if believed else self.needs):
+                state = await call.with_options(refresh_cache=not believed)(bench, *arguments, return_state=True)
             value = await _result_of(state)
             record = record.model_copy(update={"state": "completed"})
+            if not believed:
+                reached(f"{self.name}: recorded")
         except TimeoutError as error:
             record = record.model_copy(update={"state": "failed"})
             guard = f"{self.timeout_seconds:.0f} s" if self.timeout_seconds else "its limit"
@@ -100,7 +123,8 @@ class Stage(Generic[R]):
             raise _at(self.name, error) from error
         finally:
             record = record.model_copy(update={"seconds": round(time.monotonic() - started, 3)})
-            bench.observe(StageEnded(self.name, record.state, record.cached, record.seconds))  # type: ignore[arg-type]
+            known = self.key if record.state == "completed" else None
+            bench.observe(StageEnded(self.name, record.state, record.cached, record.seconds, known))  # type: ignore[arg-type]
         return self.result.model_validate(value), record
 
     async def _believable(self, call: Task[..., Any]) -> bool:

@@ -208,6 +208,11 @@ class Ledger:
         """Those that are running or were interrupted, the oldest first: all that anything may have to be done about."""
         return self._attempts(attempts.c.state.in_([AttemptState.RUNNING, AttemptState.INTERRUPTED]))
 
+    def recent(self, seconds: float) -> list[Attempt]:
+        """All attempts that began in the last `seconds`, the oldest first."""
+        with self._database.reading() as connection:
+            return _select(connection, attempts.c.created_at >= now(connection) - seconds)
+
     def attempts_of(self, root_runs: Iterable[str]) -> list[Attempt]:
         """All attempts of these runs, the oldest first."""
         return self._attempts(attempts.c.root_run.in_(list(root_runs)))

@@ -1,0 +1,192 @@
+"""The words of `python -m flows.run`, and what they ask for.
+
+`flows/run.py` parses and checks them before anything else happens: whatever is wrong is said at once, and nothing new
+is left behind. It does not import Prefect, and the ledger only where a run is to be resumed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import NoReturn
+
+from flows.request import (
+    SourceRequest,
+    checked_headers,
+    checked_headers_for,
+    checked_sha256,
+    checked_url,
+    request_for,
+    require_writable,
+    source_of,
+)
+from tidegate.durable.home import Home
+from tidegate.durable.secrets import SecretFiles
+from tidegate.errors import BadInput, LedgerUnavailable
+from tidegate.model import STAGES, ProfileName, Quality
+from tidegate.settings import Settings
+
+
+@dataclass(frozen=True)
+class Command:
+    """The command line, checked."""
+
+    requests: tuple[SourceRequest, ...]
+    profile: ProfileName
+    quality: Quality
+    output_dir: Path
+    until: str
+    refresh: bool
+    as_json: bool
+    verbose: bool
+    settings: Settings
+
+
+class Parser(argparse.ArgumentParser):
+    """Tells a bad flag as every other failure is told: in a panel and, when asked for, as JSON."""
+
+    def error(self, message: str) -> NoReturn:
+        kind, _, unknown = message.partition("unrecognized arguments: ")
+        if kind:
+            raise BadInput(message)
+        flags = ", ".join(word.partition("=")[0] for word in unknown.split() if word.startswith("-"))
+        raise BadInput(f"There is no flag {flags}", hint="a file whose name begins with a dash is ./-name, or after --")
+
+
+def parsed(given: list[str]) -> argparse.Namespace:
+    """The words by name. What follows `--` is taken out first: argparse, when flags may stand anywhere, loses it."""
+    cut = given.index("--") if "--" in given else len(given)
+    words = _parser().parse_intermixed_args(given[:cut])
+    words.sources += given[cut + 1 :]
+    return words
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = Parser(
+        prog="python -m flows.run",
+        description="Take media from a link or file; end with a verified, playable, analysed file, or with an error "
+        "that says what to do. Run the same command again to go on after a stop.",
+        epilog="exit codes: 0 done, 1 failed, 2 bad usage, 3 some of several failed, 130 interrupted, 143 terminated",
+    )
+    parser.add_argument("sources", nargs="*", metavar="SOURCE", help="http(s) link, file:// link or path")
+    parser.add_argument("--output-dir", type=Path, default=Path("media"), metavar="DIR", help="default: ./media")
+    parser.add_argument(
+        "--profile", choices=[name.value for name in ProfileName], default="universal", metavar="PROFILE",
+        help="universal (plays everywhere; default), modern (keeps HEVC, AV1, VP9, Opus), original (keeps every codec)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--quality", choices=[rung.value for rung in Quality], default="auto", metavar="RUNG",
+        help="auto (default), best, 2160p, 1080p, 720p, 480p, 360p or worst",
+    )  # fmt: skip
+    parser.add_argument("--until", choices=STAGES, default="publish", metavar="STAGE", help="the last stage to run")
+    parser.add_argument("--sha256", metavar="HEX", help="what the file must hash to (one source only)")
+    parser.add_argument(
+        "--header", action="append", default=[], metavar="'K: V'",
+        help="request header for the source's own origin; repeatable; kept secret",
+    )  # fmt: skip
+    parser.add_argument("--refresh", action="store_true", help="ignore every checkpoint")
+    parser.add_argument(
+        "--resume", nargs="?", const="", metavar="RUN",
+        help="go on with a run that was cut short: the one whose id begins so, or the latest (see flows.runs)",
+    )  # fmt: skip
+    parser.add_argument("--json", action="store_true", dest="as_json", help="one JSON document on stdout")
+    parser.add_argument("--verbose", action="store_true", help="show Prefect's own log as well")
+    return parser
+
+
+def checked(words: argparse.Namespace) -> Command:
+    """Everything that can be wrong before work starts, in the order in which it was typed.
+
+    Raises:
+        BadInput, UnsupportedSource: something is.
+    """
+    settings = Settings.load()
+    _sweep_secrets(settings)
+    if words.resume is not None:
+        return _resumed(words, settings)
+    if not words.sources:
+        raise BadInput("There is no source: give a link or the path of a file")
+    if words.sha256 and len(words.sources) > 1:
+        raise BadInput("--sha256 is for one source")
+    headers = checked_headers(words.header)
+    checked_sha256(words.sha256)
+    # All of them first: a secret is stored only for a request that is good.
+    checked_headers_for(headers, [checked_url(source) for source in words.sources])
+    output_dir = _require_folders(words.output_dir, settings.store.home)
+    home = Home(settings.store.home)
+    requests = [request_for(source, sha256=words.sha256, headers=headers, home=home) for source in words.sources]
+    return Command(
+        requests=tuple(requests),
+        profile=ProfileName(words.profile),
+        quality=Quality(words.quality),
+        output_dir=output_dir,
+        until=words.until,
+        refresh=words.refresh,
+        as_json=words.as_json,
+        verbose=words.verbose,
+        settings=settings,
+    )
+
+
+def _resumed(words: argparse.Namespace, settings: Settings) -> Command:
+    """The command that a run which was cut short came from.
+
+    Raises:
+        BadInput: there is none, or its link had secrets that are not kept any more.
+    """
+    if words.sources or words.header or words.sha256:
+        raise BadInput("--resume knows its source: give no other, and neither --header nor --sha256")
+    from flows.resume import request_of
+
+    asked = request_of(settings, words.resume)
+    requests = tuple(SourceRequest(**told) for told in asked.get("sources", [asked.get("source")]))
+    home = Home(settings.store.home)
+    for request in requests:
+        if request.secret is not None:
+            source_of(request, home)
+    return Command(
+        requests=requests,
+        profile=ProfileName(asked["profile"]),
+        quality=Quality(asked["quality"]),
+        output_dir=_require_folders(Path(asked["output_dir"]), settings.store.home),
+        until=asked["until"],
+        refresh=words.refresh,
+        as_json=words.as_json,
+        verbose=words.verbose,
+        settings=settings,
+    )
+
+
+def _sweep_secrets(settings: Settings) -> None:
+    """Remove the secrets of commands that were killed, but for those of runs that may be resumed."""
+    folder = Home(settings.store.home).secrets
+    if not any(folder.glob("*.json")):
+        return
+    from flows.resume import secrets_needed
+
+    with contextlib.suppress(LedgerUnavailable):  # nobody can tell who needs what: another command sweeps
+        needed = secrets_needed(settings)
+        SecretFiles(folder).sweep(needed, older_than=settings.recovery.resume_within, now=datetime.now(UTC))
+
+
+def _require_folders(output_dir: Path, home: Path) -> Path:
+    """The output folder, made and proven like the home; should the home be bad, nothing new is left.
+
+    Raises:
+        BadInput: one of them cannot be created or written.
+    """
+    wanted = output_dir.expanduser().absolute()
+    if any(0xD800 <= ord(character) < 0xE000 for character in str(wanted)):
+        raise BadInput("The output folder's name is no text in this locale; try LC_ALL=C.UTF-8")
+    new = [folder for folder in (wanted, *wanted.parents) if not folder.exists()]
+    proven = require_writable(output_dir)
+    try:
+        require_writable(home, "TIDEGATE_HOME")
+    except BadInput:
+        for folder in new:
+            folder.rmdir()
+        raise
+    return proven

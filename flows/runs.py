@@ -1,0 +1,128 @@
+"""`python -m flows.runs`: what the ledger knows of runs; with `recover` or `maintain`, those flows by hand.
+
+For people who have no worker, and for a look at what recovery would do (`--dry-run`). Listing reads the ledger only;
+the two flows run exactly as their deployments do.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import atexit
+import json
+import os
+import sys
+from collections.abc import Sequence
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+from rich.table import Table
+
+from flows.server import attach
+from tidegate.durable.home import Home
+from tidegate.errors import TidegateError
+from tidegate.report.failure import describe
+from tidegate.report.terminal import failure_panel
+from tidegate.settings import Settings
+
+if TYPE_CHECKING:
+    from tidegate.durable.ledger import Attempt
+    from tidegate.model import Value
+
+DONE, FAILED = 0, 1
+LISTED = timedelta(days=7)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command; returns the exit code."""
+    words = _parser().parse_args(argv)
+    console = Console(stderr=True)
+    try:
+        settings = Settings.load()
+        return _listed(settings, words) if words.flow is None else _operated(settings, words)
+    except TidegateError as error:
+        console.print(failure_panel(describe(error, now=datetime.now(UTC))))
+        return FAILED
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m flows.runs",
+        description="List the runs of the last week as the ledger has them, or run one of the caretaking flows.",
+    )
+    parser.add_argument("flow", nargs="?", choices=["recover", "maintain"], help="the flow to run; none: list runs")
+    parser.add_argument("--dry-run", action="store_true", help="only say what would be done")
+    parser.add_argument("--json", action="store_true", dest="as_json", help="one JSON document on stdout")
+    return parser
+
+
+def _listed(settings: Settings, words: argparse.Namespace) -> int:
+    from tidegate.durable.ledger import Ledger
+
+    ledger = Ledger.open(settings.ledger, Home(settings.store.home))
+    attempts = ledger.recent(LISTED.total_seconds())
+    if words.as_json:
+        _print_json([attempt.model_dump(mode="json") for attempt in attempts])
+        return DONE
+    from flows.resume import unfinished
+    from tidegate.durable.owner import this_process
+
+    Console().print(_table(attempts))
+    cut_short = unfinished(attempts, ledger.now(), this_process(), settings.ledger)
+    for attempt in cut_short:
+        print(f"can be resumed: python -m flows.run --resume {attempt.id}   # {attempt.title}")  # noqa: T201
+    return DONE
+
+
+def _table(attempts: Sequence[Attempt]) -> Table:
+    table = Table("id", "what", "state", "stage", "since", "waits for", box=None)
+    for attempt in attempts:
+        since = datetime.fromtimestamp(attempt.created_at, UTC).astimezone()
+        table.add_row(
+            attempt.id,
+            attempt.title,
+            f"{attempt.state}{f' ({attempt.failure})' if attempt.failure else ''}",
+            attempt.stage or "",
+            f"{since:%Y-%m-%d %H:%M}",
+            attempt.waiting_for or "",
+        )
+    return table
+
+
+def _operated(settings: Settings, words: argparse.Namespace) -> int:
+    server = attach(settings.store.home)
+    atexit.register(server.stop)
+    os.environ.setdefault("PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL", "CRITICAL")
+    from tasks.observe import listening
+    from tidegate.events import Event, Note
+
+    def tell(event: Event) -> None:
+        if isinstance(event, Note):
+            print(event.message, file=sys.stderr)  # noqa: T201
+
+    server.wait()
+    with listening(tell):
+        done = asyncio.run(_flow(words.flow, words.dry_run))
+    if words.as_json:
+        _print_json([one.model_dump(mode="json") for one in done])
+    return FAILED if any(getattr(one, "error", "") for one in done) else DONE
+
+
+async def _flow(name: str, dry_run: bool) -> list[Value]:
+    if name == "recover":
+        from flows.recover import recover
+
+        return list(await recover(dry_run))
+    from flows.maintain import maintain
+
+    done = await maintain(dry_run)
+    return [done, *done.stuck]
+
+
+def _print_json(value: Any) -> None:
+    print(json.dumps(value, indent=2, ensure_ascii=False))  # noqa: T201
+
+
+if __name__ == "__main__":
+    sys.exit(main())
