@@ -18,10 +18,9 @@ from rich.console import Console
 from rich.status import Status
 from rich.text import Text
 
-from tidegate.events import Advance, Event, Note, RunEnded, RunStarted, StageEnded, StageStarted
+from tidegate.events import Advance, Event, Note, RunEnded, RunStarted, StageEnded, StageStarted, Waiting
 from tidegate.model import Outcome, StageRecord
-from tidegate.report.terminal import failure_panel, outcome_summary
-from tidegate.report.units import clock, human_size
+from tidegate.report.terminal import failure_panel, outcome_summary, progress_line
 
 PLAIN_EVERY_SECONDS = 5.0
 """How often a plain log shows progress."""
@@ -113,6 +112,8 @@ class Display(AbstractContextManager["Display"]):
             case StageEnded():
                 self.stages[event.stage] = StageRecord(state=event.state, cached=event.cached, seconds=event.seconds)
                 self._print(_ended(event), {"completed": "green", "failed": "red"}.get(event.state, "yellow"))
+            case Waiting():
+                self._stage(f"waiting for {event.what}" if event.what else "going on")
             case Note(level="debug") if not self._verbose:
                 pass
             case Note():
@@ -140,19 +141,6 @@ class Display(AbstractContextManager["Display"]):
 
     def _print(self, text: str, style: str) -> None:
         self._console.print(Text(text, style=style), soft_wrap=True)
-
-
-def progress_line(event: Advance) -> str:
-    """`download  12.3 MB of 48.0 MB (26 %), 3.1 MB/s, 0:11.5 left`."""
-    show = human_size if event.unit == "bytes" else clock
-    line = f"{event.stage}  {show(event.done)}"
-    if event.total:
-        line += f" of {show(event.total)} ({min(100, round(100 * event.done / event.total))} %)"
-    if event.per_second:
-        line += f", {human_size(event.per_second)}/s" if event.unit == "bytes" else f", {event.per_second:.1f}×"
-        if event.total and event.total > event.done:
-            line += f", {clock((event.total - event.done) / event.per_second)} left"
-    return line
 
 
 def _ended(event: StageEnded) -> str:

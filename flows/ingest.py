@@ -28,6 +28,7 @@ from flows.request import SourceRequest, require_writable, source_of
 from tasks import analyze, download, probe, publish, remux
 from tasks.observe import run_observer
 from tasks.policies import Stage
+from tasks.progress import shown
 from tidegate.durable.ledger import AttemptState, Beginning
 from tidegate.durable.ledger.lease import Lease, leased
 from tidegate.errors import BadInput, Coordination, SourceChanged, Superseded, TidegateError, Unknown, as_failure
@@ -232,8 +233,9 @@ async def _leased(way: Way, source: Source, begins: Beginning) -> Outcome:
     observe, lease = way.bench.observe, None
     try:
         async with leased(await open_ledger(way.bench.settings), begins, observe) as lease:
-            way.bench = replace(way.bench, observe=together(observe, lease), fence=lease.fence)
-            outcome = await _to_its_end(way, source, lease)
+            async with shown() as progress:
+                way.bench = replace(way.bench, observe=together(observe, lease, progress), fence=lease.fence)
+                outcome = await _to_its_end(way, source, lease)
             _conclude(lease, outcome)
         return outcome
     except Superseded as error:

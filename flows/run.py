@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from rich.console import Console
 
+from flows import safety
 from flows.arguments import Command, checked, parsed
 from flows.console import Display, Terminal, read_by_nobody
 from flows.request import (
@@ -107,6 +108,7 @@ def _under(server: Server, command: Command, console: Console, display: Display)
     if not command.verbose:
         # Prefect's log still reaches its server; on the terminal the display says it shorter.
         os.environ.setdefault("PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL", "CRITICAL")
+    os.environ.update(safety.environment("run"))
     import flows.ingest  # noqa: F401  # here, because Prefect reads its settings when it is imported
     from tasks.observe import listening
 

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 from rich.table import Table
 
+from flows import safety
 from flows.server import attach
 from tidegate.durable.home import Home
 from tidegate.errors import TidegateError
@@ -94,6 +95,7 @@ def _operated(settings: Settings, words: argparse.Namespace) -> int:
     server = attach(settings.store.home)
     atexit.register(server.stop)
     os.environ.setdefault("PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL", "CRITICAL")
+    os.environ.update(safety.environment("run"))
     from tasks.observe import listening
     from tidegate.events import Event, Note
 

@@ -63,7 +63,14 @@ class StageEnded:
     """The name under which the result is recorded; None where it is not."""
 
 
-Event = Note | Advance | RunStarted | RunEnded | StageStarted | StageEnded
+@dataclass(frozen=True)
+class Waiting:
+    """The run waits for something that it can name; None when it goes on."""
+
+    what: str | None
+
+
+Event = Note | Waiting | Advance | RunStarted | RunEnded | StageStarted | StageEnded
 
 
 class Observer(Protocol):

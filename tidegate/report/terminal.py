@@ -1,6 +1,7 @@
-"""What a person reads in a terminal at the end of a run.
+"""What a person reads of a run: its progress in one line, and how it ended.
 
-`flows/run.py` prints it to stderr. Pure: it makes rich renderables and prints nothing itself.
+`flows/console.py` prints it; `tasks/progress.py` shows the line in the Prefect UI. Pure: it makes text and rich
+renderables and prints nothing itself.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
 
+from tidegate.events import Advance
 from tidegate.model import Failure, Outcome
 from tidegate.report.units import clock, human_size
 
@@ -43,6 +45,19 @@ def outcome_summary(outcome: Outcome) -> Text:
     return Text("\n").join(
         Text.assemble((f"{name:<8}", "yellow" if name == "finding" else "dim"), value) for name, value in rows
     )
+
+
+def progress_line(event: Advance) -> str:
+    """`download  12.3 MB of 48.0 MB (26 %), 3.1 MB/s, 0:11.5 left`."""
+    show = human_size if event.unit == "bytes" else clock
+    line = f"{event.stage}  {show(event.done)}"
+    if event.total:
+        line += f" of {show(event.total)} ({min(100, round(100 * event.done / event.total))} %)"
+    if event.per_second:
+        line += f", {human_size(event.per_second)}/s" if event.unit == "bytes" else f", {event.per_second:.1f}×"
+        if event.total and event.total > event.done:
+            line += f", {clock((event.total - event.done) / event.per_second)} left"
+    return line
 
 
 def _result_line(outcome: Outcome) -> str:

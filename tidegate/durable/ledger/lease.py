@@ -24,7 +24,7 @@ from tidegate.durable.ledger.ledger import Beginning, Claim, Ledger, insist
 from tidegate.durable.ledger.rows import Attempt, AttemptState, Progress, Standing
 from tidegate.durable.threads import in_thread, still_wanted
 from tidegate.errors import LeaseLost, LedgerUnavailable, Superseded, TidegateError, reason_of
-from tidegate.events import Advance, Event, Note, Observer, StageEnded, StageStarted
+from tidegate.events import Advance, Event, Note, Observer, StageEnded, StageStarted, Waiting
 from tidegate.settings import AdmissionSettings
 
 TRY_AGAIN_SECONDS = 3.0
@@ -86,10 +86,12 @@ class Lease:
     def waiting(self, what: str) -> Iterator[None]:
         """While it lasts, the run waits for something that it can name: it is not stuck."""
         self._tell(waiting_for=what)
+        self._observe(Waiting(what))
         try:
             yield
         finally:
             self._tell(waiting_for=None)
+            self._observe(Waiting(None))
 
     def stir(self) -> None:
         """The run got on, without anything new to tell."""

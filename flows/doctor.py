@@ -1,0 +1,332 @@
+"""`python -m flows.doctor`: is everything there that runs and their recovery need?
+
+For people, before the first run and when something is odd; `--json` for monitoring. Each check looks at one thing, says
+green, yellow or red, and what to do. It starts nothing, and changes nothing but a file that it writes and removes.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import os
+import shutil
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from datetime import timedelta
+from email.utils import parsedate_to_datetime
+from enum import StrEnum
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import httpx
+from rich.console import Console
+from rich.text import Text
+
+from flows import safety, server
+from tidegate.durable.home import Home
+from tidegate.durable.ledger import Attempt, AttemptState, Ledger
+from tidegate.durable.ledger.decide import holds_slot, orphaned, stuck
+from tidegate.durable.owner import this_process
+from tidegate.errors import TidegateError
+from tidegate.model import Value
+from tidegate.process.ffmpeg import VERSION_SECONDS, Toolchain, version_of
+from tidegate.process.supervise import Job, run
+from tidegate.settings import Settings
+
+ENCODERS = ("libx264", "aac")
+"""What a transcode needs."""
+UPKEEP = {"recover": timedelta(minutes=6), "maintain": timedelta(minutes=45)}
+"""The caretaking deployments, and three of their intervals: without a run for longer, something is wrong."""
+WORST_SKEW = timedelta(seconds=5)
+API_SECONDS = 10.0
+POOL = "tidegate"
+AUTOMATION = "tidegate: a run without heartbeats has crashed"
+
+
+class Level(StrEnum):
+    GREEN = "green"
+    YELLOW = "yellow"
+    """It works, but something is missing that somebody may count on."""
+    RED = "red"
+
+
+class Finding(Value):
+    """What one check has seen."""
+
+    level: Level
+    subject: str
+    message: str
+    do: str = ""
+    """What to do about it; empty when there is nothing to do."""
+
+
+Findings = Iterator[Finding]
+
+
+def good(subject: str, message: str) -> Finding:
+    return Finding(level=Level.GREEN, subject=subject, message=message)
+
+
+def odd(subject: str, message: str, do: str) -> Finding:
+    return Finding(level=Level.YELLOW, subject=subject, message=message, do=do)
+
+
+def bad(subject: str, message: str, do: str) -> Finding:
+    return Finding(level=Level.RED, subject=subject, message=message, do=do)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Look at everything; 0 when nothing is red."""
+    parser = argparse.ArgumentParser(prog="python -m flows.doctor", description="Look whether everything is in order.")
+    parser.add_argument("--json", action="store_true", dest="as_json", help="one JSON document on stdout")
+    words = parser.parse_args(argv)
+    findings = list(examine())
+    if words.as_json:
+        told = {"level": worst(findings), "findings": [finding.model_dump() for finding in findings]}
+        print(json.dumps(told, indent=2, ensure_ascii=False))  # noqa: T201
+    else:
+        Console().print(_shown(findings), soft_wrap=True)
+    return 1 if worst(findings) is Level.RED else 0
+
+
+def examine() -> Findings:
+    """Every check; one that cannot be made is a finding of its own."""
+    try:
+        settings = Settings.load()
+    except TidegateError as error:
+        yield bad("settings", error.message, "mend the variable")
+        return
+    yield from _checked("tools", lambda: tools(settings))
+    yield from _checked("store", lambda: store(settings))
+    yield from _checked("ledger", lambda: ledger_and_runs(settings))
+    yield from _checked("prefect", lambda: prefect(settings))
+
+
+def worst(findings: Iterable[Finding]) -> Level:
+    levels = {finding.level for finding in findings}
+    return next((level for level in (Level.RED, Level.YELLOW) if level in levels), Level.GREEN)
+
+
+def _checked(subject: str, check: Callable[[], Findings]) -> Findings:
+    try:
+        yield from check()
+    except TidegateError as error:
+        yield bad(subject, error.message, "; ".join(error.policy.actions))
+    except Exception as error:  # noqa: BLE001  # a check that fails is what a doctor is asked for
+        yield bad(subject, f"{type(error).__name__}: {error}", "look into this first; other checks may depend on it")
+
+
+def tools(settings: Settings) -> Findings:
+    """ffmpeg, and the encoders that a transcode needs."""
+    toolchain = Toolchain.find(settings.tools)
+    yield good("ffmpeg", f"{asyncio.run(version_of(toolchain, settings.process))} ({toolchain.ffmpeg})")
+    for encoder in ENCODERS:
+        if _has_encoder(toolchain, encoder, settings):
+            yield good("encoder", encoder)
+        else:
+            yield bad(
+                "encoder", f"this ffmpeg has no {encoder}", "install another ffmpeg, or set TIDEGATE_TOOLS_FFMPEG"
+            )
+
+
+def _has_encoder(toolchain: Toolchain, encoder: str, settings: Settings) -> bool:
+    asked = [str(toolchain.ffmpeg), "-hide_banner", "-h", f"encoder={encoder}"]
+    told = asyncio.run(run(Job("ffmpeg", asked, VERSION_SECONDS), settings.process))
+    return told.stdout.head.startswith(f"Encoder {encoder}")
+
+
+def store(settings: Settings) -> Findings:
+    """The home: can it be written, does it know hard links, is there room?"""
+    home = Home(settings.store.home)
+    try:
+        home.root.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=home.root, prefix=".doctor-") as folder:
+            one = Path(folder, "one")
+            one.write_bytes(b"x")
+            Path(folder, "two").hardlink_to(one)
+    except OSError as error:
+        yield bad("store", f"{home.root}: {error}", "TIDEGATE_HOME must be writable and on a volume with hard links")
+        return
+    yield good("store", f"{home.root} can be written")
+    free, floor = shutil.disk_usage(home.root).free, settings.space.free_bytes
+    if free < floor:
+        yield bad(
+            "space", f"{_gb(free)} free, and {_gb(floor)} should be", "free space; `python -m flows.runs maintain`"
+        )
+    else:
+        yield good("space", f"{_gb(free)} free")
+
+
+def ledger_and_runs(settings: Settings) -> Findings:
+    """The ledger: does it answer, does its clock agree, and is anything left that nobody sees to?"""
+    ledger = Ledger.open(settings.ledger, Home(settings.store.home))
+    before = time.time()
+    now = ledger.now()
+    took, skew = time.time() - before, abs(now - (before + time.time()) / 2)
+    yield good("ledger", f"answers in {took * 1000:.0f} ms, its schema is up to date")
+    if skew > WORST_SKEW.total_seconds():
+        yield odd("clock", f"this host and the ledger disagree by {skew:.0f} s", "set the clock (NTP)")
+    else:
+        yield good("clock", f"agrees with the ledger's within {skew:.1f} s")
+    yield from _runs(ledger.open_attempts(), now, settings)
+    yield from _upkeep(ledger, now)
+
+
+def _runs(attempts: Sequence[Attempt], now: float, settings: Settings) -> Findings:
+    here = this_process()
+    running = [one for one in attempts if one.state is AttemptState.RUNNING]
+    lost = [one for one in running if orphaned(one, now, here, settings.ledger)]
+    deployed = [one for one in lost if one.deployment is not None]
+    if deployed:
+        yield odd("runs", f"{len(deployed)} lost runs wait for recovery", "`python -m flows.runs recover`, or a worker")
+    if len(lost) > len(deployed):
+        count = len(lost) - len(deployed)
+        yield odd(
+            "runs", f"{count} runs by hand were cut short", "`python -m flows.run --resume`; `python -m flows.runs`"
+        )
+    late = [one for one in running if one not in lost and stuck(one, now, settings.recovery.stuck_after)]
+    if late:
+        yield bad("runs", f"{len(late)} runs get nowhere", "`python -m flows.runs maintain` ends them as errors")
+    leaked = [one for one in lost if one.slot_at is not None and holds_slot(one, now, here, settings.admission)]
+    if leaked:
+        yield odd(
+            "slots", f"{len(leaked)} processing slots are held by runs that are gone", "they free themselves in 2 min"
+        )
+    if not (lost or late):
+        yield good("runs", f"{len(running)} at work, none of them lost or stuck")
+
+
+def _upkeep(ledger: Ledger, now: float) -> Findings:
+    """When recover and maintain last ran, by whoever started them."""
+    recent = ledger.recent(timedelta(days=1).total_seconds())
+    for name, patience in UPKEEP.items():
+        last = max((one.created_at for one in recent if one.kind == name), default=None)
+        if last is None or now - last > patience.total_seconds():
+            when = "not within a day" if last is None else f"{timedelta(seconds=round(now - last))} ago"
+            yield odd(name, f"last ran {when}", "`make serve`, or a worker on the pool `tidegate`")
+        else:
+            yield good(name, f"last ran {timedelta(seconds=round(now - last))} ago")
+
+
+def prefect(settings: Settings) -> Findings:
+    """The server, and what has to be on it for runs to be recovered."""
+    found = server.found(settings.store.home)
+    yield from _settings_in_force(own_server=found is None)
+    if found is None:
+        yield odd(
+            "server", "none is running: each command starts its own, and nothing recovers by itself", "`make serve`"
+        )
+        return
+    if found.api_url is None:
+        yield good("server", "named in Prefect's own configuration; its parts are not looked at here")
+        return
+    yield good("server", f"{found.api_url} answers")
+    with httpx.Client(base_url=f"{found.api_url.rstrip('/')}/", timeout=API_SECONDS) as api:
+        yield from _version_and_clock(api)
+        yield from _pool(api)
+        for name in UPKEEP:
+            yield from _deployment(api, name)
+        yield from _deployment(api, "ingest")
+        yield from _automation(api)
+        yield from _limits(api)
+
+
+def _settings_in_force(*, own_server: bool) -> Findings:
+    told = {**safety.environment("run"), **os.environ}
+    looked_at = [None] if own_server else ["run", "worker"]
+    if own_server:
+        told = {**safety.environment("server"), **told}
+    hurtful = {one.name: one for reader in looked_at for one in safety.hurtful(told, reader)}  # type: ignore[arg-type]
+    for one in hurtful.values():
+        value = "not set" if one.value is None else one.value
+        yield odd("setting", f"{one.name} is {value}. {one.why}", f"set it to {one.better}")
+    if not hurtful:
+        yield good("setting", "Prefect's settings are safe")
+
+
+def _version_and_clock(api: httpx.Client) -> Findings:
+    answer = api.get("admin/version").raise_for_status()
+    if answer.json() != version("prefect"):
+        yield odd("server", f"runs Prefect {answer.json()}, this is {version('prefect')}", "use one version everywhere")
+    told = answer.headers.get("date")
+    if told:
+        skew = abs(time.time() - parsedate_to_datetime(told).timestamp())
+        if skew > WORST_SKEW.total_seconds():
+            yield odd("clock", f"this host and the server disagree by {skew:.0f} s", "set the clock (NTP)")
+
+
+def _pool(api: httpx.Client) -> Findings:
+    pool = api.get(f"work_pools/{POOL}")
+    if pool.status_code == httpx.codes.NOT_FOUND:
+        yield bad("pool", f"there is no work pool {POOL}", "`make serve`, or see docs/deploy.md")
+        return
+    if pool.json().get("is_paused"):
+        yield bad("pool", f"the work pool {POOL} is paused", f"`prefect work-pool resume {POOL}`")
+    workers = api.post(f"work_pools/{POOL}/workers/filter", json={}).raise_for_status().json()
+    online = [worker["name"] for worker in workers if worker.get("status") == "ONLINE"]
+    if online:
+        yield good("worker", f"{len(online)} online: {', '.join(online)}")
+    else:
+        yield bad("worker", f"none is online on the pool {POOL}", f"`make serve`, or `prefect worker start -p {POOL}`")
+
+
+def _deployment(api: httpx.Client, name: str) -> Findings:
+    answer = api.get(f"deployments/name/{name}/{name}")
+    if answer.status_code == httpx.codes.NOT_FOUND:
+        yield bad(name, "is not deployed", "`make serve`, or `prefect deploy --all`")
+        return
+    deployment = answer.raise_for_status().json()
+    if deployment.get("paused"):
+        yield bad(name, "its deployment is paused", f"`prefect deployment resume {name}/{name}`")
+    schedules: list[dict[str, Any]] = deployment.get("schedules", [])
+    if name in UPKEEP and not any(schedule.get("active") for schedule in schedules):
+        yield bad(name, "has no active schedule", "switch its schedule on, in the UI or by `prefect deploy --all`")
+    elif not deployment.get("paused"):
+        yield good(name, "is deployed" + (" and scheduled" if name in UPKEEP else ""))
+
+
+def _automation(api: httpx.Client) -> Findings:
+    asked = {"automations": {"name": {"any_": [AUTOMATION]}}}
+    found = api.post("automations/filter", json=asked).raise_for_status().json()
+    if any(automation["enabled"] for automation in found):
+        yield good("automation", "runs without heartbeat are set to Crashed")
+    else:
+        state = "switched off" if found else "missing"
+        yield odd("automation", f"the one that crashes runs without heartbeat is {state}", "`make serve` makes it")
+
+
+def _limits(api: httpx.Client) -> Findings:
+    """Slots that Prefect counts as taken though none of our runs is under way."""
+    limits = api.post("v2/concurrency_limits/filter", json={}).raise_for_status().json()
+    taken = {limit["name"]: limit["active_slots"] for limit in limits if limit["active_slots"]}
+    states = {"flow_runs": {"state": {"type": {"any_": ["RUNNING", "PENDING", "CANCELLING"]}}}}
+    under_way = api.post("flow_runs/count", json=states).raise_for_status().json()
+    if sum(taken.values()) > under_way:
+        told = ", ".join(f"{name}: {slots}" for name, slots in taken.items())
+        yield odd(
+            "slots", f"more are taken than runs are under way ({told})", "they expire in 5 min; else reset the limit"
+        )
+    else:
+        yield good("slots", "no slot is leaked")
+
+
+def _shown(findings: Sequence[Finding]) -> Text:
+    lines = []
+    for finding in findings:
+        told = f"{finding.subject}: {finding.message}"
+        lines.append(Text.assemble((f"● {finding.level:<7}", finding.level.value), told))
+        if finding.do:
+            lines.append(Text(f"            → {finding.do}", style="dim"))
+    return Text("\n").join(lines)
+
+
+def _gb(size: int) -> str:
+    return f"{size / 1000**3:.1f} GB"
+
+
+if __name__ == "__main__":
+    sys.exit(main())

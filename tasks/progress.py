@@ -1,0 +1,74 @@
+"""How far a run is, shown in the Prefect UI as a progress artifact.
+
+`flows/ingest.py` shows it beside the work. It is written at most every few seconds and only for what takes longer, so
+a short run pays nothing; a server that does not take it costs the run nothing either.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+from collections.abc import AsyncIterator
+from uuid import UUID
+
+import anyio
+from prefect.artifacts import acreate_progress_artifact, aupdate_progress_artifact
+
+from tidegate.events import Advance, Event, Observer, StageEnded, StageStarted, Waiting
+from tidegate.report.terminal import progress_line
+
+EVERY_SECONDS = 3.0
+"""How often the artifact is written at most."""
+
+_logger = logging.getLogger(__name__)
+
+
+class Progress:
+    """An observer that keeps what is to be shown: a percentage and a line. It may be called from any thread."""
+
+    def __init__(self) -> None:
+        self.percent = 0.0
+        self.line = ""
+
+    def __call__(self, event: Event) -> None:
+        match event:
+            case StageStarted():
+                self._show(0.0, event.stage)
+            case Advance():
+                self._show(100.0 * event.done / event.total if event.total else 0.0, progress_line(event))
+            case StageEnded(state="completed"):
+                self._show(100.0, f"{event.stage}: done")
+            case Waiting(what=str(what)):
+                self._show(self.percent, f"waiting for {what}")
+            case _:
+                pass
+
+    def _show(self, percent: float, line: str) -> None:
+        self.percent, self.line = min(100.0, round(percent, 1)), line
+
+
+@contextlib.asynccontextmanager
+async def shown() -> AsyncIterator[Observer]:
+    """An observer whose progress is shown while the block lasts."""
+    progress = Progress()
+    async with anyio.create_task_group() as siblings:
+        siblings.start_soon(_show, progress)
+        yield progress
+        siblings.cancel_scope.cancel()
+
+
+async def _show(progress: Progress) -> None:
+    artifact: UUID | None = None
+    told = ""
+    while True:
+        await anyio.sleep(EVERY_SECONDS)
+        if progress.line == told:
+            continue
+        told = progress.line
+        try:
+            if artifact is None:
+                artifact = await acreate_progress_artifact(progress.percent, description=told)
+            else:
+                await aupdate_progress_artifact(artifact, progress.percent, description=told)
+        except Exception:  # a picture for people: the work does not depend on it
+            _logger.debug("The progress could not be shown", exc_info=True)
