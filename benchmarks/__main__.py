@@ -6,7 +6,8 @@ import platform
 import sys
 from importlib.metadata import version
 
-from benchmarks import command_start, supervised_ffmpeg
+from benchmarks import command_start, ledger, redone, supervised_ffmpeg
+from benchmarks.figures import FIGURES_HEADER
 from benchmarks.pairs import HEADER
 
 
@@ -15,10 +16,15 @@ def main() -> int:
     print(f"Python {python}, Prefect {prefect}, {platform.system()} {platform.machine()}\n")
     print(HEADER, flush=True)
     met = True
-    for module in (supervised_ffmpeg, command_start):
+    for module in (supervised_ffmpeg, command_start, ledger):
         for pairs in module.results():
             print(pairs.row(), flush=True)
             met = met and pairs.ratio("wall") <= pairs.goal
+    print(f"\n{FIGURES_HEADER}", flush=True)
+    for source in (ledger, redone):
+        for figure in source.figures():
+            print(figure.row(), flush=True)
+            met = met and figure.met
     return 0 if met else 1
 
 

@@ -42,8 +42,8 @@ def results() -> Iterator[Pairs]:
         hello.write_text(HELLO)
         ours = [sys.executable, "-m", "flows.run", origin.url("clip.mp4"), "--output-dir", str(home / "out"), "--json"]
         peer = [sys.executable, str(hello)]
-        with _server(home) as api:
-            warm = _environment(home, PREFECT_API_URL=api)
+        with prefect_server(home) as api:
+            warm = environment(home, PREFECT_API_URL=api)
             _run(ours, warm)
             yield measure(
                 "the command, every stage from its checkpoint, warm server ÷ hello-world",
@@ -52,7 +52,7 @@ def results() -> Iterator[Pairs]:
                 goal=1.3,
                 pairs=9,
             )
-        cold = _environment(home)
+        cold = environment(home)
         yield measure(
             "the same without a server ÷ hello-world with Prefect's ephemeral server",
             lambda: _run(ours, cold),
@@ -68,7 +68,8 @@ def _run(argv: list[str], environment: dict[str, str]) -> None:
     assert argv[1] != "-m" or done.stdout.count('"cached": true') in (0, 5), "every stage or, the first time, none"
 
 
-def _environment(home: Path, **more: str) -> dict[str, str]:
+def environment(home: Path, **more: str) -> dict[str, str]:
+    """A command's environment in a home of its own."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith(("PREFECT_", "TIDEGATE_"))}
     mine = {"HOME": str(home), "TIDEGATE_HOME": str(home / "tidegate"), "PYTHONPATH": str(ROOT)}
     # A slow machine trips Prefect's own start-up limit; the peer must not fail for that.
@@ -76,13 +77,14 @@ def _environment(home: Path, **more: str) -> dict[str, str]:
 
 
 @contextmanager
-def _server(home: Path) -> Iterator[str]:
+def prefect_server(home: Path) -> Iterator[str]:
+    """The API address of a server that runs for the length of the block."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     argv = [sys.executable, "-m", "prefect", "server", "start", "--port", str(port)]
     quiet = subprocess.DEVNULL
-    process = subprocess.Popen(argv, env=_environment(home), stdout=quiet, stderr=quiet, start_new_session=True)
+    process = subprocess.Popen(argv, env=environment(home), stdout=quiet, stderr=quiet, start_new_session=True)
     api = f"http://127.0.0.1:{port}/api"
     try:
         until = time.monotonic() + 120

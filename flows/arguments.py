@@ -167,9 +167,10 @@ def _sweep_secrets(settings: Settings) -> None:
         return
     from flows.resume import secrets_needed
 
+    now = datetime.now(UTC)  # before anybody is asked: what is written meanwhile stays
     with contextlib.suppress(LedgerUnavailable):  # nobody can tell who needs what: another command sweeps
         needed = secrets_needed(settings)
-        SecretFiles(folder).sweep(needed, older_than=settings.recovery.resume_within, now=datetime.now(UTC))
+        SecretFiles(folder).sweep(needed, older_than=settings.recovery.resume_within, now=now)
 
 
 def _require_folders(output_dir: Path, home: Path) -> Path:

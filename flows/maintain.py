@@ -21,8 +21,9 @@ from flows import orchestration
 from flows.attempts import beginning, leave_report, open_ledger
 from flows.resume import secrets_needed
 from tasks.observe import run_observer
+from tidegate.durable.clearing import Removed
 from tidegate.durable.home import Home
-from tidegate.durable.inventory import inventory, used_since
+from tidegate.durable.inventory import inventory, named_by, used_since
 from tidegate.durable.ledger import Attempt, AttemptState, Ledger
 from tidegate.durable.ledger.decide import idle_seconds, orphaned, overdue, stuck
 from tidegate.durable.ledger.lease import leased
@@ -187,6 +188,7 @@ def _clear(ledger: Ledger, settings: Settings, observe: Observer, dry_run: bool)
     found = inventory(home, ledger.published_folders())
     since = min((one.created_at for one in left if one.state is AttemptState.RUNNING), default=None)
     used = used_since(found, datetime.fromtimestamp(since, UTC)) if since is not None else frozenset()
+    used |= named_by(found, {name for one in left for name in one.records.values()})
     free = free_bytes(home)
     doomed = what_may_go(found, settings.space, live, used, free, now)
     for note in (*found.notes, *unmet(found, doomed, settings.space, free)):
@@ -195,38 +197,31 @@ def _clear(ledger: Ledger, settings: Settings, observe: Observer, dry_run: bool)
         return Maintenance(
             removed=tuple(str(one.path) for one in doomed), removed_bytes=sum(one.bytes for one in doomed)
         )
-    removed = clear(home, doomed, partial(_needed, ledger, home), observe)
+    removed = clear(home, doomed, partial(_needed, ledger), observe)
     _sweep_secrets(home, secrets_needed(settings), settings.recovery.resume_within, now, observe)
     rows = ledger.clear_rows(settings.space.ledger_age.total_seconds())
     return Maintenance(
-        removed=tuple(str(one.path) for one in removed if one.bytes),
+        removed=tuple(str(one.path) for one in removed if isinstance(one, Removed)),
         removed_bytes=sum(one.bytes for one in removed),
         rows=rows,
     )
 
 
-def _needed(ledger: Ledger, home: Home, one: Doomed) -> bool:
-    """Whether a run that began meanwhile stands on it."""
+def _needed(ledger: Ledger, one: Doomed) -> bool:
+    """Whether a run that began meanwhile works there; an asset that one has come to use is seen by its time."""
     live = [attempt for attempt in ledger.open_attempts() if attempt.state is AttemptState.RUNNING]
-    if one.work_key is not None and any(attempt.work_key == one.work_key for attempt in live):
-        return True
-    if one.last_used is None:
-        return False
-    try:
-        used = (home.root / one.path).stat().st_mtime
-    except OSError:
-        return False
-    return used > one.last_used.timestamp()
+    return one.work_key is not None and any(attempt.work_key == one.work_key for attempt in live)
 
 
 def _sweep_secrets(home: Home, needed: Sequence[str], patience: timedelta, now: datetime, observe: Observer) -> None:
     for removal in SecretFiles(home.secrets).sweep(needed, older_than=patience, now=now):
-        observe(Note(f"Removed a secret that nobody needs: {removal.path.name}"))
+        if isinstance(removal, Removed):
+            observe(Note(f"Removed a secret that nobody needs: {removal.path.name}"))
 
 
 def _forget_missing(ledger: Ledger) -> None:
     for folder in ledger.published_folders():
-        if not folder.exists():
+        if not folder.exists() and folder.parent.exists():  # or its whole volume may only be away
             ledger.forget_published(folder)
 
 

@@ -126,11 +126,12 @@ class Rescuer:
         self, lost: Sequence[Attempt], alive: Sequence[Attempt], runs: dict[str, RunFacts], now: float
     ) -> list[Case]:
         recoveries = await in_thread(self._ledger.recoveries_of, list(runs))
+        living = latest_by_run(alive)
         cases = []
         for key, attempts in _by_run(lost).items():
             latest, run = attempts[-1], runs.get(key)
             recovery = recoveries.get(key, Recovery(root_run=key))
-            succeeded = any(a.root_run == key and a.created_at > latest.created_at for a in alive)
+            succeeded = key in living and living[key].created_at > latest.created_at
             verdict = verdict_on_orphan(
                 latest, run, recovery, succeeded_by=succeeded, now=now, limits=self._settings.recovery
             )

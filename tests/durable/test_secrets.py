@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
 import stat
+from collections.abc import Collection, Iterator
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
 from pydantic import SecretStr
 
+from tidegate.durable.clearing import Removed
+from tidegate.durable.owner import INITIAL_NAMESPACE, this_process
 from tidegate.durable.secrets import SecretFiles, distinguished
 from tidegate.errors import BadInput
 from tidegate.model import Identity, Source
@@ -96,38 +101,140 @@ def test_nothing_but_a_reference_leads_to_a_file(reference: str, kept: SecretFil
 
 # --- what a killed command leaves -------------------------------------------------------------------
 
+WEEK = timedelta(days=7)
 
-def test_what_a_killed_command_left_goes_with_the_next_one_and_a_living_ones_stays(kept: SecretFiles) -> None:
+
+def test_keeping_a_secret_takes_nobody_elses_away(kept: SecretFiles) -> None:
+    with somebody_elses(kept) as theirs:
+        pass
+    mine = kept.keep(URL, HEADERS)
+    assert names(kept) == {theirs, mine}, "an interrupted run may be resumed with it"
+
+
+def test_what_a_killed_command_left_goes_and_a_living_ones_stays(kept: SecretFiles) -> None:
+    mine = kept.keep(URL, HEADERS)
+    with somebody_elses(kept) as theirs:
+        assert swept(kept) == set()
+        assert names(kept) == {mine, theirs}
+    assert swept(kept) == {theirs}
+    assert names(kept) == {mine}
+
+
+def test_what_an_unfinished_attempt_refers_to_survives_its_owner_however_old_it_is(kept: SecretFiles) -> None:
+    with somebody_elses(kept) as theirs:
+        pass
+    assert swept(kept, needed={theirs}, after=52 * WEEK) == set()
+    url, _ = kept.reveal(theirs)
+    assert url.get_secret_value() == URL
+    assert swept(kept) == {theirs}
+
+
+def test_a_living_owners_secret_stays_however_old_it_is(kept: SecretFiles) -> None:
+    kept.keep(URL, HEADERS)
+    assert swept(kept, after=52 * WEEK) == set()
+
+
+def test_what_was_written_after_somebody_looked_who_needs_what_stays(kept: SecretFiles) -> None:
+    with somebody_elses(kept):
+        pass
+    assert swept(kept, after=-timedelta(minutes=1)) == set()
+
+
+@pytest.mark.parametrize(
+    ("change", "stays"),
+    [
+        ({"started": 1}, False),
+        ({"boot": "an earlier one", "namespace": INITIAL_NAMESPACE}, False),
+        ({"host": "another", "started": 1}, True),
+        ({"namespace": 1, "started": 1}, True),
+    ],
+    ids=["another start", "another boot", "another host", "another container"],
+)
+def test_only_an_owner_that_is_certainly_gone_loses_its_secret_at_once(
+    change: dict[str, object], stays: bool, kept: SecretFiles
+) -> None:
+    if "boot" in change and this_process().namespace != INITIAL_NAMESPACE:
+        pytest.skip("in a container nobody knows of other boots")
+    path = kept.root / f"{kept.keep(URL, HEADERS)}.json"
+    content = json.loads(path.read_text())
+    path.write_text(json.dumps(content | {"owner": content["owner"] | change}))
+    swept(kept)
+    assert path.exists() == stays
+    swept(kept, after=WEEK + timedelta(minutes=1))
+    assert not path.exists(), "where nobody can know, time decides"
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"",
+        b"{",
+        json.dumps({"url": URL, "headers": HEADERS, "owner": None}).encode(),
+        json.dumps({"url": URL, "headers": {}, "owner": {"host": "h", "boot": "b", "pid": 1, "started": 1}}).encode(),
+    ],
+    ids=["empty", "torn", "of nobody", "of an earlier version"],
+)
+def test_of_an_owner_that_cannot_be_read_age_decides(content: bytes, kept: SecretFiles) -> None:
+    path = kept.root / f"{kept.keep(URL, HEADERS)}.json"
+    path.write_bytes(content)
+    assert swept(kept, after=WEEK - timedelta(minutes=1)) == set()
+    assert swept(kept, needed={path.stem}, after=2 * WEEK) == set()
+    assert swept(kept, after=WEEK + timedelta(minutes=1)) == {path.stem}
+
+
+def test_a_half_written_secret_goes_after_an_hour(kept: SecretFiles) -> None:
+    kept.keep(URL, HEADERS)
+    half = kept.root / ".0123456789abcdef.json.01234567.tmp"
+    half.write_bytes(b'{"url": "http://me:pw-77c3@')
+    swept(kept, after=timedelta(minutes=59))
+    assert half.exists()
+    swept(kept, after=timedelta(minutes=61))
+    assert not half.exists()
+
+
+def test_the_key_and_what_is_not_ours_stay(kept: SecretFiles, tmp_path: Path) -> None:
+    outside = tmp_path / "outside.json"
+    outside.write_text("{}")
+    kept.root.mkdir(parents=True)
+    for name in ("identity.key", "notes.json", "0123456789abcdeg.json"):
+        (kept.root / name).write_text("{}")
+    (kept.root / "0123456789abcdef.json").symlink_to(outside)
+    os.mkfifo(kept.root / "fedcba9876543210.json")
+    before = names(kept)
+    assert swept(kept, after=52 * WEEK) == set()
+    assert names(kept) == before and outside.exists()
+
+
+def test_there_need_not_be_any(kept: SecretFiles) -> None:
+    assert swept(kept) == set()
+
+
+@contextlib.contextmanager
+def somebody_elses(kept: SecretFiles) -> Iterator[str]:
+    """The reference of a secret whose owner lives until the end of the block, and is then killed."""
     told, tell = os.pipe()
     pid = os.fork()
     if pid == 0:
         os.write(tell, kept.keep(URL, HEADERS).encode())
         signal.pause()
     try:
-        of_the_child = os.read(told, 16).decode()
-        mine = kept.keep(URL, HEADERS)
-        assert {path.stem for path in kept.root.iterdir()} == {of_the_child, mine}
+        yield os.read(told, 16).decode()
     finally:
         os.kill(pid, signal.SIGKILL)
         os.waitpid(pid, 0)
         os.close(told)
         os.close(tell)
-    third = kept.keep(URL, HEADERS)
-    assert {path.stem for path in kept.root.iterdir()} == {mine, third}
 
 
-@pytest.mark.parametrize(
-    ("change", "stays"),
-    [({"started": 1}, False), ({"boot": "an earlier one"}, False), ({"host": "another", "started": 1}, True)],
-)
-def test_a_process_of_the_same_number_is_not_taken_for_the_owner(
-    change: dict[str, object], stays: bool, kept: SecretFiles
-) -> None:
-    path = kept.root / f"{kept.keep(URL, HEADERS)}.json"
-    content = json.loads(path.read_text())
-    path.write_text(json.dumps(content | {"owner": content["owner"] | change}))
-    kept.keep(URL, HEADERS)
-    assert path.exists() == stays
+def swept(kept: SecretFiles, *, needed: Collection[str] = (), after: timedelta = timedelta(seconds=1)) -> set[str]:
+    """The references that a sweep removes, some time from now."""
+    removals = kept.sweep(needed, older_than=WEEK, now=datetime.now(UTC) + after)
+    assert all(isinstance(removal, Removed) for removal in removals)
+    return {removal.path.stem for removal in removals}
+
+
+def names(kept: SecretFiles) -> set[str]:
+    return {path.stem for path in kept.root.iterdir()}
 
 
 # --- links that look alike --------------------------------------------------------------------------

@@ -1,8 +1,9 @@
 """Secrets of one run, in a file that only its owner can read.
 
 The command writes one when a link or header carries a secret, so that flow parameters hold only its reference; the
-flow reads it. The command that wrote it removes it at its end; what a killed one left, the next one removes. The key by
-which links that look alike are told apart is here too, and stays.
+flow reads it. The command that wrote it removes it at its end; what a killed one left stays for as long as an
+unfinished attempt refers to it, and then goes with the next `sweep`. The key by which links that look alike are told
+apart is here too, and stays.
 """
 
 from __future__ import annotations
@@ -11,20 +12,26 @@ import contextlib
 import fcntl
 import json
 import os
-import platform
 import re
 import secrets
+import stat
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 from blake3 import blake3
 from pydantic import BaseModel, ConfigDict, SecretStr
 
 from tidegate.durable.atomic import write_atomic
+from tidegate.durable.clearing import SECRET, SET_ASIDE, Removal, remove
+from tidegate.durable.owner import Owner, provably_gone, this_process
 from tidegate.errors import BadInput, from_os_error
 from tidegate.model import Identity, Source
 
 _REFERENCE = re.compile(r"[0-9a-f]{16}")
+_IN_THE_MAKING = timedelta(hours=1)
+"""How long a file may be half written; nothing refers to it yet."""
 
 
 class _Kept(BaseModel):
@@ -36,25 +43,8 @@ class _Kept(BaseModel):
     headers: dict[str, SecretStr]
 
 
-class _Owner(BaseModel):
-    """The process that a file belongs to, told from any later one that gets its number."""
-
-    host: str
-    boot: str
-    pid: int
-    started: int
-    """Clock ticks from the boot to its start."""
-
-    @property
-    def gone(self) -> bool:
-        """Whether it has certainly ended. Of another host's nothing is known."""
-        if self.host != platform.node():
-            return False
-        return self != _owner(self.pid)
-
-
 class _Owned(BaseModel):
-    owner: _Owner
+    owner: Owner
 
 
 @dataclass(frozen=True)
@@ -67,9 +57,7 @@ class SecretFiles:
         """Store a full URL and headers; returns the reference, which says nothing about them."""
         reference = secrets.token_hex(8)
         self.root.mkdir(parents=True, exist_ok=True, mode=0o700)
-        self._sweep()
-        owner = _owner(os.getpid())
-        content = {"url": url, "headers": headers, "owner": owner.model_dump() if owner else None}
+        content = {"url": url, "headers": headers, "owner": this_process().model_dump()}
         write_atomic(self._path(reference), json.dumps(content).encode(), mode=0o600)
         return reference
 
@@ -88,12 +76,32 @@ class SecretFiles:
     def forget(self, reference: str) -> None:
         self._path(reference).unlink(missing_ok=True)
 
-    def _sweep(self) -> None:
-        """Remove what commands left that were killed."""
-        for path in self.root.glob("*.json"):
-            with contextlib.suppress(OSError, ValueError):  # gone meanwhile, or of nobody that can be named
-                if _Owned.model_validate_json(path.read_bytes()).owner.gone:
-                    path.unlink()
+    def sweep(self, needed: Collection[str], *, older_than: timedelta, now: datetime) -> tuple[Removal, ...]:
+        """Remove what nobody can need any more; says what went and what could not.
+
+        `needed` are the references of unfinished attempts as they were at `now` (aware). Of the others those go whose
+        owner has certainly ended; where that cannot be known, those that are older than `older_than`.
+        """
+        here, removals = this_process(), []
+        for path, written in self._plain_files():
+            age = now - written
+            if age < timedelta(0) or path.stem in needed:
+                continue  # written since somebody looked who needs what
+            patience = older_than if SECRET.fullmatch(path.name) else min(older_than, _IN_THE_MAKING)
+            if _abandoned(_owner_of(path), here, old=age > patience):
+                removals.append(remove(self.root.parent, Path(self.root.name, path.name), "nobody needs this secret"))
+        return tuple(removals)
+
+    def _plain_files(self) -> Iterator[tuple[Path, datetime]]:
+        """Secrets, and what a crash left of one that was being written, with the time of their writing."""
+        with contextlib.suppress(OSError):
+            for path in sorted(self.root.iterdir()):
+                if not (SECRET.fullmatch(path.name) or SET_ASIDE.fullmatch(path.name)):
+                    continue
+                with contextlib.suppress(OSError):
+                    found = path.lstat()
+                    if stat.S_ISREG(found.st_mode):
+                        yield path, datetime.fromtimestamp(found.st_mtime, UTC)
 
     def _path(self, reference: str) -> Path:
         if not _REFERENCE.fullmatch(reference):
@@ -133,11 +141,17 @@ def _identity_key(root: Path) -> bytes:
         raise from_os_error(error, "reading the identity key") from error
 
 
-def _owner(pid: int) -> _Owner | None:
-    """The living process of that number; None when there is none, or where the kernel does not tell."""
+def _owner_of(path: Path) -> Owner | None:
+    """Whose the file is; None where it does not say so, or says so in the words of an earlier version."""
     try:
-        started = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19]
-        boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
-    except OSError:
+        return _Owned.model_validate_json(path.read_bytes()).owner
+    except (OSError, ValueError):
         return None
-    return _Owner(host=platform.node(), boot=boot, pid=pid, started=int(started))
+
+
+def _abandoned(owner: Owner | None, here: Owner, *, old: bool) -> bool:
+    """Whether nobody can come for the file any more. An owner whose process table is ours lives until it is gone."""
+    if owner is None:
+        return old
+    in_sight = (owner.host, owner.boot, owner.namespace) == (here.host, here.boot, here.namespace)
+    return provably_gone(owner, here) or (old and not in_sight)
