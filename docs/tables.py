@@ -17,7 +17,7 @@ from typing import Any
 from tidegate import settings
 from tidegate.errors import POLICIES, Inside, Policy, TidegateError, snake_case
 from tidegate.model import ProfileName
-from tidegate.settings import Group, ProcessSettings, StoreSettings, ToolSettings, TransferSettings
+from tidegate.settings import Group, Settings
 from tidegate.stages.decide import ALLOWED
 from tidegate.stages.detectors import DETECTORS
 
@@ -55,12 +55,18 @@ def messages() -> Iterator[str]:
 def all_settings() -> Iterator[str]:
     yield "| environment variable | default | meaning |"
     yield "|---|---|---|"
-    for group in (StoreSettings, TransferSettings, ProcessSettings, ToolSettings):
+    for group in _groups():
         docstrings = _field_docstrings(group)
         prefix = str(group.model_config.get("env_prefix"))
         for name, field in group.model_fields.items():
             default = "see below" if field.default_factory else _shown(field.default)
             yield f"| `{prefix}{name.upper()}` | {default} | {docstrings[name]} |"
+
+
+def _groups() -> list[type[Group]]:
+    """Where things lie comes first; the rest as they stand in the code."""
+    kinds = [field.annotation for field in Settings.model_fields.values() if field.annotation is not None]
+    return sorted(kinds, key=lambda kind: kind.__name__ != "StoreSettings")
 
 
 def profiles() -> Iterator[str]:
