@@ -22,6 +22,9 @@ from prefect.client.schemas.filters import (
     FlowRunFilterParentTaskRunId,
     FlowRunFilterState,
     FlowRunFilterStateType,
+    TaskRunFilter,
+    TaskRunFilterState,
+    TaskRunFilterStateType,
 )
 from prefect.client.schemas.objects import FlowRun, State, StateType
 from prefect.states import Cancelled, Crashed, Failed, Scheduled
@@ -34,6 +37,7 @@ PAGE = 200
 CONFIRMED_AT_MOST = 4
 """How often a state that did not hold is set again."""
 FINAL = frozenset({"COMPLETED", "FAILED", "CRASHED", "CANCELLED"})
+TAKEN_UP_FROM = frozenset({"CRASHED", "FAILED"})
 
 
 async def facts_of(client: PrefectClient, runs: Iterable[str]) -> dict[str, RunFacts]:
@@ -63,26 +67,31 @@ async def open_runs(client: PrefectClient, states: Sequence[StateType]) -> list[
 
 
 async def reschedule(client: PrefectClient, run: str, why: str, settle_seconds: float) -> bool:
-    """Run the same flow run again; whether that held.
+    """Run the same flow run again; whether that held, or the run is past it by now.
 
     A worker reports the crash of its process twice, about 2 s apart: a Scheduled that is set in between is overwritten,
-    and the run is lost. So it is set after `settle_seconds`, looked at, and set again if need be.
+    and the run is lost. So it is set after `settle_seconds`, looked at, and set again if need be. A person may cancel
+    the run meanwhile, and one that could not reach Prefect for long may still report its end: that stands.
     """
     await crash(client, run, why)
     again = f"Taken up again from its checkpoint: {why}"
     for _ in range(CONFIRMED_AT_MOST):
         await anyio.sleep(settle_seconds)
+        if await _state(client, run) not in TAKEN_UP_FROM:
+            return True
         await _set(client, run, Scheduled(name="AwaitingRecovery", message=again))
         await anyio.sleep(settle_seconds / 2)
-        if await _state(client, run) not in FINAL - {"COMPLETED"}:
+        if await _state(client, run) != "CRASHED":
             return True
     return False
 
 
 async def crash(client: PrefectClient, run: str, why: str) -> None:
-    """Say that the run's process is gone, unless the run has ended already."""
+    """Say that the run's process is gone, unless the run has ended already; and so of the tasks that it was at."""
     if await _state(client, run) not in FINAL:
         await _set(client, run, Crashed(message=why))
+    for task in await client.read_task_runs(flow_run_filter=_only(run), task_run_filter=_AT_WORK, limit=PAGE):
+        await client.set_task_run_state(task.id, Crashed(message=why), force=True)
 
 
 async def cancel(client: PrefectClient, run: str, why: str) -> None:
@@ -106,6 +115,14 @@ async def _state(client: PrefectClient, run: str) -> str:
 async def _named(client: PrefectClient, runs: Collection[FlowRun]) -> list[RunFacts]:
     names = {run.flow_id: (await client.read_flow(run.flow_id)).name for run in {r.flow_id: r for r in runs}.values()}
     return [_facts(run, names[run.flow_id]) for run in runs]
+
+
+_AT_WORK = TaskRunFilter(state=TaskRunFilterState(type=TaskRunFilterStateType(any_=[StateType.RUNNING])))
+"""Prefect itself leaves the tasks of a killed process running for ever."""
+
+
+def _only(run: str) -> FlowRunFilter:
+    return FlowRunFilter(id=FlowRunFilterId(any_=[UUID(run)]))
 
 
 def _facts(run: FlowRun, flow: str) -> RunFacts:
