@@ -1,0 +1,123 @@
+"""`python -m flows.doctor` sees what is missing, and says what to do: against a real server, ledger and store."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from flows.doctor import AUTOMATION
+from tests.support.command import Command
+from tests.support.site import Site, started_site
+
+
+def doctor(environment: dict[str, str], folder: Path) -> tuple[int, dict[str, Any]]:
+    done = subprocess.run(
+        [sys.executable, "-m", "flows.doctor", "--json"],
+        env=environment, cwd=folder, capture_output=True, text=True, timeout=120,
+    )  # fmt: skip
+    assert done.stdout, done.stderr
+    return done.returncode, json.loads(done.stdout)
+
+
+def said(told: dict[str, Any], subject: str) -> list[tuple[str, str]]:
+    return [(one["level"], one["message"]) for one in told["findings"] if one["subject"] == subject]
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
+    with started_site(tmp_path_factory.mktemp("doctor"), worker=False, schedules=True) as site:
+        yield site
+
+
+def test_without_a_worker_it_is_red_and_with_one_it_is_not(site: Site) -> None:
+    code, told = doctor(site.env(), site.home)
+    assert code == 1 and told["level"] == "red"
+    [(level, message)] = said(told, "worker")
+    assert level == "red" and "none is online" in message
+
+    site.start_worker()
+    code, told = doctor(site.env(), site.home)
+    assert code == 0, [one for one in told["findings"] if one["level"] == "red"]
+    assert said(told, "worker")[0][0] == "green"
+    for subject in ("ffmpeg", "encoder", "store", "ledger", "clock", "setting", "automation", "slots"):
+        assert {level for level, _ in said(told, subject)} == {"green"}, (subject, said(told, subject))
+
+
+def test_a_schedule_that_is_off_is_red(site: Site) -> None:
+    deployment = site.get("deployments/name/recover/recover")
+    [schedule] = deployment["schedules"]
+    address = f"{site.api_url}/deployments/{deployment['id']}/schedules/{schedule['id']}"
+    httpx.patch(address, json={"active": False}).raise_for_status()
+    try:
+        code, told = doctor(site.env(), site.home)
+    finally:
+        httpx.patch(address, json={"active": True}).raise_for_status()
+    assert code == 1
+    assert ("red", "has no active schedule") in said(told, "recover")
+
+
+def test_a_missing_automation_is_yellow(site: Site) -> None:
+    asked = {"automations": {"name": {"any_": [AUTOMATION]}}}
+    [automation] = site.post("automations/filter", asked)
+    address = f"{site.api_url}/automations/{automation['id']}"
+    httpx.patch(address, json={"enabled": False}).raise_for_status()
+    try:
+        _, told = doctor(site.env(), site.home)
+    finally:
+        httpx.patch(address, json={"enabled": True}).raise_for_status()
+    [(level, message)] = said(told, "automation")
+    assert level == "yellow" and "switched off" in message
+
+
+def test_a_setting_that_hurts_is_told_with_what_would_be_better(site: Site) -> None:
+    _, told = doctor(site.env() | {"PREFECT_FLOWS_HEARTBEAT_FREQUENCY": "600"}, site.home)
+    [(level, message)] = said(told, "setting")
+    assert level == "yellow" and "PREFECT_FLOWS_HEARTBEAT_FREQUENCY is 600" in message
+
+
+def test_without_any_server_it_says_that_nothing_recovers_by_itself(command: Command) -> None:
+    environment = {name: value for name, value in command.env().items() if name != "PREFECT_API_URL"}
+    code, told = doctor(environment, command.home)
+    assert code == 0
+    assert [level for level, _ in said(told, "server")] in (["yellow"], ["green"])  # somebody may serve on port 4200
+    assert {level for level, _ in said(told, "recover")} >= {"yellow"}
+
+
+def test_a_server_that_is_named_and_away_is_red(command: Command) -> None:
+    code, told = doctor(command.env() | {"PREFECT_API_URL": "http://127.0.0.1:9/api"}, command.home)
+    assert code == 1
+    [(level, message)] = said(told, "prefect")
+    assert level == "red" and "does not answer" in message
+
+
+def test_a_missing_tool_and_a_home_that_cannot_be_written_are_red(command: Command) -> None:
+    nowhere = command.home / "file"
+    nowhere.write_text("")
+    told_to = {"TIDEGATE_TOOLS_FFMPEG": "/nowhere/ffmpeg", "TIDEGATE_HOME": str(nowhere / "below")}
+    code, told = doctor(command.env() | told_to, command.home)
+    assert code == 1
+    assert said(told, "tools")[0][0] == "red" and said(told, "store")[0][0] == "red"
+
+
+def test_a_value_that_cannot_be_understood_is_told_and_nothing_else(command: Command) -> None:
+    code, told = doctor(command.env() | {"TIDEGATE_ADMISSION_SLOTS": "none"}, command.home)
+    assert code == 1
+    assert [one["subject"] for one in told["findings"]] == ["settings"]
+
+
+def test_for_people_it_prints_lines_and_what_to_do(command: Command) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "flows.doctor"],
+        env=command.env() | {"PREFECT_API_URL": "http://127.0.0.1:9/api"}, cwd=os.fspath(command.home),
+        capture_output=True, text=True, timeout=120,
+    )  # fmt: skip
+    assert done.returncode == 1
+    assert "● red" in done.stdout and "→" in done.stdout and "● green" in done.stdout
