@@ -10,7 +10,7 @@ STAMP := $(VENV)/.installed
 export TIDEGATE_SOURCE := $(value SOURCE)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo run test test-full lint bench docs clean
+.PHONY: help demo run serve test test-full lint bench docs clean
 
 help:  ## this list
 	@sed -n 's/^\([a-z-]*\):.*  ## \(.*\)/\1|\2/p' $(MAKEFILE_LIST) | while IFS='|' read -r name what; do \
@@ -27,6 +27,9 @@ demo: $(STAMP)  ## ingest real media from an origin that drops, stalls and fails
 run: $(STAMP)  ## make run SOURCE=https://… [ARGS='--profile modern']
 	@test -n "$$TIDEGATE_SOURCE" || { echo "usage: make run SOURCE=link-or-path [ARGS='…']"; exit 2; }
 	@$(BIN)/python -m flows.run $(ARGS) -- "$$TIDEGATE_SOURCE"
+
+serve: $(STAMP)  ## a local Prefect server with UI, all deployments and a worker [ARGS='--port 4300']
+	@$(BIN)/python -m deployments.serve $(ARGS)
 
 test: $(STAMP)  ## the tests
 	$(BIN)/python -m pytest -m "not slow"

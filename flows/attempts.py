@@ -6,6 +6,7 @@ The flows open their lease here. After a crash the ledger's row tells `flows/rec
 
 from __future__ import annotations
 
+import contextlib
 import sys
 from collections.abc import Mapping
 from datetime import UTC, datetime
@@ -18,7 +19,8 @@ from tidegate.durable.ledger import Attempt, AttemptState, Beginning, Ledger, in
 from tidegate.durable.ledger.lease import Lease, current_lease
 from tidegate.durable.ledger.rows import Kind
 from tidegate.durable.threads import in_thread, still_wanted
-from tidegate.errors import LedgerUnavailable, TidegateError
+from tidegate.errors import Coordination, LeaseLost, LedgerUnavailable, Superseded, TidegateError
+from tidegate.events import Note, Observer, unobserved
 from tidegate.model import Outcome
 from tidegate.report.failure import describe
 from tidegate.settings import Settings
@@ -29,17 +31,28 @@ SEEN_TO = frozenset({AttemptState.ABANDONED, AttemptState.STUCK, AttemptState.CA
 """How others end an attempt; they see to its run's state as well."""
 
 
-async def open_ledger(settings: Settings) -> Ledger:
+async def open_ledger(settings: Settings, observe: Observer = unobserved) -> Ledger:
     """The ledger, waited for as long as its patience goes.
 
     Raises:
         LedgerUnavailable: it did not answer.
     """
+    patience, told = settings.ledger.patience, False
 
     def connect() -> Ledger:
-        return Ledger.open(settings.ledger, Home(settings.store.home))
+        nonlocal told
+        try:
+            return Ledger.open(settings.ledger, Home(settings.store.home))
+        except LedgerUnavailable as error:
+            if not told:
+                observe(Note(f"{error.message}; trying again for {patience}", "warning"))
+            told = True
+            raise
 
-    return await in_thread(insist, connect, settings.ledger.patience.total_seconds(), still_wanted)
+    ledger: Ledger = await in_thread(insist, connect, patience.total_seconds(), still_wanted)
+    if ledger.moved_aside is not None:
+        observe(Note(f"The ledger was damaged: it is {ledger.moved_aside.name} now, and a new one begins", "warning"))
+    return ledger
 
 
 def beginning(kind: Kind, title: str, request: Mapping[str, Any]) -> Beginning:
@@ -62,16 +75,27 @@ async def seen_to_by_others(lease: Lease) -> bool:
     """Whether somebody else speaks for this run now, so that it must not report a state of its own.
 
     Recovery and maintenance set the state of the runs whose attempts they end; a later attempt of the same run will.
+    Where the ledger was lost and begun anew, recovery finds a deployed run without an attempt, and nobody any other.
     """
     try:
         row = await lease.standing()
         others = await in_thread(lease.ledger.attempts_of, [lease.attempt.root_run])
     except LedgerUnavailable:
         return False
-    if row is None or row.state in SEEN_TO:
+    if row is None:
+        return lease.attempt.deployment is not None
+    if row.state in SEEN_TO:
         return True
     later = [other for other in others if other.created_at > row.created_at and other.flow_run == row.flow_run]
     return bool(later)
+
+
+async def why_superseded(lease: Lease, error: Superseded) -> Coordination:
+    """What a run that no longer holds its work has to say: not that another one took over, where the ledger is gone."""
+    with contextlib.suppress(LedgerUnavailable):
+        if await lease.standing() is None:
+            return LeaseLost("The ledger was begun anew, and does not know this run any more")
+    return error
 
 
 def leave_report(settings: Settings, attempt: Attempt, error: TidegateError) -> None:

@@ -52,7 +52,8 @@ async def batch(
         "until": until,
     }
     begins = beginning("batch", f"{len(sources)} sources", request)
-    async with leased(await open_ledger(Settings.load()), begins, run_observer()):
+    observe = run_observer()
+    async with leased(await open_ledger(Settings.load(), observe), begins, observe):
         for source in sources:
             state = await ingest(source, profile, quality, output_dir, until, refresh, return_state=True)
             ended = await state.aresult(raise_on_failure=False)

@@ -23,7 +23,7 @@ from prefect.runtime import flow_run
 from prefect.states import Completed, Failed
 
 from blocks import MediaProfile, MediaSource, MediaStore, MediaToolchain
-from flows.attempts import beginning, open_ledger, seen_to_by_others
+from flows.attempts import beginning, open_ledger, seen_to_by_others, why_superseded
 from flows.request import SourceRequest, require_writable, source_of
 from tasks import analyze, download, probe, publish, remux
 from tasks.observe import run_observer
@@ -232,17 +232,20 @@ async def _leased(way: Way, source: Source, begins: Beginning) -> Outcome:
     """
     observe, lease = way.bench.observe, None
     try:
-        async with leased(await open_ledger(way.bench.settings), begins, observe) as lease:
+        async with leased(await open_ledger(way.bench.settings, observe), begins, observe) as lease:
             async with shown() as progress:
                 way.bench = replace(way.bench, observe=together(observe, lease, progress), fence=lease.fence)
                 outcome = await _to_its_end(way, source, lease)
             _conclude(lease, outcome)
         return outcome
     except Superseded as error:
-        if lease is not None and await seen_to_by_others(lease):
-            observe(Note(f"{error.message}; this process leaves without a word to Prefect", "warning"))
-            raise Abort(error.message) from error
-        return _failure(way, error)
+        if lease is None:
+            return _failure(way, error)
+        reason = await why_superseded(lease, error)
+        if await seen_to_by_others(lease):
+            observe(Note(f"{reason.message}; this process leaves without a word to Prefect", "warning"))
+            raise Abort(reason.message) from error
+        return _failure(way, reason)
     except Coordination as error:
         return _failure(way, error)
     except Exception as error:  # noqa: BLE001  # whatever it is, the run ends with a report

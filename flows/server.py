@@ -2,7 +2,8 @@
 
 `flows/run.py` calls `attach` before anything imports Prefect, because the API address is read at import. A server of
 our own starts while this process imports Prefect, on a socket that is bound here, so no other program can take the
-port in between. It ends with the command; should the command be killed, the kernel ends it.
+port in between. It ends with the command; should the command be killed, the kernel ends it. `make serve` launches its
+server in the same way.
 """
 
 from __future__ import annotations
@@ -14,14 +15,16 @@ import socket
 import subprocess
 import sys
 import time
-import tomllib
 import urllib.request
+from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+from flows import safety, site
+from flows.configuration import in_files
 from tidegate.errors import ServerUnavailable
 from tidegate.process.kinship import die_with_parent
 
@@ -63,7 +66,7 @@ class Server:
                 raise ServerUnavailable(
                     f"The Prefect server did not start (exit {self.process.returncode}); see {self.log}"
                 )
-            if _answers(self.api_url, "health") is not None:
+            if is_up(self.api_url):
                 return
             time.sleep(0.05)
         raise ServerUnavailable(f"The Prefect server did not answer within {STARTUP_SECONDS:.0f} s; see {self.log}")
@@ -87,26 +90,39 @@ def attach(home: Path) -> Server:
     Raises:
         ServerUnavailable: a server was named and does not answer, or there is no room for one of our own.
     """
-    _spare_loopback_the_proxy()
-    named = os.environ.get("PREFECT_API_URL")
-    if named:
-        if _answers(named, "health") is None:
-            raise ServerUnavailable(f"The Prefect server at {named} (PREFECT_API_URL) does not answer")
-        return Server(named)
-    if _configured():
-        return Server(None)
-    server = _running() or _start(home)
-    os.environ["PREFECT_API_URL"] = server.api_url or ""
+    server = found(home) or _start(home)
+    if server.api_url:
+        os.environ["PREFECT_API_URL"] = server.api_url
     return server
 
 
-def _running() -> Server | None:
-    """A local server of the version that we run; somebody else's program on the port is not one."""
-    return Server(DEFAULT_API) if _is_ours(DEFAULT_API) else None
+def found(home: Path) -> Server | None:
+    """A running server: the one that is named or configured, else that of `make serve`, else one at the usual address.
+
+    Raises:
+        ServerUnavailable: one was named and does not answer.
+    """
+    _spare_loopback_the_proxy()
+    named = os.environ.get("PREFECT_API_URL")
+    if named:
+        if not is_up(named):
+            raise ServerUnavailable(f"The Prefect server at {named} (PREFECT_API_URL) does not answer")
+        return Server(named)
+    if in_files("api.url", ["PREFECT_API_URL"]):
+        return Server(None)
+    kept = site.recorded(home)
+    running = [api_url for api_url in (kept and kept.api_url, DEFAULT_API) if api_url and is_ours(api_url)]
+    return Server(running[0]) if running else None
 
 
-def _is_ours(api_url: str) -> bool:
-    return _answers(api_url, "health") is True and _answers(api_url, "admin/version") == version("prefect")
+def is_up(api_url: str) -> bool:
+    """Whether a Prefect server answers there that it is well."""
+    return answer(api_url, "health") is True
+
+
+def is_ours(api_url: str) -> bool:
+    """Whether a server of the version that we run answers there; somebody else's program on the port is not one."""
+    return is_up(api_url) and answer(api_url, "admin/version") == version("prefect")
 
 
 def _spare_loopback_the_proxy() -> None:
@@ -122,64 +138,48 @@ def _opener(api_url: str) -> urllib.request.OpenerDirector:
     return urllib.request.build_opener(urllib.request.ProxyHandler({} if near else None))
 
 
-def _answers(api_url: str, path: str) -> Any:
+def answer(api_url: str, path: str) -> Any:
     """The JSON that the API answers, or None."""
     try:
-        with _opener(api_url).open(f"{api_url.rstrip('/')}/{path}", timeout=PROBE_SECONDS) as answer:
-            return json.load(answer)
+        with _opener(api_url).open(f"{api_url.rstrip('/')}/{path}", timeout=PROBE_SECONDS) as told:
+            return json.load(told)
     except (OSError, ValueError):
         return None
 
 
-def _configured() -> bool:
-    """Whether Prefect's own files name an API: the active profile, or a prefect.toml or .env in this folder."""
-    return any(_names_an_api(path) for path in (Path("prefect.toml"), Path(".env"))) or _profile_names_an_api()
+def listener_on(port: int) -> socket.socket:
+    """A socket on this host that a server can be launched on; port 0 is any free one.
 
-
-def _names_an_api(path: Path) -> bool:
-    try:
-        text = path.read_text()
-    except OSError:
-        return False
-    return "PREFECT_API_URL" in text or (path.suffix == ".toml" and "url" in _table(text, "api"))
-
-
-def _profile_names_an_api() -> bool:
-    folder = Path(os.environ.get("PREFECT_HOME", Path.home() / ".prefect"))
-    path = Path(os.environ.get("PREFECT_PROFILES_PATH", folder / "profiles.toml"))
-    try:
-        profiles = tomllib.loads(path.read_text())
-    except (OSError, tomllib.TOMLDecodeError):
-        return False
-    active = os.environ.get("PREFECT_PROFILE", profiles.get("active", ""))
-    return bool(profiles.get("profiles", {}).get(active, {}).get("PREFECT_API_URL"))
-
-
-def _table(text: str, name: str) -> dict[str, Any]:
-    try:
-        table = tomllib.loads(text).get(name, {})
-    except tomllib.TOMLDecodeError:
-        return {}
-    return table if isinstance(table, dict) else {}
-
-
-def _start(home: Path) -> Server:
-    """Our own server, on a free port. It shares Prefect's database, so its runs are seen by a later server."""
+    Raises:
+        OSError: somebody else has the port.
+    """
     listener = socket.socket()
-    listener.bind(("127.0.0.1", 0))
-    listener.listen(128)
-    api_url = f"http://127.0.0.1:{listener.getsockname()[1]}/api"
-    home.mkdir(parents=True, exist_ok=True)
-    log = home / "server.log"
-    environment = {
-        **os.environ,
-        "PREFECT_UI_ENABLED": "0",
-        "PREFECT_SERVER_ANALYTICS_ENABLED": "0",
-        "PREFECT__SERVER_EPHEMERAL": "1",
-        "PREFECT__SERVER_FINAL": "1",
-    }
-    with log.open("wb") as output, listener:
-        process = subprocess.Popen(
+    try:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # the last server's connections linger
+        listener.bind(("127.0.0.1", port))
+        listener.listen(128)
+    except OSError:
+        listener.close()
+        raise
+    return listener
+
+
+def address_of(listener: socket.socket) -> str:
+    """The API address of a server on that socket."""
+    return f"http://127.0.0.1:{listener.getsockname()[1]}/api"
+
+
+def launch(listener: socket.socket, log: Path, told: Mapping[str, str]) -> subprocess.Popen[bytes]:
+    """A Prefect server on that socket, with the settings that make it safe and those it is `told`.
+
+    It shares Prefect's database, so its runs are seen by a later server. Call it on the main thread: the kernel ends
+    the server when the thread that launched it ends.
+    """
+    environment = {**os.environ, **safety.environment("server"), "PREFECT__SERVER_FINAL": "1", **told}
+    environment.pop("PREFECT_API_URL", None)
+    log.parent.mkdir(parents=True, exist_ok=True)
+    with log.open("ab") as output:
+        return subprocess.Popen(
             [
                 *(sys.executable, "-m", "uvicorn", "--factory", "prefect.server.api.server:create_app"),
                 *("--fd", str(listener.fileno()), "--log-level", "error", "--lifespan", "on"),
@@ -192,4 +192,12 @@ def _start(home: Path) -> Server:
             start_new_session=True,  # Ctrl-C is for the run, which still needs its server to say so
             preexec_fn=die_with_parent,
         )
-    return Server(api_url, process, log)
+
+
+def _start(home: Path) -> Server:
+    """Our own server, on a free port, without a UI: it is gone too soon for that."""
+    log = home / "server.log"
+    log.unlink(missing_ok=True)
+    with listener_on(0) as listener:
+        process = launch(listener, log, {"PREFECT_UI_ENABLED": "0", "PREFECT__SERVER_EPHEMERAL": "1"})
+        return Server(address_of(listener), process, log)

@@ -1,4 +1,4 @@
-"""Fixtures that several layers share: folders for media, a Prefect server, the real command."""
+"""Fixtures that several layers share: folders for media, a Prefect server, PostgreSQL, the real command."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.support import postgres as postgresql
 from tests.support.command import Command, wait_until
 from tests.support.leaks import MARK, marking
 
@@ -55,6 +56,16 @@ def prefect_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[postgresql.Cluster]:
+    """A PostgreSQL server of our own; skips visibly where there is none."""
+    why = postgresql.missing()
+    if why:
+        pytest.skip(why)
+    with postgresql.cluster() as cluster:
+        yield cluster
 
 
 @pytest.fixture

@@ -1,37 +1,114 @@
-"""prefect.yaml means what it says: Prefect ignores unknown keys in silence, so this test does not."""
+"""prefect.yaml means what it says: Prefect ignores unknown keys in silence, so our lint does not."""
 
 from __future__ import annotations
 
-import importlib
-from pathlib import Path
+import copy
+from collections.abc import Callable
 from typing import Any
 
 import pytest
-import yaml
-from prefect import Flow
+from prefect.cli.deploy._schedules import _schedule_config_to_deployment_schedule
 
-ROOT = Path(__file__).resolve().parents[2]
-TOP = {"name", "prefect-version", "build", "push", "pull", "deployments"}
-DEPLOYMENT = {"name", "description", "entrypoint", "tags", "parameters", "work_pool", "schedules", "concurrency_limit"}
-WORK_POOL = {"name", "work_queue_name", "job_variables"}
+from deployments import project
+from flows import safety
+
+Change = Callable[[dict[str, Any]], object]
 
 
 @pytest.fixture(scope="module")
-def told() -> dict[str, Any]:
-    content: dict[str, Any] = yaml.safe_load((ROOT / "prefect.yaml").read_text())
-    return content
+def ours() -> dict[str, Any]:
+    return project.load(project.place())
 
 
-def test_every_key_is_one_that_prefect_reads(told: dict[str, Any]) -> None:
-    assert set(told) <= TOP
-    for deployment in told["deployments"]:
-        assert set(deployment) <= DEPLOYMENT, deployment["name"]
-        assert set(deployment["work_pool"]) <= WORK_POOL, deployment["name"]
+def named(told: dict[str, Any], name: str) -> dict[str, Any]:
+    [found] = [deployment for deployment in told["deployments"] if deployment["name"] == name]
+    return dict(found)
 
 
-def test_every_entrypoint_is_a_flow_that_takes_the_parameters(told: dict[str, Any]) -> None:
-    for deployment in told["deployments"]:
-        module, _, name = deployment["entrypoint"].rpartition(".")
-        found = getattr(importlib.import_module(module), name)
-        assert isinstance(found, Flow)
-        assert set(deployment["parameters"]) <= set(found.parameters.properties)
+def test_prefect_reads_and_accepts_all_of_it(ours: dict[str, Any]) -> None:
+    assert project.complaints(ours) == []
+
+
+MISTAKES: dict[str, tuple[Change, str]] = {
+    "a misspelt key of the file": (lambda told: told.update(deployment=[]), "deployment: Prefect does not know"),
+    "a misspelt key of a deployment": (
+        lambda told: told["deployments"][0].update(concurency_limit=1),
+        "deployments.concurency_limit: Prefect does not know",
+    ),
+    "a misspelt key of a limit": (
+        lambda told: told["deployments"][0]["concurrency_limit"].update(colision_strategy="ENQUEUE"),
+        "deployments.concurrency_limit.colision_strategy: Prefect does not know",
+    ),
+    "a strategy that is none": (
+        lambda told: told["deployments"][0]["concurrency_limit"].update(collision_strategy="QUEUE"),
+        "QUEUE is none of",
+    ),
+    "a key of a schedule that only the API knows": (
+        lambda told: told["deployments"][2]["schedules"][0].update(max_scheduled_runs=1),
+        "deployments.schedules.max_scheduled_runs: Prefect does not know",
+    ),
+    "a schedule that is none": (
+        lambda told: told["deployments"][2]["schedules"][0].update(cron="99 * * * *"),
+        "Invalid cron string",
+    ),
+    "a parameter that the flow does not take": (
+        lambda told: told["deployments"][2].update(parameters={"dryrun": True}),
+        "recover has no dryrun",
+    ),
+    "an entrypoint that is not there": (
+        lambda told: told["deployments"][0].update(entrypoint="flows.ingest.ingst"),
+        "has no attribute 'ingst'",
+    ),
+    "an entrypoint that is no flow": (
+        lambda told: told["deployments"][0].update(entrypoint="flows.ingest.failed_before_it_began"),
+        "is no flow",
+    ),
+    "a pool of another name": (
+        lambda told: told["deployments"][0]["work_pool"].update(name="tidegat"),
+        "tidegat is none of",
+    ),
+    "a job variable that the worker does not know": (
+        lambda told: told["deployments"][0]["work_pool"].update(job_variables={"stream_ouput": False}),
+        "does not know stream_ouput",
+    ),
+    "a value of the wrong type": (
+        lambda told: told["deployments"][0]["concurrency_limit"].update(limit="many"),
+        "valid integer",
+    ),
+}
+
+
+@pytest.mark.parametrize("mistake", MISTAKES)
+def test_the_lint_finds(mistake: str, ours: dict[str, Any]) -> None:
+    change, complaint = MISTAKES[mistake]
+    wrong = copy.deepcopy(ours)
+    change(wrong)
+    assert any(complaint in found for found in project.complaints(wrong)), project.complaints(wrong)
+
+
+def test_runs_get_the_settings_that_make_them_safe(ours: dict[str, Any]) -> None:
+    expected = {setting.name: setting.value for setting in safety.for_reader("run")}
+    for deployment in ours["deployments"]:
+        told = deployment["work_pool"]["job_variables"]["env"]
+        assert {name: value for name, value in told.items() if name.startswith("PREFECT_")} == expected
+
+
+def test_runs_of_a_process_worker_do_not_write_into_its_pipe(ours: dict[str, Any]) -> None:
+    for deployment in ours["deployments"]:
+        if deployment["work_pool"]["name"] == "tidegate":
+            assert deployment["work_pool"]["job_variables"]["stream_output"] is False
+
+
+@pytest.mark.parametrize(("name", "minutes"), [("recover", 2), ("maintain", 15)])
+def test_upkeep_runs_on_time_never_twice_at_once_and_does_not_pile_up(
+    name: str, minutes: int, ours: dict[str, Any]
+) -> None:
+    deployment = named(ours, name)
+    [schedule] = [_schedule_config_to_deployment_schedule(one)["schedule"] for one in deployment["schedules"]]
+    assert schedule.cron == f"*/{minutes} * * * *"
+    assert deployment["concurrency_limit"] == {"limit": 1, "collision_strategy": "CANCEL_NEW"}
+
+
+@pytest.mark.parametrize("name", ["ingest", "batch", "ingest-docker"])
+def test_a_source_beyond_the_limit_waits_for_its_turn(name: str, ours: dict[str, Any]) -> None:
+    assert named(ours, name)["concurrency_limit"]["collision_strategy"] == "ENQUEUE"

@@ -1,99 +1,88 @@
-"""The ingest deployment under a real process worker: deployed by prefect.yaml, triggered with parameters, publishes."""
+"""Deployed runs under a real process worker: deployed from prefect.yaml, triggered with parameters, published."""
 
 from __future__ import annotations
 
+import signal
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import httpx
 import pytest
 
+from flows.site import AUTOMATION
 from tests.support.clips import clip
-from tests.support.command import ROOT, Command
 from tests.support.leaks import children
-
-FINAL = {"COMPLETED", "FAILED", "CRASHED", "CANCELLED"}
-
-
-def prefect(command: Command, *words: str) -> str:
-    done = subprocess.run(
-        [sys.executable, "-m", "prefect", "--no-prompt", *words],
-        env=command.env(),
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        timeout=120,
-        stdin=subprocess.DEVNULL,
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
-    return done.stdout
+from tests.support.site import Site, started_site
 
 
-@pytest.fixture
-def worker(command: Command) -> Iterator[Command]:
-    """A process worker on the pool that prefect.yaml names, with the deployments in place."""
-    prefect(command, "work-pool", "create", "tidegate", "--type", "process", "--overwrite")
-    prefect(command, "deploy", "--all")
-    log = command.home / "worker.log"
-    argv = [sys.executable, "-m", "prefect", "worker", "start", "--pool", "tidegate"]
-    environment = command.env() | {"PREFECT_WORKER_QUERY_SECONDS": "1"}
-    with log.open("wb") as output:
-        process = subprocess.Popen(argv, env=environment, cwd=command.home, stdout=output, stderr=output)
-    try:
-        yield command
-    finally:
-        process.terminate()
-        process.wait(30)
+@pytest.fixture(scope="module")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
+    with started_site(tmp_path_factory.mktemp("deployed")) as site:
+        yield site
 
 
-def run_to_its_end(command: Command, parameters: dict[str, Any]) -> dict[str, Any]:
-    with httpx.Client(base_url=command.environment["PREFECT_API_URL"] + "/", timeout=10) as api:
-        deployment = api.get("deployments/name/ingest/ingest").raise_for_status().json()
-        run = api.post(
-            f"deployments/{deployment['id']}/create_flow_run",
-            json={"parameters": parameters, "state": {"type": "SCHEDULED"}},
-        ).raise_for_status()
-        address = f"flow_runs/{run.json()['id']}"
-        until = time.monotonic() + 120
-        while (told := api.get(address).raise_for_status().json())["state"]["type"] not in FINAL:
-            assert time.monotonic() < until, told["state"]
-            time.sleep(0.5)
-        return dict(told)
+def test_a_triggered_run_publishes_and_a_bad_one_fails_with_its_type(site: Site, clips: Path) -> None:
+    good = site.trigger("ingest", {"source": {"url": str(clip(clips))}, "output_dir": str(site.output)})
+    bad = site.trigger("ingest", {"source": {"url": "gopher://host/file"}, "output_dir": str(site.output)})
 
-
-def test_a_triggered_run_publishes_and_a_bad_one_fails_with_its_type(worker: Command, clips: Path) -> None:
-    media = clip(clips)
-    parameters = {"source": {"url": str(media)}, "output_dir": str(worker.output)}
-
-    good = run_to_its_end(worker, parameters)
-    bad = run_to_its_end(worker, {"source": {"url": "gopher://host/file"}, "output_dir": str(worker.output)})
-
-    assert good["state"]["type"] == "COMPLETED", good["state"]
-    [folder] = worker.published()
+    assert site.wait(good)["type"] == "COMPLETED"
+    [folder] = [path for path in site.output.iterdir() if path.is_dir()]
     assert (folder / "report.html").exists()
-    assert bad["state"]["type"] == "FAILED"
-    assert bad["state"]["message"].startswith("unsupported_source: ")
-    assert not [process for process in children(worker.mark) if "ffmpeg" in process.name()]
+    assert site.wait(bad)["type"] == "FAILED"
+    assert site.state(bad)["message"].startswith("unsupported_source: ")
+    assert not [process for process in children(site.mark) if "ffmpeg" in process.name()]
 
 
-def test_blocks_register_and_a_flow_reads_its_source_from_one(worker: Command, clips: Path) -> None:
-    registered = prefect(worker, "block", "register", "-m", "blocks")
-    for name in ("Media Source", "Media Store", "Media Toolchain", "Media Profile"):
-        assert name in registered
+def test_a_flow_reads_its_source_from_a_registered_block(site: Site, clips: Path) -> None:
     save = (
         "from blocks import *;"
         f"MediaSource(url={str(clip(clips).as_uri())!r}).save('clip', overwrite=True);"
         "MediaProfile(profile='original', quality='best').save('keep', overwrite=True)"
     )
-    subprocess.run([sys.executable, "-c", save], env=worker.env(), check=True, timeout=60)
+    known = {kind["name"] for kind in site.post("block_types/filter")}
+    assert {"Media Source", "Media Store", "Media Toolchain", "Media Profile"} <= known
+    subprocess.run([sys.executable, "-c", save], env=site.env(), check=True, timeout=60)
+    parameters = {"source": {"block": "clip"}, "profile_block": "keep", "output_dir": str(site.output)}
+    assert site.wait(site.trigger("ingest", parameters))["type"] == "COMPLETED"
 
-    told = run_to_its_end(
-        worker,
-        {"source": {"block": "clip"}, "profile_block": "keep", "output_dir": str(worker.output)},
-    )
 
-    assert told["state"]["type"] == "COMPLETED", told["state"]
+@pytest.mark.parametrize("flow", ["recover", "maintain"])
+def test_upkeep_can_be_asked_for_and_says_what_it_would_do(flow: str, site: Site) -> None:
+    assert site.wait(site.trigger(flow, {"dry_run": True}))["type"] == "COMPLETED"
+
+
+def test_a_run_outlives_its_worker(site: Site, clips: Path) -> None:
+    """Into the pipe of a worker that is gone, the run's next log line would end it."""
+    run = site.trigger("ingest", {"source": {"url": str(clip(clips))}, "output_dir": str(site.output), "refresh": True})
+    site.process_of(run)
+    site.kill_worker(signal.SIGKILL)
+    try:
+        assert site.wait(run)["type"] == "COMPLETED"
+    finally:
+        site.start_worker()
+
+
+def switched(site: Site) -> dict[str, Any]:
+    """What is on and off, by name."""
+    deployments = site.post("deployments/filter")
+    return {
+        **{one["name"]: one["paused"] for one in deployments},
+        **{schedule["slug"]: schedule["active"] for one in deployments for schedule in one["schedules"]},
+        **{one["id"]: (one["name"], one["enabled"]) for one in site.post("automations/filter")},
+    }
+
+
+def test_telling_the_server_again_changes_nothing_and_leaves_off_what_a_person_has_switched_off(site: Site) -> None:
+    [automation] = site.post("automations/filter")
+    site.patch(f"automations/{automation['id']}", {"enabled": False})
+    recover = site.get("deployments/name/recover/recover")
+    site.patch(f"deployments/{recover['id']}/schedules/{recover['schedules'][0]['id']}", {"active": False})
+    before = switched(site)
+
+    site.furnish()
+
+    assert switched(site) == before
+    assert before == before | {"recover": True, "every-2-minutes": False, "every-15-minutes": True, "ingest": False}
+    assert before[automation["id"]] == (AUTOMATION, False)

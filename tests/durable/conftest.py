@@ -1,4 +1,4 @@
-"""A volume small enough to fill."""
+"""A volume small enough to fill, and a ledger on each of the databases that it may have."""
 
 from __future__ import annotations
 
@@ -8,6 +8,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
+from tests.support.postgres import Cluster
+from tidegate.durable.home import Home
+from tidegate.durable.ledger import Ledger
+from tidegate.settings import LedgerSettings
 
 
 @pytest.fixture
@@ -22,3 +27,26 @@ def small_volume(tmp_path: Path) -> Iterator[Path]:
         yield folder
     finally:
         subprocess.run(["umount", "-l", str(folder)], check=True)
+
+
+@pytest.fixture
+def home(tmp_path: Path) -> Home:
+    return Home(tmp_path / "home")
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def limits(request: pytest.FixtureRequest) -> Iterator[LedgerSettings]:
+    """Where the ledger is: in the home, or in a new database of a server."""
+    if request.param == "sqlite":
+        yield LedgerSettings()
+        return
+    cluster: Cluster = request.getfixturevalue("postgres")
+    with cluster.database() as name:
+        yield LedgerSettings(url=cluster.url(name))
+
+
+@pytest.fixture
+def ledger(limits: LedgerSettings, home: Home) -> Iterator[Ledger]:
+    opened = Ledger.open(limits, home)
+    yield opened
+    opened.close()

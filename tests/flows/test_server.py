@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import subprocess
 import sys
 from pathlib import Path
 
+import psutil
 import pytest
 
-from flows.server import Server, attach
+from flows import server, site
+from flows.server import Server, attach, found
+from tests.support.prefects_answers import answering
 from tidegate.errors import ServerUnavailable
 
 
@@ -31,6 +35,84 @@ def test_loopback_is_spared_the_proxy_and_what_was_listed_stays(
     with pytest.raises(ServerUnavailable):
         attach(tmp_path)
     assert os.environ["no_proxy"] == os.environ["NO_PROXY"] == expected
+
+
+@pytest.fixture
+def nobody(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
+    """A home where no server is named, configured or recorded, and where none is at the usual address."""
+    monkeypatch.delenv("PREFECT_API_URL", raising=False)
+    monkeypatch.setenv("PREFECT_HOME", str(tmp_path / "prefect"))
+    monkeypatch.setattr(server, "DEFAULT_API", "http://127.0.0.1:9/api")
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def api_at(port: int) -> str:
+    return f"http://127.0.0.1:{port}/api"
+
+
+def test_the_server_that_make_serve_recorded_comes_before_the_usual_address(
+    nobody: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with answering() as usual, answering() as served:
+        monkeypatch.setattr(server, "DEFAULT_API", api_at(usual))
+        assert found(nobody) == Server(api_at(usual))
+        site.record(nobody, api_at(served))
+        assert found(nobody) == Server(api_at(served))
+        site.forget(nobody)
+        assert found(nobody) == Server(api_at(usual))
+
+
+def test_what_is_named_or_configured_comes_before_what_is_recorded(
+    nobody: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with answering() as named, answering() as served:
+        site.record(nobody, api_at(served))
+        (nobody / "prefect.toml").write_text('[api]\nurl = "https://prefect.example/api"\n')
+        assert found(nobody) == Server(None)
+        monkeypatch.setenv("PREFECT_API_URL", api_at(named))
+        assert found(nobody) == Server(api_at(named))
+
+
+def test_the_record_of_a_make_serve_that_was_killed_is_not_believed(nobody: Path) -> None:
+    """Somebody else may have the port by now."""
+    with answering() as port:
+        recording = f"from pathlib import Path; from flows import site; site.record(Path('.'), {api_at(port)!r})"
+        subprocess.run([sys.executable, "-c", recording], check=True)
+        assert site.path_in(nobody).exists()
+        assert found(nobody) is None
+
+
+@pytest.mark.parametrize("content", ["", "{", '{"api_url": "http://127.0.0.1:9/api"}', "[]"])
+def test_a_torn_record_is_none(content: str, nobody: Path) -> None:
+    site.path_in(nobody).write_text(content)
+    assert site.recorded(nobody) is None
+
+
+def test_a_server_of_another_version_and_any_other_program_are_left_alone(nobody: Path) -> None:
+    with answering("3.0.0") as other:
+        site.record(nobody, api_at(other))
+        assert found(nobody) is None
+    with socket.socket() as silent:  # accepts, and never says a word
+        silent.bind(("127.0.0.1", 0))
+        silent.listen()
+        site.record(nobody, api_at(silent.getsockname()[1]))
+        assert found(nobody) is None
+
+
+def test_a_server_of_our_own_gets_the_settings_that_make_it_safe_and_ends_with_us(nobody: Path) -> None:
+    own = attach(nobody)
+    try:
+        own.wait()
+        assert own.process is not None and own.api_url == os.environ["PREFECT_API_URL"]
+        told = psutil.Process(own.process.pid).environ()
+        assert told["PREFECT_SERVER_CONCURRENCY_LEASE_STORAGE"] == "flows.leases"
+        assert server.answer(own.api_url, "admin/settings")["server"]["concurrency"]["lease_storage"] == "flows.leases"
+        assert own.ui_url is None
+    finally:
+        own.stop()
+        os.environ.pop("PREFECT_API_URL")
+    assert own.process.returncode is not None
 
 
 def test_a_server_of_our_own_that_ends_at_once_is_unavailable_and_names_its_log(tmp_path: Path) -> None:

@@ -8,7 +8,10 @@ import re
 import shutil
 import threading
 import time
-from datetime import UTC, datetime
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import anyio
@@ -21,7 +24,7 @@ from tests.support.leaks import leftovers
 from tidegate.durable.atomic import copy_file
 from tidegate.durable.hashing import blake3_of
 from tidegate.durable.threads import in_thread
-from tidegate.errors import DiskFull, Evidence, PermissionRefused, StoreUnavailable, TruncatedMedia
+from tidegate.errors import DiskFull, Evidence, PermissionRefused, StoreUnavailable, Superseded, TruncatedMedia
 from tidegate.model import Identity, Outcome, ProfileName, PublishResult, Quality
 from tidegate.report.failure import describe
 from tidegate.stages import Workbench, analyze, publish, publish_failure, remux
@@ -175,7 +178,7 @@ def test_an_older_folder_is_replaced_whole(bench: Workbench, outcome: Outcome, t
 def test_a_damaged_asset_is_not_published_and_the_earlier_folder_stays(
     damage: str, bench: Workbench, outcome: Outcome, target: Path, tmp_path: Path
 ) -> None:
-    published(bench, outcome, target)
+    published(bench, analyzed_again(outcome), target)
     before = contents(target)
     other = Workbench(bench.settings.model_copy(update={"store": bench.settings.store.model_copy(
         update={"home": tmp_path / "home"})}))  # fmt: skip
@@ -188,6 +191,150 @@ def test_a_damaged_asset_is_not_published_and_the_earlier_folder_stays(
     with pytest.raises(StoreUnavailable):
         published(other, outcome, target)
     assert contents(target) == before
+    assert leftovers(target.parent) == []
+
+
+# --- exactly once ---------------------------------------------------------------------------------
+
+
+def inodes(folder: Path) -> dict[str, int]:
+    return {path.name: path.stat().st_ino for path in (folder, *folder.iterdir())}
+
+
+def analyzed_again(outcome: Outcome) -> Outcome:
+    assert outcome.analysis is not None
+    later = outcome.analysis.model_copy(update={"recorded_at": outcome.analysis.recorded_at + timedelta(hours=1)})
+    return outcome.model_copy(update={"analysis": later})
+
+
+def test_a_folder_that_was_swapped_in_but_not_recorded_is_taken_as_it_stands(
+    bench: Workbench, outcome: Outcome, target: Path
+) -> None:
+    first = published(bench, outcome, target)
+    before = inodes(target)
+    reloaded = Outcome.model_validate_json(outcome.model_dump_json())  # as another process has it, from its checkpoints
+    another_run = reloaded.model_copy(update={"flow_run_id": "another"})
+    again = published(bench, another_run, target)
+    assert inodes(target) == before
+    assert (again.folder, again.tracks, again.video) == (first.folder, first.tracks, first.video)
+    assert leftovers(target.parent) == []
+
+
+Damage = Callable[[Path], object]
+DAMAGES: dict[str, Damage] = {
+    "the film edited": lambda folder: append(folder / "my-film.mp4"),
+    "a picture gone": lambda folder: (folder / "contact-sheet.jpg").unlink(),
+    "the page edited": lambda folder: append(folder / "report.html"),
+    "the report edited": lambda folder: append(folder / "report.json"),
+    "the metadata gone": lambda folder: (folder / "my-film.meta.json").unlink(),
+    "the metadata torn": lambda folder: truncate(folder / "my-film.meta.json"),
+    "the metadata edited": lambda folder: edit_json(folder / "my-film.meta.json", source="somewhere else"),
+    "the metadata without its seal": lambda folder: edit_json(folder / "my-film.meta.json", seal=None),
+    "the metadata no object": lambda folder: (folder / "my-film.meta.json").write_text("[]"),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_a_folder_that_somebody_changed_is_replaced(
+    damage: str, bench: Workbench, outcome: Outcome, target: Path
+) -> None:
+    published(bench, outcome, target)
+    before, folder = contents(target), target.stat().st_ino
+    DAMAGES[damage](target)
+    result = published(bench, outcome, target)
+    assert target.stat().st_ino != folder
+    assert set(contents(target)) == set(before) == {track.name for track in result.tracks}
+    assert contents(target)["my-film.mp4"] == before["my-film.mp4"]
+    assert leftovers(target.parent) == []
+
+
+def append(path: Path) -> None:
+    with path.open("ab") as file:
+        file.write(b" ")
+
+
+def truncate(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:-40])
+
+
+def edit_json(path: Path, **values: object) -> None:
+    path.write_text(json.dumps(json.loads(path.read_text()) | values))
+
+
+def test_a_folder_of_other_results_is_replaced(bench: Workbench, outcome: Outcome, target: Path) -> None:
+    published(bench, outcome, target)
+    folder = target.stat().st_ino
+    published(bench, analyzed_again(outcome), target)
+    assert target.stat().st_ino != folder
+
+
+def test_a_folder_that_stands_elsewhere_is_another_one(bench: Workbench, outcome: Outcome, target: Path) -> None:
+    published(bench, outcome, target)
+    moved = target.rename(target.with_name("my-film-ffffffff"))
+    folder = moved.stat().st_ino
+    published(bench, outcome, moved)
+    assert moved.stat().st_ino != folder, "its report names the place where it was"
+
+
+def test_the_log_of_a_failure_that_is_over_goes_and_the_film_stays_where_it_is(
+    bench: Workbench, outcome: Outcome, target: Path
+) -> None:
+    published(bench, outcome, target)
+    publish_failure(failed(outcome), target)
+    before = inodes(target)
+    published(bench, outcome, target)
+    assert before.pop("my-film.err.log")
+    assert inodes(target) == before
+
+
+# --- the fence ------------------------------------------------------------------------------------
+
+
+@dataclass
+class Fence:
+    """A fence that looks at the output folder when it is taken and when it is given back."""
+
+    target: Path
+    taken_over: bool = False
+    seen: list[bool] = field(default_factory=list)
+    prepared: list[Path] = field(default_factory=list)
+
+    @contextmanager
+    def __call__(self) -> Iterator[None]:
+        if self.taken_over:
+            raise Superseded("Another attempt has taken this work over")
+        self.seen.append(self.target.exists())
+        self.prepared = leftovers(self.target.parent)
+        yield
+        self.seen.append(self.target.exists())
+
+
+def test_the_fence_is_held_around_the_moment_in_which_the_folder_appears_and_no_longer(
+    bench: Workbench, outcome: Outcome, target: Path
+) -> None:
+    fence = Fence(target)
+    result = published(replace(bench, fence=fence), outcome, target)
+    assert fence.seen == [False, True]
+    assert len(fence.prepared) == 1, "everything was ready: whoever waits for the fence waits for a rename"
+    assert {track.name for track in result.tracks} == set(contents(target))
+
+
+@pytest.mark.parametrize("stands", ["nothing", "other results", "a failure", "the very same"])
+def test_a_run_whose_work_was_taken_over_publishes_nothing(
+    stands: str, bench: Workbench, outcome: Outcome, target: Path
+) -> None:
+    match stands:
+        case "other results":
+            published(bench, analyzed_again(outcome), target)
+        case "a failure":
+            publish_failure(failed(outcome), target)
+        case "the very same":
+            published(bench, outcome, target)
+            publish_failure(failed(outcome), target)
+    before = contents(target) if target.exists() else None
+    with pytest.raises(Superseded):
+        published(replace(bench, fence=Fence(target, taken_over=True)), outcome, target)
+    assert (contents(target) if target.exists() else None) == before
     assert leftovers(target.parent) == []
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ import pytest
 from prefect import flow
 
 from tasks.policies import Stage, stage_task
+from tidegate.durable import crash_points
 from tidegate.errors import (
     POLICIES,
     TASK_RETRY_DELAYS_SECONDS,
@@ -156,6 +158,23 @@ def test_a_stage_is_not_run_again_while_its_checkpoint_stands(attached: None, be
     ]
     assert seen.events[0] == StageStarted("analyze") and len(seen.events) == 4
     assert (bench.home.results / stage().key).is_file()
+
+
+def test_every_stage_says_where_it_is_so_that_it_can_be_killed_there(
+    attached: None, bench: Workbench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    log = tmp_path / "points.log"
+    monkeypatch.setattr(crash_points, "_plan", crash_points._Plan.of({"TIDEGATE_CRASH_LOG": str(log)}))
+
+    def said(work: Work) -> list[str]:
+        log.write_bytes(b"")
+        with suppress(NotFound):
+            run(bench, stage(), work)
+        return [point for point in log.read_text().splitlines() if point.startswith("analyze: ")]
+
+    assert said(Work(failing(NotFound("gone")))) == ["analyze: started"]
+    assert said(Work(done)) == ["analyze: started", "analyze: made, not recorded", "analyze: recorded"]
+    assert said(Work(done)) == [], "from its checkpoint"
 
 
 def test_a_record_that_is_not_whole_is_made_again(attached: None, bench: Workbench) -> None:

@@ -17,6 +17,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import BinaryIO
 
+from tidegate.durable.crash_points import reached
 from tidegate.errors import from_os_error
 
 COPY_BLOCK_BYTES = 4 * 1024 * 1024
@@ -60,12 +61,15 @@ def write_atomic(path: Path, content: bytes, *, mode: int = 0o644) -> None:
     temporary = temporary_sibling(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
+        reached("write {}: begun", path.name)
         handle = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
         with os.fdopen(handle, "wb") as file:
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
+        reached("write {}: synced", path.name)
         temporary.rename(path)
+        reached("write {}: renamed", path.name)
         sync_folder(path.parent)
     except OSError as error:
         with contextlib.suppress(OSError):
@@ -82,10 +86,12 @@ def copy_file(source: Path, target: Path, each_block: Callable[[], None] = lambd
     """
     with source.open("rb") as reader, target.open("xb") as writer:
         try:
+            reached("copy {}: begun", target.name)
             if not _reflink(reader.fileno(), writer.fileno()):
                 _copy_blocks(reader, writer, each_block)
             writer.flush()
             os.fsync(writer.fileno())
+            reached("copy {}: synced", target.name)
         except BaseException:
             with contextlib.suppress(OSError):
                 target.unlink(missing_ok=True)
@@ -95,20 +101,37 @@ def copy_file(source: Path, target: Path, each_block: Callable[[], None] = lambd
 def swap_in(prepared: Path, target: Path) -> None:
     """Put the folder `prepared` in the place of `target` in one step, and remove what was there.
 
-    Both must lie in the same folder. Where the file system cannot exchange two names, the old folder is moved aside
-    first; a crash between the two renames leaves it under a `.tmp` name, complete.
+    Both must lie in the same folder; see `put_in_place`.
     """
+    aside = put_in_place(prepared, target)
+    sync_folder(target.parent)
+    if aside is not None:
+        shutil.rmtree(aside, ignore_errors=True)
+
+
+def put_in_place(prepared: Path, target: Path) -> Path | None:
+    """The renames of `swap_in` alone, and where the folder that was at `target` lies now, if there was one.
+
+    Where the file system cannot exchange two names, the old folder is moved aside first; a crash between the two
+    renames leaves it under a `.tmp` name, complete.
+    """
+    reached("swap {}: prepared", target.name)
+    aside = _replace(prepared, target)
+    reached("swap {}: in place", target.name)
+    return aside
+
+
+def _replace(prepared: Path, target: Path) -> Path | None:
     if not target.exists():
         prepared.rename(target)
-        sync_folder(target.parent)
-        return
-    aside = prepared
-    if not _exchange(prepared, target):
-        aside = temporary_sibling(target)
-        target.rename(aside)
-        prepared.rename(target)
-    sync_folder(target.parent)
-    shutil.rmtree(aside, ignore_errors=True)
+        return None
+    if _exchange(prepared, target):
+        return prepared
+    aside = temporary_sibling(target)
+    target.rename(aside)
+    reached("swap {}: moved aside", target.name)
+    prepared.rename(target)
+    return aside
 
 
 def _copy_blocks(reader: BinaryIO, writer: BinaryIO, each_block: Callable[[], None]) -> None:

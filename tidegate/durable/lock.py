@@ -1,7 +1,8 @@
 """One process at a time for one piece of work on this host.
 
-The flow holds the lock of a work key from its first stage to its last; a part file is its own lock. The kernel frees
-both when the process ends, however it ends, so no lock goes stale and none has to be timed.
+A part file is its own lock; where the ledger is a SQLite file, a lock file guards each work key while it is claimed and
+while a result becomes visible. The kernel frees both when the process ends, however it ends, so no lock goes stale and
+none has to be timed.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import anyio
@@ -47,14 +48,6 @@ async def acquired(path: Path, on_wait: Callable[[], None]) -> int:
                 on_wait()
                 told = True
             await anyio.sleep(POLL_SECONDS)
-
-
-@contextlib.asynccontextmanager
-async def exclusive(path: Path, on_wait: Callable[[], None]) -> AsyncIterator[None]:
-    """Hold a lock file for the length of the block; it is gone afterwards."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with released(await acquired(path, on_wait), path):
-        yield
 
 
 @contextlib.contextmanager

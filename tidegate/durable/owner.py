@@ -50,7 +50,9 @@ def provably_gone(owner: Owner, here: Owner, started: Callable[[int], int | None
         return owner.namespace == here.namespace and here.namespace in (INITIAL_NAMESPACE, 0)
     if owner.namespace != here.namespace:
         return False
-    return (started or started_at)(owner.pid) != owner.started
+    if started is not None:
+        return started(owner.pid) != owner.started
+    return started_at(owner.pid) != owner.started and not _hidden(owner.pid)
 
 
 def started_at(pid: int) -> int | None:
@@ -62,6 +64,17 @@ def started_at(pid: int) -> int | None:
     except OSError:
         return None
     return None if state in "ZX" else int(fields[18])
+
+
+def _hidden(pid: int) -> bool:
+    """Whether another user's process of that number lives, of which `hidepid` (proc(5)) lets us learn nothing."""
+    try:
+        os.kill(pid, 0)
+    except PermissionError:
+        return not os.access(f"/proc/{pid}/stat", os.R_OK)
+    except OSError:
+        return False
+    return False
 
 
 def _started_elsewhere(pid: int) -> int | None:

@@ -8,14 +8,16 @@ replaced by the next `put` of the same content.
 from __future__ import annotations
 
 import json
-import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
 from blake3 import blake3
 
-from tidegate.durable.atomic import swap_in, sync_file, sync_folder, temporary_sibling
+from tidegate.durable.atomic import swap_in, sync_file, sync_folder
+from tidegate.durable.crash_points import reached
 from tidegate.durable.hashing import blake3_of
+from tidegate.durable.unfinished import clear_abandoned, unfinished
+from tidegate.durable.usage import touch
 from tidegate.errors import from_os_error
 from tidegate.model import Asset, Digest, Track
 
@@ -57,30 +59,33 @@ class AssetStore:
         return self.folder(asset) / (track or asset.main).name
 
     def whole(self, asset: Asset) -> bool:
-        """Whether every track is there, byte for byte. Blocking: it reads them all."""
+        """Whether every track is there, byte for byte. Blocking: it reads them all. To ask is to use it."""
+        touch(self.folder(asset))
         return all(holds(self.folder(asset) / track.name, track) for track in asset.tracks)
 
     def _place(self, asset: Asset, files: dict[str, Path]) -> None:
         """The files stay where they were until the asset stands: neither a crash nor a full disk costs them."""
         target = self.folder(asset)
         target.parent.mkdir(parents=True, exist_ok=True)
-        prepared = temporary_sibling(target)
-        prepared.mkdir()
-        try:
+        clear_abandoned(target.parent)
+        name = asset.main.name
+        with unfinished(target) as prepared:
+            reached("store {}: begun", name)
             manifest = prepared / MANIFEST
             manifest.write_text(json.dumps([track.model_dump() for track in asset.tracks], indent=1))
             sync_file(manifest)
-            for name, path in files.items():
+            for track, path in files.items():
                 sync_file(path)
-                (prepared / name).hardlink_to(path)
+                (prepared / track).hardlink_to(path)
             sync_folder(prepared)
+            reached("store {}: prepared", name)
             if not (target.exists() and self.whole(asset)):
                 swap_in(prepared, target)
-        finally:
-            shutil.rmtree(prepared, ignore_errors=True)
-        for name, path in files.items():
-            (target / name).chmod(0o444)
+        reached("store {}: in place", name)
+        for track, path in files.items():
+            (target / track).chmod(0o444)
             path.unlink()
+        reached("store {}: moved", name)
 
 
 def describe(files: dict[str, Path], known: dict[str, Digest] | None = None) -> Asset:

@@ -1,49 +1,86 @@
 """Blocking work in a thread that hears when nobody waits for it any more.
 
-Stages and tasks hash and copy whole films this way. A thread cannot be ended from outside: it has to ask, block by
-block. What it was writing is its own to clear away.
+Stages, transfers and tasks hash, copy and store whole films this way. A thread cannot be ended from outside: it has to
+ask, block by block, and whoever is cancelled waits for it, so no lock is given up under a thread that still works.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import threading
 from collections.abc import Callable
 from contextvars import ContextVar
-from typing import TypeVar
+from typing import Any, TypeVar
 
-from anyio import from_thread, to_thread
+from anyio import CancelScope, from_thread, to_thread
 
 T = TypeVar("T")
 
-_given_up: ContextVar[threading.Event | None] = ContextVar("given_up", default=None)
 
+async def in_thread(work: Callable[..., T], *arguments: object, give_up: Callable[[], None] = lambda: None) -> T:
+    """The result of blocking `work`, which calls `still_wanted` now and then.
 
-async def in_thread(work: Callable[..., T], *arguments: object) -> T:
-    """The result of blocking `work`, which calls `still_wanted` now and then."""
-    given_up = threading.Event()
-    token = _given_up.set(given_up)
+    `give_up` is called when the caller is cancelled, and makes a `work` return that is blocked where it cannot ask.
+    """
+    errand = _Errand(asyncio.get_running_loop())
+    token = _errand.set(errand)
     try:
-        return await to_thread.run_sync(work, *arguments)
-    except BaseException:
-        given_up.set()
+        return await to_thread.run_sync(lambda: errand.run(work, arguments))
+    except asyncio.CancelledError:
+        # Ctrl-C cancels the asyncio task itself, past anyio's shield; a second one ends this wait too.
+        if errand.given_up():
+            give_up()
+            with CancelScope(shield=True):
+                await errand.ended.wait()
         raise
     finally:
-        _given_up.reset(token)
+        errand.given_up()
+        _errand.reset(token)
 
 
 def still_wanted() -> None:
     """Does nothing, unless the run that waits for this thread was cancelled.
 
-    anyio's own `check_cancelled` sees its cancel scopes only. Ctrl-C cancels the asyncio task itself: the thread would
-    read the rest of the film while the command waits for it to end.
-
     Raises:
         CancelledError: it was.
     """
-    given_up = _given_up.get()
-    if given_up is None:
+    errand = _errand.get()
+    if errand is None:
         return
-    if given_up.is_set():
+    if errand.unwanted.is_set():
         raise asyncio.CancelledError
+    # A cancelled scope of anyio's waits for the thread before anybody here hears of it.
     from_thread.check_cancelled()
+
+
+class _Errand:
+    """One piece of work, seen from both sides."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self.unwanted = threading.Event()
+        self.ended = asyncio.Event()
+        self._loop = loop
+        self._begun = False
+        self._lock = threading.Lock()
+
+    def run(self, work: Callable[..., T], arguments: tuple[Any, ...]) -> T:
+        """In the thread."""
+        with self._lock:
+            if self.unwanted.is_set():
+                raise asyncio.CancelledError
+            self._begun = True
+        try:
+            return work(*arguments)
+        finally:
+            with contextlib.suppress(RuntimeError):  # the loop is closed: a second Ctrl-C, and nobody waits
+                self._loop.call_soon_threadsafe(self.ended.set)
+
+    def given_up(self) -> bool:
+        """In the event loop: nobody wants the result. Whether the thread is at work, and has to be waited for."""
+        with self._lock:
+            self.unwanted.set()
+            return self._begun and not self.ended.is_set()
+
+
+_errand: ContextVar[_Errand | None] = ContextVar("errand", default=None)

@@ -81,4 +81,4 @@ def _last_complaint(text: str) -> str:
     lines = [line for line in text.splitlines() if line.strip()]
     complaints = [line for line in lines if "[error]" in line or "[fatal]" in line]
     line = (complaints or lines or ["it said nothing"])[-1]
-    return re.sub(r"\[\w+(?: @ 0x[0-9a-f]+)?\]\s*", "", line).strip()
+    return re.sub(r"\[[\w#:/]+(?: @ 0x[0-9a-f]+)?\]\s*", "", line).strip()

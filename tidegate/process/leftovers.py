@@ -19,6 +19,8 @@ from tidegate.durable.children import MARK
 from tidegate.durable.owner import Owner, started_at
 
 LOOK_AGAIN_SECONDS = 0.05
+GONE_SECONDS = 5.0
+"""How long killed processes are looked for; longer means that the kernel itself cannot end them."""
 
 
 def end_leftovers(attempt: str, grace_seconds: float) -> tuple[str, ...]:
@@ -28,7 +30,10 @@ def end_leftovers(attempt: str, grace_seconds: float) -> tuple[str, ...]:
     _signal(_marked(attempt), signal.SIGTERM, signal.SIGCONT)
     while _marked(attempt) and time.monotonic() < until:
         time.sleep(LOOK_AGAIN_SECONDS)
-    _signal(_marked(attempt), signal.SIGKILL)
+    until = time.monotonic() + GONE_SECONDS
+    while (left := _marked(attempt)) and time.monotonic() < until:  # one that was just forked was not among them
+        _signal(left, signal.SIGKILL)
+        time.sleep(LOOK_AGAIN_SECONDS)
     return tuple(found.values())
 
 

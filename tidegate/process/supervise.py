@@ -42,7 +42,7 @@ DRAIN_SECONDS = 2.0
 REAP_SECONDS = 10.0
 """How long a killed child may take to go; longer means that the kernel itself cannot end it."""
 POLL_SECONDS = 0.05
-"""How often the child is looked at where the kernel has no pidfd."""
+"""How often the child is looked at where the kernel does not tell: without pidfd, or while somebody traces it."""
 
 _FROM_OUTSIDE = frozenset({signal.SIGKILL, signal.SIGTERM, signal.SIGINT, signal.SIGHUP})
 """Signals that people and kernels send; the others (SIGSEGV, SIGABRT …) are the tool's own crash."""
@@ -242,6 +242,8 @@ async def _end(child: subprocess.Popen[bytes], limits: ProcessSettings) -> None:
             with anyio.CancelScope(shield=True), anyio.move_on_after(REAP_SECONDS):
                 # A child in an uninterruptible system call (a dead network disk) must not take the event loop along.
                 await _exited(child.pid)
+                while child.poll() is None:  # noqa: ASYNC110  # whoever traces it (strace, a debugger) is told first
+                    await anyio.sleep(POLL_SECONDS)
         finally:
             child.poll()
             for pipe in (child.stdout, child.stderr):

@@ -10,8 +10,7 @@ import contextlib
 from datetime import UTC, datetime
 from pathlib import Path
 
-from anyio import to_thread
-
+from tidegate.durable.threads import in_thread
 from tidegate.errors import EncoderUnknown, RefusedByMuxer
 from tidegate.events import Note
 from tidegate.model import AnalysisResult, Asset, Detection, MediaInfo, RemuxResult
@@ -50,7 +49,7 @@ async def analyze(bench: Workbench, media: RemuxResult, key: str) -> AnalysisRes
         if d not in fitting
     ]
     return AnalysisResult(
-        asset=await to_thread.run_sync(one_pass.store_pictures),
+        asset=await in_thread(one_pass.store_pictures),
         detections=(*detections, *missing),
         recorded_at=datetime.now(UTC),
     )

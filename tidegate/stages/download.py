@@ -11,10 +11,9 @@ from __future__ import annotations
 from datetime import UTC, datetime
 from pathlib import Path
 
-from anyio import from_thread, to_thread
-
 from tidegate.durable.hashing import blake3_of
 from tidegate.durable.store import describe
+from tidegate.durable.threads import in_thread, still_wanted
 from tidegate.errors import Evidence, NotMedia, TruncatedMedia, WrongDigest
 from tidegate.model import Asset, Digest, DownloadResult, MediaInfo, ProbeResult, Rendition, Source, TransferStats
 from tidegate.process.inspect import inspect
@@ -53,7 +52,7 @@ async def download(
             bench, bench.store.path(asset) if part.stored_as else part.path, asset, promised_seconds
         )
         if part.stored_as is None:
-            await to_thread.run_sync(_store, bench, part, asset)
+            await in_thread(_store, bench, part, asset)
     return DownloadResult(
         asset=asset,
         rendition=rendition,
@@ -76,7 +75,7 @@ async def _bytes(
     fetch = Fetch(connector(bench, source), part, bench.settings.transfer, bench.observe, promised=promised)
     stats = await fetch.run()
     known = {TRACK: fetch.blake3} if fetch.blake3 else None
-    asset = await to_thread.run_sync(describe, {TRACK: part.path}, known)
+    asset = await in_thread(describe, {TRACK: part.path}, known)
     return asset, stats, fetch.promised
 
 
@@ -86,15 +85,14 @@ async def _stored(bench: Workbench, part: Part, promised: set[Digest]) -> Asset 
     stored = part.stored_as
     if stored is None:
         return None
-    if await to_thread.run_sync(bench.store.whole, stored):
+    if await in_thread(bench.store.whole, stored):
         try:
-            path, alive = bench.store.path(stored), from_thread.check_cancelled
-            await to_thread.run_sync(check_digests, path, frozenset(promised), alive)
+            await in_thread(check_digests, bench.store.path(stored), frozenset(promised), still_wanted)
         except WrongDigest:
             part.restart()
         else:
             return stored
-    elif part.complete and await to_thread.run_sync(blake3_of, part.path) != stored.main.digest:
+    elif part.complete and await in_thread(blake3_of, part.path) != stored.main.digest:
         part.restart()  # the same damaged bytes, linked from the store and from here
     part.stored_as = None
     return None

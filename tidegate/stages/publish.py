@@ -1,7 +1,8 @@
 """Stage `publish`: the folder that a person opens, swapped in whole.
 
-`publish` prepares everything beside the target and then exchanges names; `publish_failure` leaves the evidence of a
-run that failed and never touches an earlier success. After a crash the target is the old folder or the new one.
+`publish` prepares everything beside the target and then exchanges names, unless exactly that folder stands already;
+`publish_failure` leaves the evidence of a run that failed and never touches an earlier success. After a crash the
+target is the old folder or the new one, and the new one is taken as it is by the next run.
 """
 
 from __future__ import annotations
@@ -10,23 +11,24 @@ import json
 import re
 import shutil
 import unicodedata
-from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 from urllib.parse import unquote, urlsplit
 
-from tidegate.durable.atomic import copy_file, swap_in, sync_folder, temporary_sibling, write_atomic
-from tidegate.durable.hashing import blake3_of
+from tidegate.durable.atomic import copy_file, put_in_place, sync_folder, temporary_sibling, write_atomic
 from tidegate.durable.threads import in_thread, still_wanted
 from tidegate.errors import StoreUnavailable, from_os_error
+from tidegate.events import Note
 from tidegate.model import AnalysisResult, Asset, Identity, Outcome, PublishResult, RemuxResult, Track, fingerprint
 from tidegate.report.document import document
 from tidegate.report.failure import err_log
 from tidegate.report.html import html_report
 from tidegate.stages.analyze import CONTACT_SHEET, WAVEFORM
+from tidegate.stages.seal import sealed, track_of, unbroken
 from tidegate.stages.workbench import Workbench
 
-RECIPE = 1
+RECIPE = 2
 """Raise it when the same inputs would give another folder: old checkpoints are then not believed."""
 
 LONGEST_SLUG = 60
@@ -39,11 +41,13 @@ _CAPTIONS = {CONTACT_SHEET: "Twelve moments, evenly spread", WAVEFORM: "Sound, f
 
 
 async def publish(bench: Workbench, outcome: Outcome, target: Path) -> PublishResult:
-    """Make the folder `target` from an outcome that holds at least `remux` and `analysis`.
+    """Make the folder `target` from an outcome that holds at least `remux` and `analysis`, or take it as it stands.
 
-    The caller holds the lock of this work: what a killed run left beside the target is nobody's, and goes.
+    The caller holds the lock of this work: what a killed run left beside the target is nobody's, and goes. A folder
+    that such a run swapped in before it could say so is not made again: whoever has it open keeps it.
 
     Raises:
+        Superseded, LeaseLost: another attempt has taken this work over; nothing was published.
         DiskFull, PermissionRefused, StoreUnavailable: the operating system refused; an earlier folder is untouched.
     """
     return await in_thread(_publish, bench, outcome, target, datetime.now(UTC))
@@ -103,15 +107,20 @@ def folder_of(identity: Identity, key: str) -> str:
 def _publish(bench: Workbench, outcome: Outcome, target: Path, now: datetime) -> PublishResult:
     assert outcome.remux is not None and outcome.analysis is not None  # noqa: S101
     prepared = temporary_sibling(target)
+    inputs = _inputs(outcome.remux, outcome.analysis, target)
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         _clear_away(_left_behind(target))
+        standing = unbroken(target / _meta_name(target), inputs)
+        if standing is not None:
+            return _adopted(bench, target, standing, now)
         bench.require_space(target.parent, outcome.remux.asset.main.size_bytes)
         prepared.mkdir()
-        names = _fill(bench, outcome, outcome.remux, outcome.analysis, prepared, target, now)
-        tracks = tuple(_track(prepared, name) for name in names)
+        tracks = _fill(bench, outcome, outcome.remux, outcome.analysis, prepared, target, inputs, now)
         sync_folder(prepared)
-        swap_in(prepared, target)
+        with bench.fence():
+            put_in_place(prepared, target)
+        sync_folder(target.parent)
         _clear_away(_left_behind(target))
     except OSError as error:
         shutil.rmtree(prepared, ignore_errors=True)
@@ -119,6 +128,22 @@ def _publish(bench: Workbench, outcome: Outcome, target: Path, now: datetime) ->
     except BaseException:
         shutil.rmtree(prepared, ignore_errors=True)
         raise
+    return PublishResult(folder=target, tracks=tracks, recorded_at=now)
+
+
+def _inputs(remux: RemuxResult, analysis: AnalysisResult, target: Path) -> str:
+    """What the folder depends on. When a stage was run again, its report tells of another run."""
+    made_from = (remux.model_dump(mode="json"), analysis.model_dump(mode="json"))
+    return fingerprint("publish", RECIPE, str(target), *made_from)
+
+
+def _adopted(bench: Workbench, target: Path, tracks: tuple[Track, ...], now: datetime) -> PublishResult:
+    """The folder as it stands, without the log of a run that failed since: that failure is over."""
+    with bench.fence():
+        for log in target.glob(ERR_LOGS):
+            log.unlink()
+    sync_folder(target.parent)  # the run that swapped it in may have died before it could
+    bench.observe(Note("publish: the folder stands already, as an earlier run made it"))
     return PublishResult(folder=target, tracks=tracks, recorded_at=now)
 
 
@@ -141,27 +166,30 @@ def _fill(
     analysis: AnalysisResult,
     folder: Path,
     target: Path,
+    inputs: str,
     now: datetime,
-) -> list[str]:
-    """Write every file of the folder; returns their names, the media first."""
+) -> tuple[Track, ...]:
+    """Write every file of the folder; the media comes first, what seals it last."""
     slug_name = slug_of(target)
     media = f"{slug_name}{Path(remux.asset.main.name).suffix}"
     _copy(bench, remux.asset, remux.asset.main.name, folder / media)
-    track = _track(folder, media)
+    track = track_of(folder / media)
     if track.digest != remux.asset.main.digest:
         raise StoreUnavailable(f"The asset {remux.asset.address} is damaged; it was not published")
     pictures = _pictures(bench, analysis, folder)
     published = PublishResult(folder=target, tracks=(track,), recorded_at=now)
     told = outcome.model_copy(update={"status": "completed", "published": published})
     captions = {_CAPTIONS[path.name]: path for path in pictures}
-    texts: dict[str, Callable[[], bytes]] = {
-        "report.html": lambda: _text(html_report(told, captions, title=slug_name, now=now)),
-        "report.json": lambda: _json(document(told)),
-        f"{slug_name}.meta.json": lambda: _json(_meta(told, remux)),
-    }
-    for name, make in texts.items():
-        write_atomic(folder / name, make())
-    return [media, *(path.name for path in pictures), *texts]
+    page, data, meta = folder / "report.html", folder / "report.json", folder / _meta_name(target)
+    write_atomic(page, _text(html_report(told, captions, title=slug_name, now=now)))
+    write_atomic(data, _json(document(told)))
+    tracks = (track, *(track_of(path) for path in (*pictures, page, data)))
+    write_atomic(meta, _json(sealed(_meta(told, remux), inputs, tracks)))
+    return (*tracks, track_of(meta))
+
+
+def _meta_name(target: Path) -> str:
+    return f"{slug_of(target)}.meta.json"
 
 
 def _pictures(bench: Workbench, analysis: AnalysisResult, folder: Path) -> list[Path]:
@@ -177,7 +205,7 @@ def _copy(bench: Workbench, asset: Asset, name: str, target: Path) -> None:
     target.chmod(0o644)
 
 
-def _meta(outcome: Outcome, remux: RemuxResult) -> dict[str, object]:
+def _meta(outcome: Outcome, remux: RemuxResult) -> dict[str, Any]:
     """For operators: how this file came to be."""
     return {
         "source": outcome.source,
@@ -191,11 +219,6 @@ def _meta(outcome: Outcome, remux: RemuxResult) -> dict[str, object]:
         "seconds": {name: record.seconds for name, record in outcome.stages.items()},
         "flow_run_id": outcome.flow_run_id,
     }
-
-
-def _track(folder: Path, name: str) -> Track:
-    path = folder / name
-    return Track(name=name, size_bytes=path.stat().st_size, digest=blake3_of(path))
 
 
 def _holds_success(target: Path) -> bool:

@@ -11,8 +11,7 @@ import time
 from datetime import UTC, datetime
 from pathlib import Path
 
-from anyio import to_thread
-
+from tidegate.durable.threads import in_thread
 from tidegate.errors import Climb, TidegateError
 from tidegate.events import Note
 from tidegate.model import (
@@ -64,7 +63,7 @@ async def remux(
             media, verification = await _climb(bench, toolchain, source, rung, output, steps, rungs)
             if media is not None and verification is not None:
                 break
-        asset = await to_thread.run_sync(bench.store.put, {f"{TRACK}{suffix(rung)}": output})
+        asset = await in_thread(bench.store.put, {f"{TRACK}{suffix(rung)}": output})
     finally:
         output.unlink(missing_ok=True)
     return RemuxResult(

@@ -28,8 +28,9 @@ class Workbench:
 
     settings: Settings
     observe: Observer = field(default=unobserved)
-    fence: Callable[[], AbstractContextManager[None]] = nullcontext
-    """Held while results become visible; raises Superseded where another attempt has taken the work over."""
+    fence: Callable[[], AbstractContextManager[None]] = field(default=nullcontext)
+    """Held for the moment in which results become visible, in the thread that makes them so. Entering it raises
+    `Superseded` or `LeaseLost` when another attempt has taken this work over; while it is held, none can."""
 
     @property
     def home(self) -> Home:

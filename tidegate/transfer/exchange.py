@@ -1,7 +1,7 @@
 """What a source looks like to the transfer engine, and how the event loop talks to it.
 
 Resolvers implement `Exchange`: blocking, on one connection, used from a worker thread. The engine wraps each call in
-`in_thread`, which keeps the request timeout and can end a thread that is blocked in the kernel. It holds no state.
+`call_within`, which keeps the request timeout and can end a thread that is blocked in the kernel. It holds no state.
 """
 
 from __future__ import annotations
@@ -65,8 +65,8 @@ Connect = Callable[[], Exchange]
 """Makes a fresh exchange: after a stall or a cut nothing of the old connection is trusted."""
 
 
-async def in_thread(exchange: Exchange, call: Callable[[], T], limit: timedelta) -> T:
-    """Run a blocking `call` of `exchange`, for at most `limit`.
+async def call_within(limit: timedelta, exchange: Exchange, call: Callable[[], T]) -> T:
+    """Run a blocking `call` of `exchange` in a thread, for at most `limit`.
 
     On time-out or cancellation the thread is not waited for: it may sit in a name lookup that nothing can break.
     The exchange is aborted, so the thread ends by itself and what it opened is closed.

@@ -13,8 +13,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import anyio
-from anyio import from_thread, to_thread
 
+from tidegate.durable.threads import in_thread, still_wanted
 from tidegate.errors import (
     DownloadDeadline,
     Evidence,
@@ -32,7 +32,7 @@ from tidegate.resilience.deadline import download_seconds
 from tidegate.resilience.retry import Retry
 from tidegate.resilience.stall import SpeedWindow
 from tidegate.settings import TransferSettings
-from tidegate.transfer.exchange import Body, Connect, Exchange, in_thread
+from tidegate.transfer.exchange import Body, Connect, Exchange, call_within
 from tidegate.transfer.part import Part
 from tidegate.transfer.verify import ENOUGH_BYTES, SNIFF_BYTES, check_digests, refuse_text
 
@@ -103,9 +103,7 @@ class Fetch:
 
     async def _verify(self) -> None:
         try:
-            self.blake3 = await to_thread.run_sync(
-                check_digests, self.part.path, frozenset(self.promised), from_thread.check_cancelled
-            )
+            self.blake3 = await in_thread(check_digests, self.part.path, frozenset(self.promised), still_wanted)
         except WrongDigest:
             self.part.restart()
             raise
@@ -115,10 +113,10 @@ class Fetch:
         start, stop = self._start(), self.until if self._trust_ranges else None
         known, conditional = self.part.identity, self._conditional
         try:
-            body = await in_thread(
+            body = await call_within(
+                self.limits.request_timeout,
                 exchange,
                 lambda: exchange.open(start, stop, known, conditional=conditional),
-                self.limits.request_timeout,
             )
         except RangeMismatch:
             self._trust_ranges = False
@@ -146,7 +144,7 @@ class Fetch:
             async with anyio.create_task_group() as siblings:
                 siblings.start_soon(_abort_at_end, exchange)
                 siblings.start_soon(self._watch, exchange)
-                await to_thread.run_sync(self._drain, body)
+                await in_thread(self._drain, body, give_up=exchange.abort)
                 siblings.cancel_scope.cancel()
         except BaseExceptionGroup as group:
             # A verdict of the clock comes before the broken read that it caused.
@@ -232,7 +230,7 @@ class Fetch:
                 return self._counted(body, end - start) if body.start == start else None
 
         try:
-            return await in_thread(exchange, read, self.limits.request_timeout)
+            return await call_within(self.limits.request_timeout, exchange, read)
         except SourceChanged:
             raise
         except TidegateError:
@@ -303,7 +301,7 @@ async def identify(connect: Connect, limits: TransferSettings, observe: Observer
         with attempt:
             exchange = connect()
             try:
-                identity = await in_thread(exchange, exchange.identify, limits.request_timeout)
+                identity = await call_within(limits.request_timeout, exchange, exchange.identify)
             finally:
                 requests += exchange.requests
             return identity, TransferStats(requests=requests, retries=retry.retries)

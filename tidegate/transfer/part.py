@@ -19,6 +19,7 @@ from typing import Self
 from pydantic import AwareDatetime
 
 from tidegate.durable.atomic import write_atomic
+from tidegate.durable.crash_points import reached
 from tidegate.durable.lock import acquire, acquired
 from tidegate.errors import from_os_error
 from tidegate.events import Note, Observer
@@ -124,8 +125,11 @@ class Part:
 
     def checkpoint(self, now: float = 0.0) -> None:
         """Make everything received durable, then say so in the journal."""
+        reached("part: written")
         os.fdatasync(self._file)
+        reached("part: synced")
         self._write_journal()
+        reached("part: journaled")
         self._since_checkpoint = 0
         self._checkpointed_at = now
 
@@ -166,6 +170,7 @@ class Part:
     def _leave_the_store_its_bytes(self) -> None:
         """A crash while storing leaves the file linked from there as well: it must not be cut under the asset."""
         self.path.unlink()
+        reached("part: left to the store")
         locked, self._file = self._file, acquire(self.path)
         os.close(locked)
 

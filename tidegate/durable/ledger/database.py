@@ -9,6 +9,8 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
+import socket
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -34,6 +36,7 @@ from tidegate.settings import LedgerSettings
 SQLITE_CORRUPT, SQLITE_NOTADB = 11, 26
 """Primary result codes of SQLite: the file is damaged; it is no database."""
 POOL_SIZE = POOL_OVERFLOW = 5
+IN_MEMORY = ":memory:"
 KEEPALIVES = "-c tcp_keepalives_idle=30 -c tcp_keepalives_interval=10 -c tcp_keepalives_count=3"
 """A host that vanished while it published must not keep its row locked for the kernel's two hours."""
 
@@ -43,8 +46,11 @@ class Database:
 
     def __init__(self, engine: Engine, file: Path | None) -> None:
         self._engine = engine
+        self._schema: Callable[[Connection], None] | None = None
         self.file = file
         """Of SQLite; None where a server keeps the data."""
+        self.moved_aside: Path | None = None
+        """Where a damaged file was moved to, if this process did it."""
 
     @classmethod
     def at(cls, limits: LedgerSettings, home: Path) -> Database:
@@ -55,42 +61,42 @@ class Database:
         """
         try:
             url = make_url(limits.url) if limits.url else URL.create("sqlite", database=str(home / "ledger.db"))
-            if url.get_backend_name() == "postgresql":
+            if url.drivername == "postgresql+psycopg":
                 return cls(_postgresql(url, limits), None)
-            if url.get_backend_name() == "sqlite" and url.database:
-                return cls(_sqlite(url, limits), Path(url.database))
+            if url.get_backend_name() == "sqlite" and url.database not in (None, "", IN_MEMORY):
+                return cls(_sqlite(url, limits), Path(str(url.database)))
         except ArgumentError as error:
             raise BadInput("TIDEGATE_LEDGER_URL is no database URL") from error
         except (NoSuchModuleError, ModuleNotFoundError) as error:
             raise BadInput(
                 f"TIDEGATE_LEDGER_URL needs a driver that is not installed: {error}",
-                hint="install tidegate with its extra `postgres`, and write postgresql+psycopg://…",
+                hint="install tidegate with its extra `postgres`",
             ) from error
-        raise BadInput("TIDEGATE_LEDGER_URL must name a SQLite file or a PostgreSQL database")
+        raise BadInput(
+            "TIDEGATE_LEDGER_URL must name a SQLite file (sqlite:///…) or a database (postgresql+psycopg://…)"
+        )
 
     @contextlib.contextmanager
     def writing(self) -> Iterator[Connection]:
         """One transaction, committed at the end of the block."""
-        with _translated(), self._engine.begin() as connection:
+        with self._translated(), self._engine.begin() as connection:
             yield connection
 
     @contextlib.contextmanager
     def reading(self) -> Iterator[Connection]:
         """Statements that each see what is committed."""
-        with _translated(), self._engine.connect() as connection:
+        with self._translated(), self._engine.connect() as connection:
             yield connection.execution_options(isolation_level="AUTOCOMMIT")
 
-    def make(self, schema: Callable[[Connection], None]) -> Path | None:
-        """Apply `schema`; gives where a damaged file was moved to, if there was one."""
-        moved = None
+    def make(self, schema: Callable[[Connection], None]) -> None:
+        """Apply `schema`, now and to every file that is begun anew."""
         try:
             self._apply(schema)
         except LedgerUnavailable as error:
             if self.file is None or not _is_damage(error.__cause__):
                 raise
-            moved = self._move_aside(self.file)
-            self._apply(schema)
-        return moved
+            self._begin_anew(self.file, schema)
+        self._schema = schema
 
     def close(self) -> None:
         self._engine.dispose()
@@ -104,23 +110,48 @@ class Database:
         with self.writing() as connection:
             schema(connection)
 
-    def _move_aside(self, file: Path) -> Path | None:
+    @contextlib.contextmanager
+    def _translated(self) -> Iterator[None]:
+        try:
+            yield
+        except DBAPIError as error:
+            if self.file is not None and self._schema is not None and _is_damage(error):
+                self._begin_anew(self.file, self._schema)
+            raise LedgerUnavailable(f"The ledger does not answer: {error.orig or error}".strip()) from error
+        except SQLAlchemyError as error:
+            raise LedgerUnavailable(f"The ledger does not answer: {error}") from error
+
+    def _begin_anew(self, file: Path, schema: Callable[[Connection], None]) -> None:
         """Put a damaged file out of the way, once: of several processes that see the damage, one does it.
 
         Attempts that were at work find no row of theirs in the new file and stop: nobody works unseen.
         """
         aside = file.with_name(f"{file.name}.damaged-{time.strftime('%Y%m%d-%H%M%S', time.gmtime())}")
-        with file.with_name(f"{file.name}.repair").open("w") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)
-            try:
-                with self.reading() as connection:
-                    connection.exec_driver_sql("SELECT count(*) FROM sqlite_master")
-            except LedgerUnavailable:
-                for suffix in ("", "-wal", "-shm"):
-                    with contextlib.suppress(FileNotFoundError):
-                        os.rename(f"{file}{suffix}", f"{aside}{suffix}")  # noqa: PTH104
-                return aside
-        return None
+        self._schema = None  # should the new one be damaged as well, that is for the next call
+        try:
+            with file.with_name(f"{file.name}.repair").open("w") as lock:
+                fcntl.flock(lock, fcntl.LOCK_EX)
+                if self._damaged():
+                    # The file itself last: SQLite removes a log that it finds beside an empty database.
+                    for suffix in ("-wal", "-shm", ""):
+                        with contextlib.suppress(FileNotFoundError):
+                            os.rename(f"{file}{suffix}", f"{aside}{suffix}")  # noqa: PTH104
+                    self.moved_aside = aside
+                self._apply(schema)
+        except OSError as error:
+            raise from_os_error(error, "moving the damaged ledger aside") from error
+        finally:
+            self._schema = schema
+
+    def _damaged(self) -> bool:
+        """Whether it still is, looked at whole: the list of tables may be fine where a page of one is not."""
+        try:
+            with self.reading() as connection:
+                return connection.exec_driver_sql("PRAGMA integrity_check(1)").scalar() != "ok"
+        except LedgerUnavailable as error:
+            if _is_damage(error.__cause__):
+                return True
+            raise
 
 
 def clock(connection: Connection) -> ColumnElement[float]:
@@ -136,7 +167,7 @@ def now(connection: Connection) -> float:
 
 def _postgresql(url: URL, limits: LedgerSettings) -> Engine:
     milliseconds = int(limits.statement_timeout.total_seconds() * 1000)
-    return create_engine(
+    engine = create_engine(
         url,
         pool_size=POOL_SIZE,
         max_overflow=POOL_OVERFLOW,
@@ -148,6 +179,35 @@ def _postgresql(url: URL, limits: LedgerSettings) -> Engine:
             "tcp_user_timeout": milliseconds,  # an unanswered statement must not wait for the kernel's 15 minutes
         },
     )
+    patience = (limits.statement_timeout + limits.busy_timeout).total_seconds()
+    event.listen(engine, "do_connect", lambda _dialect, _record, told, named: _impatient(patience, *told, **named))
+    return engine
+
+
+def _impatient(patience_seconds: float, *told: Any, **named: Any) -> Any:
+    """A connection on which no answer is waited for longer than that.
+
+    A paused pooler, or a balancer that has lost its server, takes what is sent, confirms it, and never answers: the
+    server's own limits do not reach the client then, and neither do TCP's.
+    """
+    import psycopg
+
+    class Impatient(psycopg.Connection[Any]):
+        def wait(self, *waited: Any, **how: Any) -> Any:
+            cut = threading.Timer(patience_seconds, _shut_down, [self])
+            cut.daemon = True
+            cut.start()
+            try:
+                return super().wait(*waited, **how)
+            finally:
+                cut.cancel()
+
+    return Impatient.connect(*told, **named)
+
+
+def _shut_down(connection: Any) -> None:
+    with contextlib.suppress(Exception), socket.socket(fileno=os.dup(connection.fileno())) as end:
+        end.shutdown(socket.SHUT_RDWR)
 
 
 def _sqlite(url: URL, limits: LedgerSettings) -> Engine:
@@ -168,16 +228,6 @@ def _begin_at_once(connection: Connection) -> None:
     """Lock before the first read: two that read and then both write would fail instead of waiting."""
     if connection.get_execution_options().get("isolation_level") != "AUTOCOMMIT":
         connection.exec_driver_sql("BEGIN IMMEDIATE")
-
-
-@contextlib.contextmanager
-def _translated() -> Iterator[None]:
-    try:
-        yield
-    except DBAPIError as error:
-        raise LedgerUnavailable(f"The ledger does not answer: {error.orig or error}".strip()) from error
-    except SQLAlchemyError as error:
-        raise LedgerUnavailable(f"The ledger does not answer: {error}") from error
 
 
 def _is_damage(error: BaseException | None) -> bool:

@@ -149,22 +149,42 @@ def verdict_on_run(
 ) -> Verdict:
     """What to do about a run that is not at its end, as Prefect says, while the ledger has no living attempt of it.
 
-    `latest` is its most recent attempt, if it made one. A run that has just changed its state is given time.
+    `latest` is its most recent attempt, if it made one. A run that has just changed its state is given time; one that
+    was scheduled again has not begun its attempt yet, and that of before says nothing about it.
     """
     waited = now - run.since
     patience = limits.unclaimed_after.total_seconds()
+    begun = latest is not None and latest.created_at >= run.since
     if run.state == "CANCELLING":
         return Verdict(Do.CANCEL, "nobody is there to cancel it") if waited > _GRACE else _NOTHING
     if run.state == "PENDING" and waited > patience:
         return _taken_up(run, recovery, Reached(), f"it has been pending for {waited:.0f} s", now, limits)
-    if run.state == "RUNNING" and latest is None and waited > patience:
+    if run.state == "RUNNING" and not begun and waited > patience:
         return _taken_up(run, recovery, Reached(), f"it has run for {waited:.0f} s without an attempt", now, limits)
-    if run.state == "RUNNING" and latest is not None and now - (latest.ended_at or now) > _GRACE < waited:
+    if run.state == "RUNNING" and begun and latest is not None and now - (latest.ended_at or now) > _GRACE < waited:
         return _taken_up(run, recovery, latest.reached, "its process ended before it could say how", now, limits)
-    if run.state == "CRASHED" and waited > limits.settle.total_seconds() and (latest is None or recovery.scheduled):
+    if (
+        run.state == "CRASHED"
+        and limits.settle.total_seconds() < waited
+        and _left_lying(run, latest, recovery, limits, now)
+    ):
         reached = latest.reached if latest else Reached()
         return _taken_up(run, recovery, reached, "its process died before it began", now, limits)
     return _NOTHING
+
+
+def _left_lying(
+    run: RunFacts, latest: Attempt | None, recovery: Recovery, limits: RecoverySettings, now: float
+) -> bool:
+    """Whether a crashed run without an open attempt is still to be taken up.
+
+    It died before its attempt began, or a recovery ended the attempt and was killed before it had scheduled the run.
+    But old crashes are history: the ledger may have been lost, or cleared of their attempts.
+    """
+    wanted = run.flow in REPEATED and run.deployment is not None
+    recent = now - run.since < limits.resume_within.total_seconds()
+    unseen = latest is None or recovery.scheduled or latest.state is AttemptState.ABANDONED
+    return wanted and recent and unseen
 
 
 _GRACE = 60.0

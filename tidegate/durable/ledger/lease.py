@@ -52,7 +52,7 @@ class Lease:
         self._clock = clock
         self._lock = threading.Lock()
         self._progress = Progress()
-        self._furthest = 0.0
+        self._done = 0.0
         self._advanced = False
         self._woken = anyio.Event()
         self._loop = asyncio.get_running_loop()
@@ -145,7 +145,8 @@ class Lease:
 
     async def take_slot(self, limits: AdmissionSettings) -> tuple[Attempt, ...]:
         """See `Ledger.take_slot`."""
-        return await in_thread(self.ledger.take_slot, self.attempt.id, self.attempt.owner, limits)
+        take = partial(self.ledger.take_slot, self.attempt.id, self.attempt.owner, limits)
+        return await in_thread(insist, take, self.ledger.limits.patience.total_seconds(), still_wanted)
 
     async def free_slot(self) -> None:
         """Give the slot back; should the ledger not answer, it frees itself when the run goes on without progress."""
@@ -163,20 +164,31 @@ class Lease:
             Superseded: somebody else has taken the work over, or ended this attempt.
             LeaseLost: the ledger could not be reached for `give_up`; in a minute others will take over.
         """
-        limits, held_at = self.ledger.limits, self._clock()
+        held_at = self._clock()
         while True:
-            with anyio.move_on_after(limits.renew_every.total_seconds()):
+            with anyio.move_on_after(self.ledger.limits.renew_every.total_seconds()):
                 await self._woken.wait()
+            held_at = await self._renewed(held_at)
+
+    async def _renewed(self, held_at: float) -> float:
+        """Renew, tried until it has worked; gives the time from which the lease counts now."""
+        limits, told = self.ledger.limits, False
+        lost_at = held_at + limits.give_up.total_seconds()
+        while True:
             asked_at = self._clock()
             try:
-                await self._renew()
-            except LedgerUnavailable as error:
-                if self._clock() - held_at >= limits.give_up.total_seconds():
+                # A database on a dead network disk does not even fail. Who was stopped for long may ask once more.
+                with anyio.fail_after(max(limits.busy_timeout.total_seconds(), lost_at - asked_at)):
+                    await self._renew()
+            except (LedgerUnavailable, TimeoutError) as error:
+                if self._clock() >= lost_at or isinstance(error, TimeoutError):
                     raise LeaseLost(f"The lease could not be renewed for {limits.give_up}") from error
-                self._observe(Note(f"{error.message}; trying again", "warning"))
+                if not told:
+                    self._observe(Note(f"{error.message}; trying again", "warning"))
+                told = True
                 await anyio.sleep(min(TRY_AGAIN_SECONDS, limits.renew_every.total_seconds()))
             else:
-                held_at = asked_at
+                return asked_at
 
     async def _renew(self) -> None:
         with self._lock:
@@ -205,15 +217,21 @@ class Lease:
         return await in_thread(ask)
 
     def _advance(self, event: Advance) -> None:
-        """Only ground never covered before is progress; it is written with the next renewal."""
+        """Written with the next renewal.
+
+        What goes back did not advance, but what it gains from there does: a stage that has to begin again (a source
+        that knows no ranges, a wrong digest, the next rung of the remux ladder, the decoding that verifies) may take
+        hours to come as far as it was. How often it may begin again is limited where that is decided.
+        """
         with self._lock:
-            self._advanced = self._advanced or event.done > self._furthest
-            self._furthest = max(self._furthest, event.done)
+            self._advanced = self._advanced or event.done > self._done
+            self._done = event.done
             told = {"stage": event.stage, "done": event.done, "total": event.total, "unit": event.unit}
             self._progress = self._progress.model_copy(update=told)
 
     def _stage(self, stage: str) -> None:
-        self._furthest = 0.0
+        with self._lock:
+            self._done = 0.0
         self._tell(stage=stage, done=None, total=None, unit=None)
 
     def _tell(self, **facts: object) -> None:
@@ -240,6 +258,12 @@ class Lease:
             self._observe(Note(f"The ledger was not told how this run ended: {error.message}", "warning"))
 
 
+_ENDS_AS: dict[type[BaseException], AttemptState] = {
+    Superseded: AttemptState.SUPERSEDED,
+    LeaseLost: AttemptState.INTERRUPTED,  # the source is not to blame: recovery takes it up again
+}
+
+
 @contextlib.asynccontextmanager
 async def leased(ledger: Ledger, beginning: Beginning, observe: Observer) -> AsyncIterator[Lease]:
     """An attempt for the length of the block. What the block does not `conclude` counts as failed or interrupted.
@@ -263,7 +287,7 @@ async def leased(ledger: Ledger, beginning: Beginning, observe: Observer) -> Asy
     except BaseException as error:  # noqa: BLE001  # raised again, as what it is about
         reason = reason_of(error) if isinstance(error, BaseExceptionGroup) else error
         if isinstance(reason, Exception):
-            state = AttemptState.SUPERSEDED if isinstance(reason, Superseded) else AttemptState.FAILED
+            state = _ENDS_AS.get(type(reason), AttemptState.FAILED)
             failure = reason.type if isinstance(reason, TidegateError) else "unknown"
         raise reason from None
     finally:

@@ -38,7 +38,7 @@ from tidegate.durable.ledger.rows import Attempt, AttemptState, Kind, Progress, 
 from tidegate.durable.ledger.schema import attempts, hosts, migrate, publications, recoveries, works
 from tidegate.durable.lock import acquire, released
 from tidegate.durable.owner import Owner, this_process
-from tidegate.errors import LedgerUnavailable, Superseded
+from tidegate.errors import LedgerUnavailable, Superseded, from_os_error
 from tidegate.settings import AdmissionSettings, LedgerSettings
 
 T = TypeVar("T")
@@ -58,6 +58,8 @@ class Beginning:
     deployment: str | None = None
     alone: bool = False
     owner: Owner = field(default_factory=this_process)
+    id: str = field(default_factory=lambda: secrets.token_hex(8))
+    """Made here, so that beginning again because the answer was lost begins nothing new."""
 
 
 @dataclass(frozen=True)
@@ -90,6 +92,11 @@ class Ledger:
         database.make(migrate)
         return cls(database, home, limits)
 
+    @property
+    def moved_aside(self) -> Path | None:
+        """Where this process put a damaged ledger; None where it met none."""
+        return self._database.moved_aside
+
     def close(self) -> None:
         """Give the connections back; it can be used again afterwards."""
         self._database.close()
@@ -107,7 +114,7 @@ class Ledger:
         with self._database.writing() as connection:
             at = now(connection)
             row = {
-                "id": secrets.token_hex(8),
+                "id": beginning.id,
                 "kind": beginning.kind,
                 "epoch": 0,
                 "flow_run": beginning.flow_run,
@@ -123,13 +130,17 @@ class Ledger:
                 "records": "{}",
                 "groups": "[]",
             }
-            connection.execute(insert(attempts).values(**row))
-            if root is not None and root == beginning.flow_run:
+            began = _insert_if_missing(connection, attempts, row)
+            if began and root is not None and root == beginning.flow_run:
                 _begun_again(connection, root)
-            return _attempt(connection, row["id"])
+            return _attempt(connection, beginning.id)
 
     def claim(self, identifier: str, work_key: str, here: Owner, target: Path | None = None) -> Claim:
-        """Take the work if it is free: the epoch goes up, and whoever held it before can no longer publish."""
+        """Take the work if it is free: the epoch goes up, and whoever held it before can no longer publish.
+
+        Raises:
+            Superseded: this attempt has been ended by somebody else.
+        """
         with contextlib.ExitStack() as stack:
             try:
                 if self._database.file is not None:
@@ -137,6 +148,8 @@ class Ledger:
                     stack.enter_context(released(acquire(path), path))
             except BlockingIOError:  # its holder is just publishing
                 return Claim(None)
+            except OSError as error:
+                raise from_os_error(error, "locking the work") from error
             connection = stack.enter_context(self._database.writing())
             return _claim(connection, identifier, work_key, here, self.limits, target)
 
@@ -170,13 +183,13 @@ class Ledger:
         held = _require(self.attempt(identifier))
         if self._database.file is None:
             with self._database.writing() as connection:
-                _require_holder(connection, identifier)
+                _require_holder(connection, held)
                 yield
             return
         path = self._lock_of(held.work_key or "")
         with released(_acquire_soon(path, self.limits.busy_timeout.total_seconds()), path):
             with self._database.writing() as connection:
-                _require_holder(connection, identifier)
+                _require_holder(connection, held)
             yield
 
     # Slots.
@@ -290,7 +303,10 @@ class Ledger:
 
     def _lock_of(self, work_key: str) -> Path:
         path = self._home.lock(work_key)
-        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise from_os_error(error, "locking the work") from error
         return path
 
     def _attempts(self, condition: ColumnElement[bool]) -> list[Attempt]:
@@ -320,6 +336,9 @@ def insist(call: Callable[[], T], patience_seconds: float, each_try: Callable[[]
 def _claim(
     connection: Connection, identifier: str, work_key: str, here: Owner, limits: LedgerSettings, target: Path | None
 ) -> Claim:
+    claimant = _attempt_or_none(connection, identifier)
+    if claimant is None or claimant.state is not AttemptState.RUNNING:
+        raise _superseded()
     _insert_if_missing(connection, works, {"work_key": work_key, "epoch": 0})
     work = connection.execute(select(works).where(works.c.work_key == work_key).with_for_update()).mappings().one()
     holder = _attempt_or_none(connection, work["holder"]) if work["holder"] else None
@@ -355,12 +374,12 @@ def _begun_again(connection: Connection, root_run: str) -> None:
         connection.execute(delete(recoveries).where(mine))
 
 
-def _require_holder(connection: Connection, identifier: str) -> None:
-    mine = select(attempts).where(attempts.c.id == identifier).with_for_update()
-    row = connection.execute(mine).mappings().one_or_none()
-    held = select(works.c.holder).where(works.c.work_key == (row["work_key"] if row else "")).with_for_update()
+def _require_holder(connection: Connection, attempt: Attempt) -> None:
+    """Lock the work, not the attempt: its own renewals go on. Who ends an attempt changes both, and waits here."""
+    held = select(works.c.holder).where(works.c.work_key == attempt.work_key).with_for_update()
     holder = connection.execute(held).scalar()
-    if row is None or row["state"] != AttemptState.RUNNING or holder != identifier:
+    now_is = _attempt_or_none(connection, attempt.id)
+    if now_is is None or now_is.state is not AttemptState.RUNNING or holder != attempt.id:
         raise _superseded()
 
 
@@ -375,15 +394,17 @@ def _superseded() -> Superseded:
 
 
 def _acquire_soon(path: Path, patience_seconds: float) -> int:
-    """The lock of the work; somebody who only looks whether it is free holds it for a moment."""
+    """The lock of the work; somebody who only looks whether it is free holds it while he asks the database."""
     until = time.monotonic() + patience_seconds
     while True:
         try:
             return acquire(path)
-        except BlockingIOError:
+        except BlockingIOError as error:
             if time.monotonic() >= until:
-                raise _superseded() from None
+                raise LedgerUnavailable("Somebody else holds the lock of this work") from error
             time.sleep(0.01)
+        except OSError as error:
+            raise from_os_error(error, "locking the work") from error
 
 
 def _holds_its_work() -> ColumnElement[bool]:
@@ -391,9 +412,11 @@ def _holds_its_work() -> ColumnElement[bool]:
     return attempts.c.work_key.is_(None) | held
 
 
-def _insert_if_missing(connection: Connection, table: Table, row: dict[str, Any]) -> None:
+def _insert_if_missing(connection: Connection, table: Table, row: dict[str, Any]) -> bool:
     dialect = postgresql if connection.dialect.name == "postgresql" else sqlite
-    connection.execute(dialect.insert(table).values(**row).on_conflict_do_nothing())
+    insertion = dialect.insert(table).values(**row).on_conflict_do_nothing()
+    inserted: CursorResult[Any] = connection.execute(insertion.execution_options(preserve_rowcount=True))
+    return inserted.rowcount > 0
 
 
 def _select(connection: Connection, condition: ColumnElement[bool]) -> list[Attempt]:

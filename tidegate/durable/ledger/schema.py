@@ -1,7 +1,7 @@
 """The ledger's tables, and how an older database becomes one of today's.
 
-`Ledger.open` calls `migrate` before anything else. Each step runs in one transaction with the number it leads to, so
-after a crash the schema is that of the step before or after; a database of a newer Tidegate is refused.
+`Ledger.open` calls `migrate` before anything else. All steps run in one transaction with the number they lead to, so
+after a crash the schema is the old one or today's; a database of a newer Tidegate is refused.
 """
 
 from __future__ import annotations
@@ -111,12 +111,11 @@ hosts = Table(
 )
 
 
-def _first(connection: Connection) -> None:
-    metadata.create_all(connection)
+MIGRATIONS: Sequence[Callable[[Connection], None]] = ()
+"""The first leads from version 1 to 2. A released step never changes; a new one is added, and the tables above with it.
 
-
-MIGRATIONS: Sequence[Callable[[Connection], None]] = (_first,)
-"""Step n leads from version n to n + 1. A released step never changes; a new one is added."""
+An empty database gets the tables above at once: a step would add to them what they have already.
+"""
 
 _MIGRATING = 7_241_130_447
 """The advisory lock (an arbitrary number of ours) under which PostgreSQL lets only one process migrate."""
@@ -130,21 +129,19 @@ def migrate(connection: Connection) -> None:
     """
     if connection.dialect.name == "postgresql":
         connection.execute(text("SELECT pg_advisory_xact_lock(:number)"), {"number": _MIGRATING})
-    version = version_of(connection)
-    if version > len(MIGRATIONS):
+    version, todays = version_of(connection), len(MIGRATIONS) + 1
+    if version > todays:
         raise LedgerUnavailable(
-            f"The ledger has schema version {version}, this Tidegate knows {len(MIGRATIONS)}",
+            f"The ledger has schema version {version}, this Tidegate knows {todays}",
             hint="a newer Tidegate has used it: update this one",
         )
-    if version == len(MIGRATIONS):
-        return
-    for step in MIGRATIONS[version:]:
-        step(connection)
     if version == 0:
-        version_table.create(connection, checkfirst=True)
-        connection.execute(version_table.insert().values(version=len(MIGRATIONS)))
-    else:
-        connection.execute(version_table.update().values(version=len(MIGRATIONS)))
+        metadata.create_all(connection)
+        connection.execute(version_table.insert().values(version=todays))
+    elif version < todays:
+        for step in MIGRATIONS[version - 1 :]:
+            step(connection)
+        connection.execute(version_table.update().values(version=todays))
 
 
 def version_of(connection: Connection) -> int:

@@ -1,0 +1,70 @@
+"""The processes of a site: a Prefect server, a worker, and the command that furnishes the server.
+
+`deployments/serve.py` starts and restarts them, tests start them one by one. Each is ended by the kernel when the
+process that started it ends, however it ends, so a killed `make serve` leaves nothing that a second one stumbles over.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import socket
+import subprocess
+import sys
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+import psutil
+
+from flows import safety, server
+from flows.site import POOL
+from tidegate.process.kinship import die_with_parent
+
+
+def start_server(listener: socket.socket, log: Path) -> subprocess.Popen[bytes]:
+    """A Prefect server with its UI, on a socket that outlives it: while it restarts, its clients wait, not fail."""
+    return server.launch(listener, log, {"PREFECT_SERVER_UI_API_URL": server.address_of(listener)})
+
+
+def start_worker(api_url: str, log: Path, told: Mapping[str, str] | None = None) -> subprocess.Popen[bytes]:
+    """A process worker on our pool; the runs that it starts inherit its environment."""
+    words = ("-m", "prefect", "--no-prompt", "worker", "start", "--pool", POOL, "--type", "process")
+    return _start(words, log, {**safety.environment("worker"), **safety.environment("run"), **_at(api_url, told)})
+
+
+def start_furnishing(api_url: str, log: Path) -> subprocess.Popen[bytes]:
+    """Blocks, pools, deployments, automation: `deployments/furnish.py` as a process, because it imports Prefect."""
+    return _start(("-m", "deployments.furnish"), log, _at(api_url, None))
+
+
+def runs_of(worker: subprocess.Popen[bytes]) -> list[psutil.Process]:
+    """The run processes of a worker, with their children."""
+    try:
+        return psutil.Process(worker.pid).children(recursive=True)
+    except psutil.NoSuchProcess:
+        return []
+
+
+def end(processes: Iterable[psutil.Process]) -> None:
+    """End what is left of them. A run is ended like this by its worker too: recovery knows how to go on from there."""
+    for process in processes:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            process.kill()  # psutil looks first whether the number still means the same process
+
+
+def _at(api_url: str, told: Mapping[str, str] | None) -> dict[str, str]:
+    return {"PREFECT_API_URL": api_url, **(told or {})}
+
+
+def _start(words: tuple[str, ...], log: Path, told: Mapping[str, str]) -> subprocess.Popen[bytes]:
+    log.parent.mkdir(parents=True, exist_ok=True)
+    with log.open("ab") as output:
+        return subprocess.Popen(
+            [sys.executable, *words],
+            env={**os.environ, **told},
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=output,
+            start_new_session=True,  # Ctrl-C is for the one who keeps the site; it ends the parts in their order
+            preexec_fn=die_with_parent,
+        )

@@ -1,0 +1,300 @@
+"""`python -m deployments.serve` (`make serve`): a whole Prefect site on this machine, for as long as it runs.
+
+Brings up a server with its UI, tells it everything (`deployments/furnish.py`), keeps it and a process worker alive, and
+ends both on Ctrl-C or SIGTERM. A second start finds the first one and says where it is; a server that is already there
+is used and left running. Killed, it takes server and worker along and leaves a record that nobody believes: the next
+start begins as if there had been none, and recovery takes up the runs that were interrupted.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import signal
+import socket
+import sys
+import time
+import urllib.request
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from types import FrameType
+from typing import NoReturn
+
+from rich.console import Console
+
+from deployments import parts
+from deployments.supervision import Kept, Silence, ending
+from flows import server, site
+from flows.configuration import in_files
+from flows.site import POOL
+from tidegate.durable.lock import acquire
+from tidegate.errors import BadInput, ServerUnavailable, TidegateError
+from tidegate.settings import Settings
+
+PORT = 4200
+"""Where people, and other commands, look for a Prefect server."""
+PORTS_TRIED = 20
+LOOK_SECONDS = 0.5
+HEALTH_SECONDS = 10.0
+"""How often the server is asked whether it is well."""
+HUNG_SECONDS = 120.0
+"""A server that lives and does not answer for so long is ended and started again; on SQLite, 10 s can be healthy."""
+STARTS_TRIED = 3
+WORKER_PATIENCE_SECONDS = 45.0
+"""A worker gives the runs that it ends 30 s."""
+SERVER_PATIENCE_SECONDS = 15.0
+DONE, FAILED = 0, 1
+
+
+class Stopped(KeyboardInterrupt):
+    """Ctrl-C, SIGTERM, or the terminal was closed."""
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where the server is, and the socket to launch it on if it is to be ours."""
+
+    api_url: str
+    listener: socket.socket | None
+
+    @property
+    def ui_url(self) -> str:
+        return self.api_url.removesuffix("/").removesuffix("/api")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Serve until told to stop; returns the exit code."""
+    console = Console()
+    words = _parser().parse_args(argv)
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, _stop)
+    try:
+        home = Settings.load().store.home
+        home.mkdir(parents=True, exist_ok=True)
+        try:
+            lock = acquire(home / "serve.lock")
+        except BlockingIOError:
+            return _served_already(home, console)
+        try:
+            return _serve(home, words.port, console)
+        finally:
+            site.forget(home)
+            os.close(lock)
+    except Stopped:
+        return DONE
+    except (TidegateError, OSError) as error:
+        console.print(f"make serve: {error}", style="red", soft_wrap=True)
+        return FAILED
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m deployments.serve",
+        description="A local Prefect server with its UI, all deployments with their schedules, and a worker. "
+        "Ctrl-C ends it; runs that are interrupted go on from their checkpoints at the next start.",
+    )
+    parser.add_argument(
+        "--port", type=int, help=f"port of the server; default {PORT}, or the next free one where that is taken"
+    )
+    return parser
+
+
+def _stop(*_: int | FrameType | None) -> NoReturn:
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.SIG_IGN)  # an impatient second one does not stop the stopping
+    raise Stopped
+
+
+def _served_already(home: Path, console: Console) -> int:
+    """Somebody else serves this home: say where, once it answers."""
+    until = time.monotonic() + server.STARTUP_SECONDS
+    while time.monotonic() < until:
+        kept = site.recorded(home)
+        if kept and server.is_up(kept.api_url):
+            place = Place(kept.api_url, None)
+            console.print(f"Already served by process {kept.owner.pid}.\nPrefect UI: {place.ui_url}", soft_wrap=True)
+            return DONE
+        time.sleep(LOOK_SECONDS)
+    raise ServerUnavailable(f"Another make serve holds {home}, and its server does not answer; end it and try again")
+
+
+def _serve(home: Path, port: int | None, console: Console) -> int:
+    place = find_place(home, port, console)
+    site.record(home, place.api_url)
+    keeper = Keeper(home, place, console)
+    try:
+        keeper.open()
+        keeper.keep()
+    finally:
+        keeper.close()
+
+
+def find_place(home: Path, port: int | None, console: Console) -> Place:
+    """A server that is there already, or a port for our own.
+
+    Raises:
+        BadInput: the port that was asked for is taken by another program.
+        ServerUnavailable: a server was named and does not answer, or there is no free port.
+    """
+    running = _running(home, port)
+    if running is not None:
+        console.print(f"Using the Prefect server at {running}; it stays when this ends.", soft_wrap=True)
+        return Place(running, None)
+    wanted = PORT if port is None else port
+    for candidate in range(wanted, wanted + PORTS_TRIED):
+        try:
+            listener = server.listener_on(candidate)
+        except OSError as error:
+            if port is not None:
+                raise BadInput(f"Port {port} is taken by another program; choose another one with --port") from error
+            continue
+        if candidate != wanted:
+            console.print(f"Port {wanted} is taken by another program; using {candidate}.")
+        return Place(server.address_of(listener), listener)
+    raise ServerUnavailable(f"No port from {wanted} to {wanted + PORTS_TRIED - 1} is free")
+
+
+def _running(home: Path, port: int | None) -> str | None:
+    """The address of a server that is there; with a port, only one there."""
+    if port is not None:
+        api_url = f"http://127.0.0.1:{port}/api"
+        return api_url if port and server.is_ours(api_url) else None
+    found = server.found(home)
+    if found is None:
+        return None
+    return found.api_url or in_files("api.url", ["PREFECT_API_URL"])
+
+
+class Keeper:
+    """Everything that is kept alive, and the order in which it begins and ends."""
+
+    def __init__(self, home: Path, place: Place, console: Console) -> None:
+        self.home = home
+        self.place = place
+        self.console = console
+        self.logs = home / "logs"
+        self.server: Kept | None = None
+        if place.listener is not None:
+            listener, log = place.listener, self._log("server")
+            self.server = Kept("The Prefect server", lambda: parts.start_server(listener, log), self.tell)
+        worker_log = self._log("worker")
+        self.worker = Kept("The worker", lambda: parts.start_worker(place.api_url, worker_log), self.tell)
+
+    def open(self) -> None:
+        """Bring the site up, and say where it is.
+
+        Raises:
+            ServerUnavailable: the server does not start, or refuses what it is told.
+        """
+        self._start_server()
+        self.console.print("Registering blocks, work pools, deployments, schedules and the automation …")
+        self._furnish()
+        self.worker.look(time.monotonic())
+        self.console.print(
+            f"Prefect UI: {self.place.ui_url}\n"
+            f"A worker takes runs from the work pool “{POOL}”; logs are in {self.logs}.\n"
+            f"Ctrl-C ends it. Runs that are at work are interrupted then, and go on at the next start.",
+            soft_wrap=True,
+        )
+
+    def keep(self) -> NoReturn:
+        """Watch over the parts until told to stop."""
+        silence, asked = Silence(HUNG_SECONDS), time.monotonic()
+        while True:
+            now = time.monotonic()
+            for part in (self.server, self.worker):
+                if part is not None:
+                    part.look(now)
+            if self.server is not None and now - asked >= HEALTH_SECONDS:
+                asked = now
+                if silence.is_too_long(server.is_up(self.place.api_url), now):
+                    self.tell(f"The Prefect server has not answered for {HUNG_SECONDS:.0f} s")
+                    self.server.kill()
+                    silence = Silence(HUNG_SECONDS)
+            time.sleep(LOOK_SECONDS)
+
+    def close(self) -> None:
+        """End the worker and its runs, which still tell the server, and then the server."""
+        if self.worker.process is not None:
+            self.console.print("Stopping the worker and the server …" if self.server else "Stopping the worker …")
+            interrupted, runs = self._at_work(), parts.runs_of(self.worker.process)
+            self.worker.stop(WORKER_PATIENCE_SECONDS)
+            parts.end(runs)
+            if interrupted:
+                told = "1 run was" if interrupted == 1 else f"{interrupted} runs were"
+                self.console.print(
+                    f"{told} interrupted; recovery takes them up from their checkpoints at the next start."
+                )
+        if self.server is not None:
+            self.server.stop(SERVER_PATIENCE_SECONDS)
+        if self.place.listener is not None:
+            self.place.listener.close()
+
+    def tell(self, line: str) -> None:
+        """One line with the time of day."""
+        self.console.print(f"{datetime.now().astimezone():%H:%M:%S} {line}", soft_wrap=True)
+
+    def _start_server(self) -> None:
+        if self.server is None:
+            return
+        for _ in range(STARTS_TRIED):
+            process = self.server.start()
+            self.server.process = process
+            if self._answers_before_it_ends():
+                return
+            self.tell(f"The Prefect server ended ({ending(process.wait())})")
+        raise ServerUnavailable(f"The Prefect server does not start; see {self._log('server')}")
+
+    def _answers_before_it_ends(self) -> bool:
+        assert self.server is not None and self.server.process is not None  # noqa: S101
+        until = time.monotonic() + server.STARTUP_SECONDS
+        while self.server.process.poll() is None:
+            if server.is_up(self.place.api_url):
+                return True
+            if time.monotonic() > until:
+                self.server.kill()
+            time.sleep(0.1)
+        return False
+
+    def _furnish(self) -> None:
+        log = self._log("furnish")
+        for _ in range(STARTS_TRIED):
+            process = parts.start_furnishing(self.place.api_url, log)
+            try:
+                if process.wait() == 0:
+                    return
+            finally:
+                process.kill()
+        raise ServerUnavailable(f"The server refuses what it is told; see {log}")
+
+    def _log(self, name: str) -> Path:
+        """A log of its own for each part, begun anew once it is large."""
+        self.logs.mkdir(parents=True, exist_ok=True)
+        path = self.logs / f"{name}.log"
+        if path.exists() and path.stat().st_size > 10_000_000:
+            path.replace(path.with_suffix(".log.1"))
+        return path
+
+    def _at_work(self) -> int:
+        """How many runs of our pool are at work; 0 where the server does not say."""
+        asked = {
+            "flow_runs": {"state": {"type": {"any_": ["RUNNING", "PENDING", "CANCELLING"]}}},
+            "work_pools": {"name": {"any_": [POOL]}},
+        }
+        request = urllib.request.Request(  # noqa: S310
+            f"{self.place.api_url}/flow_runs/count",
+            json.dumps(asked).encode(),
+            {"Content-Type": "application/json"},
+        )
+        try:
+            with urllib.request.build_opener(urllib.request.ProxyHandler({})).open(request, timeout=5) as told:
+                return int(json.load(told))
+        except (OSError, ValueError):
+            return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,49 @@
+"""A site as others see it: the names of its parts on the server, and the record of a running `make serve`.
+
+`deployments/serve.py` writes the record when it begins and removes it at its end; `flows/server.py` looks for it. A
+record that a killed process has left names an owner that is gone, and is believed by nobody.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from tidegate.durable.atomic import write_atomic
+from tidegate.durable.owner import Owner, provably_gone, this_process
+from tidegate.model import Value
+
+POOL = "tidegate"
+"""The work pool of type process; prefect.yaml names it."""
+DOCKER_POOL = "tidegate-docker"
+"""The work pool of type docker; it needs a worker of its own, with a Docker engine."""
+AUTOMATION = "tidegate: a run without heartbeats has crashed"
+
+
+class Site(Value):
+    """A server that `make serve` keeps."""
+
+    api_url: str
+    owner: Owner
+
+
+def path_in(home: Path) -> Path:
+    return home / "server.json"
+
+
+def record(home: Path, api_url: str) -> None:
+    """Tell every command of this home where the server is."""
+    write_atomic(path_in(home), Site(api_url=api_url, owner=this_process()).model_dump_json(indent=2).encode() + b"\n")
+
+
+def recorded(home: Path) -> Site | None:
+    """The site of a living owner. Whether its server answers is another question."""
+    try:
+        site = Site.model_validate_json(path_in(home).read_bytes())
+    except (OSError, ValueError):
+        return None
+    return None if provably_gone(site.owner, this_process()) else site
+
+
+def forget(home: Path) -> None:
+    """This process keeps no server any more."""
+    path_in(home).unlink(missing_ok=True)

@@ -1,0 +1,216 @@
+"""`make serve`: one command, a whole site; killed in any part, it is whole again."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import socket
+import subprocess
+import sys
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import psutil
+import pytest
+from rich.console import Console
+
+from deployments import serve
+from flows import server, site
+from flows.site import POOL
+from tests.support.clips import clip
+from tests.support.command import ROOT, wait_until
+from tests.support.leaks import MARK, children, end_children, marking, wait_until_childless
+from tests.support.prefects_answers import answering
+from tests.support.site import started_site
+from tidegate.durable.lock import acquire
+from tidegate.errors import BadInput
+
+UP_SECONDS = 120.0
+
+
+class Served:
+    """`python -m deployments.serve` in a home of its own, started in a folder that is not ours."""
+
+    def __init__(self, folder: Path, mark: str, **environment: str) -> None:
+        self.home = folder / "tidegate"
+        self.elsewhere = folder / "elsewhere"
+        self.elsewhere.mkdir(exist_ok=True)
+        self.folder = folder
+        self.logs: list[Path] = []
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            self.port = probe.getsockname()[1]
+        self.environment = {
+            **{name: value for name, value in os.environ.items() if name != "PREFECT_API_URL"},
+            "HOME": str(folder),
+            "PREFECT_HOME": str(folder / "prefect"),
+            "PREFECT_WORKER_QUERY_SECONDS": "1",
+            "TIDEGATE_HOME": str(self.home),
+            "PYTHONPATH": str(ROOT),
+            MARK: mark,
+            **environment,
+        }
+        self.api = httpx.Client(base_url=f"http://127.0.0.1:{self.port}/api/", timeout=10)
+
+    def start(self, *words: str) -> subprocess.Popen[bytes]:
+        self.logs.append(self.folder / f"serve-{len(self.logs)}.log")
+        with self.logs[-1].open("wb") as output:
+            return subprocess.Popen(
+                [sys.executable, "-m", "deployments.serve", *(words or ("--port", str(self.port)))],
+                env=self.environment,
+                cwd=self.elsewhere,
+                stdout=output,
+                stderr=output,
+                stdin=subprocess.DEVNULL,
+                preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+            )
+
+    def told(self, start: int = -1) -> str:
+        """What it has printed, the last one that was started unless told."""
+        return " ".join(self.logs[start].read_text().split())
+
+    def wait_for(self, words: str, start: int = -1) -> None:
+        wait_until(lambda: words in self.told(start), seconds=UP_SECONDS, what=f"for {words!r} in {self.logs[start]}")
+
+    def part(self, word: str) -> psutil.Process:
+        """The living server or worker."""
+        found = [process for process in children(self.environment[MARK]) if word in process.cmdline()]
+        assert len(found) == 1, found
+        return found[0]
+
+    def deployments(self) -> dict[str, dict[str, Any]]:
+        told = self.api.post("deployments/filter", json={}).raise_for_status().json()
+        return {deployment["name"]: deployment for deployment in told}
+
+
+@pytest.fixture
+def served(tmp_path: Path) -> Iterator[Served]:
+    with marking() as mark:
+        yield Served(tmp_path, mark)
+        end_children(mark)
+
+
+def ended(process: subprocess.Popen[bytes], with_signal: signal.Signals) -> int:
+    process.send_signal(with_signal)
+    return process.wait(60)
+
+
+def test_it_brings_up_everything_keeps_it_alive_and_ends_it(served: Served, clips: Path) -> None:
+    process = served.start()
+    served.wait_for(f"Prefect UI: http://127.0.0.1:{served.port}")
+
+    with urllib.request.urlopen(f"http://127.0.0.1:{served.port}/", timeout=10) as page:
+        assert b"<!DOCTYPE html>" in page.read()
+    assert (
+        served.api.get(f"http://127.0.0.1:{served.port}/ui-settings").json()["api_url"] == f"{served.api.base_url}"[:-1]
+    )
+    told = served.deployments()
+    assert set(told) == {"ingest", "batch", "recover", "maintain", "ingest-docker"}
+    assert [schedule["active"] for name in ("recover", "maintain") for schedule in told[name]["schedules"]] == [
+        True
+    ] * 2
+    assert len(served.api.post("automations/filter", json={}).json()) == 1
+
+    second = served.start()
+    assert second.wait(60) == 0
+    assert f"Already served by process {process.pid}. Prefect UI: http://127.0.0.1:{served.port}" in served.told()
+
+    served.part("worker").kill()
+    served.wait_for("The worker ended (SIGKILL); starting it again in 1 s", start=0)
+    served.part("uvicorn").kill()
+    served.wait_for("The Prefect server ended (SIGKILL); starting it again in 1 s", start=0)
+    wait_until(lambda: server.is_up(str(served.api.base_url)), seconds=UP_SECONDS, what="for the server again")
+
+    parameters = {"source": {"url": str(clip(clips))}, "output_dir": str(served.elsewhere / "out")}
+    created = served.api.post(
+        f"deployments/{told['ingest']['id']}/create_flow_run",
+        json={"parameters": parameters, "state": {"type": "SCHEDULED"}},
+    ).raise_for_status()
+    run = f"flow_runs/{created.json()['id']}"
+    wait_until(
+        lambda: served.api.get(run).json()["state"]["type"] == "COMPLETED", seconds=UP_SECONDS, what="for the run"
+    )
+
+    assert ended(process, signal.SIGTERM) == 0
+    assert wait_until_childless(served.environment[MARK]) == []
+    assert not site.path_in(served.home).exists()
+
+
+def test_killed_it_takes_its_parts_along_and_a_second_start_is_whole_again(served: Served) -> None:
+    process = served.start()
+    served.wait_for("Ctrl-C ends it")
+    ended(process, signal.SIGKILL)
+    assert wait_until_childless(served.environment[MARK], 30) == []
+    assert site.path_in(served.home).exists()
+
+    again = served.start()
+    served.wait_for("Ctrl-C ends it")
+    assert ended(again, signal.SIGINT) == 0
+    assert wait_until_childless(served.environment[MARK]) == []
+
+
+def test_a_server_that_is_there_gets_a_worker_and_stays(tmp_path: Path) -> None:
+    with started_site(tmp_path / "there", worker=False) as there:
+        served = Served(tmp_path, there.mark, PREFECT_API_URL=there.api_url)
+        process = served.start("--port", str(there.port))
+        served.wait_for(f"Using the Prefect server at {there.api_url}")
+        served.wait_for("Ctrl-C ends it")
+        workers = lambda: there.post(f"work_pools/{POOL}/workers/filter")  # noqa: E731
+        wait_until(workers, seconds=60, what="for the worker")
+        assert ended(process, signal.SIGTERM) == 0
+        assert there.answers()
+
+
+@pytest.fixture
+def nobody(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
+    """A home where no server is named, configured or recorded, and where none is at the usual address."""
+    monkeypatch.delenv("PREFECT_API_URL", raising=False)
+    monkeypatch.setenv("PREFECT_HOME", str(tmp_path / "prefect"))
+    monkeypatch.setattr(server, "DEFAULT_API", "http://127.0.0.1:9/api")
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+QUIET = Console(quiet=True)
+
+
+def test_a_port_that_was_asked_for_and_is_taken_is_an_error(nobody: Path) -> None:
+    with answering("0.1") as port, pytest.raises(BadInput, match=f"Port {port} is taken"):
+        serve.find_place(nobody, port, QUIET)
+
+
+def test_the_usual_port_taken_by_another_program_means_the_next_one(
+    nobody: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with answering("0.1") as port:
+        monkeypatch.setattr(serve, "PORT", port)
+        place = serve.find_place(nobody, None, QUIET)
+        assert place.listener is not None
+        with place.listener:
+            assert port < place.listener.getsockname()[1] < port + serve.PORTS_TRIED
+
+
+def test_a_prefect_server_of_our_version_on_the_port_is_used(nobody: Path) -> None:
+    with answering() as port:
+        assert serve.find_place(nobody, port, QUIET) == serve.Place(f"http://127.0.0.1:{port}/api", None)
+
+
+def test_a_lock_without_an_answer_is_told_and_not_waited_for_for_ever(
+    nobody: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(server, "STARTUP_SECONDS", 0.1)
+    monkeypatch.setenv("TIDEGATE_HOME", str(nobody))
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
+    handle = acquire(nobody / "serve.lock")
+    try:
+        assert serve.main([]) == serve.FAILED
+    finally:
+        os.close(handle)
+        for number, handler in before.items():
+            with contextlib.suppress(TypeError):
+                signal.signal(number, handler)
+    assert "Another make serve" in capsys.readouterr().out

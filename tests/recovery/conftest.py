@@ -1,0 +1,62 @@
+"""One site for all of these tests: starting one takes longer than most of what is proven with it."""
+
+from __future__ import annotations
+
+import itertools
+import struct
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+
+import pytest
+
+from tests.support.clips import bulk_clip, clip
+from tests.support.disaster import MIB, Undisturbed, undisturbed, without_automation, without_schedules
+from tests.support.site import Site, started_site
+
+SETTLE_SECONDS = 3
+"""More than the 2 s after which a worker repeats itself."""
+FILM_BYTES = 8 * MIB
+
+
+@pytest.fixture(scope="session")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
+    """Server, worker and deployments; the caretakers run when a test says so."""
+    with started_site(
+        tmp_path_factory.mktemp("site"), {"TIDEGATE_RECOVERY_SETTLE": str(SETTLE_SECONDS)}, worker=False
+    ) as site:
+        without_schedules(site)
+        without_automation(site)
+        site.start_worker()
+        yield site
+
+
+@pytest.fixture(scope="session")
+def films(clips: Path) -> Mapping[str, Path]:
+    """By what they are good for."""
+    return {
+        "bulky": bulk_clip(clips, FILM_BYTES),
+        "transcoded": clip(clips, "h264_10bit_mp4", seconds=60),
+        "copied": clip(clips, "h264_aac_mp4", seconds=5),
+        "minute": clip(clips, "h264_aac_mp4", seconds=60),
+    }
+
+
+@pytest.fixture(scope="session")
+def fresh(films: Mapping[str, Path], tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """A copy of a film that gives the same media, and whose bytes no run has seen: no checkpoint fits them."""
+    folder, numbers = tmp_path_factory.mktemp("films"), itertools.count(1)
+
+    def copied(film: str) -> Path:
+        number = next(numbers)
+        copy = folder / f"{film}-{number}.mp4"
+        copy.write_bytes(films[film].read_bytes() + struct.pack(">I4sQ", 16, b"free", number))
+        return copy
+
+    return copied
+
+
+@pytest.fixture(scope="session")
+def straight(site: Site, films: Mapping[str, Path], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Undisturbed]:
+    """What an undisturbed command publishes of every film, in a home of its own."""
+    with undisturbed(site, tmp_path_factory.mktemp("straight"), films) as straight:
+        yield straight

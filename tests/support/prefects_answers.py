@@ -1,0 +1,39 @@
+"""Something that answers as a Prefect server does, as far as that tells it from any other program.
+
+Tests of finding a server use it: a real one takes seconds to start, and none of another version can be had.
+"""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from importlib.metadata import version
+from typing import Any
+
+
+class PrefectsAnswers(BaseHTTPRequestHandler):
+    """Health and version."""
+
+    version = version("prefect")
+
+    def do_GET(self) -> None:
+        told = {"/api/health": True, "/api/admin/version": self.version}.get(self.path)
+        self.send_response(200 if told is not None else 404)
+        self.end_headers()
+        self.wfile.write(json.dumps(told).encode())
+
+    def log_message(self, *_: Any) -> None:
+        pass
+
+
+@contextmanager
+def answering(told_version: str = PrefectsAnswers.version) -> Iterator[int]:
+    """A program on this host that says it is a Prefect server of that version; gives its port."""
+    handler = type("Answers", (PrefectsAnswers,), {"version": told_version})
+    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as program:
+        threading.Thread(target=program.serve_forever, daemon=True).start()
+        yield program.server_port
+        program.shutdown()

@@ -1,0 +1,73 @@
+"""Folders that somebody is filling, told from those that a crash left.
+
+The asset store prepares in one and renames it when it is whole. It is locked for as long as its process lives, so
+whoever finds one unlocked knows that nobody will finish it; where folders cannot be locked nothing is cleared.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+from tidegate.durable.atomic import temporary_sibling
+
+
+@contextlib.contextmanager
+def unfinished(target: Path) -> Iterator[Path]:
+    """A new folder beside `target`, for the length of the block; what lies under its name then is removed."""
+    folder, handle = _made(target)
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+        os.close(handle)
+
+
+def clear_abandoned(parent: Path) -> None:
+    """Remove the unfinished folders in `parent` that nobody is filling any more."""
+    for folder in parent.glob(".*.tmp"):
+        with contextlib.suppress(OSError):
+            handle = _opened(folder)
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                shutil.rmtree(folder, ignore_errors=True)
+            finally:
+                os.close(handle)
+
+
+def _made(target: Path) -> tuple[Path, int]:
+    """Make and lock it. In between somebody may take it for abandoned; then another one is made."""
+    while True:
+        folder = temporary_sibling(target)
+        folder.mkdir()
+        with contextlib.suppress(FileNotFoundError):
+            handle = _opened(folder)
+            if _locked(handle) and _is_still(handle, folder):
+                return folder, handle
+            os.close(handle)
+
+
+def _opened(folder: Path) -> int:
+    return os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+
+
+def _locked(handle: int) -> bool:
+    """Whether nobody else holds it; true as well where folders cannot be locked."""
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError:
+        return True
+    return True
+
+
+def _is_still(handle: int, folder: Path) -> bool:
+    try:
+        return os.path.samestat(os.fstat(handle), folder.stat())
+    except FileNotFoundError:
+        return False
