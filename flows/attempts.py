@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import sys
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Mapping
 from datetime import UTC, datetime
 from typing import Any
 
@@ -20,7 +20,7 @@ from tidegate.durable.ledger.lease import Lease, current_lease
 from tidegate.durable.ledger.rows import Kind
 from tidegate.durable.threads import in_thread, still_wanted
 from tidegate.errors import Coordination, LeaseLost, LedgerUnavailable, Superseded, TidegateError
-from tidegate.events import Note, Observer, unobserved
+from tidegate.events import Note, Observer
 from tidegate.model import Outcome
 from tidegate.report.failure import describe
 from tidegate.settings import Settings
@@ -31,12 +31,14 @@ SEEN_TO = frozenset({AttemptState.ABANDONED, AttemptState.STUCK, AttemptState.CA
 """How others end an attempt; they see to its run's state as well."""
 
 
-async def open_ledger(settings: Settings, observe: Observer = unobserved) -> Ledger:
-    """The ledger, waited for as long as its patience goes.
+@contextlib.asynccontextmanager
+async def opened_ledger(settings: Settings, observe: Observer) -> AsyncIterator[Ledger]:
+    """The ledger, waited for as long as its patience goes; its connections are given back at the end of the block.
 
     Raises:
         LedgerUnavailable: it did not answer.
     """
+
     patience, told = settings.ledger.patience, False
 
     def connect() -> Ledger:
@@ -51,8 +53,11 @@ async def open_ledger(settings: Settings, observe: Observer = unobserved) -> Led
 
     ledger: Ledger = await in_thread(insist, connect, patience.total_seconds(), still_wanted)
     if ledger.moved_aside is not None:
-        observe(Note(f"The ledger was damaged: it is {ledger.moved_aside.name} now, and a new one begins", "warning"))
-    return ledger
+        observe(Note(f"The ledger was damaged; a new one is begun, the old one is {ledger.moved_aside}", "error"))
+    try:
+        yield ledger
+    finally:
+        ledger.close()
 
 
 def beginning(kind: Kind, title: str, request: Mapping[str, Any]) -> Beginning:

@@ -6,13 +6,15 @@ own state and checkpoints; after a crash the same batch skips what is done.
 
 from __future__ import annotations
 
+from collections.abc import Awaitable
 from pathlib import Path
+from typing import Any
 
 from prefect import flow
 from prefect.client.schemas.objects import State
 from prefect.states import Completed, Failed
 
-from flows.attempts import beginning, open_ledger
+from flows.attempts import beginning, opened_ledger
 from flows.ingest import failed_before_it_began, ingest
 from flows.request import SourceRequest
 from tasks.observe import run_observer
@@ -53,12 +55,20 @@ async def batch(
     }
     begins = beginning("batch", f"{len(sources)} sources", request)
     observe = run_observer()
-    async with leased(await open_ledger(Settings.load(), observe), begins, observe):
+    async with opened_ledger(Settings.load(), observe) as ledger, leased(ledger, begins, observe):
         for source in sources:
-            state = await ingest(source, profile, quality, output_dir, until, refresh, return_state=True)
-            ended = await state.aresult(raise_on_failure=False)
+            ended = await _ended(ingest(source, profile, quality, output_dir, until, refresh, return_state=True))
             outcomes.append(ended if isinstance(ended, Outcome) else failed_before_it_began(source, ended))
     failed = sum(outcome.status != "completed" for outcome in outcomes)
     if failed:
         return Failed(message=f"{failed} of {len(outcomes)} sources failed", data=outcomes)
     return Completed(message=f"{len(outcomes)} sources done", data=outcomes)
+
+
+async def _ended(source: Awaitable[State[Any]]) -> object:
+    """What one source came to; also where its run was cancelled or deleted in the UI. The others go on."""
+    try:
+        state = await source
+        return await state.aresult(raise_on_failure=False)
+    except Exception as error:  # noqa: BLE001  # whatever it is, it is this source's
+        return error

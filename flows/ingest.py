@@ -23,13 +23,14 @@ from prefect.runtime import flow_run
 from prefect.states import Completed, Failed
 
 from blocks import MediaProfile, MediaSource, MediaStore, MediaToolchain
-from flows.attempts import beginning, open_ledger, seen_to_by_others, why_superseded
+from flows.attempts import beginning, opened_ledger, seen_to_by_others, why_superseded
 from flows.request import SourceRequest, require_writable, source_of
 from tasks import analyze, download, probe, publish, remux
 from tasks.observe import run_observer
 from tasks.policies import Stage
 from tasks.progress import shown
 from tidegate.durable.ledger import AttemptState, Beginning
+from tidegate.durable.ledger.decide import LOST_TOUCH
 from tidegate.durable.ledger.lease import Lease, leased
 from tidegate.errors import BadInput, Coordination, SourceChanged, Superseded, TidegateError, Unknown, as_failure
 from tidegate.events import Note, RunEnded, RunStarted, together
@@ -98,7 +99,7 @@ class Way:
 
         rendition = choose_rendition(probed.renditions, quality)
         downloaded = await self._stage(
-            download.stage(self.bench, source, probed, rendition, self.output_dir), source, probed, rendition, key
+            download.stage(self.bench, source, probed, rendition, key, self.output_dir), source, probed, rendition, key
         )
         self._note(download=downloaded, download_path=self.bench.store.path(downloaded.asset))
         self._count("download", downloaded.transfer)
@@ -232,7 +233,7 @@ async def _leased(way: Way, source: Source, begins: Beginning) -> Outcome:
     """
     observe, lease = way.bench.observe, None
     try:
-        async with leased(await open_ledger(way.bench.settings, observe), begins, observe) as lease:
+        async with opened_ledger(way.bench.settings, observe) as ledger, leased(ledger, begins, observe) as lease:
             async with shown() as progress:
                 way.bench = replace(way.bench, observe=together(observe, lease, progress), fence=lease.fence)
                 outcome = await _to_its_end(way, source, lease)
@@ -253,8 +254,10 @@ async def _leased(way: Way, source: Source, begins: Beginning) -> Outcome:
 
 
 def _conclude(lease: Lease, outcome: Outcome) -> None:
-    state = AttemptState.FAILED if outcome.failure else AttemptState.COMPLETED
-    lease.conclude(state, outcome.failure.type if outcome.failure else None)
+    """What failed for want of the ledger or the server has not failed for good: recovery takes it up again."""
+    failure = outcome.failure.type if outcome.failure else None
+    state = AttemptState.FAILED if failure else AttemptState.COMPLETED
+    lease.conclude(AttemptState.INTERRUPTED if failure in LOST_TOUCH else state, failure)
 
 
 async def _to_its_end(way: Way, source: Source, lease: Lease) -> Outcome:

@@ -18,7 +18,7 @@ from prefect.client.schemas.objects import StateType
 from prefect.events import emit_event
 
 from flows import orchestration
-from flows.attempts import beginning, leave_report, open_ledger
+from flows.attempts import beginning, leave_report, opened_ledger
 from flows.resume import secrets_needed
 from tasks.observe import run_observer
 from tidegate.durable.clearing import Removed
@@ -72,8 +72,12 @@ async def maintain(dry_run: bool = False) -> Maintenance:
     """
     settings = Settings.load()
     observe = run_observer()
-    ledger = await open_ledger(settings)
-    async with leased(ledger, beginning("maintain", "maintain", {}), observe) as lease, get_client() as client:
+    begins = beginning("maintain", "maintain", {})
+    async with (
+        opened_ledger(settings, observe) as ledger,
+        leased(ledger, begins, observe) as lease,
+        get_client() as client,
+    ):
         if not dry_run and not await lease.claim_at_once("maintain"):
             observe(Note("Another maintain is at work; leaving it to that"))
             return Maintenance()

@@ -18,7 +18,7 @@ from prefect.client.schemas.objects import StateType
 from prefect.events import emit_event
 
 from flows import orchestration
-from flows.attempts import beginning, leave_report, open_ledger
+from flows.attempts import beginning, leave_report, opened_ledger
 from tasks.observe import run_observer
 from tidegate.durable.checkpoints import recorded_stages
 from tidegate.durable.home import Home
@@ -87,8 +87,12 @@ async def recover(dry_run: bool = False) -> list[Rescue]:
     """
     settings = Settings.load()
     observe = run_observer()
-    ledger = await open_ledger(settings)
-    async with leased(ledger, beginning("recover", "recover", {}), observe) as lease, get_client() as client:
+    begins = beginning("recover", "recover", {})
+    async with (
+        opened_ledger(settings, observe) as ledger,
+        leased(ledger, begins, observe) as lease,
+        get_client() as client,
+    ):
         if not dry_run and not await lease.claim_at_once("recover"):
             observe(Note("Another recover is at work; leaving it to that"))
             return []
@@ -129,7 +133,7 @@ class Rescuer:
         living = latest_by_run(alive)
         cases = []
         for key, attempts in _by_run(lost).items():
-            latest, run = attempts[-1], runs.get(key)
+            latest, run = attempts[-1], runs.get(key)  # of a batch the last one is its own
             recovery = recoveries.get(key, Recovery(root_run=key))
             succeeded = key in living and living[key].created_at > latest.created_at
             verdict = verdict_on_orphan(
@@ -227,6 +231,8 @@ class Rescuer:
             if case.attempts:
                 await in_thread(leave_report, self._settings, case.attempts[-1], Parked(why))
             await orchestration.fail(self._client, run.id, "Parked", f"parked: {why}")
+        elif do is Do.END_STUCK:
+            await orchestration.fail(self._client, run.id, "Stuck", f"stuck: {why}")
         elif do is Do.MARK_CRASHED:
             await orchestration.crash(self._client, run.id, why)
         elif do is Do.CANCEL:
@@ -262,9 +268,9 @@ def _lost(attempts: Sequence[Attempt], now: float, here: Owner, settings: Settin
 
 
 def _by_run(attempts: Sequence[Attempt]) -> dict[str, tuple[Attempt, ...]]:
-    """Attempts by their root run; those of library calls, which have none, each on their own."""
+    """Attempts by their root run, its own last; those of library calls, which have none, each on their own."""
     grouped: dict[str, tuple[Attempt, ...]] = {}
-    for attempt in attempts:
+    for attempt in sorted(attempts, key=lambda one: one.flow_run == one.root_run):
         key = attempt.root_run or attempt.id
         grouped[key] = (*grouped.get(key, ()), attempt)
     return grouped

@@ -23,11 +23,12 @@ async def download(
 
 
 def stage(
-    bench: Workbench, source: Source, probe: ProbeResult, rendition: Rendition, output: Path
+    bench: Workbench, source: Source, probe: ProbeResult, rendition: Rendition, key: str, output: Path
 ) -> Stage[DownloadResult]:
     """The stage. `output` is the folder in which results are published: there must be room for one, too."""
     size = probe.identity.size_bytes or 0
-    disk = {str(bench.home.root): STORE_FACTOR * size, str(output): OUTPUT_FACTOR * size}
+    here = bench.home.scratch_bytes(key)  # an earlier run's part is a share of the first of them
+    disk = {str(bench.home.root): max(0, STORE_FACTOR * size - here), str(output): OUTPUT_FACTOR * size}
 
     def whole(result: DownloadResult) -> bool:
         trusted = still_trusted(bench, probe.identity, result.recorded_at, datetime.now(UTC))

@@ -10,6 +10,7 @@ from __future__ import annotations
 import functools
 import time
 from collections.abc import Callable, Coroutine
+from contextvars import ContextVar
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Generic, TypeVar
@@ -23,13 +24,17 @@ from prefect.results import get_result_store
 from tidegate.durable.crash_points import reached
 from tidegate.durable.threads import in_thread
 from tidegate.errors import TASK_RETRY_DELAYS_SECONDS, ProcessTimeout, TidegateError, as_failure, policy_of
-from tidegate.events import StageEnded, StageStarted
+from tidegate.events import Note, StageEnded, StageStarted
 from tidegate.model import StageName, StageRecord, Value, fingerprint
 from tidegate.resilience.admission import Needs
 from tidegate.stages import Workbench
 from tidegate.stages.admission import admitted
 
 R = TypeVar("R", bound=Value)
+
+
+_failures: ContextVar[list[Exception]] = ContextVar("failures")
+"""What the stage raised in this run. Prefect persists it, and where it cannot, gives its own trouble in its place."""
 
 
 async def may_retry(task: Task[..., Any], task_run: TaskRun, state: State[Any]) -> bool:
@@ -61,7 +66,11 @@ def stage_task(name: StageName) -> Callable[[Callable[..., Coroutine[Any, Any, R
         @functools.wraps(function)
         async def work(*arguments: Any, **named: Any) -> R:
             reached(f"{name}: started")
-            result = await function(*arguments, **named)
+            try:
+                result = await function(*arguments, **named)
+            except Exception as error:
+                _failures.get([]).append(error)
+                raise
             reached(f"{name}: made, not recorded")
             return result
 
@@ -106,6 +115,10 @@ class Stage(Generic[R]):
             timeout_seconds=self.timeout_seconds,
         )
         believed = not refresh and await self._believable(call)
+        before = _written_at(bench.home.results / self.key)
+        failures: list[Exception] = []
+        _failures.set(failures)
+        known = believed
         record = StageRecord(state="interrupted", cached=believed)
         try:
             async with admitted(bench, Needs() if believed else self.needs):
@@ -113,19 +126,28 @@ class Stage(Generic[R]):
             value = await _result_of(state)
             record = record.model_copy(update={"state": "completed"})
             if not believed:
-                reached(f"{self.name}: recorded")
+                known = self._recorded(bench, before)
         except TimeoutError as error:
             record = record.model_copy(update={"state": "failed"})
             guard = f"{self.timeout_seconds:.0f} s" if self.timeout_seconds else "its limit"
             raise ProcessTimeout(f"{self.name} did not end within {guard}", stage=self.name) from error
         except Exception as error:
             record = record.model_copy(update={"state": "failed"})
-            raise _at(self.name, error) from error
+            raise _at(self.name, failures[-1] if failures else error) from error
         finally:
             record = record.model_copy(update={"seconds": round(time.monotonic() - started, 3)})
-            known = self.key if record.state == "completed" else None
-            bench.observe(StageEnded(self.name, record.state, record.cached, record.seconds, known))  # type: ignore[arg-type]
+            name = self.key if known else None
+            bench.observe(StageEnded(self.name, record.state, record.cached, record.seconds, name))  # type: ignore[arg-type]
         return self.result.model_validate(value), record
+
+    def _recorded(self, bench: Workbench, before: int | None) -> bool:
+        """Whether Prefect has written the record: where it cannot, it says so in its log, and the task is Completed."""
+        if _written_at(bench.home.results / self.key) == before:
+            note = f"{self.name}: its result could not be recorded in {bench.home.results}; another run does it again"
+            bench.observe(Note(note, "warning"))
+            return False
+        reached(f"{self.name}: recorded")
+        return True
 
     async def _believable(self, call: Task[..., Any]) -> bool:
         """Read the record as Prefect would, and look at what it names. Anything odd about it means no."""
@@ -152,6 +174,14 @@ async def _result_of(state: State[Any]) -> Any:
     if key is not None:
         await to_thread.run_sync(lambda: Path(key).unlink(missing_ok=True))
     raise value
+
+
+def _written_at(path: Path) -> int | None:
+    """When the file was last written; None where there is none."""
+    try:
+        return path.stat().st_mtime_ns
+    except OSError:
+        return None
 
 
 def _at(stage: StageName, error: Exception) -> TidegateError:

@@ -1,4 +1,4 @@
-"""A run in a container: the docker pool of prefect.yaml, a real engine, a real worker. docs/deploy.md builds the image."""
+"""A run in a container: the docker pool of prefect.yaml, a real engine, a real worker; docs/deploy.md has the image."""
 
 from __future__ import annotations
 

@@ -90,13 +90,21 @@ def test_runs_get_the_settings_that_make_them_safe(ours: dict[str, Any]) -> None
     expected = {setting.name: setting.value for setting in safety.for_reader("run")}
     for deployment in ours["deployments"]:
         told = deployment["work_pool"]["job_variables"]["env"]
-        assert {name: value for name, value in told.items() if name.startswith("PREFECT_")} == expected
+        assert told == told | expected, deployment["name"]
+        assert set(told) - set(expected) <= {"PREFECT_HOME", "TIDEGATE_HOME"}
 
 
 def test_runs_of_a_process_worker_do_not_write_into_its_pipe(ours: dict[str, Any]) -> None:
     for deployment in ours["deployments"]:
         if deployment["work_pool"]["name"] == "tidegate":
             assert deployment["work_pool"]["job_variables"]["stream_output"] is False
+
+
+def test_no_run_begins_by_copying_a_folder_and_no_deployment_names_a_folder_of_ours(ours: dict[str, Any]) -> None:
+    """Prefect makes a step of its own of `null`, and copies the working folder where there is no step."""
+    [step] = ours["pull"]
+    assert step == {"prefect.deployments.steps.set_working_directory": {"directory": "."}}
+    assert not any({"build", "push", "pull"} & set(deployment) for deployment in ours["deployments"])
 
 
 @pytest.mark.parametrize(("name", "minutes"), [("recover", 2), ("maintain", 15)])

@@ -21,9 +21,10 @@ from rich.console import Console
 from deployments import serve
 from flows import server, site
 from flows.site import POOL
-from tests.support.clips import clip
+from tests.support.clips import bulk_clip, clip
 from tests.support.command import ROOT, wait_until
 from tests.support.leaks import MARK, children, end_children, marking, wait_until_childless
+from tests.support.origin import Origin, Resource
 from tests.support.prefects_answers import answering
 from tests.support.site import started_site
 from tidegate.durable.lock import acquire
@@ -82,6 +83,27 @@ class Served:
         assert len(found) == 1, found
         return found[0]
 
+    def trigger(self, source: str) -> str:
+        """An ingest, as the UI's form begins one."""
+        parameters = {"source": {"url": source}, "output_dir": str(self.folder / "out")}
+        told = {"parameters": parameters, "state": {"type": "SCHEDULED"}}
+        deployment = self.deployments()["ingest"]["id"]
+        answer = self.api.post(f"deployments/{deployment}/create_flow_run", json=told).raise_for_status()
+        return str(answer.json()["id"])
+
+    def state(self, run: str) -> dict[str, Any]:
+        return dict(self.api.get(f"flow_runs/{run}").raise_for_status().json()["state"])
+
+    def wait_for_the_end(self, run: str, seconds: float = UP_SECONDS) -> None:
+        """Crashed is no end: recovery goes on from there."""
+        ends = ("COMPLETED", "FAILED", "CANCELLED")
+        wait_until(lambda: self.state(run)["type"] in ends, seconds=seconds, what=f"for {run} to end")
+        assert self.state(run)["type"] == "COMPLETED", self.state(run)["message"]
+
+    def times_started(self, run: str) -> int:
+        states = self.api.get("flow_run_states/", params={"flow_run_id": run}).raise_for_status().json()
+        return sum(state["type"] == "RUNNING" for state in states)
+
     def deployments(self) -> dict[str, dict[str, Any]]:
         told = self.api.post("deployments/filter", json={}).raise_for_status().json()
         return {deployment["name"]: deployment for deployment in told}
@@ -125,15 +147,8 @@ def test_it_brings_up_everything_keeps_it_alive_and_ends_it(served: Served, clip
     served.wait_for("The Prefect server ended (SIGKILL); starting it again in 1 s", start=0)
     wait_until(lambda: server.is_up(str(served.api.base_url)), seconds=UP_SECONDS, what="for the server again")
 
-    parameters = {"source": {"url": str(clip(clips))}, "output_dir": str(served.elsewhere / "out")}
-    created = served.api.post(
-        f"deployments/{told['ingest']['id']}/create_flow_run",
-        json={"parameters": parameters, "state": {"type": "SCHEDULED"}},
-    ).raise_for_status()
-    run = f"flow_runs/{created.json()['id']}"
-    wait_until(
-        lambda: served.api.get(run).json()["state"]["type"] == "COMPLETED", seconds=UP_SECONDS, what="for the run"
-    )
+    run = served.trigger(str(clip(clips)))
+    served.wait_for_the_end(run)
 
     assert ended(process, signal.SIGTERM) == 0
     assert wait_until_childless(served.environment[MARK]) == []
@@ -151,6 +166,49 @@ def test_killed_it_takes_its_parts_along_and_a_second_start_is_whole_again(serve
     served.wait_for("Ctrl-C ends it")
     assert ended(again, signal.SIGINT) == 0
     assert wait_until_childless(served.environment[MARK]) == []
+
+
+SLOWLY = "throttle 512K, ok"
+SLOW_BYTES = 16 * 1024 * 1024
+"""Half a minute."""
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_a_run_outlives_a_killed_make_serve_and_the_next_one_sees_it_end(served: Served, clips: Path) -> None:
+    with Origin({"film.mp4": Resource(bulk_clip(clips, SLOW_BYTES), story=SLOWLY)}) as origin:
+        process = served.start()
+        served.wait_for("Ctrl-C ends it")
+        run = served.trigger(origin.url("film.mp4"))
+        wait_until(lambda: origin.bytes_sent("film.mp4") > SLOW_BYTES / 8, seconds=UP_SECONDS, what="for the download")
+
+        ended(process, signal.SIGKILL)
+        again = served.start()
+        served.wait_for("Ctrl-C ends it")
+
+        served.wait_for_the_end(run, seconds=300)
+        assert served.times_started(run) == 1
+        assert ended(again, signal.SIGTERM) == 0
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_a_run_that_ctrl_c_interrupts_goes_on_by_itself_at_the_next_start(served: Served, clips: Path) -> None:
+    with Origin({"film.mp4": Resource(bulk_clip(clips, SLOW_BYTES), story=SLOWLY)}) as origin:
+        process = served.start()
+        served.wait_for("Ctrl-C ends it")
+        run = served.trigger(origin.url("film.mp4"))
+        wait_until(lambda: origin.bytes_sent("film.mp4") > SLOW_BYTES / 8, seconds=UP_SECONDS, what="for the download")
+
+        assert ended(process, signal.SIGINT) == 0
+        assert "interrupted; recovery takes" in served.told()
+        assert wait_until_childless(served.environment[MARK]) == []
+        again = served.start()
+        served.wait_for("Ctrl-C ends it")
+
+        served.wait_for_the_end(run, seconds=400)  # two minutes until the scheduled recover
+        assert served.times_started(run) == 2
+        assert ended(again, signal.SIGTERM) == 0
 
 
 def test_a_server_that_is_there_gets_a_worker_and_stays(tmp_path: Path) -> None:

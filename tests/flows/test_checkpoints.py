@@ -112,6 +112,31 @@ def flipped(path: Path) -> None:
     path.write_bytes(content)
 
 
+def flipped_at_an_end(index: int) -> Callable[[Path], None]:
+    def flip(path: Path) -> None:
+        content = bytearray(path.read_bytes())
+        content[index] ^= 1
+        path.chmod(0o644)
+        path.write_bytes(content)
+
+    return flip
+
+
+def replaced_by(find: Callable[[Ingested], Path]) -> Callable[[Ingested], Path]:
+    """A record with the content of another one, whole but about something else."""
+
+    def replace(ingested: Ingested) -> Path:
+        target = record_of("remux")(ingested)
+        target.write_bytes(find(ingested).read_bytes())
+        return target
+
+    return replace
+
+
+def left(path: Path) -> None:
+    """What was done to it is damage enough."""
+
+
 def removed(path: Path) -> None:
     path.unlink()
 
@@ -154,6 +179,20 @@ DAMAGES: list[tuple[str, list[Damage], list[str]]] = [
         "torn record of download, empty one of analyze",
         [(torn, record_of("download")), (emptied, record_of("analyze"))],
         ["download", "analyze"],
+    ),
+    (
+        "first byte of the download, last one of the remuxed file, first one of the published picture",
+        [
+            (flipped_at_an_end(0), asset_of("download")),
+            (flipped_at_an_end(-1), asset_of("output")),
+            (flipped_at_an_end(0), published("contact-sheet.jpg")),
+        ],
+        ["download", "remux", "publish"],
+    ),
+    (
+        "no record of probe, that of analyze in the place of remux's",
+        [(removed, record_of("probe")), (left, replaced_by(record_of("analyze")))],
+        ["probe", "remux"],
     ),
 ]
 

@@ -52,7 +52,6 @@ class Operator:
             self.act(self.api, self.run)
 
 
-@pytest.mark.xfail(strict=True, reason="flows/batch.py lets what Prefect raises about one run end all of them")
 @pytest.mark.parametrize("act", [cancel, delete])
 def test_a_source_of_several_whose_run_somebody_cancels_or_deletes_holds_up_no_other(
     act: Callable[[str, str], None],

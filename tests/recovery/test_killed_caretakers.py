@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from tests.support.disaster import (
     Triggered,
     Undisturbed,
     caretaker,
+    is_slow_now,
     recover_here,
     recoveries_of,
     slow_once,
@@ -68,16 +70,18 @@ def test_a_recover_that_is_killed_half_way_is_finished_by_the_next(
     tool = slow_once(tmp_path, DETACHED)
     run = triggered(site, "transcoded", str(fresh("transcoded")), {"TIDEGATE_TOOLS_FFMPEG": str(tool)})
     with Folders(run.output).watched() as folders:
-        run.wait_for(lambda one: one.stage == "remux" and one.done and one.groups)
+        wait_until(lambda: is_slow_now(tool), seconds=60)
         run.kill()
         run.wait("CRASHED")
         # Long enough to be killed while the leftover, which ignores TERM, is given its time.
         patient = {**AT_ONCE, "TIDEGATE_PROCESS_END_GRACE": "30"}
         killed_while(site, lambda: run.attempts()[0].state is AttemptState.ABANDONED, patient)
         assert site.states(run.id)[-1] == "Crashed"
-        settling = {**AT_ONCE, "TIDEGATE_RECOVERY_SETTLE": "30"}
+        settling = {**AT_ONCE, "TIDEGATE_RECOVERY_SETTLE": "10"}
+        time.sleep(10)  # that long ago the run must have crashed by then
         killed_while(site, lambda: (found := recoveries_of(run)) and found.scheduled, settling)
         assert site.states(run.id)[-1] == "Crashed"
+        run.wait_for_last_word()
         rescue = recover_here(site, AT_ONCE)[run.id]
         assert rescue.error == ""
         run.wait("COMPLETED")
@@ -104,6 +108,7 @@ def test_a_run_that_gets_nowhere_is_parked_until_a_person_says_so_and_one_that_g
             marker.unlink()
             site.set_state(nowhere.id, "SCHEDULED")
             nowhere.wait("CRASHED")
+            nowhere.wait_for_last_word()
             told = recover_here(site, ONCE)
             assert told[nowhere.id].do.name == "RESCHEDULE", "a person's re-run begins to count anew"
             nowhere.wait("COMPLETED")
@@ -120,6 +125,7 @@ def both_killed(nowhere: Triggered, onward: Triggered, origin: Origin, at: int) 
     onward.kill()
     onward.wait("CRASHED")
     nowhere.wait("CRASHED")
+    nowhere.wait_for_last_word()
 
 
 def parked(run: Triggered) -> None:

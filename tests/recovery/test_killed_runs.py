@@ -18,6 +18,7 @@ from tests.support.disaster import (
     Fresh,
     Triggered,
     Undisturbed,
+    is_slow_now,
     processes_of,
     recover_here,
     slow_once,
@@ -79,7 +80,8 @@ def killed(
     """Five runs side by side, each killed at its moment, and one recover for them all."""
     folder = tmp_path_factory.mktemp("tools")
     one_slot = {"TIDEGATE_ADMISSION_SLOTS": "1"}
-    slowly = {"TIDEGATE_TOOLS_FFMPEG": str(slow_once(folder, f"{STUBBORN}\n{DETACHED}"))}
+    tool = slow_once(folder, f"{STUBBORN}\n{DETACHED}")
+    slowly = {"TIDEGATE_TOOLS_FFMPEG": str(tool)}
     at_the_end = {"TIDEGATE_CRASH_AT": "publish: recorded", "TIDEGATE_CRASH_ONCE": str(folder / "crashed")}
     with ExitStack() as stack:
 
@@ -92,7 +94,7 @@ def killed(
         done = begin("copied", at_the_end)
         wait_until(lambda: origin.bytes_sent("film.mp4") >= 3 * MIB, seconds=60)
         downloading.kill()
-        in_ffmpeg.run.wait_for(lambda one: one.stage == "remux" and one.done and one.groups)
+        wait_until(lambda: is_slow_now(tool), seconds=60)
         done.run.wait("CRASHED")
 
         unborn = begin("copied", {}, attempts=1)
@@ -103,7 +105,8 @@ def killed(
         in_ffmpeg.kill()
         every = dict(zip(MOMENTS, (downloading, in_ffmpeg, waiting, unborn, done), strict=True))
         for one in every.values():
-            one.run.wait("CRASHED")  # the worker has seen it
+            one.run.wait("CRASHED")
+        downloading.run.wait_for_last_word()
         recover_here(site)
         yield every
 

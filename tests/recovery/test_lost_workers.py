@@ -11,11 +11,14 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.command import wait_until
 from tests.support.disaster import (
+    MIB,
     Folders,
     Fresh,
     Triggered,
     Undisturbed,
+    is_slow_now,
     processes_of,
     recover_here,
     slow_once,
@@ -26,8 +29,7 @@ from tests.support.origin import Origin, Resource
 from tests.support.site import Site
 from tidegate.durable.ledger import AttemptState
 
-SLOW = "throttle 16K, ok"
-"""The first MiB comes with the probe, at full speed."""
+SLOW = "throttle 192K, ok"
 
 
 @dataclass
@@ -58,7 +60,7 @@ def runs(site: Site, fresh: Fresh, straight: Undisturbed, tmp_path_factory: pyte
         folders: dict[str, Folders] = {}
         surviving = begin("surviving", origin.url("surviving"))
         cancelled = begin("transcoded", str(fresh("transcoded")), {"TIDEGATE_TOOLS_FFMPEG": str(tool)})
-        cancelled.wait_for(lambda one: one.stage == "remux" and one.done)
+        wait_until(lambda: is_slow_now(tool), seconds=60)
         surviving.wait_for(lambda one: one.stage == "download")
 
         site.kill_worker(signal.SIGKILL)
@@ -112,8 +114,7 @@ def test_runs_outlive_a_server_that_is_away(
         working = triggered(site, "working", origin.url("film.mp4"))
         ended = triggered(site, "ended", str(fresh("copied")), {"TIDEGATE_TOOLS_FFMPEG": str(tool)})
         with Folders(working.output).watched() as here, Folders(ended.output).watched() as there:
-            working.wait_for(lambda one: one.stage == "download" and one.done)
-            ended.wait_for(lambda one: one.stage == "remux" and one.done)
+            wait_until(lambda: is_slow_now(tool) and origin.bytes_sent("film.mp4") >= MIB, seconds=60)
             site.kill_server()
             ended.wait_for(lambda one: one.state is AttemptState.COMPLETED)
             ended.kill()
@@ -122,6 +123,7 @@ def test_runs_outlive_a_server_that_is_away(
             working.wait("COMPLETED")
             went_on_well(working, here, straight.media("bulky"), attempts=1)
             ended.wait("CRASHED")  # as far as its worker could tell
+            ended.wait_for_last_word()
             recover_here(site)
             ended.wait("COMPLETED")
             went_on_well(ended, there, straight.media("copied"), attempts=2, completed=2)

@@ -23,6 +23,7 @@ from tests.support.disaster import (
     Triggered,
     caretaker,
     held,
+    is_slow_now,
     nothing_left,
     processes_of,
     slow_once,
@@ -48,6 +49,7 @@ PATIENT = {
     "TIDEGATE_ADMISSION_SLOT_IDLE": "100000",
     "TIDEGATE_PROCESS_STALL_TIMEOUT": "100000",
     "TIDEGATE_TRANSFER_REQUEST_TIMEOUT": "100000",
+    "TIDEGATE_TRANSFER_STALL_TIMEOUT": "100000",
 }
 """The watches inside are told to wait, so that only maintenance is left to notice."""
 
@@ -103,7 +105,8 @@ def day(site: Site, fresh: Fresh, tmp_path_factory: pytest.TempPathFactory) -> I
     folder = tmp_path_factory.mktemp("day")
     moved = clock.Clock(folder / "clock")
     both = {**PATIENT, **moved.environment}
-    hanging = {"TIDEGATE_TOOLS_FFMPEG": str(slow_once(folder / "hanging", f"{STUBBORN}\nexec sleep 100000"))}
+    deaf = slow_once(folder / "hanging", f"{STUBBORN}\nexec sleep 100000")
+    hanging = {"TIDEGATE_TOOLS_FFMPEG": str(deaf)}
     slowly = {"TIDEGATE_TOOLS_FFMPEG": str(slow_once(folder / "slowly", slowly="-readrate 0.4"))}
     one_slot = {"TIDEGATE_ADMISSION_SLOTS": "1"}
     two_slots = {"TIDEGATE_ADMISSION_SLOTS": "2"}
@@ -125,7 +128,7 @@ def day(site: Site, fresh: Fresh, tmp_path_factory: pytest.TempPathFactory) -> I
         unborn = begin("unborn", origin.url("silent.mkv"), {})
         second.wait_for(lambda one: one.waiting_for == "another run of the same work")
         slotless.wait_for(lambda one: (one.waiting_for or "").startswith("processing slot"))
-        hung.wait_for(lambda one: one.stage == "remux" and one.groups)
+        wait_until(lambda: is_slow_now(deaf), seconds=60)
         wait_until(lambda: origin.requests_for("silent.mkv"), seconds=60)
         pending, cancelling = (unclaimed(site, type_) for type_ in ("PENDING", "CANCELLING"))
         day = Day(site, moved, hung, unborn, slow, slotless, second, pending, cancelling, folders)
@@ -147,7 +150,9 @@ def unclaimed(site: Site, type_: str) -> str:
     later = {"type": "SCHEDULED", "state_details": {"scheduled_time": "2100-01-01T00:00:00Z"}}
     told = {"parameters": {"source": {"url": "/nowhere"}}, "state": later}
     run = str(site.post(f"deployments/{deployment}/create_flow_run", told)["id"])
-    site.set_state(run, type_)
+    site.set_state(run, "PENDING")  # from here on Prefect believes that there is something to cancel
+    if type_ != "PENDING":
+        site.set_state(run, type_)
     return run
 
 

@@ -6,13 +6,22 @@ one, so nothing inside them times out early. Tests skip visibly where the librar
 
 from __future__ import annotations
 
+import os
 import time
 from dataclasses import dataclass
 from pathlib import Path
 
+from tests.support.command import ROOT
+
 LIBRARIES = tuple(Path("/usr/lib").glob("*/faketime/libfaketime.so.1"))
 SEEN_AFTER_SECONDS = 1
 """How soon a process notices that the file has changed."""
+SLEEP = """import threading
+import time
+
+time.sleep = lambda seconds: threading.Event().wait(seconds) and None
+"""
+"""libfaketime takes an absolute sleep on the monotonic clock for one on the other: after a jump it is EINVAL."""
 
 
 def missing() -> str | None:
@@ -28,7 +37,13 @@ class Clock:
     ahead_seconds: float = 0.0
 
     def __post_init__(self) -> None:
+        self._modules.mkdir(parents=True)
+        (self._modules / "sitecustomize.py").write_text(SLEEP)
         self.move_to(self.ahead_seconds)
+
+    @property
+    def _modules(self) -> Path:
+        return self.file.with_name("python")
 
     @property
     def environment(self) -> dict[str, str]:
@@ -38,6 +53,7 @@ class Clock:
             "FAKETIME_CACHE_DURATION": str(SEEN_AFTER_SECONDS),
             "FAKETIME_DONT_FAKE_MONOTONIC": "1",
             "NO_FAKE_STAT": "1",
+            "PYTHONPATH": f"{self._modules}{os.pathsep}{ROOT}",
         }
 
     @property

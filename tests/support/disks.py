@@ -10,6 +10,7 @@ import contextlib
 import os
 import shutil
 import subprocess
+import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -40,6 +41,7 @@ def remount(folder: Path, options: str) -> None:
 
 def fill(folder: Path, *, leave_bytes: int = 0) -> Path:
     """Take the space of a volume, to the last byte unless some is left; gives the file to remove again."""
+    assert folder.stat().st_dev != Path(tempfile.gettempdir()).stat().st_dev, "this is the machine's own disk"
     ballast = folder / "ballast"
     with ballast.open("ab", buffering=0) as file:
         size = LARGEST_WRITE

@@ -1,34 +1,35 @@
 """A real PostgreSQL of our own: Debian's binaries, a private cluster in a temporary folder, a database for each test.
 
 Fixtures start one a session. It listens on a free port, runs as an unprivileged user, and trades durability for speed;
-the kernel ends it should the tests themselves be killed.
+it ends with the tests, also when those are killed.
 """
 
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import itertools
 import os
 import pwd
 import shutil
-import signal
 import socket
 import subprocess
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-
-from tests.support.leaks import MARK
 
 BINARIES = sorted(Path("/usr/lib/postgresql").glob("*/bin"), reverse=True)
 """Debian's; the newest first."""
 UNPRIVILEGED = ("postgres", "nobody")
 """Whom root may be instead: PostgreSQL refuses to run as root."""
 FAST = ("fsync=off", "synchronous_commit=off", "full_page_writes=off", "max_connections=200", "autovacuum=off")
-START_SECONDS = 60.0
+KEEPER = '"$@" & read -r _; kill -INT $!; wait $!; rm -rf "$0"'
+"""Ends the server and removes its folder when its stdin ends, and that ends with the tests, even when they are killed.
+
+No child of theirs: the server's processes would look like leaks to every test that looks for its children.
+"""
+PATIENCE_SECONDS = 60.0
 
 
 @dataclass
@@ -106,31 +107,32 @@ def _served(folder: Path, listen: str, account: pwd.struct_passwd | None) -> Ite
         port = int(probe.getsockname()[1])
     settings = (*FAST, f"listen_addresses={listen}", f"port={port}", f"unix_socket_directories={folder}")
     argv = [_binary("postgres"), "-D", folder / "data", *(word for one in settings for word in ("-c", one))]
+    alive = folder / "data" / "postmaster.pid"
     with (folder / "log").open("wb") as log:
-        server = subprocess.Popen(
-            argv,
+        keeper = subprocess.Popen(
+            ["setsid", "--fork", "sh", "-c", KEEPER, folder, *argv],
+            stdin=subprocess.PIPE,
             stdout=log,
             stderr=log,
             cwd=folder,
-            env={**os.environ, MARK: "session"},  # no test's leak
-            preexec_fn=_end_with_parent,
-            start_new_session=True,
             **_as(account),
         )
+    assert keeper.stdin is not None
     try:
-        until = time.monotonic() + START_SECONDS
         ready = [_binary("pg_isready"), "-q", "-h", listen, "-p", str(port)]
-        while subprocess.run(ready).returncode:
-            assert server.poll() is None and time.monotonic() < until, (folder / "log").read_text()
-            time.sleep(0.1)
+        _until(lambda: subprocess.run(ready).returncode == 0, folder / "log")
         yield port
     finally:
-        server.send_signal(signal.SIGINT)  # "fast shutdown"
-        try:
-            server.wait(20)
-        except subprocess.TimeoutExpired:
-            server.send_signal(signal.SIGQUIT)
-            server.wait()
+        keeper.stdin.close()
+        keeper.wait()
+        _until(lambda: not alive.exists(), folder / "log")
+
+
+def _until(condition: Callable[[], bool], log: Path) -> None:
+    until = time.monotonic() + PATIENCE_SECONDS
+    while not condition():
+        assert time.monotonic() < until, log.read_text()
+        time.sleep(0.1)
 
 
 def _binary(name: str) -> str:
@@ -148,11 +150,3 @@ def _as(account: pwd.struct_passwd | None) -> dict[str, object]:
     if account is None:
         return {}
     return {"user": account.pw_uid, "group": account.pw_gid, "extra_groups": []}
-
-
-_libc = ctypes.CDLL(None)
-
-
-def _end_with_parent() -> None:
-    """Between fork and exec: an immediate shutdown should the tests be killed (PR_SET_PDEATHSIG)."""
-    _libc.prctl(1, signal.SIGQUIT)

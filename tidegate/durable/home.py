@@ -10,6 +10,9 @@ import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
+BLOCK_BYTES = 512
+"""What stat(2) counts in."""
+
 
 @dataclass(frozen=True)
 class Home:
@@ -37,6 +40,11 @@ class Home:
         folder = self.root / "scratch" / work_key / rendition
         folder.mkdir(parents=True, exist_ok=True)
         return folder
+
+    def scratch_bytes(self, work_key: str) -> int:
+        """Bytes on disk of what a piece of work has in scratch."""
+        files = (self.root / "scratch" / work_key).rglob("*")
+        return sum(path.lstat().st_blocks * BLOCK_BYTES for path in files if path.is_file())
 
     def lock(self, work_key: str) -> Path:
         """The lock file of one piece of work, for as long as a run holds it."""

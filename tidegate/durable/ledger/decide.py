@@ -16,8 +16,8 @@ from tidegate.durable.owner import Owner, provably_gone
 from tidegate.model import STAGES, StageName
 from tidegate.settings import AdmissionSettings, LedgerSettings, RecoverySettings
 
-LOST_ITS_LEASE = ("lease_lost:", "ledger_unavailable:", "server_unavailable:")
-"""How the messages of Failed states begin whose runs lost touch rather than their source: those go on."""
+LOST_TOUCH = frozenset({"lease_lost", "ledger_unavailable", "server_unavailable"})
+"""Failures of runs that lost touch rather than their source: those go on. A Failed state's message begins with one."""
 
 
 def orphaned(attempt: Attempt, now: float, here: Owner, limits: LedgerSettings, *, gone: bool | None = None) -> bool:
@@ -94,6 +94,8 @@ class Do(StrEnum):
     MARK_CRASHED = "marked crashed"
     """It has no deployment: a person's next command takes it up."""
     CANCEL = "cancelled"
+    END_STUCK = "ended as stuck"
+    """Maintenance has ended its attempt, and could not tell Prefect any more."""
     CLOSE = "closed"
     """Prefect knows its end; only the ledger had not heard."""
 
@@ -135,12 +137,14 @@ def verdict_on_orphan(
         return Verdict(Do.CLOSE, "the run is completed", AttemptState.COMPLETED)
     if run.state == "CANCELLED":
         return Verdict(Do.CLOSE, "the run was cancelled", AttemptState.CANCELLED)
-    if run.state == "FAILED" and not run.message.startswith(LOST_ITS_LEASE):
+    if run.state == "FAILED" and run.message.partition(":")[0] not in LOST_TOUCH:
         return Verdict(Do.CLOSE, "the run has failed", AttemptState.FAILED)
     if run.state == "CANCELLING":
         return Verdict(Do.CANCEL, "it was being cancelled", AttemptState.CANCELLED)
     if run.state in ("SCHEDULED", "PENDING"):
         return Verdict(Do.CLOSE, "the run is scheduled again already")
+    if run.state == "PAUSED":
+        return Verdict(Do.CLOSE, "somebody has paused the run, and will have it go on")
     return _taken_up(run, recovery, attempt.reached, _lost(attempt), now, limits)
 
 
@@ -153,6 +157,8 @@ def verdict_on_run(
     was scheduled again has not begun its attempt yet, and that of before says nothing about it.
     """
     waited = now - run.since
+    if latest is not None and latest.state is AttemptState.STUCK and run.state in ("RUNNING", "CRASHED"):
+        return Verdict(Do.END_STUCK, latest.error_reason or "it got nowhere")
     patience = limits.unclaimed_after.total_seconds()
     begun = latest is not None and latest.created_at >= run.since
     if run.state == "CANCELLING":
@@ -178,14 +184,18 @@ def _left_lying(
 ) -> bool:
     """Whether a crashed run without an open attempt is still to be taken up.
 
-    It died before its attempt began, or a recovery ended the attempt and was killed before it had scheduled the run.
+    It died before its attempt began, or a recovery ended the attempt and was killed before it had scheduled the run, or
+    it had ended its work and died before it could tell Prefect: then its checkpoints say it again at once.
     But old crashes are history: the ledger may have been lost, or cleared of their attempts.
     """
     wanted = run.flow in REPEATED and run.deployment is not None
     recent = now - run.since < limits.resume_within.total_seconds()
-    unseen = latest is None or recovery.scheduled or latest.state is AttemptState.ABANDONED
+    unseen = latest is None or recovery.scheduled or latest.state in _UNTOLD
     return wanted and recent and unseen
 
+
+_UNTOLD = frozenset({AttemptState.ABANDONED, AttemptState.COMPLETED})
+"""Ends of an attempt of which a crashed run has not told."""
 
 _GRACE = 60.0
 """Seconds in which a process that has ended its work may still tell Prefect so."""
@@ -237,9 +247,9 @@ def counted(recovery: Recovery, reached: Reached, now: float) -> Recovery:
 
 
 def latest_by_run(attempts: Sequence[Attempt]) -> dict[str, Attempt]:
-    """The most recent attempt of each root run."""
+    """The most recent attempt of each root run; of a batch its own, and not that of one of its sources."""
     latest: dict[str, Attempt] = {}
-    for attempt in sorted(attempts, key=lambda one: one.created_at):
+    for attempt in sorted(attempts, key=lambda one: (one.flow_run == one.root_run, one.created_at)):
         if attempt.root_run is not None:
             latest[attempt.root_run] = attempt
     return latest

@@ -101,6 +101,12 @@ class Lease:
     def conclude(self, state: AttemptState, failure: str | None = None) -> None:
         """How the attempt ended, to be written when the lease is given up."""
         self._ends_as, self._failure = state, failure
+        if self._parent is not None:
+            self._parent.part_done(self.attempt.title)
+
+    def part_done(self, title: str) -> None:
+        """One of a batch's sources is done: a checkpoint of the batch."""
+        self._tell(records={**self._progress.records, title: "done"})
 
     # What it does.
 

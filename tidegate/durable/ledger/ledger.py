@@ -13,6 +13,7 @@ import secrets
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -42,6 +43,9 @@ from tidegate.errors import LedgerUnavailable, Superseded, from_os_error
 from tidegate.settings import AdmissionSettings, LedgerSettings
 
 T = TypeVar("T")
+
+MOST_IDS = 500
+"""Values in one statement; SQLite takes 32,766, and none needs so many."""
 
 
 @dataclass(frozen=True)
@@ -228,7 +232,8 @@ class Ledger:
 
     def attempts_of(self, root_runs: Iterable[str]) -> list[Attempt]:
         """All attempts of these runs, the oldest first."""
-        return self._attempts(attempts.c.root_run.in_(list(root_runs)))
+        found = [self._attempts(attempts.c.root_run.in_(some)) for some in batched(root_runs)]
+        return sorted(chain.from_iterable(found), key=lambda attempt: attempt.created_at)
 
     def find(self, prefix: str) -> list[Attempt]:
         """Attempts whose own id, or whose flow run's, begins so."""
@@ -237,10 +242,12 @@ class Ledger:
 
     def recoveries_of(self, root_runs: Iterable[str]) -> dict[str, Recovery]:
         """The records there are."""
+        found: dict[str, Recovery] = {}
         with self._database.reading() as connection:
-            asked = recoveries.c.root_run.in_(list(root_runs))
-            rows = connection.execute(select(recoveries).where(asked)).mappings()
-            return {row["root_run"]: _recovery(row) for row in rows}
+            for some in batched(root_runs):
+                rows = connection.execute(select(recoveries).where(recoveries.c.root_run.in_(some))).mappings()
+                found |= {row["root_run"]: _recovery(row) for row in rows}
+        return found
 
     def published_folders(self) -> list[Path]:
         """Every folder that was published and not forgotten."""
@@ -299,6 +306,8 @@ class Ledger:
             edge = now(connection) - older_than_seconds
             connection.execute(delete(recoveries).where(recoveries.c.last_at < edge))
             gone: CursorResult[Any] = connection.execute(delete(attempts).where(attempts.c.ended_at < edge))
+            unknown = ~exists().where(attempts.c.work_key == works.c.work_key)
+            connection.execute(delete(works).where(works.c.holder.is_(None) & unknown))
             return gone.rowcount
 
     def _lock_of(self, work_key: str) -> Path:
@@ -331,6 +340,13 @@ def insist(call: Callable[[], T], patience_seconds: float, each_try: Callable[[]
             if time.monotonic() >= until:
                 raise
             time.sleep(1.0)
+
+
+def batched(ids: Iterable[str]) -> Iterator[list[str]]:
+    """As many at a time as every database takes in one statement."""
+    left = iter(ids)
+    while some := list(islice(left, MOST_IDS)):
+        yield some
 
 
 def _claim(
