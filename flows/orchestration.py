@@ -95,16 +95,18 @@ async def crash(client: PrefectClient, run: str, why: str) -> None:
 
 
 async def cancel(client: PrefectClient, run: str, why: str) -> None:
-    await _set(client, run, Cancelled(message=why), force=True)
+    await _set(client, run, Cancelled(message=why))
 
 
 async def fail(client: PrefectClient, run: str, name: str, message: str) -> None:
     """End the run as an error of that name; what it may have said before does not count."""
-    await _set(client, run, Failed(name=name, message=message), force=await _state(client, run) in FINAL)
+    if await _state(client, run) == "CANCELLING":  # from there Prefect lets a run become nothing else
+        await cancel(client, run, message)
+    await _set(client, run, Failed(name=name, message=message))
 
 
-async def _set(client: PrefectClient, run: str, state: State[Any], *, force: bool = False) -> None:
-    await client.set_flow_run_state(UUID(run), state, force=force)
+async def _set(client: PrefectClient, run: str, state: State[Any]) -> None:
+    await client.set_flow_run_state(UUID(run), state)
 
 
 async def _state(client: PrefectClient, run: str) -> str:

@@ -40,7 +40,7 @@ from tidegate.durable.threads import in_thread
 from tidegate.errors import Parked
 from tidegate.events import Note, Observer
 from tidegate.model import Value
-from tidegate.process.leftovers import end_leftovers, end_owner
+from tidegate.process.leftovers import end_leftovers, end_owner, marks
 from tidegate.settings import Settings
 
 AT_ONCE = 8
@@ -97,6 +97,8 @@ async def recover(dry_run: bool = False) -> list[Rescue]:
             observe(Note("Another recover is at work; leaving it to that"))
             return []
         rescuer = Rescuer(client, ledger, settings, observe)
+        if not dry_run:
+            await in_thread(rescuer.sweep)
         cases = await rescuer.cases()
         rescues = [rescuer.told(case) for case in cases] if dry_run else await rescuer.act(cases)
         await _tell(rescues, observe, dry_run=dry_run)
@@ -113,6 +115,14 @@ class Rescuer:
         self._observe = observe
         self._here = this_process()
         self._home = Home(settings.store.home)
+
+    def sweep(self) -> None:
+        """End what attempts that have ended left running: whoever ended them may have been killed over it. Blocking."""
+        settled = self._ledger.now() - self._settings.recovery.settle.total_seconds()
+        for mark in marks():
+            attempt = self._ledger.attempt(mark)
+            if attempt is not None and attempt.ended_at is not None and attempt.ended_at < settled:
+                self._clear_away(attempt)
 
     async def cases(self) -> list[Case]:
         """Every run about which something has to be done now."""

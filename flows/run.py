@@ -57,14 +57,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _refuse(error, words, console)
     signal.signal(signal.SIGTERM, _terminate)
     try:
-        return _run(command, console)
-    except TidegateError as error:
-        failure = describe(error, now=datetime.now(UTC))
-        display = _display(command, console)
-        outcomes = [_lost(request, command, failure) for request in command.requests]
-        for outcome in outcomes:
-            display.tell(outcome)
-        return _conclude(command, outcomes)
+        return _run_or_tell(command, console)
     except KeyboardInterrupt as stop:  # before the flow or after it; inside, `_until_the_end` hears of it first
         code = TERMINATED if isinstance(stop, _Terminated) else INTERRUPTED
         return _interrupted(command, console, [_stopped(request, command, {}) for request in command.requests], code)
@@ -88,6 +81,18 @@ def _refuse(error: TidegateError, words: argparse.Namespace, console: Console) -
         outcomes = [Outcome(status="failed", source=redact_url(text), failure=failure) for text in sources]
         _print_json(outcomes)
     return USAGE if isinstance(error, UsageError) else FAILED
+
+
+def _run_or_tell(command: Command, console: Console) -> int:
+    try:
+        return _run(command, console)
+    except TidegateError as error:
+        failure = describe(error, now=datetime.now(UTC))
+        display = _display(command, console)
+        outcomes = [_lost(request, command, failure) for request in command.requests]
+        for outcome in outcomes:
+            display.tell(outcome)
+        return _conclude(command, outcomes)
 
 
 def _run(command: Command, console: Console) -> int:

@@ -9,7 +9,7 @@ import socket
 import subprocess
 import sys
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -55,13 +55,14 @@ class Served:
             MARK: mark,
             **environment,
         }
-        self.api = httpx.Client(base_url=f"http://127.0.0.1:{self.port}/api/", timeout=10)
+        self.ui_url = f"http://127.0.0.1:{self.port}"
+        self.api_url = f"{self.ui_url}/api"
 
-    def start(self, *words: str) -> subprocess.Popen[bytes]:
+    def start(self, *words: str, program: Sequence[str] = ("-m", "deployments.serve")) -> subprocess.Popen[bytes]:
         self.logs.append(self.folder / f"serve-{len(self.logs)}.log")
         with self.logs[-1].open("wb") as output:
             return subprocess.Popen(
-                [sys.executable, "-m", "deployments.serve", *(words or ("--port", str(self.port)))],
+                [sys.executable, *program, *(words or ("--port", str(self.port)))],
                 env=self.environment,
                 cwd=self.elsewhere,
                 stdout=output,
@@ -88,11 +89,10 @@ class Served:
         parameters = {"source": {"url": source}, "output_dir": str(self.folder / "out")}
         told = {"parameters": parameters, "state": {"type": "SCHEDULED"}}
         deployment = self.deployments()["ingest"]["id"]
-        answer = self.api.post(f"deployments/{deployment}/create_flow_run", json=told).raise_for_status()
-        return str(answer.json()["id"])
+        return str(asked("POST", f"{self.api_url}/deployments/{deployment}/create_flow_run", json=told)["id"])
 
     def state(self, run: str) -> dict[str, Any]:
-        return dict(self.api.get(f"flow_runs/{run}").raise_for_status().json()["state"])
+        return dict(asked("GET", f"{self.api_url}/flow_runs/{run}")["state"])
 
     def wait_for_the_end(self, run: str, seconds: float = UP_SECONDS) -> None:
         """Crashed is no end: recovery goes on from there."""
@@ -101,11 +101,11 @@ class Served:
         assert self.state(run)["type"] == "COMPLETED", self.state(run)["message"]
 
     def times_started(self, run: str) -> int:
-        states = self.api.get("flow_run_states/", params={"flow_run_id": run}).raise_for_status().json()
+        states = asked("GET", f"{self.api_url}/flow_run_states/", params={"flow_run_id": run})
         return sum(state["type"] == "RUNNING" for state in states)
 
     def deployments(self) -> dict[str, dict[str, Any]]:
-        told = self.api.post("deployments/filter", json={}).raise_for_status().json()
+        told = asked("POST", f"{self.api_url}/deployments/filter", json={})
         return {deployment["name"]: deployment for deployment in told}
 
 
@@ -123,9 +123,9 @@ def ended(process: subprocess.Popen[bytes], with_signal: signal.Signals) -> int:
 
 def test_it_brings_up_everything_keeps_it_alive_and_ends_it(served: Served, clips: Path) -> None:
     process = served.start()
-    served.wait_for(f"Prefect UI: http://127.0.0.1:{served.port}")
+    served.wait_for(f"Prefect UI: {served.ui_url}")
 
-    with urllib.request.urlopen(f"http://127.0.0.1:{served.port}/", timeout=10) as page:
+    with urllib.request.urlopen(served.ui_url, timeout=10) as page:
         assert b"<!DOCTYPE html>" in page.read()
     assert (
         served.api.get(f"http://127.0.0.1:{served.port}/ui-settings").json()["api_url"] == f"{served.api.base_url}"[:-1]
@@ -135,17 +135,17 @@ def test_it_brings_up_everything_keeps_it_alive_and_ends_it(served: Served, clip
     assert [schedule["active"] for name in ("recover", "maintain") for schedule in told[name]["schedules"]] == [
         True
     ] * 2
-    assert len(served.api.post("automations/filter", json={}).json()) == 1
+    assert len(asked("POST", f"{served.api_url}/automations/filter", json={})) == 1
 
     second = served.start()
     assert second.wait(60) == 0
-    assert f"Already served by process {process.pid}. Prefect UI: http://127.0.0.1:{served.port}" in served.told()
+    assert f"Already served by process {process.pid}. Prefect UI: {served.ui_url}" in served.told()
 
     served.part("worker").kill()
     served.wait_for("The worker ended (SIGKILL); starting it again in 1 s", start=0)
     served.part("uvicorn").kill()
     served.wait_for("The Prefect server ended (SIGKILL); starting it again in 1 s", start=0)
-    wait_until(lambda: server.is_up(str(served.api.base_url)), seconds=UP_SECONDS, what="for the server again")
+    wait_until(lambda: server.is_up(served.api_url), seconds=UP_SECONDS, what="for the server again")
 
     run = served.trigger(str(clip(clips)))
     served.wait_for_the_end(run)
@@ -201,7 +201,7 @@ def test_a_run_that_ctrl_c_interrupts_goes_on_by_itself_at_the_next_start(served
         wait_until(lambda: origin.bytes_sent("film.mp4") > SLOW_BYTES / 8, seconds=UP_SECONDS, what="for the download")
 
         assert ended(process, signal.SIGINT) == 0
-        assert "interrupted; recovery takes" in served.told()
+        assert "1 run was interrupted; recovery goes on" in served.told()
         assert wait_until_childless(served.environment[MARK]) == []
         again = served.start()
         served.wait_for("Ctrl-C ends it")
@@ -209,6 +209,26 @@ def test_a_run_that_ctrl_c_interrupts_goes_on_by_itself_at_the_next_start(served
         served.wait_for_the_end(run, seconds=400)  # two minutes until the scheduled recover
         assert served.times_started(run) == 2
         assert ended(again, signal.SIGTERM) == 0
+
+
+IMPATIENT = """
+import sys
+from deployments import serve
+serve.HEALTH_SECONDS, serve.HUNG_SECONDS = 1.0, 15.0
+sys.exit(serve.main(sys.argv[1:]))
+"""
+
+
+@pytest.mark.slow
+def test_a_server_that_lives_and_does_not_answer_is_started_again(served: Served) -> None:
+    process = served.start(program=("-c", IMPATIENT))
+    served.wait_for("Ctrl-C ends it")
+    hung = served.part("uvicorn")
+    hung.suspend()
+    served.wait_for("The Prefect server ended (SIGKILL); starting it again")
+    wait_until(lambda: server.is_up(served.api_url), seconds=UP_SECONDS, what="for the server again")
+    assert not hung.is_running()
+    assert ended(process, signal.SIGTERM) == 0
 
 
 def test_a_server_that_is_there_gets_a_worker_and_stays(tmp_path: Path) -> None:

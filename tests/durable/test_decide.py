@@ -280,7 +280,9 @@ def over(ended: float, **facts: Any) -> Attempt:
         # Prefect saw the process die before it had begun an attempt.
         (run("CRASHED", ago=4), None, Do.NOTHING),
         (run("CRASHED", ago=6), None, Do.RESCHEDULE),
-        (run("CRASHED", ago=6), over(10), Do.RESCHEDULE),
+        (run("CRASHED", ago=6), over(10), Do.NOTHING),
+        # It had done its work, and died before it could tell Prefect.
+        (run("CRASHED", ago=6), over(10, state=AttemptState.COMPLETED), Do.RESCHEDULE),
         # A recovery ended the attempt, and was killed before it had scheduled the run.
         (run("CRASHED", ago=60), over(60, state=AttemptState.ABANDONED), Do.RESCHEDULE),
         # Crashes of long ago, whose attempts were cleared away or lost with a ledger, are history.

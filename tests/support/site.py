@@ -194,14 +194,7 @@ class Site:
         self._asked("PATCH", path, json=dict(told))
 
     def _asked(self, method: str, path: str, **what: Any) -> Any:
-        """The answer; a server whose SQLite is busy says 503, and is asked again as Prefect's own client does."""
-        for _ in range(20):
-            answer = httpx.request(method, f"{self.api_url}/{path}", timeout=30, **what)
-            if answer.status_code != 503:
-                break
-            time.sleep(0.5)
-        answer.raise_for_status()
-        return answer.json() if answer.content else None
+        return asked(method, f"{self.api_url}/{path}", **what)
 
     def stop(self) -> None:
         """End everything, whatever state it is in."""
@@ -257,6 +250,17 @@ def started_site(
             yield site
         finally:
             site.stop()
+
+
+def asked(method: str, address: str, **what: Any) -> Any:
+    """What an API answers; a server whose SQLite is busy says 503, and is asked again as Prefect's own client does."""
+    for _ in range(20):
+        answer = httpx.request(method, address, timeout=30, **what)
+        if answer.status_code != 503:
+            break
+        time.sleep(0.5)
+    answer.raise_for_status()
+    return answer.json() if answer.content else None
 
 
 def _ended(process: subprocess.Popen[bytes] | None, with_signal: signal.Signals) -> None:

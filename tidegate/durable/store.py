@@ -81,6 +81,8 @@ class AssetStore:
             reached("store {}: prepared", name)
             if not (target.exists() and self.whole(asset)):
                 swap_in(prepared, target)
+            else:
+                sync_folder(target.parent)  # whoever put it there may not have come so far
         reached("store {}: in place", name)
         for track, path in files.items():
             (target / track).chmod(0o444)

@@ -37,6 +37,13 @@ def end_leftovers(attempt: str, grace_seconds: float) -> tuple[str, ...]:
     return tuple(found.values())
 
 
+def marks() -> frozenset[str]:
+    """The attempts whose mark some process of this host carries."""
+    begin = f"{MARK}=".encode()
+    found = [entry for process in _processes() for entry in _environment(process.pid) if entry.startswith(begin)]
+    return frozenset(entry.removeprefix(begin).decode(errors="replace") for entry in found)
+
+
 def end_owner(owner: Owner, grace_seconds: float) -> bool:
     """Wait for a run's process of this host to leave by itself, then kill it. Whether it had to be. Blocking.
 

@@ -80,4 +80,4 @@ def missing(needs: Needs, available_bytes: int, volumes: dict[str, Volume]) -> s
 
 
 def _gb(size: int) -> str:
-    return f"{size / 1000**3:.1f} GB"
+    return f"{size / 1000**3:.1f} GB" if size >= 1000**3 // 10 else f"{size / 1000**2:.1f} MB"

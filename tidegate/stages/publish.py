@@ -7,6 +7,7 @@ target is the old folder or the new one, and the new one is taken as it is by th
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
 import shutil
@@ -72,6 +73,8 @@ def publish_failure(outcome: Outcome, target: Path) -> Outcome:
         write_atomic(target / "report.html", _text(page))
         write_atomic(target / "report.json", _json(document(told)))
     except Exception:  # noqa: BLE001  # evidence is a courtesy; it must not hide the failure
+        with contextlib.suppress(OSError):
+            target.rmdir()  # an empty folder would tell of nothing
         return outcome.model_copy(update={"failure_log": log if log.exists() else None})
     return told
 

@@ -259,9 +259,22 @@ class Lease:
             if state is AttemptState.INTERRUPTED:
                 end()  # on the way out every await is cancelled
             else:
-                await in_thread(insist, end, self.ledger.limits.patience.total_seconds(), still_wanted)
+                await self._insisted(end)
         except LedgerUnavailable as error:
             self._observe(Note(f"The ledger was not told how this run ended: {error.message}", "warning"))
+
+    async def _insisted(self, call: Callable[[], object]) -> None:
+        """Try for as long as the ledger's patience goes, and say once that somebody has to wait for it."""
+        patience, told = self.ledger.limits.patience, False
+
+        def each_try() -> None:
+            nonlocal told
+            still_wanted()
+            if not told:
+                self._observe(Note(f"The ledger does not answer; trying again for {patience}", "warning"))
+            told = True
+
+        await in_thread(insist, call, patience.total_seconds(), each_try)
 
 
 _ENDS_AS: dict[type[BaseException], AttemptState] = {
