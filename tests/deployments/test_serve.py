@@ -13,7 +13,6 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-import httpx
 import psutil
 import pytest
 from rich.console import Console
@@ -26,7 +25,7 @@ from tests.support.command import ROOT, wait_until
 from tests.support.leaks import MARK, children, end_children, marking, wait_until_childless
 from tests.support.origin import Origin, Resource
 from tests.support.prefects_answers import answering
-from tests.support.site import started_site
+from tests.support.site import asked, started_site
 from tidegate.durable.lock import acquire
 from tidegate.errors import BadInput
 
@@ -127,9 +126,7 @@ def test_it_brings_up_everything_keeps_it_alive_and_ends_it(served: Served, clip
 
     with urllib.request.urlopen(served.ui_url, timeout=10) as page:
         assert b"<!DOCTYPE html>" in page.read()
-    assert (
-        served.api.get(f"http://127.0.0.1:{served.port}/ui-settings").json()["api_url"] == f"{served.api.base_url}"[:-1]
-    )
+    assert asked("GET", f"{served.ui_url}/ui-settings")["api_url"] == served.api_url
     told = served.deployments()
     assert set(told) == {"ingest", "batch", "recover", "maintain", "ingest-docker"}
     assert [schedule["active"] for name in ("recover", "maintain") for schedule in told[name]["schedules"]] == [
