@@ -225,9 +225,8 @@ class Keeper:
             parts.end(runs)
             if interrupted:
                 told = "1 run was" if interrupted == 1 else f"{interrupted} runs were"
-                self.console.print(
-                    f"{told} interrupted; recovery takes them up from their checkpoints at the next start."
-                )
+                line = f"{told} interrupted; recovery goes on from the checkpoints at the next start."
+                self.console.print(line, soft_wrap=True)
         if self.server is not None:
             self.server.stop(SERVER_PATIENCE_SECONDS)
         if self.place.listener is not None:

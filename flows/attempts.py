@@ -14,6 +14,7 @@ from typing import Any
 
 from prefect.context import FlowRunContext
 
+from flows.site import POOL
 from tidegate.durable.home import Home
 from tidegate.durable.ledger import Attempt, AttemptState, Beginning, Ledger, insist
 from tidegate.durable.ledger.lease import Lease, current_lease
@@ -74,6 +75,13 @@ def beginning(kind: Kind, title: str, request: Mapping[str, Any]) -> Beginning:
         deployment=str(run.deployment_id) if run and run.deployment_id else None,
         alone=_alone(),
     )
+
+
+def own_pool() -> str:
+    """The work pool that the current flow run came from; by hand, the one that our deployments have."""
+    context = FlowRunContext.get()
+    named = context.flow_run.work_pool_name if context and context.flow_run else None
+    return named or POOL
 
 
 async def seen_to_by_others(lease: Lease) -> bool:

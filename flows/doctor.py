@@ -9,7 +9,6 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
-import os
 import shutil
 import sys
 import tempfile
@@ -27,6 +26,7 @@ from rich.console import Console
 from rich.text import Text
 
 from flows import safety, server
+from flows.site import AUTOMATION, POOL
 from tidegate.durable.home import Home
 from tidegate.durable.ledger import Attempt, AttemptState, Ledger
 from tidegate.durable.ledger.decide import holds_slot, orphaned, stuck
@@ -43,8 +43,6 @@ UPKEEP = {"recover": timedelta(minutes=6), "maintain": timedelta(minutes=45)}
 """The caretaking deployments, and three of their intervals: without a run for longer, something is wrong."""
 WORST_SKEW = timedelta(seconds=5)
 API_SECONDS = 10.0
-POOL = "tidegate"
-AUTOMATION = "tidegate: a run without heartbeats has crashed"
 
 
 class Level(StrEnum):
@@ -236,11 +234,11 @@ def prefect(settings: Settings) -> Findings:
 
 
 def _settings_in_force(*, own_server: bool) -> Findings:
-    told = {**safety.environment("run"), **os.environ}
-    looked_at = [None] if own_server else ["run", "worker"]
-    if own_server:
-        told = {**safety.environment("server"), **told}
-    hurtful = {one.name: one for reader in looked_at for one in safety.hurtful(told, reader)}  # type: ignore[arg-type]
+    """What Prefect is told on this host: by the environment, its files, or by us. A running server has settings of its
+    own, which it does not tell."""
+    readers: list[safety.Reader] = ["run", "worker", "server"] if own_server else ["run", "worker"]
+    told = safety.effective(*readers)
+    hurtful = {one.name: one for reader in readers for one in safety.hurtful(told, reader)}
     for one in hurtful.values():
         value = "not set" if one.value is None else one.value
         yield odd("setting", f"{one.name} is {value}. {one.why}", f"set it to {one.better}")

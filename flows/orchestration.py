@@ -138,6 +138,7 @@ def _facts(run: FlowRun, flow: str) -> RunFacts:
         message=(state.message if state else None) or "",
         since=_seconds(since) or 0.0,
         deployment=str(run.deployment_id) if run.deployment_id else None,
+        pool=run.work_pool_name,
     )
 
 

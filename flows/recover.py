@@ -18,7 +18,7 @@ from prefect.client.schemas.objects import StateType
 from prefect.events import emit_event
 
 from flows import orchestration
-from flows.attempts import beginning, leave_report, opened_ledger
+from flows.attempts import beginning, leave_report, opened_ledger, own_pool
 from tasks.observe import run_observer
 from tidegate.durable.checkpoints import recorded_stages
 from tidegate.durable.home import Home
@@ -115,6 +115,7 @@ class Rescuer:
         self._observe = observe
         self._here = this_process()
         self._home = Home(settings.store.home)
+        self._pool = own_pool()
 
     def sweep(self) -> None:
         """End what attempts that have ended left running: whoever ended them may have been killed over it. Blocking."""
@@ -153,8 +154,12 @@ class Rescuer:
         return [case for case in cases if case.verdict.do is not Do.NOTHING]
 
     async def _unclaimed_cases(self, known: set[str | None], now: float) -> list[Case]:
-        """Runs that Prefect takes for unfinished, and of which the ledger has no open attempt."""
-        runs = [run for run in await orchestration.open_runs(self._client, UNFINISHED) if run.id not in known]
+        """Runs that Prefect takes for unfinished, and of which the ledger has no open attempt.
+
+        Only those of our own pool: another's, in containers perhaps, may be in another ledger.
+        """
+        unfinished = await orchestration.open_runs(self._client, UNFINISHED)
+        runs = [run for run in unfinished if run.id not in known and run.pool == self._pool]
         ids = [run.id for run in runs]
         latest = latest_by_run(await in_thread(self._ledger.attempts_of, ids))
         recoveries = await in_thread(self._ledger.recoveries_of, ids)

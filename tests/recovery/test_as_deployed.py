@@ -22,7 +22,6 @@ from tests.support.disaster import (
     triggered,
     went_on_well,
     without_automation,
-    without_schedules,
 )
 from tests.support.leaks import end_children
 from tests.support.origin import Origin, Resource
@@ -41,9 +40,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
     reason="in a container a new boot proves nothing: runs go on when their leases have ended",
 )
 def test_after_a_reboot_all_runs_go_on_within_one_recover(fresh: Fresh, straight: Undisturbed, tmp_path: Path) -> None:
-    with started_site(tmp_path, {"TIDEGATE_BOOT_ID": "before"}, worker=False) as site:
-        without_schedules(site)
-        site.start_worker()
+    with started_site(tmp_path, {"TIDEGATE_BOOT_ID": "before"}) as site:
         tool = slow_once(tmp_path / "tool", DETACHED)
         with Origin({"film.mp4": Resource(fresh("bulky"), story="throttle 1M, ok")}) as origin:
             downloading = triggered(site, "downloading", origin.url("film.mp4"))
@@ -68,7 +65,7 @@ def test_a_lost_run_is_back_at_work_as_soon_as_promised(
     fresh: Fresh, straight: Undisturbed, tmp_path: Path, record_property: Callable[[str, object], None]
 ) -> None:
     """Nothing is set for the test: the interval, the lease and the pause are those of a deployment."""
-    with started_site(tmp_path) as site:
+    with started_site(tmp_path, schedules=True) as site:
         without_automation(site)
         runs = {
             "same host": triggered(site, "here", str(fresh("transcoded")), slowly(tmp_path / "here")),

@@ -7,6 +7,8 @@ import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
+import pytest
+
 from tests.support.command import wait_until
 from tests.support.disaster import (
     DETACHED,
@@ -64,6 +66,7 @@ def test_two_recovers_at_once_take_up_a_run_once(
         went_on_well(run, folders, straight.media("copied"), attempts=2)
 
 
+@pytest.mark.slow
 def test_a_recover_that_is_killed_half_way_is_finished_by_the_next(
     site: Site, fresh: Fresh, straight: Undisturbed, tmp_path: Path
 ) -> None:
@@ -88,13 +91,14 @@ def test_a_recover_that_is_killed_half_way_is_finished_by_the_next(
         went_on_well(run, folders, straight.media("transcoded"), attempts=2)
 
 
+@pytest.mark.slow
 def test_a_run_that_gets_nowhere_is_parked_until_a_person_says_so_and_one_that_gains_ground_is_not(
     site: Site, fresh: Fresh, straight: Undisturbed, tmp_path: Path
 ) -> None:
     marker = tmp_path / "crashed"
     slow = Resource(fresh("bulky"), story="throttle 1M, throttle 1M, ok")
     with Origin({"film.mp4": slow}) as origin:
-        nowhere = triggered(site, "nowhere", str(fresh("copied")), crashing("remux: started", marker))
+        nowhere = triggered(site, "nowhere", str(fresh("copied")), crashing("remux: made, not recorded", marker))
         onward = triggered(site, "bulky", origin.url("film.mp4"), {"TIDEGATE_LEDGER_RENEW_EVERY": "1"})
         with Folders(nowhere.output).watched() as there, Folders(onward.output).watched() as here:
             both_killed(nowhere, onward, origin, 2 * MIB)

@@ -6,6 +6,7 @@ import signal
 from pathlib import Path
 
 import psutil
+import pytest
 
 from tests.support.aftermath import end_of
 from tests.support.command import wait_until
@@ -21,7 +22,7 @@ from tests.support.disaster import (
 )
 from tests.support.origin import Origin, Resource
 from tests.support.site import Site
-from tidegate.durable.ledger import AttemptState
+from tidegate.durable.ledger import Attempt, AttemptState
 
 SHORT = {
     "TIDEGATE_LEDGER_RENEW_EVERY": "1",
@@ -39,6 +40,7 @@ def alive(process: psutil.Process) -> bool:
         return False
 
 
+@pytest.mark.slow
 def test_a_stopped_process_of_this_host_is_ended_and_its_run_goes_on(
     site: Site, fresh: Fresh, straight: Undisturbed
 ) -> None:
@@ -53,6 +55,7 @@ def test_a_stopped_process_of_this_host_is_ended_and_its_run_goes_on(
             went_on_well(run, folders, straight.media("bulky"), attempts=2)
 
 
+@pytest.mark.slow
 def test_a_process_that_wakes_up_on_another_host_publishes_nothing_and_says_nothing(
     site: Site, fresh: Fresh, straight: Undisturbed, tmp_path: Path
 ) -> None:
@@ -97,5 +100,5 @@ def test_a_command_that_wakes_up_on_another_host_says_that_it_was_superseded(
     assert {one.state for one in of(site, title)} == {AttemptState.COMPLETED, AttemptState.SUPERSEDED}
 
 
-def of(site: Site, title: str) -> list:
+def of(site: Site, title: str) -> list[Attempt]:
     return [one for one in attempts_of(site) if one.title.endswith(title) and one.deployment is None]

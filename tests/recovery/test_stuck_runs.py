@@ -35,7 +35,10 @@ from tests.support.origin import Origin, Resource
 from tests.support.site import Site
 from tidegate.durable.ledger import AttemptState
 
-pytestmark = pytest.mark.skipif(clock.missing() is not None, reason=str(clock.missing()))
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(clock.missing() is not None, reason=str(clock.missing())),
+]
 
 HOUR = 3600.0
 STUCK_AFTER_SECONDS = 2 * HOUR

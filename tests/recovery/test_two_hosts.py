@@ -120,6 +120,7 @@ def test_two_commands_of_one_source_on_two_hosts_do_the_work_once(
     assert {one.state for one in pair.attempts(film)} == {AttemptState.COMPLETED}
 
 
+@pytest.mark.slow
 def test_a_host_that_is_cut_off_stops_before_the_other_takes_over(
     pair: Hosts, fresh: Fresh, straight: Undisturbed, tmp_path: Path
 ) -> None:

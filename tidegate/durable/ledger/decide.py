@@ -82,6 +82,8 @@ class RunFacts:
     since: float
     """When it entered the state, by Prefect's clock; where that is null, when it was created."""
     deployment: str | None
+    pool: str | None = None
+    """Its work pool."""
 
 
 class Do(StrEnum):
