@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.clips import bulk_clip, clip
-from tests.support.disaster import MIB, Undisturbed, undisturbed, without_automation, without_schedules
+from tests.support.disaster import MIB, Undisturbed, undisturbed, without_automation
 from tests.support.site import Site, started_site
 
 SETTLE_SECONDS = 3
@@ -21,12 +21,8 @@ FILM_BYTES = 8 * MIB
 @pytest.fixture(scope="session")
 def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
     """Server, worker and deployments; the caretakers run when a test says so."""
-    with started_site(
-        tmp_path_factory.mktemp("site"), {"TIDEGATE_RECOVERY_SETTLE": str(SETTLE_SECONDS)}, worker=False
-    ) as site:
-        without_schedules(site)
+    with started_site(tmp_path_factory.mktemp("site"), {"TIDEGATE_RECOVERY_SETTLE": str(SETTLE_SECONDS)}) as site:
         without_automation(site)
-        site.start_worker()
         yield site
 
 

@@ -60,7 +60,7 @@ def test_a_process_that_wakes_up_on_another_host_publishes_nothing_and_says_noth
     site: Site, fresh: Fresh, straight: Undisturbed, tmp_path: Path
 ) -> None:
     """Its ffmpeg is not stopped: it writes on while the winner makes the same file."""
-    tool = {"TIDEGATE_TOOLS_FFMPEG": str(slow_once(tmp_path))}
+    tool = {"TIDEGATE_TOOLS_FFMPEG": str(slow_once(tmp_path, slowly="-readrate 2"))}
     run = triggered(site, "stopped-elsewhere", str(fresh("transcoded")), {**SHORT, **ELSEWHERE, **tool})
     with Folders(run.output).watched() as folders:
         run.wait_for(lambda one: one.stage == "remux" and one.done)
@@ -79,7 +79,7 @@ def test_a_command_that_wakes_up_on_another_host_says_that_it_was_superseded(
     site: Site, fresh: Fresh, straight: Undisturbed, tmp_path: Path
 ) -> None:
     loser, winner = site.command(), site.command()
-    loser.environment |= SHORT | ELSEWHERE | {"TIDEGATE_TOOLS_FFMPEG": str(slow_once(tmp_path))}
+    loser.environment |= SHORT | ELSEWHERE | {"TIDEGATE_TOOLS_FFMPEG": str(slow_once(tmp_path, slowly="-readrate 2"))}
     winner.environment |= SHORT
     loser.output = winner.output = tmp_path / "out"
     film = str(fresh("transcoded"))

@@ -77,7 +77,6 @@ class Day:
     cancelling: str
     folders: dict[str, Folders]
     told: dict[str, dict[str, Any]] = field(default_factory=dict)
-    process_ids: dict[str, int] = field(default_factory=dict)
 
     @property
     def busy(self) -> tuple[Triggered, ...]:
@@ -135,7 +134,6 @@ def day(site: Site, fresh: Fresh, tmp_path_factory: pytest.TempPathFactory) -> I
         wait_until(lambda: origin.requests_for("silent.mkv"), seconds=60)
         pending, cancelling = (unclaimed(site, type_) for type_ in ("PENDING", "CANCELLING"))
         day = Day(site, moved, hung, unborn, slow, slotless, second, pending, cancelling, folders)
-        day.process_ids = {run.id: run.process().pid for run in (hung, unborn)}
         day.idle_becomes(STUCK_AFTER_SECONDS - MARGIN_SECONDS)
         day.told["at 1:59"] = day.maintain()
         day.idle_becomes(STUCK_AFTER_SECONDS)
@@ -213,10 +211,10 @@ def test_slow_progress_and_waiting_are_not_stuck_for_five_hours(day: Day) -> Non
     assert day.told["at 5:00"] == {}
     assert {run.id: run.state for run in day.busy} == {run.id: "RUNNING" for run in day.busy}
     assert {run.attempts()[-1].waiting_for is None for run in (day.second, day.slotless)} == {False}
-    day.slow.attempts()
     hurry(day.slow)
     for run in day.busy:
         run.wait("COMPLETED")
+    for run in day.busy:
         assert [one.state for one in run.attempts()] == [AttemptState.COMPLETED]
         nothing_left(run)
 

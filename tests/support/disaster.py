@@ -25,14 +25,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import httpx
 import imageio_ffmpeg
 import psutil
 
 from tests.support.command import wait_until
 from tests.support.hosts import Host
 from tests.support.leaks import children, leftovers
-from tests.support.site import Site
+from tests.support.site import Site, asked
 from tidegate.durable.children import MARK as ATTEMPT_MARK
 from tidegate.durable.home import Home
 from tidegate.durable.ledger import Attempt, AttemptState, Ledger, Recovery
@@ -40,7 +39,6 @@ from tidegate.settings import LedgerSettings
 
 Fresh = Callable[[str], Path]
 """Gives a copy of a film that no run has seen before."""
-CARETAKERS = ("recover", "maintain")
 MIB = 1024 * 1024
 
 
@@ -214,20 +212,13 @@ def recoveries_of(run: Triggered) -> Recovery | None:
         ledger.close()
 
 
-def without_schedules(site: Site) -> None:
-    """The caretakers run when a test says so, and not in between."""
-    for flow in CARETAKERS:
-        deployment = site.get(f"deployments/name/{flow}/{flow}")
-        site.post(f"deployments/{deployment['id']}/pause_deployment")
-
-
 def without_automation(site: Site) -> None:
     """The server sets no run to Crashed by itself. Recovery does not need it, and what it does costs the server's
     SQLite database locks that last a minute when several runs change their states at once.
     """
     for automation in site.post("automations/filter"):
         address = f"{site.api_url}/automations/{automation['id']}"
-        httpx.patch(address, json={"enabled": False}, timeout=30).raise_for_status()
+        asked("PATCH", address, json={"enabled": False})
 
 
 def caretaker(

@@ -27,6 +27,8 @@ from tidegate.errors import LeaseLost, LedgerUnavailable, Superseded, TidegateEr
 from tidegate.events import Advance, Event, Note, Observer, StageEnded, StageStarted, Waiting
 from tidegate.settings import AdmissionSettings
 
+ENDING_SECONDS = 5.0
+"""How long a run that is over waits for a ledger that stays away: what it would write, recovery finds out."""
 TRY_AGAIN_SECONDS = 3.0
 """Pause after a renewal that did not reach the ledger."""
 
@@ -259,22 +261,9 @@ class Lease:
             if state is AttemptState.INTERRUPTED:
                 end()  # on the way out every await is cancelled
             else:
-                await self._insisted(end)
+                await in_thread(insist, end, ENDING_SECONDS, still_wanted)
         except LedgerUnavailable as error:
             self._observe(Note(f"The ledger was not told how this run ended: {error.message}", "warning"))
-
-    async def _insisted(self, call: Callable[[], object]) -> None:
-        """Try for as long as the ledger's patience goes, and say once that somebody has to wait for it."""
-        patience, told = self.ledger.limits.patience, False
-
-        def each_try() -> None:
-            nonlocal told
-            still_wanted()
-            if not told:
-                self._observe(Note(f"The ledger does not answer; trying again for {patience}", "warning"))
-            told = True
-
-        await in_thread(insist, call, patience.total_seconds(), each_try)
 
 
 _ENDS_AS: dict[type[BaseException], AttemptState] = {
