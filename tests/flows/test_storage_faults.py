@@ -322,8 +322,6 @@ def test_whatever_does_not_sync_for_good_ends_the_run_and_damages_nothing(
     targets: dict[str, Callable[[Command], Path]] = {
         "the part": lambda one: home_of(one) / "scratch" / key / "source" / "source.part",
         "the part's folder": lambda one: home_of(one) / "scratch" / key / "source",
-        "the ffmpeg's output": lambda one: home_of(one) / "scratch" / key / "output" / "media.mp4.partial",
-        "the contact sheet": lambda one: home_of(one) / "scratch" / key / "pictures" / "contact-sheet.jpg",
         "the output folder": lambda one: one.output,
         **{f"asset {path}": lambda one, path=path: home_of(one) / path.parent for path in stored},  # type: ignore[misc]
     }

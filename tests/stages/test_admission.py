@@ -267,7 +267,7 @@ def test_a_volume_that_can_never_hold_it_is_told_at_once(tmp_path: Path, volume:
 
     async def work() -> None:
         async with here.run():
-            with pytest.raises(DiskFull, match=r"whose volume has 0\.0 GB in all"):
+            with pytest.raises(DiskFull, match=r"whose volume has 8\.4 MB in all"):
                 async with admitted(here.bench, Needs(disk_bytes={str(volume / "not made yet"): 9 * MB})):
                     raise AssertionError("admitted")
 

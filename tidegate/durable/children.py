@@ -57,6 +57,14 @@ def marked() -> dict[str, str]:
     return {MARK: record.mark} if record else {}
 
 
+def own_name(name: str) -> str:
+    """The name of a folder for this attempt's children alone, where there is one.
+
+    On another host, a tool of an attempt that has lost its work may go on writing for as long as it takes to notice.
+    """
+    return "-".join((name, *marked().values()))
+
+
 @contextlib.contextmanager
 def recorded(group: ProcessGroup) -> Iterator[None]:
     """The life of one child."""

@@ -10,6 +10,7 @@ import contextlib
 from datetime import UTC, datetime
 from pathlib import Path
 
+from tidegate.durable.children import own_name
 from tidegate.durable.threads import in_thread
 from tidegate.errors import EncoderUnknown, RefusedByMuxer
 from tidegate.events import Note
@@ -36,7 +37,7 @@ async def analyze(bench: Workbench, media: RemuxResult, key: str) -> AnalysisRes
         StalledProcess, ProcessTimeout, DiskFull …: the pass could not run at all; what a single detector cannot do
             is part of the result.
     """
-    one_pass = _Pass(bench, bench.toolchain(), media, bench.home.scratch(key, "pictures"))
+    one_pass = _Pass(bench, bench.toolchain(), media, bench.home.scratch(key, own_name("pictures")))
     fitting = tuple(d for d in DETECTORS if media.media.of_kind(d.kind))
     try:
         detections = await one_pass.run(fitting, pictures=True)

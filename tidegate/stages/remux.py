@@ -11,6 +11,7 @@ import time
 from datetime import UTC, datetime
 from pathlib import Path
 
+from tidegate.durable.children import own_name
 from tidegate.durable.threads import in_thread
 from tidegate.errors import Climb, TidegateError
 from tidegate.events import Note
@@ -56,7 +57,7 @@ async def remux(
     decision = decide(source.media, profile, quality)
     steps: list[LadderStep] = []
     rungs = ladder(decision, profile)
-    output = bench.home.scratch(key, "output") / f"{TRACK}{suffix(decision)}.partial"
+    output = bench.home.scratch(key, own_name("output")) / f"{TRACK}{suffix(decision)}.partial"
     try:
         while True:
             rung = rungs[len(steps)]
