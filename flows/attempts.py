@@ -10,14 +10,16 @@ import contextlib
 import sys
 from collections.abc import AsyncIterator, Mapping
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, Literal
 
+from prefect import get_client
+from prefect.client.orchestration import PrefectClient
 from prefect.context import FlowRunContext
 
 from flows.site import POOL
 from tidegate.durable.home import Home
 from tidegate.durable.ledger import Attempt, AttemptState, Beginning, Ledger, insist
-from tidegate.durable.ledger.lease import Lease, current_lease
+from tidegate.durable.ledger.lease import Lease, current_lease, leased
 from tidegate.durable.ledger.rows import Kind
 from tidegate.durable.threads import in_thread, still_wanted
 from tidegate.errors import Coordination, LeaseLost, LedgerUnavailable, Superseded, TidegateError
@@ -75,6 +77,23 @@ def beginning(kind: Kind, title: str, request: Mapping[str, Any]) -> Beginning:
         deployment=str(run.deployment_id) if run and run.deployment_id else None,
         alone=_alone(),
     )
+
+
+@contextlib.asynccontextmanager
+async def caretaking(
+    kind: Literal["recover", "maintain"], settings: Settings, observe: Observer, *, dry_run: bool
+) -> AsyncIterator[tuple[Ledger, PrefectClient] | None]:
+    """The ledger and Prefect for a flow of which only one may be at work; None while another one is."""
+    async with (
+        opened_ledger(settings, observe) as ledger,
+        leased(ledger, beginning(kind, kind, {}), observe) as lease,
+        get_client() as client,
+    ):
+        if dry_run or await lease.claim_at_once(kind):
+            yield ledger, client
+        else:
+            observe(Note(f"Another {kind} is at work; leaving it to that"))
+            yield None
 
 
 def own_pool() -> str:

@@ -11,14 +11,14 @@ from datetime import UTC, datetime, timedelta
 from functools import partial
 from typing import Any
 
-from prefect import flow, get_client
+from prefect import flow
 from prefect.artifacts import acreate_table_artifact
 from prefect.client.orchestration import PrefectClient
 from prefect.client.schemas.objects import StateType
 from prefect.events import emit_event
 
 from flows import orchestration
-from flows.attempts import beginning, leave_report, opened_ledger
+from flows.attempts import caretaking, leave_report
 from flows.resume import secrets_needed
 from tasks.observe import run_observer
 from tidegate.durable.clearing import Removed
@@ -26,7 +26,6 @@ from tidegate.durable.home import Home
 from tidegate.durable.inventory import inventory, named_by, used_since
 from tidegate.durable.ledger import Attempt, AttemptState, Ledger
 from tidegate.durable.ledger.decide import idle_seconds, orphaned, overdue, stuck
-from tidegate.durable.ledger.lease import leased
 from tidegate.durable.owner import this_process
 from tidegate.durable.secrets import SecretFiles
 from tidegate.durable.space import Doomed, clear, free_bytes, unmet, what_may_go
@@ -72,15 +71,10 @@ async def maintain(dry_run: bool = False) -> Maintenance:
     """
     settings = Settings.load()
     observe = run_observer()
-    begins = beginning("maintain", "maintain", {})
-    async with (
-        opened_ledger(settings, observe) as ledger,
-        leased(ledger, begins, observe) as lease,
-        get_client() as client,
-    ):
-        if not dry_run and not await lease.claim_at_once("maintain"):
-            observe(Note("Another maintain is at work; leaving it to that"))
+    async with caretaking("maintain", settings, observe, dry_run=dry_run) as granted:
+        if granted is None:
             return Maintenance()
+        ledger, client = granted
         ended = await StuckRuns(client, ledger, settings, observe).end(dry_run=dry_run)
         done = await in_thread(_clear, ledger, settings, observe, dry_run)
         done = done.model_copy(update={"stuck": tuple(ended)})

@@ -11,14 +11,14 @@ from dataclasses import dataclass
 from typing import Any
 
 import anyio
-from prefect import flow, get_client
+from prefect import flow
 from prefect.artifacts import acreate_table_artifact
 from prefect.client.orchestration import PrefectClient
 from prefect.client.schemas.objects import StateType
 from prefect.events import emit_event
 
 from flows import orchestration
-from flows.attempts import beginning, leave_report, opened_ledger, own_pool
+from flows.attempts import caretaking, leave_report, own_pool
 from tasks.observe import run_observer
 from tidegate.durable.checkpoints import recorded_stages
 from tidegate.durable.home import Home
@@ -34,7 +34,6 @@ from tidegate.durable.ledger.decide import (
     verdict_on_orphan,
     verdict_on_run,
 )
-from tidegate.durable.ledger.lease import leased
 from tidegate.durable.owner import Owner, this_process
 from tidegate.durable.threads import in_thread
 from tidegate.errors import Parked
@@ -87,15 +86,10 @@ async def recover(dry_run: bool = False) -> list[Rescue]:
     """
     settings = Settings.load()
     observe = run_observer()
-    begins = beginning("recover", "recover", {})
-    async with (
-        opened_ledger(settings, observe) as ledger,
-        leased(ledger, begins, observe) as lease,
-        get_client() as client,
-    ):
-        if not dry_run and not await lease.claim_at_once("recover"):
-            observe(Note("Another recover is at work; leaving it to that"))
+    async with caretaking("recover", settings, observe, dry_run=dry_run) as granted:
+        if granted is None:
             return []
+        ledger, client = granted
         rescuer = Rescuer(client, ledger, settings, observe)
         if not dry_run:
             await in_thread(rescuer.sweep)
