@@ -35,6 +35,7 @@ from tidegate.errors import TidegateError
 from tidegate.model import Value
 from tidegate.process.ffmpeg import VERSION_SECONDS, Toolchain, version_of
 from tidegate.process.supervise import Job, run
+from tidegate.report.units import human_size
 from tidegate.settings import Settings
 
 ENCODERS = ("libx264", "aac")
@@ -153,10 +154,12 @@ def store(settings: Settings) -> Findings:
     free, floor = shutil.disk_usage(home.root).free, settings.space.free_bytes
     if free < floor:
         yield bad(
-            "space", f"{_gb(free)} free, and {_gb(floor)} should be", "free space; `python -m flows.runs maintain`"
+            "space",
+            f"{human_size(free)} free, and {human_size(floor)} should be",
+            "free space; `python -m flows.runs maintain`",
         )
     else:
-        yield good("space", f"{_gb(free)} free")
+        yield good("space", f"{human_size(free)} free")
 
 
 def ledger_and_runs(settings: Settings) -> Findings:
@@ -320,10 +323,6 @@ def _shown(findings: Sequence[Finding]) -> Text:
         if finding.do:
             lines.append(Text(f"            → {finding.do}", style="dim"))
     return Text("\n").join(lines)
-
-
-def _gb(size: int) -> str:
-    return f"{size / 1000**3:.1f} GB"
 
 
 if __name__ == "__main__":

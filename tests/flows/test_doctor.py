@@ -10,7 +10,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import httpx
 import pytest
 
 from flows.doctor import AUTOMATION
@@ -54,12 +53,12 @@ def test_without_a_worker_it_is_red_and_with_one_it_is_not(site: Site) -> None:
 def test_a_schedule_that_is_off_is_red(site: Site) -> None:
     deployment = site.get("deployments/name/recover/recover")
     [schedule] = deployment["schedules"]
-    address = f"{site.api_url}/deployments/{deployment['id']}/schedules/{schedule['id']}"
-    httpx.patch(address, json={"active": False}).raise_for_status()
+    address = f"deployments/{deployment['id']}/schedules/{schedule['id']}"
+    site.patch(address, {"active": False})
     try:
         code, told = doctor(site.env(), site.home)
     finally:
-        httpx.patch(address, json={"active": True}).raise_for_status()
+        site.patch(address, {"active": True})
     assert code == 1
     assert ("red", "has no active schedule") in said(told, "recover")
 
@@ -67,12 +66,12 @@ def test_a_schedule_that_is_off_is_red(site: Site) -> None:
 def test_a_missing_automation_is_yellow(site: Site) -> None:
     asked = {"automations": {"name": {"any_": [AUTOMATION]}}}
     [automation] = site.post("automations/filter", asked)
-    address = f"{site.api_url}/automations/{automation['id']}"
-    httpx.patch(address, json={"enabled": False}).raise_for_status()
+    address = f"automations/{automation['id']}"
+    site.patch(address, {"enabled": False})
     try:
         _, told = doctor(site.env(), site.home)
     finally:
-        httpx.patch(address, json={"enabled": True}).raise_for_status()
+        site.patch(address, {"enabled": True})
     [(level, message)] = said(told, "automation")
     assert level == "yellow" and "switched off" in message
 

@@ -10,8 +10,7 @@ import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
-BLOCK_BYTES = 512
-"""What stat(2) counts in."""
+from tidegate.durable.clearing import allocated
 
 
 @dataclass(frozen=True)
@@ -44,7 +43,7 @@ class Home:
     def scratch_bytes(self, work_key: str) -> int:
         """Bytes on disk of what a piece of work has in scratch."""
         files = (self.root / "scratch" / work_key).rglob("*")
-        return sum(path.lstat().st_blocks * BLOCK_BYTES for path in files if path.is_file())
+        return sum(allocated(path.lstat()) for path in files if path.is_file())
 
     def lock(self, work_key: str) -> Path:
         """The lock file of one piece of work, for as long as a run holds it."""

@@ -29,7 +29,7 @@ def acquire(path: Path) -> int:
     handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
     try:
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        if not _still_there(handle, path):
+        if not still_there(handle, path):
             raise BlockingIOError(f"{path} was taken away between opening and locking it")
     except BaseException:
         os.close(handle)
@@ -61,7 +61,7 @@ def released(handle: int, path: Path) -> Iterator[None]:
         os.close(handle)
 
 
-def _still_there(handle: int, path: Path) -> bool:
+def still_there(handle: int, path: Path) -> bool:
     """Whether the locked file is the one of that name: the run before may just have moved or removed it."""
     try:
         return os.path.samestat(os.fstat(handle), path.stat())

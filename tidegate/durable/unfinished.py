@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from tidegate.durable.atomic import temporary_sibling
+from tidegate.durable.lock import still_there
 
 
 @contextlib.contextmanager
@@ -46,7 +47,7 @@ def _made(target: Path) -> tuple[Path, int]:
         folder.mkdir()
         with contextlib.suppress(FileNotFoundError):
             handle = _opened(folder)
-            if _locked(handle) and _is_still(handle, folder):
+            if _locked(handle) and still_there(handle, folder):
                 return folder, handle
             os.close(handle)
 
@@ -64,10 +65,3 @@ def _locked(handle: int) -> bool:
     except OSError:
         return True
     return True
-
-
-def _is_still(handle: int, folder: Path) -> bool:
-    try:
-        return os.path.samestat(os.fstat(handle), folder.stat())
-    except FileNotFoundError:
-        return False
