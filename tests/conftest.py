@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from flows import server
 from tests.support import postgres as postgresql
 from tests.support.command import Command, wait_until
 from tests.support.leaks import MARK, marking
@@ -82,3 +83,13 @@ def _healthy(api: str) -> bool:
     with contextlib.suppress(OSError), urllib.request.urlopen(f"{api}/health", timeout=2) as answer:
         return bool(answer.status == 200)
     return False
+
+
+@pytest.fixture
+def nobody(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
+    """A home where no server is named, configured or recorded, and where none is at the usual address."""
+    monkeypatch.delenv("PREFECT_API_URL", raising=False)
+    monkeypatch.setenv("PREFECT_HOME", str(tmp_path / "prefect"))
+    monkeypatch.setattr(server, "DEFAULT_API", "http://127.0.0.1:9/api")
+    monkeypatch.chdir(tmp_path)
+    return tmp_path

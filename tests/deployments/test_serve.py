@@ -240,16 +240,6 @@ def test_a_server_that_is_there_gets_a_worker_and_stays(tmp_path: Path) -> None:
         assert there.answers()
 
 
-@pytest.fixture
-def nobody(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
-    """A home where no server is named, configured or recorded, and where none is at the usual address."""
-    monkeypatch.delenv("PREFECT_API_URL", raising=False)
-    monkeypatch.setenv("PREFECT_HOME", str(tmp_path / "prefect"))
-    monkeypatch.setattr(server, "DEFAULT_API", "http://127.0.0.1:9/api")
-    monkeypatch.chdir(tmp_path)
-    return tmp_path
-
-
 QUIET = Console(quiet=True)
 
 

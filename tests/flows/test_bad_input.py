@@ -6,7 +6,6 @@ import fcntl
 import os
 import shutil
 import socket
-import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -17,6 +16,7 @@ import pytest
 from tests.support.aftermath import end_of, failure_told, left_running, nothing_left_but_evidence
 from tests.support.clips import bulk_clip, clip, cut
 from tests.support.command import Command
+from tests.support.disks import remount, volume
 from tests.support.origin import Content, Origin, Resource
 
 MIB = 1024 * 1024
@@ -203,7 +203,7 @@ def test_a_read_only_output_folder_cannot_be_written(command: Command, clips: Pa
 
 def test_a_home_without_room_for_the_download_is_a_full_disk(command: Command, clips: Path) -> None:
     film = bulk_clip(clips, 32 * MIB)
-    with volume(command.home / "tidegate", "40m") as home, Origin({"film.mp4": film}) as origin:
+    with volume(command.home / "tidegate", "size=40m") as home, Origin({"film.mp4": film}) as origin:
         failure = failure_told(command.run(origin.url("film.mp4")), code=1, kind="disk_full")
         assert str(home) in failure["message"] and failure["stage"] == "download"
         assert origin.bytes_sent("film.mp4") <= 2 * MIB, "seen before the bytes were fetched"
@@ -215,20 +215,20 @@ def test_a_disk_that_fills_up_during_the_download_is_a_full_disk_and_a_larger_on
 ) -> None:
     film = bulk_clip(clips, 32 * MIB)
     resource = Resource(film, story="always: ignore-range no-length, ignore-range no-length, no-length")
-    with volume(command.home / "tidegate", "24m") as home, Origin({"film.mp4": resource}) as origin:
+    with volume(command.home / "tidegate", "size=24m") as home, Origin({"film.mp4": resource}) as origin:
         failure = failure_told(command.run(origin.url("film.mp4")), code=1, kind="disk_full")
         assert failure["stage"] == "download" and failure["retryable"]
         nothing_left_but_evidence(command)
-        subprocess.run(["mount", "-o", "remount,size=200m", str(home)], check=True)
+        remount(home, "size=200m")
         assert command.run(origin.url("film.mp4"), "--until", "download").code == 0
 
 
 def test_an_output_folder_without_room_is_a_full_disk_and_keeps_the_checkpoints(command: Command, clips: Path) -> None:
-    with volume(command.output, "8m") as output, Origin({"film.mp4": clip(clips)}) as origin:
+    with volume(command.output, "size=8m") as output, Origin({"film.mp4": clip(clips)}) as origin:
         failure = failure_told(command.run(origin.url("film.mp4")), code=1, kind="disk_full")
         assert str(output) in failure["message"] and failure["stage"] == "publish"
         nothing_left_but_evidence(command)
-        subprocess.run(["mount", "-o", "remount,size=64m", str(output)], check=True)
+        remount(output, "size=64m")
         again = command.run(origin.url("film.mp4"))
         assert again.code == 0, again.stderr
         ran = [name for name, record in again.document["stages"].items() if not record["cached"]]
@@ -239,24 +239,11 @@ def test_an_output_folder_without_room_is_a_full_disk_and_keeps_the_checkpoints(
 
 
 @contextmanager
-def volume(folder: Path, size: str) -> Iterator[Path]:
-    """A small file system of its own at `folder`; skips visibly where one may not be made."""
-    folder.mkdir(parents=True, exist_ok=True)
-    mount = ["mount", "-t", "tmpfs", "-o", f"size={size}", "tidegate-test", str(folder)]
-    if os.geteuid() != 0 or subprocess.run(mount, capture_output=True).returncode:
-        pytest.skip("a small tmpfs needs root and the right to mount")
-    try:
-        yield folder
-    finally:
-        subprocess.run(["umount", "-l", str(folder)], check=True)
-
-
-@contextmanager
 def read_only(folder: Path) -> Iterator[None]:
     """Nobody may write into `folder`: by its mode for a user, by a read-only file system for root."""
     if os.geteuid() == 0:
-        with volume(folder, "1m"):
-            subprocess.run(["mount", "-o", "remount,ro", str(folder)], check=True)
+        with volume(folder, "size=1m"):
+            remount(folder, "ro")
             yield
         return
     folder.chmod(0o555)

@@ -37,16 +37,6 @@ def test_loopback_is_spared_the_proxy_and_what_was_listed_stays(
     assert os.environ["no_proxy"] == os.environ["NO_PROXY"] == expected
 
 
-@pytest.fixture
-def nobody(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
-    """A home where no server is named, configured or recorded, and where none is at the usual address."""
-    monkeypatch.delenv("PREFECT_API_URL", raising=False)
-    monkeypatch.setenv("PREFECT_HOME", str(tmp_path / "prefect"))
-    monkeypatch.setattr(server, "DEFAULT_API", "http://127.0.0.1:9/api")
-    monkeypatch.chdir(tmp_path)
-    return tmp_path
-
-
 def api_at(port: int) -> str:
     return f"http://127.0.0.1:{port}/api"
 

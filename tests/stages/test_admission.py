@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
 from datetime import timedelta
@@ -15,6 +13,7 @@ import psutil
 import pytest
 from anyio import to_thread
 
+from tests.support import disks
 from tests.support.forked import Pipe, forked
 from tidegate.durable.home import Home
 from tidegate.durable.ledger import Attempt, AttemptState, Beginning, Ledger
@@ -71,15 +70,8 @@ def site(tmp_path: Path, **admission: Any) -> Site:
 @pytest.fixture
 def volume(tmp_path: Path) -> Iterator[Path]:
     """A file system of 8 MiB; skips visibly where one may not be made."""
-    folder = tmp_path / "volume"
-    folder.mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", "size=8m", "tidegate-test", str(folder)]
-    if os.geteuid() != 0 or subprocess.run(mount, capture_output=True).returncode:
-        pytest.skip("a small tmpfs needs root and the right to mount")
-    try:
+    with disks.volume(tmp_path / "volume", "size=8m") as folder:
         yield folder
-    finally:
-        subprocess.run(["umount", "-l", str(folder)], check=True)
 
 
 # --- slots -----------------------------------------------------------------------------------------
