@@ -39,7 +39,7 @@ from tidegate.durable.inventory import (
 )
 from tidegate.durable.lock import acquire
 from tidegate.durable.space import BEYOND_THE_FLOOR, SETTLED, Doomed, Why, clear, free_bytes, unmet, what_may_go
-from tidegate.durable.store import AssetStore
+from tidegate.durable.store import AssetStore, holds
 from tidegate.durable.unfinished import unfinished
 from tidegate.durable.usage import touch
 from tidegate.errors import LedgerUnavailable
@@ -872,7 +872,9 @@ def path_of(asset: Asset) -> str:
 
 
 def is_whole(home: Home, found: StoredAsset) -> bool:
-    return AssetStore(home.assets).whole(Asset(address=found.address, tracks=found.tracks))
+    """Without the store, to which every look is a use."""
+    folder = home.root / found.path
+    return all(holds(folder / track.name, track) for track in found.tracks)
 
 
 def all_of(home: Home) -> tuple[Doomed, ...]:
