@@ -24,7 +24,7 @@ from prefect.results import get_result_store
 from tidegate.durable.crash_points import reached
 from tidegate.durable.threads import in_thread
 from tidegate.errors import TASK_RETRY_DELAYS_SECONDS, ProcessTimeout, TidegateError, as_failure, policy_of
-from tidegate.events import Note, StageEnded, StageStarted
+from tidegate.events import Note, StageEnded, StageStarted, Waiting
 from tidegate.model import StageName, StageRecord, Value, fingerprint
 from tidegate.resilience.admission import Needs
 from tidegate.stages import Workbench
@@ -47,6 +47,16 @@ async def may_retry(task: Task[..., Any], task_run: TaskRun, state: State[Any]) 
     return task_run.run_count <= policy.task_retries
 
 
+def _tell_of_next_try(bench: Workbench, name: StageName, failures: list[Exception]) -> None:
+    """Say that Prefect will run the stage again, and why: it waits up to a minute, and says so only in its own log."""
+    failure = as_failure(failures[-1])
+    if len(failures) > failure.policy.task_retries:
+        return
+    seconds = TASK_RETRY_DELAYS_SECONDS[len(failures) - 1]
+    bench.observe(Note(f"{name} failed: {failure.message}; it is tried again in {seconds:.0f} s", "warning"))
+    bench.observe(Waiting(f"the next try of {name}"))
+
+
 def stage_task(name: StageName) -> Callable[[Callable[..., Coroutine[Any, Any, R]]], Task[..., Any]]:
     """Make the task of a stage."""
     as_task = task(
@@ -64,12 +74,16 @@ def stage_task(name: StageName) -> Callable[[Callable[..., Coroutine[Any, Any, R
         """The task, which says where it is: see `crash_points`."""
 
         @functools.wraps(function)
-        async def work(*arguments: Any, **named: Any) -> R:
+        async def work(bench: Workbench, *arguments: Any, **named: Any) -> R:
             reached(f"{name}: started")
+            failures = _failures.get([])
+            if failures:
+                bench.observe(Waiting(None))
             try:
-                result = await function(*arguments, **named)
+                result = await function(bench, *arguments, **named)
             except Exception as error:
-                _failures.get([]).append(error)
+                failures.append(error)
+                _tell_of_next_try(bench, name, failures)
                 raise
             reached(f"{name}: made, not recorded")
             return result

@@ -29,6 +29,17 @@ def pytest_configure() -> None:
             signal.signal(number, usual)
 
 
+@pytest.fixture(autouse=True)
+def _signals() -> Iterator[None]:
+    """A command that was called in this process handles signals its own way; the next test does not inherit that."""
+    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+    before = {number: signal.getsignal(number) for number in numbers}
+    yield
+    for number, handler in before.items():
+        if signal.getsignal(number) is not handler:
+            signal.signal(number, handler)
+
+
 @pytest.fixture(scope="session")
 def clips(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Where clips are made; kept between sessions, because their names carry their recipe's hash."""
@@ -59,12 +70,8 @@ def prefect_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         wait_until(lambda: _healthy(api), seconds=120, what=f"for the Prefect server, see {folder}/server.log")
         yield api
     finally:
-        process.terminate()
-        try:
-            process.wait(15)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
+        os.killpg(process.pid, signal.SIGKILL)  # nobody reads its database again
+        process.wait()
 
 
 @pytest.fixture(scope="session")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import signal
 import socket
@@ -269,13 +268,9 @@ def test_a_lock_without_an_answer_is_told_and_not_waited_for_for_ever(
 ) -> None:
     monkeypatch.setattr(server, "STARTUP_SECONDS", 0.1)
     monkeypatch.setenv("TIDEGATE_HOME", str(nobody))
-    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
     handle = acquire(nobody / "serve.lock")
     try:
         assert serve.main([]) == serve.FAILED
     finally:
         os.close(handle)
-        for number, handler in before.items():
-            with contextlib.suppress(TypeError):
-                signal.signal(number, handler)
     assert "Another make serve" in capsys.readouterr().out

@@ -11,6 +11,7 @@ import os
 import signal
 import sqlite3
 import subprocess
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -35,6 +36,7 @@ from tidegate.durable.ledger import (
     insist,
     schema,
 )
+from tidegate.durable.ledger.ledger import _claim
 from tidegate.durable.ledger.rows import Reached
 from tidegate.durable.owner import this_process
 from tidegate.errors import BadInput, LedgerUnavailable, Superseded, TidegateError
@@ -137,6 +139,20 @@ def test_a_renewal_tells_everything_and_only_an_advance_counts_as_progress(ledge
     moved = row(ledger, attempt)
     assert moved.progressed_at == pytest.approx(moved.renewed_at, abs=1)
     assert moved.waiting_for is None and moved.reached == Reached()
+
+
+def test_a_renewal_that_meets_its_own_claim_is_no_loss(ledger: Ledger) -> None:
+    attempt = begun(ledger)
+    renewals: list[Standing] = []
+    renewal = threading.Thread(
+        target=lambda: renewals.append(ledger.renew(attempt.id, Progress(), advanced=True)), daemon=True
+    )
+    with ledger._database.writing() as connection:
+        claimed = _claim(connection, attempt.id, WORK, this_process(), ledger.limits, None)
+        renewal.start()
+        time.sleep(0.5)  # it waits for what this has locked
+    renewal.join(30)
+    assert claimed.epoch == 1 and renewals == [Standing.HELD]
 
 
 def test_one_that_holds_nothing_yet_renews(ledger: Ledger) -> None:

@@ -282,6 +282,7 @@ CHUNK_SECONDS = 0.25
 """In each direction: half a second for each question and its answer."""
 
 
+@pytest.mark.slow
 def test_half_a_second_on_each_call_of_the_ledger_costs_time_and_nothing_else(
     remote: Remote, source: Origin, film: bytes
 ) -> None:

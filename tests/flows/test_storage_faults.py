@@ -267,36 +267,23 @@ def test_a_failure_that_cannot_be_recorded_is_still_that_failure(patient: Comman
 # --- a disk that does not sync --------------------------------------------------------------------
 
 
-def test_a_part_that_is_not_safe_on_disk_is_not_believed_and_the_stage_runs_again(
-    patient: Command, film: Film, prefect_server: str
-) -> None:
+def test_a_part_that_is_not_safe_on_disk_is_not_believed_and_the_stage_runs_again(patient: Command, film: Film) -> None:
     film.again("throttle 1M, ok")
     with patient.started(film.url) as process:
         wait_in(process, lambda: film.sent_now >= 2 * MIB)
         (part,) = (home_of(patient) / "scratch").rglob("*.part")
         with syncs_failing(process.pid, part):
-            wait_in(process, lambda: retried(prefect_server, film.url))
+            wait_in(process, lambda: retried(patient))
         ended = end_of(process, seconds=90)
     assert ended.code == 0, ended.stderr
     whole_and_clean(patient, ended, film.published)
     assert ended.document["download"]["bytes_reused"] > 0, "what was safe is kept"
+    assert "it is tried again in 10 s" in ended.stderr
 
 
-def retried(api: str, source: str) -> bool:
-    """Whether a stage of the run of this source has failed with an unavailable store and waits for its next try."""
-    (run,) = asked(api, "flow_runs/filter", {"flow_runs": {"name": {"like_": source}}, "sort": "START_TIME_DESC"})[:1]
-    tasks = asked(api, "task_runs/filter", {"flow_runs": {"id": {"any_": [run["id"]]}}})
-    return any(task["state"]["name"] == "AwaitingRetry" for task in tasks)
-
-
-def asked(api: str, path: str, content: Any) -> Any:
-    import urllib.request
-
-    request = urllib.request.Request(
-        f"{api}/{path}", json.dumps(content).encode(), {"Content-Type": "application/json"}
-    )
-    with urllib.request.urlopen(request, timeout=20) as answer:
-        return json.loads(answer.read())
+def retried(command: Command) -> bool:
+    """Whether its download has failed and waits for the next try; the ledger tells it to everybody."""
+    return attempts(command)[-1]["waiting_for"] == "the next try of download"
 
 
 @pytest.mark.slow

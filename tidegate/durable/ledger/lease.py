@@ -73,6 +73,8 @@ class Lease:
                 self._advance(event)
             case StageStarted():
                 self._stage(event.stage)
+            case Waiting(what=what):
+                self._tell(waiting_for=what)
             case StageEnded(state="completed", record=str(record)):
                 self._tell(records={**self._progress.records, event.stage: record})
             case _:

@@ -166,8 +166,11 @@ class Ledger:
             if advanced:
                 values["progressed_at"] = at
             mine = (attempts.c.id == identifier) & (attempts.c.state == AttemptState.RUNNING) & _holds_its_work()
-            renewed = connection.execute(update(attempts).where(mine).values(renewed_at=at, **values))
-            return Standing.HELD if renewed.rowcount else Standing.SUPERSEDED
+            renewal = update(attempts).where(mine).values(renewed_at=at, **values)
+            # PostgreSQL: while this waited for our own `claim`, which changes two tables, it saw one of them as it was
+            # before. A second statement sees both as they are.
+            held = any(connection.execute(renewal).rowcount for _ in range(2))
+            return Standing.HELD if held else Standing.SUPERSEDED
 
     def end(self, identifier: str, state: AttemptState, failure: str | None = None) -> bool:
         """The attempt has ended; its work and its slot are free. False when somebody else had ended it before."""
