@@ -32,7 +32,7 @@ serve: $(STAMP)  ## a local Prefect server with UI, all deployments and a worker
 	@$(BIN)/python -m deployments.serve $(ARGS)
 
 test: $(STAMP)  ## the tests
-	$(BIN)/python -m pytest -m "not slow"
+	$(BIN)/python -m pytest -m "not slow" -n 2 --dist loadfile
 
 test-full: $(STAMP)  ## the tests and the long sweeps
 	$(BIN)/python -m pytest

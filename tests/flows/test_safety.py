@@ -56,7 +56,9 @@ def test_prefect_reads_every_one_and_takes_its_value(untold: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("setting", "older"), [(setting, older) for setting in SETTINGS for older in setting.older], ids=lambda it: str(it)
+    ("setting", "older"),
+    [(setting, older) for setting in SETTINGS for older in setting.older],
+    ids=lambda it: getattr(it, "path", it),
 )
 def test_prefect_still_reads_the_older_names(setting: Setting, older: str, untold: Path) -> None:
     assert str(in_force({older: "31"})[setting.path]) == "31"

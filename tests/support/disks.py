@@ -60,10 +60,20 @@ def read_only(folder: Path) -> Iterator[None]:
     """Nobody may write below `folder` from now on, root neither; who has a file open goes on writing into it."""
     subprocess.run(["mount", "--bind", str(folder), str(folder)], check=True)
     try:
-        subprocess.run(["mount", "-o", "remount,bind,ro", str(folder)], check=True)
+        _remount_read_only(folder)
         yield
     finally:
         subprocess.run(["umount", "-l", str(folder)], check=True)
+
+
+def _remount_read_only(folder: Path) -> None:
+    """The kernel refuses while somebody has just begun to write a file there, and a run writes often."""
+    for _ in range(50):
+        done = subprocess.run(["mount", "-o", "remount,bind,ro", str(folder)], capture_output=True, text=True)
+        if done.returncode == 0:
+            return
+        time.sleep(0.1)
+    raise AssertionError(done.stderr)
 
 
 TRACED = ("-f", "--seccomp-bpf", "-qq", "-o", "/dev/null", "-e", "trace=fsync,fdatasync")
