@@ -35,7 +35,7 @@ test: $(STAMP)  ## the tests
 	$(BIN)/python -m pytest -m "not slow" -n 2 --dist loadfile
 
 test-full: $(STAMP)  ## the tests and the long sweeps
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 lint: $(STAMP)  ## format, lint, types, import contracts
 	$(BIN)/ruff format --check .
