@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import re
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -17,6 +18,7 @@ from flows.request import (
     SourceRequest,
     checked_headers,
     checked_headers_for,
+    checked_mirror,
     checked_sha256,
     checked_url,
     request_for,
@@ -26,7 +28,7 @@ from flows.request import (
 from tidegate.durable.home import Home
 from tidegate.durable.secrets import SecretFiles
 from tidegate.errors import BadInput, LedgerUnavailable
-from tidegate.model import STAGES, ProfileName, Quality
+from tidegate.model import STAGES, ProfileName, Quality, Wish
 from tidegate.settings import Settings
 
 
@@ -40,9 +42,25 @@ class Command:
     output_dir: Path
     until: str
     refresh: bool
+    wish: Wish
     as_json: bool
     verbose: bool
     settings: Settings
+
+
+_TOLD_BY_THE_RUN: dict[str, object] = {
+    "sources": [],
+    "header": [],
+    "sha256": None,
+    "mirror": [],
+    "allow_gaps": False,
+    "duration": None,
+    "profile": ProfileName.UNIVERSAL.value,
+    "quality": Quality.AUTO.value,
+    "until": "publish",
+    "output_dir": Path("media"),
+}
+"""What a resumed run was asked for already, and what these flags are when nobody gives them."""
 
 
 class Parser(argparse.ArgumentParser):
@@ -87,6 +105,16 @@ def _parser() -> argparse.ArgumentParser:
         "--header", action="append", default=[], metavar="'K: V'",
         help="request header for the source's own origin; repeatable; kept secret",
     )  # fmt: skip
+    parser.add_argument(
+        "--mirror", action="append", default=[], metavar="URL",
+        help="another link to the same file (one source only); repeatable",
+    )  # fmt: skip
+    parser.add_argument(
+        "--allow-gaps", action="store_true", help="publish what can be had of a playlist; the report lists what cannot"
+    )
+    parser.add_argument(
+        "--duration", type=_seconds, metavar="TIME", help="how much of a live source to take: 90, 90s, 45m, 1h30m"
+    )
     parser.add_argument("--refresh", action="store_true", help="ignore every checkpoint")
     parser.add_argument(
         "--resume", nargs="?", const="", metavar="RUN",
@@ -109,15 +137,20 @@ def checked(words: argparse.Namespace) -> Command:
         return _resumed(words, settings)
     if not words.sources:
         raise BadInput("There is no source: give a link or the path of a file")
-    if words.sha256 and len(words.sources) > 1:
-        raise BadInput("--sha256 is for one source")
+    for flag, value in (("--sha256", words.sha256), ("--mirror", words.mirror)):
+        if value and len(words.sources) > 1:
+            raise BadInput(f"{flag} is for one source")
     headers = checked_headers(words.header)
     checked_sha256(words.sha256)
     # All of them first: a secret is stored only for a request that is good.
     checked_headers_for(headers, [checked_url(source) for source in words.sources])
     output_dir = _require_folders(words.output_dir, settings.store.home)
     home = Home(settings.store.home)
-    requests = [request_for(source, sha256=words.sha256, headers=headers, home=home) for source in words.sources]
+    mirrors = [checked_mirror(mirror) for mirror in words.mirror]
+    requests = [
+        request_for(source, sha256=words.sha256, headers=headers, home=home, mirrors=mirrors)
+        for source in words.sources
+    ]
     return Command(
         requests=tuple(requests),
         profile=ProfileName(words.profile),
@@ -125,6 +158,7 @@ def checked(words: argparse.Namespace) -> Command:
         output_dir=output_dir,
         until=words.until,
         refresh=words.refresh,
+        wish=Wish(allow_gaps=words.allow_gaps, duration_seconds=words.duration),
         as_json=words.as_json,
         verbose=words.verbose,
         settings=settings,
@@ -137,8 +171,10 @@ def _resumed(words: argparse.Namespace, settings: Settings) -> Command:
     Raises:
         BadInput: there is none, or its link had secrets that are not kept any more.
     """
-    if words.sources or words.header or words.sha256:
-        raise BadInput("--resume knows its source: give no other, and neither --header nor --sha256")
+    given = [flag for flag, usual in _TOLD_BY_THE_RUN.items() if getattr(words, flag) != usual]
+    if given:
+        names = ", ".join("a source" if flag == "sources" else f"--{flag.replace('_', '-')}" for flag in given)
+        raise BadInput(f"--resume knows what the run was asked for: leave out {names}")
     from flows.resume import request_of
 
     asked = request_of(settings, words.resume)
@@ -154,10 +190,26 @@ def _resumed(words: argparse.Namespace, settings: Settings) -> Command:
         output_dir=_require_folders(Path(asked["output_dir"]), settings.store.home),
         until=asked["until"],
         refresh=words.refresh,
+        wish=Wish.model_validate(asked.get("wish", {})),
         as_json=words.as_json,
         verbose=words.verbose,
         settings=settings,
     )
+
+
+def _seconds(text: str) -> float:
+    """`90`, `90s`, `45m` or `1h30m` as seconds.
+
+    Raises:
+        argparse.ArgumentTypeError: it is none of these, or nothing at all.
+    """
+    match = re.fullmatch(r"(?:(\d+)h)?(?:(\d+)m)?(?:(\d+(?:\.\d+)?)s?)?", text.strip())
+    seconds = (
+        sum(float(part or 0) * unit for part, unit in zip(match.groups(), (3600, 60, 1), strict=True)) if match else 0
+    )
+    if seconds <= 0:
+        raise argparse.ArgumentTypeError(f"{text!r} is no time; give seconds, or for example 45m or 1h30m")
+    return seconds
 
 
 def _sweep_secrets(settings: Settings) -> None:

@@ -6,20 +6,23 @@ own state and checkpoints; after a crash the same batch skips what is done.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
+import anyio
 from prefect import flow
 from prefect.client.schemas.objects import State
 from prefect.states import Completed, Failed
 
 from flows.attempts import beginning, opened_ledger
-from flows.ingest import failed_before_it_began, ingest
+from flows.ending import failed_before_it_began
+from flows.ingest import ingest
 from flows.request import SourceRequest
+from flows.rests import REST_SECONDS, comes_back, rest_of
 from tasks.observe import run_observer
-from tidegate.durable.ledger.lease import leased
-from tidegate.model import Outcome, ProfileName, Quality, StageName
+from tidegate.durable.ledger.lease import Lease, leased
+from tidegate.model import NO_WISH, Outcome, ProfileName, Quality, StageName, Wish
 from tidegate.settings import Settings
 
 
@@ -31,6 +34,7 @@ async def batch(
     output_dir: Path = Path("media"),
     until: StageName = "publish",
     refresh: bool = False,
+    wish: Wish = NO_WISH,
 ) -> State[list[Outcome]]:
     """Ingest several sources, one after the other.
 
@@ -41,28 +45,53 @@ async def batch(
         output_dir: The folder, on the worker, that gets a folder for each source; relative to TIDEGATE_HOME.
         until: The last stage to run.
         refresh: Ignore every checkpoint.
+        wish: What else is asked of the downloads: gaps that are allowed, how much of a live source.
 
     Returns:
         Completed when all did, else Failed; the outcomes, in the order of the sources, as its data.
     """
-    outcomes: list[Outcome] = []
     request = {
         "sources": [source.model_dump(exclude_none=True) for source in sources],
         "profile": profile.value,
         "quality": quality.value,
         "output_dir": str(output_dir),
         "until": until,
+        **({} if wish == NO_WISH else {"wish": wish.model_dump(exclude_defaults=True)}),
     }
     begins = beginning("batch", f"{len(sources)} sources", request)
     observe = run_observer()
-    async with opened_ledger(Settings.load(), observe) as ledger, leased(ledger, begins, observe):
-        for source in sources:
-            ended = await _ended(ingest(source, profile, quality, output_dir, until, refresh, return_state=True))
-            outcomes.append(ended if isinstance(ended, Outcome) else failed_before_it_began(source, ended))
+
+    async def one(source: SourceRequest) -> Outcome:
+        ended = await _ended(ingest(source, profile, quality, output_dir, until, refresh, wish, return_state=True))
+        return ended if isinstance(ended, Outcome) else failed_before_it_began(source, ended)
+
+    async with opened_ledger(Settings.load(), observe) as ledger, leased(ledger, begins, observe) as lease:
+        outcomes = await _all(sources, one, lease)
     failed = sum(outcome.status != "completed" for outcome in outcomes)
     if failed:
         return Failed(message=f"{failed} of {len(outcomes)} sources failed", data=outcomes)
     return Completed(message=f"{len(outcomes)} sources done", data=outcomes)
+
+
+async def _all(
+    sources: list[SourceRequest], one: Callable[[SourceRequest], Awaitable[Outcome]], lease: Lease
+) -> list[Outcome]:
+    """Every source's outcome. To those whose origin is being given a rest it comes back, once all others are done."""
+    outcomes: dict[int, Outcome] = {}
+    patience, waiting = REST_SECONDS, list(range(len(sources)))
+    while waiting:
+        token = comes_back.set(patience > 0)
+        for number in waiting:
+            outcomes[number] = await one(sources[number])
+        comes_back.reset(token)
+        rests = {number: rest for number in waiting if (rest := rest_of(outcomes[number])) is not None}
+        if not rests or patience <= 0:
+            break
+        rest = min(max(1.0, min(rests.values())), patience)
+        patience, waiting = patience - rest, list(rests)
+        with lease.waiting(f"{len(rests)} sources that are given a rest"):
+            await anyio.sleep(rest)
+    return [outcomes[number] for number in range(len(sources))]
 
 
 async def _ended(source: Awaitable[State[Any]]) -> object:

@@ -114,7 +114,7 @@ class Display(AbstractContextManager["Display"]):
                 self._print(_ended(event), {"completed": "green", "failed": "red"}.get(event.state, "yellow"))
             case Waiting():
                 self._stage(f"waiting for {event.what}" if event.what else "going on")
-            case Note(level="debug") if not self._verbose:
+            case Note(level="debug" | "detail") if not self._verbose:
                 pass
             case Note():
                 self._print(event.message, {"warning": "yellow", "error": "red"}.get(event.level, ""))

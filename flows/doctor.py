@@ -36,6 +36,7 @@ from tidegate.model import Value
 from tidegate.process.ffmpeg import VERSION_SECONDS, Toolchain, version_of
 from tidegate.process.supervise import Job, run
 from tidegate.report.units import human_size
+from tidegate.resilience.breaker import State
 from tidegate.settings import Settings
 
 ENCODERS = ("libx264", "aac")
@@ -120,7 +121,9 @@ def _checked(subject: str, check: Callable[[], Findings]) -> Findings:
 
 
 def tools(settings: Settings) -> Findings:
-    """ffmpeg, and the encoders that a transcode needs."""
+    """ffmpeg, the encoders that a transcode needs, and the tools that only some sources need."""
+    twitch = shutil.which(settings.tools.twitch_downloader or "TwitchDownloaderCLI")
+    yield good("twitch", twitch or "no TwitchDownloaderCLI: videos of Twitch come through yt-dlp")
     toolchain = Toolchain.find(settings.tools)
     yield good("ffmpeg", f"{asyncio.run(version_of(toolchain, settings.process))} ({toolchain.ffmpeg})")
     for encoder in ENCODERS:
@@ -175,6 +178,20 @@ def ledger_and_runs(settings: Settings) -> Findings:
         yield good("clock", f"agrees with the ledger's within {skew:.1f} s")
     yield from _runs(ledger.open_attempts(), now, settings)
     yield from _upkeep(ledger, now)
+    yield from _origins(ledger, settings)
+
+
+def _origins(ledger: Ledger, settings: Settings) -> Findings:
+    """Breakers that are open, and those that somebody has opened and may have forgotten."""
+    known = {one.record.origin: one.record.breaker.state for one in ledger.origins.all(this_process(), settings.gate)}
+    isolated = [name for name, state in known.items() if state is State.ISOLATED]
+    resting = [name for name, state in known.items() if state in (State.OPEN, State.HALF_OPEN)]
+    if isolated:
+        yield odd("origins", f"isolated by hand: {', '.join(isolated)}", "`python -m flows.origins reset ORIGIN`")
+    if resting:
+        yield odd("origins", f"given a rest: {', '.join(resting)}", "`python -m flows.origins` says why")
+    if not (isolated or resting):
+        yield good("origins", f"{len(known)} known, none of them kept from being asked")
 
 
 def _runs(attempts: Sequence[Attempt], now: float, settings: Settings) -> Findings:

@@ -8,62 +8,69 @@ completed and goes on inside the one that had not.
 from __future__ import annotations
 
 import time
-from dataclasses import replace
-from datetime import UTC, datetime
+from collections.abc import Awaitable, Callable
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
-from anyio import to_thread
+import anyio
 from prefect import flow
-from prefect.blocks.core import Block
 from prefect.client.schemas.objects import State
-from prefect.context import FlowRunContext
-from prefect.exceptions import Abort
 from prefect.runtime import flow_run
 from prefect.states import Completed, Failed
 
-from blocks import MediaProfile, MediaSource, MediaStore, MediaToolchain
-from flows.attempts import beginning, opened_ledger, seen_to_by_others, why_superseded
-from flows.request import SourceRequest, require_writable, source_of
+from flows.attempts import beginning
+from flows.ending import attempted, failed_before_it_began, flow_run_id, told
+from flows.fallback import Descent, brought, forget, given_up, offered
+from flows.request import SourceRequest, require_writable
+from flows.rests import comes_again, comes_back, patience_seconds, scheduled_again
+from flows.stored import order_of, settings_of, source_in
 from tasks import analyze, download, probe, publish, remux
 from tasks.observe import run_observer
 from tasks.policies import Stage
-from tasks.progress import shown
-from tidegate.durable.ledger import AttemptState, Beginning
-from tidegate.durable.ledger.decide import LOST_TOUCH
-from tidegate.durable.ledger.lease import Lease, leased
-from tidegate.errors import BadInput, Coordination, SourceChanged, Superseded, TidegateError, Unknown, as_failure
-from tidegate.events import Note, RunEnded, RunStarted, together
+from tidegate.durable.ledger.lease import Lease
+from tidegate.errors import (
+    CircuitOpen,
+)
+from tidegate.events import RunEnded, RunStarted
 from tidegate.model import (
+    NO_WISH,
     Detection,
+    DownloadResult,
     Finding,
     Identity,
     Order,
     Outcome,
+    ProbeResult,
     ProfileName,
     Quality,
+    Rendition,
     Source,
     StageName,
     StageRecord,
     TransferStats,
+    Wish,
 )
 from tidegate.redact import redact_url
-from tidegate.report.failure import describe
-from tidegate.settings import Settings
-from tidegate.stages import Workbench, choose_rendition, identify, publish_failure, work_key
+from tidegate.stages import Workbench, identify, work_key
 from tidegate.stages.publish import folder_before_identity, folder_of
+from tidegate.transfer.resolvers import resolver_for
 
-B = TypeVar("B", bound=Block)
-
-IDENTIFIED_AT_MOST = 3
-"""How often a source that changes while it is read is identified anew before the run gives up."""
+T = TypeVar("T")
 
 
 class Way:
     """One run's way: what it was asked, and what it has come to so far."""
 
     def __init__(
-        self, bench: Workbench, outcome: Outcome, output_dir: Path, *, until: StageName, refresh: bool
+        self,
+        bench: Workbench,
+        outcome: Outcome,
+        output_dir: Path,
+        *,
+        until: StageName,
+        refresh: bool,
+        wish: Wish = NO_WISH,
     ) -> None:
         self.bench = bench
         self.outcome = outcome
@@ -71,12 +78,16 @@ class Way:
         self.output_dir = output_dir
         self._until = until
         self._refresh = refresh
+        self._wish = wish
+        self._lease: Lease | None = None
+        self._patience_seconds = patience_seconds()
 
     async def go(self, source: Source, lease: Lease) -> None:
         """Identify the source, then take every stage in its order, alone: a second run of this work waits."""
-        identity, cost = await identify(self.bench, source)
+        self._lease = lease
+        identity, cost = await self._rested(lambda: identify(self.bench, source))
         self._note(transfer=cost)
-        key = work_key(identity, self.outcome.profile, self.outcome.quality)
+        key = work_key(identity, self.outcome.profile, self.outcome.quality, self._wish)
         self.target = self.output_dir / folder_of(identity, key)
         self._note(work_key=key)
         await lease.claim(key, self.target)
@@ -91,48 +102,107 @@ class Way:
     async def _stages(self, source: Source, identity: Identity, key: str) -> None:
         profile, quality = self.outcome.profile, self.outcome.quality
 
-        probed = await self._stage(probe.stage(self.bench, identity), source, identity, key)
-        self._note(probe=probed)
-        self._count("probe", probed.transfer)
+        first = resolver_for(source, identity).name
+        probed = await offered(self.bench, source, first, partial(self._probed, source, identity, key))
         if self._until == "probe":
             return
 
-        rendition = choose_rendition(probed.renditions, quality)
-        downloaded = await self._stage(
-            download.stage(self.bench, source, probed, rendition, key, self.output_dir), source, probed, rendition, key
-        )
-        self._note(download=downloaded, download_path=self.bench.store.path(downloaded.asset))
-        self._count("download", downloaded.transfer)
+        downloaded = await self._downloaded(source, probed, key)
         if self._until == "download":
             return
 
         media = await self._stage(
             remux.stage(self.bench, downloaded, profile, quality), downloaded, profile, quality, key
         )
-        self._note(remux=media, findings=media.findings)
+        found = (*self._stepped_down(), *media.findings)
+        self._note(remux=media, findings=found)
         if self._until == "remux":
             return
 
         analysis = await self._stage(analyze.stage(self.bench, media), media, key)
-        self._note(analysis=analysis, findings=(*media.findings, *_not_run(analysis.detections)))
+        self._note(analysis=analysis, findings=(*found, *_not_run(analysis.detections)))
         if self._until == "analyze":
             return
 
+        self._note(origins=self.bench.gates.statistics())
         published = await self._stage(
             publish.stage(self.bench, media, analysis, self.target), self.outcome, self.target
         )
         self._note(published=published)
 
+    async def _probed(self, source: Source, identity: Identity, key: str, resolver: str | None = None) -> ProbeResult:
+        """What the source offers, as the first resolver that fits sees it, or the one that is named."""
+        stage = probe.stage(self.bench, identity, resolver)
+        probed: ProbeResult = await self._stage(stage, source, identity, key, resolver)
+        self._note(probe=probed)
+        self._count("probe", probed.transfer)
+        return probed
+
+    async def _downloaded(self, source: Source, probed: ProbeResult, key: str) -> DownloadResult:
+        """The best rendition at or below what was asked for that can be had."""
+
+        async def take(offered: ProbeResult, rendition: Rendition) -> DownloadResult:
+            stage = download.stage(self.bench, source, offered, rendition, key, self.output_dir, self._wish)
+            got: DownloadResult = await self._stage(stage, source, offered, rendition, key, self._wish)
+            return got
+
+        folder = self.bench.home.scratch_of(key)
+        descent = Descent(
+            bench=self.bench,
+            source=source,
+            key=key,
+            quality=self.outcome.quality,
+            probed=probed,
+            probe=partial(self._probed, source, probed.identity, key),
+            download=take,
+            tried=given_up(folder),
+        )
+        try:
+            offered, downloaded = await brought(descent)
+        except Exception:
+            forget(folder)  # this run tells what it tried; the next one begins at the top
+            raise
+        finally:
+            self._note(tried=tuple(descent.tried))
+        self._note(probe=offered, download=downloaded, download_path=self.bench.store.path(downloaded.asset))
+        self._count("download", downloaded.transfer)
+        return downloaded
+
+    def _stepped_down(self) -> tuple[Finding, ...]:
+        tried = "; ".join(f"{one.label}: {one.message}" for one in self.outcome.tried)
+        return (Finding(code="stepped_down", message=f"A lower rendition was taken: {tried}"),) if tried else ()
+
     async def _stage(self, stage: Stage[Any], *arguments: Any) -> Any:
         started = time.monotonic()
         try:
-            result, record = await stage.run(self.bench, *arguments, refresh=self._refresh)
+            run = partial(stage.run, self.bench, *arguments, refresh=self._refresh)
+            result, record = await self._rested(run)
         except Exception:
             seconds = round(time.monotonic() - started, 3)
             self._record(stage.name, StageRecord(state="failed", seconds=seconds))
             raise
         self._record(stage.name, record)
         return result
+
+    async def _rested(self, act: Callable[[], Awaitable[T]]) -> T:
+        """Do it; where the source is being given a rest, after that.
+
+        Raises:
+            CircuitOpen: the rest is longer than this run may wait. A deployed run is scheduled for later instead, and
+                a batch comes back to the source.
+        """
+        while True:
+            try:
+                return await act()
+            except CircuitOpen as error:
+                if self._lease is None or error.retry_after_seconds is None:  # None: only a person ends it
+                    raise
+                rest = max(1.0, error.retry_after_seconds)
+                if rest > self._patience_seconds:
+                    raise
+                self._patience_seconds -= rest
+                with self._lease.waiting(error.message):
+                    await anyio.sleep(rest)
 
     def _count(self, name: StageName, cost: TransferStats) -> None:
         """Add what a stage cost in this run; a stage from its checkpoint cost nothing."""
@@ -148,8 +218,8 @@ class Way:
 
 def _run_name() -> str:
     request = cast("SourceRequest | dict[str, str]", flow_run.parameters["source"])
-    told = request if isinstance(request, dict) else request.model_dump()
-    return f"ingest {redact_url(told.get('url') or '') or told.get('block')}"
+    asked = request if isinstance(request, dict) else request.model_dump()
+    return f"ingest {redact_url(asked.get('url') or '') or asked.get('block')}"
 
 
 @flow(name="ingest", flow_run_name=_run_name, persist_result=False)
@@ -160,6 +230,7 @@ async def ingest(
     output_dir: Path = Path("media"),
     until: StageName = "publish",
     refresh: bool = False,
+    wish: Wish = NO_WISH,
     profile_block: str | None = None,
     store_block: str | None = None,
     toolchain_block: str | None = None,
@@ -173,48 +244,46 @@ async def ingest(
         output_dir: The folder, on the worker, that gets a folder for this source; relative to TIDEGATE_HOME.
         until: The last stage to run.
         refresh: Ignore every checkpoint.
+        wish: What else is asked of the download: gaps that are allowed, how much of a live source.
         profile_block: Name of a Media Profile block, in place of profile and quality.
         store_block: Name of a Media Store block, in place of the worker's settings.
         toolchain_block: Name of a Media Toolchain block, in place of the worker's settings.
 
     Returns:
         Completed or Failed, with the `Outcome` as its data.
+
+    Raises:
+        Abort: somebody else speaks for this run now, or it was scheduled for later because its source is given a rest.
     """
     observe = run_observer()
-    observe(RunStarted(_told(source)))
+    observe(RunStarted(told(source)))
     try:
-        order = await _order(profile_block, Order(profile=profile, quality=quality))
+        order = await order_of(profile_block, Order(profile=profile, quality=quality))
         outcome = Outcome(
             status="completed",
-            source=_told(source),
+            source=told(source),
             profile=order.profile,
             quality=order.quality,
-            flow_run_id=_flow_run_id(),
+            flow_run_id=flow_run_id(),
         )
-        bench = Workbench(await _settings(store_block, toolchain_block), observe)
-        way = Way(bench, outcome, require_writable(bench.home.root / output_dir), until=until, refresh=refresh)
-        engine_source = await _source(source, bench)
+        bench = Workbench(await settings_of(store_block, toolchain_block), observe)
+        way = Way(
+            bench, outcome, require_writable(bench.home.root / output_dir), until=until, refresh=refresh, wish=wish
+        )
+        engine_source = await source_in(source, bench)
     except Exception as error:  # noqa: BLE001  # whatever it is, the run ends with a report
         ended = failed_before_it_began(source, error)
     else:
-        request = _asked(source, order, output_dir, until)
-        ended = await _leased(way, engine_source, beginning("ingest", _told(source), request))
-    observe(RunEnded(ended))
+        request = _asked(source, order, output_dir, until, wish)
+        ended = await attempted(way, engine_source, beginning("ingest", told(source), request))
+    if comes_again(ended) and comes_back.get() is None:
+        await scheduled_again(ended)
+    if not comes_again(ended):
+        observe(RunEnded(ended))
     return _failed(ended) if ended.failure else Completed(message=_summary(ended), data=ended)
 
 
-def failed_before_it_began(source: SourceRequest, reason: object) -> Outcome:
-    """The outcome of a run that never got as far as having one; `reason` is an exception, or what came instead."""
-    unexpected = reason if isinstance(reason, BaseException) else Unknown(f"The run ended with {reason!r}")
-    return Outcome(
-        status="failed",
-        source=_told(source),
-        flow_run_id=_flow_run_id(),
-        failure=describe(as_failure(unexpected), now=datetime.now(UTC)),
-    )
-
-
-def _asked(source: SourceRequest, order: Order, output_dir: Path, until: StageName) -> dict[str, Any]:
+def _asked(source: SourceRequest, order: Order, output_dir: Path, until: StageName, wish: Wish) -> dict[str, Any]:
     """What has to be asked for to have the same done again."""
     return {
         "source": source.model_dump(exclude_none=True),
@@ -222,110 +291,8 @@ def _asked(source: SourceRequest, order: Order, output_dir: Path, until: StageNa
         "quality": order.quality.value,
         "output_dir": str(output_dir),
         "until": until,
+        **({} if wish == NO_WISH else {"wish": wish.model_dump(exclude_defaults=True)}),
     }
-
-
-async def _leased(way: Way, source: Source, begins: Beginning) -> Outcome:
-    """Go the way as an attempt in the ledger.
-
-    Raises:
-        Abort: somebody else speaks for this run now; nothing more is reported of it here.
-    """
-    observe, lease = way.bench.observe, None
-    try:
-        async with opened_ledger(way.bench.settings, observe) as ledger, leased(ledger, begins, observe) as lease:
-            async with shown() as progress:
-                way.bench = replace(way.bench, observe=together(observe, lease, progress), fence=lease.fence)
-                outcome = await _to_its_end(way, source, lease)
-            _conclude(lease, outcome)
-        return outcome
-    except Superseded as error:
-        if lease is None:
-            return _failure(way, error)
-        reason = await why_superseded(lease, error)
-        if await seen_to_by_others(lease):
-            observe(Note(f"{reason.message}; this process leaves without a word to Prefect", "warning"))
-            raise Abort(reason.message) from error
-        return _failure(way, reason)
-    except Coordination as error:
-        return _failure(way, error)
-    except Exception as error:  # noqa: BLE001  # whatever it is, the run ends with a report
-        return await _evidence(way, as_failure(error))
-
-
-def _conclude(lease: Lease, outcome: Outcome) -> None:
-    """What failed for want of the ledger or the server has not failed for good: recovery takes it up again."""
-    failure = outcome.failure.type if outcome.failure else None
-    state = AttemptState.FAILED if failure else AttemptState.COMPLETED
-    lease.conclude(AttemptState.INTERRUPTED if failure in LOST_TOUCH else state, failure)
-
-
-async def _to_its_end(way: Way, source: Source, lease: Lease) -> Outcome:
-    """Go the way; a source that changes under it is identified anew. Failures become part of the outcome."""
-    for identified in range(1, IDENTIFIED_AT_MOST + 1):
-        try:
-            await way.go(source, lease)
-        except SourceChanged as error:
-            if identified == IDENTIFIED_AT_MOST:
-                return await _evidence(way, error)
-            way.bench.observe(Note(f"{error.message}; beginning again with what it is now", "warning"))
-        except Coordination:  # the work is somebody else's now, and so are its scratch and its folder
-            raise
-        except Exception as error:  # noqa: BLE001  # whatever it is, the run ends with a report
-            return await _evidence(way, as_failure(error))
-        else:
-            break
-    return way.outcome
-
-
-async def _evidence(way: Way, error: TidegateError) -> Outcome:
-    """The outcome of a failed run, with its report written."""
-    failed = _failure(way, error)
-    assert failed.failure is not None  # noqa: S101
-    outcome = await to_thread.run_sync(publish_failure, failed, way.target)
-    if outcome.work_key and not failed.failure.retryable:
-        way.bench.home.clear_scratch(outcome.work_key)  # no later run could use it
-    return outcome
-
-
-def _failure(way: Way, error: TidegateError) -> Outcome:
-    failure = describe(error, now=datetime.now(UTC))
-    return way.outcome.model_copy(update={"status": "failed", "failure": failure})
-
-
-async def _block(kind: type[B], name: str) -> B:
-    """The saved block.
-
-    Raises:
-        BadInput: the server has none of that kind and name.
-    """
-    try:
-        return cast("B", await cast("Any", kind.aload(name)))
-    except ValueError as error:
-        raise BadInput(f"There is no block {kind.get_block_type_slug()}/{name}") from error
-
-
-async def _order(block: str | None, otherwise: Order) -> Order:
-    return (await _block(MediaProfile, block)).order() if block else otherwise
-
-
-async def _settings(store_block: str | None, toolchain_block: str | None) -> Settings:
-    settings = Settings.load()
-    if store_block:
-        settings = settings.model_copy(update={"store": (await _block(MediaStore, store_block)).settings()})
-    if toolchain_block:
-        settings = settings.model_copy(update={"tools": (await _block(MediaToolchain, toolchain_block)).settings()})
-    return settings
-
-
-async def _source(request: SourceRequest, bench: Workbench) -> Source:
-    if request.block:
-        return (await _block(MediaSource, request.block)).source()
-    return source_of(request, bench.home)
-
-
-def _told(request: SourceRequest) -> str:
-    return redact_url(request.url) or f"block {request.block}"
 
 
 def _not_run(detections: tuple[Detection, ...]) -> tuple[Finding, ...]:
@@ -344,8 +311,3 @@ def _failed(outcome: Outcome) -> State[Outcome]:
 
 def _summary(outcome: Outcome) -> str:
     return f"Published in {outcome.published.folder}" if outcome.published else f"Done up to {list(outcome.stages)[-1]}"
-
-
-def _flow_run_id() -> str | None:
-    context = FlowRunContext.get()
-    return str(context.flow_run.id) if context and context.flow_run else None

@@ -198,6 +198,7 @@ def _clear(ledger: Ledger, settings: Settings, observe: Observer, dry_run: bool)
     removed = clear(home, doomed, partial(_needed, ledger), observe)
     _sweep_secrets(home, secrets_needed(settings), settings.recovery.resume_within, now, observe)
     rows = ledger.clear_rows(settings.space.ledger_age.total_seconds())
+    rows += ledger.origins.clear(settings.space.origin_age.total_seconds())
     return Maintenance(
         removed=tuple(str(one.path) for one in removed if isinstance(one, Removed)),
         removed_bytes=sum(one.bytes for one in removed),

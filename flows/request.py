@@ -7,6 +7,7 @@ bad usage is answered at once. Secrets go into a file of their own here, so that
 from __future__ import annotations
 
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, Field, SecretStr
@@ -37,6 +38,7 @@ class SourceRequest(BaseModel):
 
     url: str = Field(default="", description="http(s):// link, or path of a local file on the worker.")
     sha256: str | None = Field(default=None, description="SHA-256 that the whole file must have, in hex.")
+    mirrors: list[str] = Field(default=[], description="Other http(s):// links to the same bytes.")
     block: str | None = Field(
         default=None, description="Name of a saved Media Source block, in place of the link; for links with secrets."
     )
@@ -45,7 +47,9 @@ class SourceRequest(BaseModel):
     )
 
 
-def request_for(text: str, *, sha256: str | None, headers: dict[str, str], home: Home) -> SourceRequest:
+def request_for(
+    text: str, *, sha256: str | None, headers: dict[str, str], home: Home, mirrors: Sequence[str] = ()
+) -> SourceRequest:
     """The request for a source as it was typed; a secret goes into a file and only its reference into the request.
 
     Raises:
@@ -53,8 +57,12 @@ def request_for(text: str, *, sha256: str | None, headers: dict[str, str], home:
     """
     url = checked_url(text)
     digest = checked_sha256(sha256)
-    secret = SecretFiles(home.secrets).keep(url, headers) if headers or has_secret(url) else None
-    return SourceRequest(url=redact_url(url), sha256=digest, secret=secret)
+    others = [checked_mirror(mirror) for mirror in mirrors]
+    hidden = headers or any(has_secret(link) for link in (url, *others))
+    secret = SecretFiles(home.secrets).keep(url, headers, others) if hidden else None
+    return SourceRequest(
+        url=redact_url(url), sha256=digest, mirrors=[redact_url(link) for link in others], secret=secret
+    )
 
 
 def source_of(request: SourceRequest, home: Home) -> Source:
@@ -66,9 +74,21 @@ def source_of(request: SourceRequest, home: Home) -> Source:
     digest = checked_sha256(request.sha256)
     sha256 = f"sha256:{digest}" if digest else None
     if request.secret is not None:
-        url, headers = SecretFiles(home.secrets).reveal(request.secret)
-        return Source(url=url, headers=headers, sha256=sha256)
-    return Source(url=SecretStr(checked_url(request.url)), sha256=sha256)
+        return SecretFiles(home.secrets).reveal(request.secret).model_copy(update={"sha256": sha256})
+    mirrors = tuple(SecretStr(checked_mirror(link)) for link in request.mirrors)
+    return Source(url=SecretStr(checked_url(request.url)), sha256=sha256, mirrors=mirrors)
+
+
+def checked_mirror(text: str) -> str:
+    """Another link to the same bytes.
+
+    Raises:
+        BadInput, UnsupportedSource: it is no http(s) link.
+    """
+    url = checked_url(text)
+    if url.startswith("file:"):
+        raise BadInput("A mirror (--mirror) is an http(s) link")
+    return url
 
 
 def require_writable(folder: Path, named: str = "The output folder") -> Path:

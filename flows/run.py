@@ -148,12 +148,12 @@ def _until_the_end(command: Command, display: Display) -> tuple[list[Outcome], i
 
 def _so_far(command: Command, display: Display) -> list[Outcome]:
     """What an interrupted run came to: sources that are done, the one it was at, and those that it never began."""
-    done = len(display.ended)
-    current, later = command.requests[done : done + 1], command.requests[done + 1 :]
+    ended = {outcome.source: outcome for outcome in display.ended}  # a batch may come back to one after the others
+    open_ones = [request for request in command.requests if request.url not in ended]
+    stages = {id(open_ones[0]): display.stages} if open_ones else {}
     return [
-        *display.ended,
-        *(_stopped(request, command, display.stages) for request in current),
-        *(_stopped(request, command, {}) for request in later),
+        ended.get(request.url) or _stopped(request, command, stages.get(id(request), {}))
+        for request in command.requests
     ]
 
 
@@ -196,6 +196,7 @@ async def _ended(command: Command) -> list[Outcome]:
         "output_dir": command.output_dir,
         "until": command.until,
         "refresh": command.refresh,
+        "wish": command.wish,
         "return_state": True,
     }
     if len(command.requests) > 1:

@@ -17,7 +17,13 @@ from tidegate.events import Event, Note, Observer, StageEnded, StageStarted
 
 _listeners: list[Observer] = []
 
-_LEVELS = {"debug": logging.DEBUG, "info": logging.INFO, "warning": logging.WARNING, "error": logging.ERROR}
+_LEVELS = {
+    "debug": logging.DEBUG,
+    "detail": logging.INFO,
+    "info": logging.INFO,
+    "warning": logging.WARNING,
+    "error": logging.ERROR,
+}
 
 
 @contextmanager

@@ -16,19 +16,22 @@ CHILDREN = 3
 
 
 @stage_task("probe")
-async def probe(bench: Workbench, source: Source, identity: Identity, key: str) -> ProbeResult:
-    """Look at the head and tail of the source."""
-    return await stages.probe(bench, source, identity, key)
+async def probe(
+    bench: Workbench, source: Source, identity: Identity, key: str, resolver: str | None = None
+) -> ProbeResult:
+    """Ask what the source is and offers."""
+    return await stages.probe(bench, source, identity, key, resolver)
 
 
-def stage(bench: Workbench, identity: Identity) -> Stage[ProbeResult]:
+def stage(bench: Workbench, identity: Identity, resolver: str | None = None) -> Stage[ProbeResult]:
+    """The stage; `resolver` names one, in place of the first that fits."""
     limits = bench.settings
     inner = CHILDREN * limits.process.probe_timeout.total_seconds() + limits.transfer.deadline.total_seconds()
     return Stage(
         name="probe",
         task=probe,
         recipe=RECIPE,
-        inputs=(identity.key,),
+        inputs=(identity.key, *([resolver] if resolver else [])),
         result=ProbeResult,
         whole=lambda result: still_trusted(bench, result.identity, result.recorded_at, datetime.now(UTC)),
         timeout_seconds=outer(inner),

@@ -7,7 +7,7 @@ nothing can be lost in a crash.
     TidegateError
     ├── UsageError             BadInput, UnsupportedSource
     ├── AvailabilityFailure    ConnectionFailed, RequestTimeout, DownloadDeadline, StalledTransfer, ServerError,
-    │                          Throttled, TruncatedBody, RangeMismatch, CircuitOpen
+    │                          Throttled, TruncatedBody, RangeMismatch, CircuitOpen, ToolFailed
     ├── SourceFailure          HttpRefused (NotFound), RedirectLoop, ExpiredLink, SourceChanged, NotMedia,
     │                          WrongDigest, SegmentGap, LimitReached, TruncatedMedia
     ├── ProcessFailure         ProcessTimeout, MemoryExhausted, StalledProcess, ProcessKilled, BadTimestamps,
@@ -145,6 +145,13 @@ class RangeMismatch(AvailabilityFailure):
 
 class CircuitOpen(AvailabilityFailure):
     """The breaker of this origin is open; `retry_after_seconds` says when it half-opens."""
+
+    own: TidegateError | None = None
+    """The failure of this same run that opened it; the transfer ends with that one, not with this."""
+
+
+class ToolFailed(AvailabilityFailure):
+    """A downloader tool ended without the media; the source may be fine, and another way to it may work."""
 
 
 class SourceFailure(TidegateError):
@@ -520,6 +527,15 @@ POLICIES: dict[type[TidegateError], Policy] = {
         inside=Inside.WAIT,
         retryable=True,
     ),
+    ToolFailed: Policy(
+        "downloader tool failed",
+        Category.NETWORK_ERROR,
+        "The tool that downloads this source gave up.",
+        ("try again later", LOWER_QUALITY, "look at the tool's output below"),
+        steps_down=StepDown.YES,
+        counts_against_origin=True,
+        retryable=True,
+    ),
     LimitReached: Policy(
         "source or job limit reached",
         Category.PROCESS_TIMEOUT,
@@ -604,7 +620,7 @@ POLICIES: dict[type[TidegateError], Policy] = {
         "tool missing",
         Category.HOST_ERROR,
         "A tool that is needed is not installed.",
-        ("install ffmpeg, or set TIDEGATE_TOOLS_FFMPEG to its path",),
+        ("install the tool that the message names, or set TIDEGATE_TOOLS_… to its path", "see python -m flows.doctor"),
     ),
     EncoderUnknown: Policy(
         "encoder unknown",

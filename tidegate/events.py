@@ -11,7 +11,8 @@ from typing import Any, Literal, Protocol
 
 from tidegate.model import Outcome
 
-Level = Literal["debug", "info", "warning", "error"]
+Level = Literal["debug", "detail", "info", "warning", "error"]
+"""`detail` is for logs, and for a terminal only when it was asked to tell everything."""
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,7 @@ are ignored when an old record is read: what a record means is settled by its st
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from datetime import datetime
 from enum import StrEnum
 from pathlib import Path
@@ -73,6 +74,19 @@ class Order(Value):
     quality: Quality = Quality.AUTO
 
 
+class Wish(Value):
+    """What else may be asked of a download, and makes another result."""
+
+    allow_gaps: bool = False
+    """Publish what can be had of a playlist, with a list of what is missing."""
+    duration_seconds: float | None = None
+    """How much of a live source to take; None: until it ends."""
+
+
+NO_WISH = Wish()
+"""The whole of it, and without gaps."""
+
+
 class Source(Value):
     """What somebody handed over, with its secrets. Lives in memory only: never a flow parameter, never stored."""
 
@@ -82,6 +96,8 @@ class Source(Value):
     """Sent to the source's own origin only."""
     sha256: Digest | None = None
     """What the whole file must hash to."""
+    mirrors: tuple[SecretStr, ...] = ()
+    """Other links to the same bytes."""
 
     @property
     def scheme(self) -> str:
@@ -151,8 +167,13 @@ class StreamInfo(Value):
     """One stream as the demuxer sees it. Times in seconds; what is not known is None."""
 
     index: int
+    """Its number among all streams of the media."""
     kind: Literal["video", "audio", "subtitle", "data", "attachment"]
     codec: str
+    track: int = 0
+    """Which of the asset's tracks holds it, where picture and sound lie in files of their own."""
+    place: int | None = None
+    """Its number inside that track; None: as `index`."""
     codec_tag: str = ""
     profile: str | None = None
     pix_fmt: str | None = None
@@ -214,6 +235,26 @@ class MediaInfo(Value):
     declares_duration: bool = False
     """Whether the duration is written in the file, rather than worked out from the bytes that are there."""
 
+    @classmethod
+    def of_tracks(cls, tracks: Sequence[MediaInfo]) -> MediaInfo:
+        """Several files that belong together, as one: the first says what it is, the others add streams."""
+        first = tracks[0]
+        if len(tracks) == 1:
+            return first
+        placed = [(number, stream) for number, media in enumerate(tracks) for stream in media.streams]
+        streams = tuple(
+            stream.model_copy(update={"index": index, "track": number, "place": stream.index})
+            for index, (number, stream) in enumerate(placed)
+        )
+        durations = [media.duration_seconds for media in tracks if media.duration_seconds is not None]
+        merged = {
+            "streams": streams,
+            "duration_seconds": max(durations, default=None),
+            "missing_bytes": sum(media.missing_bytes for media in tracks),
+            "size_bytes": sum(media.size_bytes or 0 for media in tracks),
+        }
+        return first.model_copy(update=merged)
+
     def of_kind(self, kind: str) -> tuple[StreamInfo, ...]:
         """Streams of a kind, cover art excepted."""
         return tuple(s for s in self.streams if s.kind == kind and not s.attached_picture)
@@ -262,6 +303,11 @@ class Asset(Value):
         """The media file of the bundle, or its only file."""
         return self.tracks[0]
 
+    @property
+    def size_bytes(self) -> int:
+        """All tracks together."""
+        return sum(track.size_bytes for track in self.tracks)
+
 
 class Finding(Value):
     """Something a person should know about a result that is delivered all the same."""
@@ -274,9 +320,20 @@ class Rendition(Value):
     """One version of the media that the source offers."""
 
     id: str
+    """Stable over time for the same source, and safe as a folder's name."""
     label: str
     height: int | None = None
     bandwidth_bps: int | None = None
+    size_bytes: int | None = None
+    """How large it is, or about, where the source says so."""
+
+
+class Gap(Value):
+    """A stretch of the media that the source did not deliver, in seconds from its start."""
+
+    start_seconds: float
+    end_seconds: float
+    why: str
 
 
 class TransferStats(Value):
@@ -300,6 +357,44 @@ class TransferStats(Value):
         )
 
 
+class OriginStats(Value):
+    """What a run, or all runs together, had to do with one origin."""
+
+    origin: str
+    """`scheme://host:port`, or what else is asked as one: `site:youtube`, `tool:TwitchDownloaderCLI`."""
+    attempts: int = 0
+    """Requests, or calls of a tool: every try counts."""
+    successes: int = 0
+    failures: dict[str, int] = Field(default_factory=dict)
+    """Failure type → how often; refusals such as 404 and 429 among them."""
+    retries: int = 0
+    """Attempts that repeated an earlier one."""
+    bytes_received: int = 0
+    seconds: float = 0.0
+    """Spent in attempts; those at the same time are added up."""
+    breaker: str = "closed"
+    """What the breaker last was: closed, open, half_open or isolated."""
+
+    @property
+    def per_second(self) -> float | None:
+        """Bytes per second of one connection, on average."""
+        return self.bytes_received / self.seconds if self.bytes_received and self.seconds > 0 else None
+
+    def __add__(self, other: OriginStats) -> OriginStats:
+        """Both together, of the same origin; the breaker is as the second saw it."""
+        types = {*self.failures, *other.failures}
+        return OriginStats(
+            origin=self.origin,
+            attempts=self.attempts + other.attempts,
+            successes=self.successes + other.successes,
+            failures={kind: self.failures.get(kind, 0) + other.failures.get(kind, 0) for kind in sorted(types)},
+            retries=self.retries + other.retries,
+            bytes_received=self.bytes_received + other.bytes_received,
+            seconds=self.seconds + other.seconds,
+            breaker=other.breaker,
+        )
+
+
 class ProbeResult(Value):
     """Stage `probe`: what the source is."""
 
@@ -307,7 +402,9 @@ class ProbeResult(Value):
     resolver: str
     renditions: tuple[Rendition, ...]
     preview: MediaInfo | None
-    """From head and tail; None when they were not enough and only the whole file can tell."""
+    """From a look at its beginning; None when that was not enough and only the whole can tell."""
+    promised_seconds: float | None = None
+    """How long the media is, where a playlist or a site says so."""
     transfer: TransferStats = TransferStats()
     """What looking cost; the bytes are the download's first."""
     recorded_at: datetime
@@ -325,6 +422,8 @@ class DownloadResult(Value):
     """Digests from the person or the origin that were found to hold."""
     length_confirmed: bool
     """Whether anything independent of the bytes themselves says that nothing is missing at the end."""
+    gaps: tuple[Gap, ...] = ()
+    """What the source did not deliver, where that was allowed."""
     recorded_at: datetime
 
 
@@ -458,6 +557,18 @@ class Failure(Value):
     at: datetime
 
 
+class Tried(Value):
+    """A rendition that could not be had, and why."""
+
+    resolver: str
+    rendition: str
+    label: str
+    failure: str
+    """The failure's type."""
+    message: str
+    seconds: float = 0.0
+
+
 class Outcome(Value):
     """How one run for one source ended."""
 
@@ -471,10 +582,14 @@ class Outcome(Value):
     ui_url: str | None = None
     stages: dict[str, StageRecord] = Field(default_factory=dict)
     probe: ProbeResult | None = None
+    tried: tuple[Tried, ...] = ()
+    """What was given up before the rendition that was downloaded, in this order."""
     download: DownloadResult | None = None
     download_path: Path | None = None
     transfer: TransferStats = TransferStats()
     """What this run asked of the source: identify, probe and download together."""
+    origins: tuple[OriginStats, ...] = ()
+    """What this run had to do with each origin."""
     remux: RemuxResult | None = None
     analysis: AnalysisResult | None = None
     published: PublishResult | None = None

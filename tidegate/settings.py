@@ -25,18 +25,21 @@ NETWORK_PRESETS: dict[Network, dict[str, Any]] = {
         "stall_timeout": timedelta(seconds=20),
         "tries": 2,
         "minimum_speed": 2048,
+        "small_limit": timedelta(seconds=20),
     },
     "normal": {
         "request_timeout": timedelta(seconds=15),
         "stall_timeout": timedelta(seconds=30),
         "tries": 3,
         "minimum_speed": 1024,
+        "small_limit": timedelta(seconds=30),
     },
     "slow": {
         "request_timeout": timedelta(seconds=30),
         "stall_timeout": timedelta(seconds=60),
         "tries": 5,
         "minimum_speed": 512,
+        "small_limit": timedelta(seconds=60),
     },
 }
 """What `TIDEGATE_NETWORK` sets (DESIGN §5); a value set on its own wins."""
@@ -93,6 +96,37 @@ class TransferSettings(Group):
     """Bytes after which the part is synced and journaled; a crash costs at most this much."""
     checkpoint_interval: Seconds = timedelta(seconds=1)
     """Seconds after which the part is synced and journaled even if fewer bytes came."""
+    connections: int = Field(default=6, gt=0)
+    """How many connections one file may use at most, as many as a browser; more than one only where that is measurably
+    faster."""
+    largest: int | None = Field(default=None, gt=0)
+    """The most bytes that a source may have. None: no limit."""
+    limit: Tick | None = None
+    """A hard end, in seconds, for the transfer of one source, however fast it is. None: no limit."""
+    segments_at_once: int = Field(default=6, gt=0)
+    """Segments of a playlist that are fetched at once; connections per origin bound it too."""
+    segment_tries: int = Field(default=2, ge=0)
+    """Extra tries of one segment before it counts as missing."""
+    segment_bytes: int = Field(default=1024 * 1024 * 1024, gt=0)
+    """The most bytes that one segment may have, unpacked."""
+    playlist_bytes: int = Field(default=64 * 1024 * 1024, gt=0)
+    """The most bytes that a playlist may have, unpacked."""
+    live_patience: Tick = timedelta(minutes=2)
+    """Seconds without a new segment after which a live source that did not say that it ended is given up."""
+    small_limit: Tick | None = None
+    """A hard end, in seconds, for the transfer of a source of less than 10 MB. None: no limit, unless
+    `TIDEGATE_NETWORK` is set."""
+    transport: Literal["sockets", "httpx"] = "sockets"
+    """How bytes travel. `httpx` is slower; it is also used wherever the environment names a proxy."""
+    extract_timeout: Seconds = timedelta(minutes=2)
+    """Seconds that yt-dlp may take to find the media of a page; it asks a site several times."""
+    tool_stall_timeout: Seconds = timedelta(minutes=5)
+    """Seconds without progress after which a downloader tool is ended; TwitchDownloaderCLI is silent while it
+    finalizes."""
+    tool_deadline: Seconds = timedelta(minutes=60)
+    """Seconds that a downloader tool that cannot resume may take in all."""
+    tool_threads: int = Field(default=4, gt=0)
+    """Connections that a downloader tool opens at once."""
 
 
 class ProcessSettings(Group):
@@ -125,6 +159,8 @@ class ToolSettings(Group):
     """Path of ffmpeg. None: the one on PATH, else the one inside the imageio-ffmpeg wheel."""
     threads: int | None = Field(default=None, gt=0)
     """Threads of an encoder. None: all cores, at most 8."""
+    twitch_downloader: str | None = None
+    """Path of TwitchDownloaderCLI. None: the one on PATH."""
 
 
 class StoreSettings(Group):
@@ -196,6 +232,8 @@ class SpaceSettings(Group):
     """Seconds after its last change when scratch of no live run goes."""
     ledger_age: Tick = timedelta(days=90)
     """Seconds after its end when an attempt's row goes."""
+    origin_age: Tick = timedelta(days=30)
+    """Seconds after the last request to an origin when what is known about it goes, unless somebody has isolated it."""
 
 
 class AdmissionSettings(Group):
@@ -211,6 +249,45 @@ class AdmissionSettings(Group):
     """Seconds that a run waits for a slot, memory or disk before it fails."""
 
 
+class GateSettings(Group):
+    """How an origin may be asked, and when it is given a rest. Environment: `TIDEGATE_GATE_*`."""
+
+    model_config = SettingsConfigDict(env_prefix="TIDEGATE_GATE_")
+
+    connections: int = Field(default=20, gt=0)
+    """Connections of this host at once, to all origins together."""
+    kept_connections: int = Field(default=10, ge=0)
+    """Idle connections that a run keeps open for its next requests."""
+    connections_per_origin: int = Field(default=8, gt=0)
+    """Connections to one origin at once, of all processes that share the ledger."""
+    requests_per_second: float | None = Field(default=None, gt=0)
+    """Requests a second to one origin, of all processes together. None: as many as connections allow."""
+    spacing: Seconds = timedelta(0)
+    """Least time, in seconds, between the beginnings of two requests to one origin."""
+    failures: int = Field(default=5, gt=0)
+    """Failures of an origin in a row that open its breaker. Calls that fail at the same time count once."""
+    failure_rate: float = Field(default=0.75, gt=0, le=1)
+    """Share of failed calls in the window that opens it; more than two of three, which retries still cure."""
+    slow_after: Seconds = timedelta(seconds=10)
+    """Seconds until the headers after which a call counts as slow. Bodies may take their time."""
+    slow_rate: float = Field(default=0.8, gt=0, le=1)
+    """Share of slow calls in the window that opens it."""
+    window: Tick = timedelta(minutes=1)
+    """The window, in seconds, of both rates."""
+    least_calls: int = Field(default=20, gt=0)
+    """Calls in the window below which no rate is judged."""
+    open_for: Tick = timedelta(seconds=60)
+    """Seconds that a breaker stays open the first time; doubled each time that its probes fail, up to a fifth more."""
+    open_at_most: Tick = timedelta(minutes=10)
+    """The longest, in seconds, that a breaker stays open at a time, before the fifth."""
+    probes: int = Field(default=2, gt=0)
+    """Calls that are let through at once after that; as many successes close the breaker."""
+    lease: Tick = timedelta(seconds=60)
+    """Seconds without a sign of life after which a process's connections and probes are free again."""
+    poll: Tick = timedelta(seconds=1)
+    """How often, in seconds, a run looks what others know of the origins that it uses."""
+
+
 class Settings(BaseModel):
     """All groups. Not one itself: as such it would read variables named `STORE` or `PROCESS`."""
 
@@ -224,6 +301,7 @@ class Settings(BaseModel):
     recovery: RecoverySettings = Field(default_factory=RecoverySettings)
     space: SpaceSettings = Field(default_factory=SpaceSettings)
     admission: AdmissionSettings = Field(default_factory=AdmissionSettings)
+    gate: GateSettings = Field(default_factory=GateSettings)
 
     @classmethod
     def load(cls) -> Self:
@@ -246,7 +324,9 @@ def _variable(group: str, place: tuple[int | str, ...]) -> str:
 
 
 def _network_preset() -> dict[str, Any]:
-    chosen = os.environ.get("TIDEGATE_NETWORK") or "normal"
+    chosen = os.environ.get("TIDEGATE_NETWORK")
+    if not chosen:
+        return {}
     if chosen not in NETWORK_PRESETS:
         raise BadInput(f"TIDEGATE_NETWORK is {chosen!r}; it must be one of {', '.join(NETWORK_PRESETS)}")
     preset = NETWORK_PRESETS[chosen]

@@ -22,6 +22,7 @@ from tidegate.errors import BadInput
 from tidegate.model import Identity, Source
 
 URL = "https://me:pw-77c3@host/film.mp4?token=tok-5f1c"
+MIRROR = "https://mirror.example/film.mp4?token=mir-2ce4"
 HEADERS = {"X-Api-Key": "hdr-b82d", "Cookie": "a=b; c=ü"}
 
 
@@ -31,14 +32,15 @@ def kept(tmp_path: Path) -> SecretFiles:
 
 
 def test_what_was_kept_is_revealed_whole(kept: SecretFiles) -> None:
-    url, headers = kept.reveal(kept.keep(URL, HEADERS))
-    assert url.get_secret_value() == URL
-    assert {name: value.get_secret_value() for name, value in headers.items()} == HEADERS
+    source = kept.reveal(kept.keep(URL, HEADERS, [MIRROR]))
+    assert source.url.get_secret_value() == URL
+    assert {name: value.get_secret_value() for name, value in source.headers.items()} == HEADERS
+    assert [mirror.get_secret_value() for mirror in source.mirrors] == [MIRROR]
 
 
 def test_what_is_revealed_does_not_print(kept: SecretFiles) -> None:
-    shown = repr(kept.reveal(kept.keep(URL, HEADERS)))
-    assert all(secret not in shown for secret in ("pw-77c3", "tok-5f1c", "hdr-b82d"))
+    shown = repr(kept.reveal(kept.keep(URL, HEADERS, [MIRROR])))
+    assert all(secret not in shown for secret in ("pw-77c3", "tok-5f1c", "hdr-b82d", "mir-2ce4"))
 
 
 def test_only_the_owner_may_read_the_file_and_its_folder(kept: SecretFiles) -> None:
@@ -124,8 +126,7 @@ def test_what_an_unfinished_attempt_refers_to_survives_its_owner_however_old_it_
     with somebody_elses(kept) as theirs:
         pass
     assert swept(kept, needed={theirs}, after=52 * WEEK) == set()
-    url, _ = kept.reveal(theirs)
-    assert url.get_secret_value() == URL
+    assert kept.reveal(theirs).url.get_secret_value() == URL
     assert swept(kept) == {theirs}
 
 

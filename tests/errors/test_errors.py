@@ -60,6 +60,7 @@ STEPS_DOWN = {
     "download_deadline": StepDown.AFTER_RETRIES,
     "stalled_transfer": StepDown.AFTER_RETRIES,
     "segment_gap": StepDown.YES,
+    "tool_failed": StepDown.YES,
     "process_timeout": StepDown.IN_TRANSCODE,
     "memory_exhausted": StepDown.YES,
 }
@@ -80,6 +81,7 @@ COUNTS_AGAINST_ORIGIN = {
     "truncated_body",
     "range_mismatch",
     "segment_gap",
+    "tool_failed",
     "unknown",
 }
 

@@ -36,7 +36,7 @@ from tests.support.postgres import Cluster
 from tests.support.proxy import Proxy, Way, proxy
 
 MIB = 1024 * 1024
-SECONDS_LONG, VERY_LONG = "-readrate 0.1", "-readrate 0.05"
+SECONDS_LONG, VERY_LONG = "-readrate 0.1", "-readrate 0.02"
 """For ffmpeg: a step of some seconds, or of more than `give_up`, for something to happen to the ledger meanwhile."""
 QUICK_LEASE = {
     "TIDEGATE_LEDGER_RENEW_EVERY": "0.5",

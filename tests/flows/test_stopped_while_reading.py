@@ -13,8 +13,10 @@ import subprocess
 import time
 from collections.abc import Iterator
 from dataclasses import replace
+from datetime import UTC, datetime
 from pathlib import Path
 
+import anyio
 import psutil
 import pytest
 from pydantic import SecretStr
@@ -27,7 +29,9 @@ from tidegate.durable.store import AssetStore
 from tidegate.model import Asset, ProfileName, Quality, Source, Track
 from tidegate.settings import TransferSettings
 from tidegate.stages import work_key
+from tidegate.stages.download import NOTE, Stored
 from tidegate.transfer.part import Part
+from tidegate.transfer.pieces import Spans
 from tidegate.transfer.resolvers.base import WHOLE_FILE
 from tidegate.transfer.resolvers.local import LocalExchange
 
@@ -69,18 +73,19 @@ def huge(path: Path, small: Path, size: int) -> Path:
 def received(command: Command, film: Path, *, stored: bool) -> None:
     """Leave what a run leaves that was killed when all bytes were there, or when it had just stored them."""
     home = Home(command.home / "tidegate")
-    identity = LocalExchange(Source(url=SecretStr(film.as_uri()))).identify()
+    identity = anyio.run(LocalExchange(Source(url=SecretStr(film.as_uri()))).identify)
     folder = home.scratch(work_key(identity, ProfileName.UNIVERSAL, Quality.AUTO), WHOLE_FILE.id)
     part = Part.open(folder, identity, TransferSettings())
     part.write(film.open("rb").read(1024 * 1024), now=0.0)
     with part.path.open("r+b") as file:
         file.truncate(film.stat().st_size)
-    part.received_bytes = film.stat().st_size
+    part.spans = Spans.of([(0, film.stat().st_size)])
     part.finish(end_is_certain=True)
     if stored:
-        track = Track(name="source", size_bytes=part.received_bytes, digest="blake3:" + "0" * 64)
+        track = Track(name="source", size_bytes=film.stat().st_size, digest="blake3:" + "0" * 64)
         asset = Asset(address="blake3:" + "0" * 64, tracks=(track,))
-        part.will_be(asset)
+        note = Stored(identity=identity.key, asset=asset, end_is_certain=True, noted_at=datetime.now(UTC))
+        (folder / NOTE).write_text(note.model_dump_json())
         path = AssetStore(home.assets).path(asset)
         path.parent.mkdir(parents=True)
         part.path.rename(path)

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from tidegate.errors import (
     POLICIES,
     Cancelled,
+    CircuitOpen,
     ConnectionFailed,
     HttpRefused,
     Inside,
@@ -30,7 +31,7 @@ from tidegate.errors import (
     TruncatedBody,
     WrongDigest,
 )
-from tidegate.events import Event, Note
+from tidegate.events import Event, Note, Waiting
 from tidegate.resilience.retry import Retry, full_jitter
 from tidegate.settings import TransferSettings
 
@@ -238,6 +239,77 @@ def test_every_retry_is_told_with_its_pause_and_reason() -> None:
     assert f"{played.pauses[0]:.1f} s" in note.message
     assert note.facts["failure"] == "connection_failed"
     assert played.retry is not None and played.retry.retries == 1
+
+
+# --- pieces of one transfer ------------------------------------------------------------------------
+
+
+def failing_piece(whole: Retry, failure: TidegateError) -> int:
+    """How often a piece that always fails is tried."""
+    tries = 0
+
+    async def one_try() -> None:
+        nonlocal tries
+        tries += 1
+        raise failure
+
+    async def run() -> None:
+        await whole.piece("segment").run(one_try)
+
+    with pytest.raises(type(failure)):
+        anyio.run(run)
+    return tries
+
+
+def sleepless(now: list[float]) -> Retry:
+    """A transfer whose clock is moved by its own sleeping, and by the test."""
+
+    async def sleep(seconds: float) -> None:
+        now[0] += seconds
+
+    return Retry(LIMITS, lambda event: None, "download", random.Random(1), sleep=sleep, clock=lambda: now[0])
+
+
+def test_a_piece_has_two_extra_tries_and_leaves_its_siblings_theirs() -> None:
+    whole = sleepless([0.0])
+    assert [failing_piece(whole, ConnectionFailed("x")) for _ in range(3)] == [3, 3, 3]
+    assert whole.retries == 6
+
+
+def test_pieces_share_the_time_that_the_source_may_ask_for() -> None:
+    whole = sleepless([0.0])
+    asked = Throttled("x", retry_after_seconds=100)
+    assert failing_piece(whole, asked) == 4, "300 s and no more"
+    assert failing_piece(whole, asked) == 1
+
+
+def test_pieces_that_wait_at_the_same_time_use_that_time_up_once() -> None:
+    whole = sleepless([0.0])
+
+    for _ in range(4):  # none of them sleeps: they all begin to wait now
+        whole.piece("segment")._count(Throttled("x", retry_after_seconds=250))
+    assert whole.throttled_seconds == 250
+
+
+def test_a_transfer_that_opened_the_breaker_ends_with_its_own_failure() -> None:
+    opened = CircuitOpen("x")
+    opened.own = ServerError("the real one")
+
+    async def one_try() -> None:
+        raise opened
+
+    async def run() -> None:
+        await sleepless([0.0]).run(one_try)
+
+    with pytest.raises(ServerError, match="the real one"):
+        anyio.run(run)
+
+
+def test_a_long_pause_is_told_while_it_lasts() -> None:
+    played = play((0, Throttled("x", retry_after_seconds=30)), (1, None))
+    waits = [event for event in played.notes if isinstance(event, Waiting)]
+    assert [wait.what is None for wait in waits] == [False, True]
+    assert waits[0].what is not None and "30 s" in waits[0].what
 
 
 @given(st.integers(0, 60), st.floats(0.001, 60), st.floats(0.001, 600), st.integers())

@@ -13,11 +13,11 @@ from tests.support.clips import RECIPES, Recipe, bulk_clip, make
 from tests.support.leaks import leftovers
 from tests.support.origin import Content, Origin, Resource
 from tidegate import stages
-from tidegate.errors import NotMedia, TidegateError, UnsupportedSource
+from tidegate.errors import NotMedia, TidegateError
 from tidegate.model import DownloadResult, Identity, ProbeResult, ProfileName, Quality, Rendition, Source
 from tidegate.settings import Settings, StoreSettings, TransferSettings
 from tidegate.stages import Workbench, choose_rendition, work_key
-from tidegate.stages.probe import PEEK_BYTES
+from tidegate.transfer.peek import PEEK_BYTES
 
 MIB = 1024 * 1024
 
@@ -109,7 +109,7 @@ def test_a_small_file_is_here_as_a_whole_after_the_probe(name: str, clips: Path,
 REFUSED: list[tuple[Content, type[TidegateError]]] = [
     (b"<!DOCTYPE html><html>please sign in</html>" * 10, NotMedia),
     (b"this is no film\n" * 1000, NotMedia),
-    (b"#EXTM3U\n#EXT-X-VERSION:3\n", UnsupportedSource),
+    (b"#EXTM3U\n#EXT-X-VERSION:3\n#EXT-X-TARGETDURATION:4\n#EXT-X-ENDLIST\n", NotMedia),
     (bytes(100_000), NotMedia),
     (b"", NotMedia),
 ]

@@ -142,7 +142,8 @@ def _file(head: RequestHead, shown: Representation, step: Step) -> Answer:
     if step.gzip:
         return Answer(200, (*headers, ("Content-Encoding", "gzip")), Span(0, shown.size))
     try:
-        span = None if step.ignore_range else _honoured_span(head, shown)
+        whole = step.ignore_range or (step.if_range_whole and "if-range" in head.headers)
+        span = None if whole else _honoured_span(head, shown)
     except Unsatisfiable:
         return _unsatisfiable(shown)
     if span is None:

@@ -8,6 +8,7 @@ import hashlib
 import mimetypes
 import os
 import random
+import secrets
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -87,7 +88,8 @@ class Resource:
     content: Content
     story: str | Story = "ok"
     etag: str | None = "strong"
-    """`strong` and `weak` are made from the content; None sends none; other text is sent in quotes."""
+    """`strong` and `weak` are made from the content, `token` is another one in each answer; None sends none; other
+    text is sent in quotes."""
     last_modified: bool = True
     repr_digest: Literal["sha-256"] | None = None
     """RFC 9530 `Repr-Digest`; hashing a large file takes its time at the first request."""
@@ -122,6 +124,8 @@ class Representation:
         kind = self.resource.etag
         if kind is None:
             return None
+        if kind == "token":
+            return f'"{secrets.token_hex(8)}"'
         if kind in ("strong", "weak"):
             return (
                 "W/" if kind == "weak" else ""

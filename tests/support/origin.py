@@ -62,6 +62,10 @@ class Origin:
         self._stories = {name: _story(story) for name, story in (stories or {}).items()}
         self._served: dict[str, Served] = {}
         self._exchanges: list[Exchange] = []
+        self.accepted = 0
+        """How many connections there have been."""
+        self.most_at_once = 0
+        """How many of them at the same time, at most."""
         self._connections: dict[threading.Thread, socket.socket] = {}
         self._lock = threading.RLock()
         for name, content in (resources or {}).items():
@@ -145,6 +149,8 @@ class Origin:
             thread = threading.Thread(target=self._converse, args=(connection,), name="origin", daemon=True)
             with self._lock:
                 self._connections[thread] = connection
+                self.accepted += 1
+                self.most_at_once = max(self.most_at_once, len(self._connections))
             thread.start()
 
     def _converse(self, connection: socket.socket) -> None:

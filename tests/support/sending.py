@@ -53,7 +53,9 @@ def _head_text(decided: Answer, step: Step, goes_on: bool) -> bytes:
         *_framing(decided, step),
         ("Connection", "keep-alive" if goes_on else "close"),
     )
-    lines += [f"{name}: {value}" for name, value in headers]
+    again = tuple((name, value) for name, value in headers if step.repeat and name.lower() == step.repeat.lower())
+    more = (step.header,) if step.header else ()
+    lines += [f"{name}: {value}" for name, value in (*headers, *again, *more)]
     return ("\r\n".join(lines) + "\r\n\r\n").encode("latin-1")
 
 

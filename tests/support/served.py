@@ -4,7 +4,9 @@
 parallel requests take one each, in the order in which they came.
 """
 
+import random
 import threading
+from dataclasses import replace
 
 from tests.support.answers import RequestHead
 from tests.support.content import Representation, Resource
@@ -32,6 +34,11 @@ class Served:
                 # request.
                 self.generation += step.change and self.position < len(self.story.steps)
                 self.position += 1
+            if step.on_range and head.range is None:
+                step = Step()
+            if step.until_bytes is not None:
+                drawn = random.Random(f"{self.name} {self.position}").randint(step.after_bytes or 0, step.until_bytes)
+                step = replace(step, after_bytes=drawn)
             return Representation(self.name, self.resource, self.generation), step
 
     def tell(self, story: Story) -> None:

@@ -26,6 +26,7 @@ an answer shorter than N is complete.
 | `ok`                     | answers correctly                                                              |
 | `N drop`                 | sends N bytes, waits until the client's kernel has them, resets the connection |
 | `N cut`                  | sends N bytes, closes cleanly though more was promised                         |
+| `N-M drop`               | the same after a number of bytes between N and M, another one each time        |
 | `N stall [Xs]`           | sends N bytes, is silent for X (default: until the client leaves), goes on     |
 | `drip RATE after N`      | N bytes at full speed, the rest at RATE                                        |
 | `throttle RATE`          | the whole body at RATE                                                         |
@@ -35,6 +36,10 @@ an answer shorter than N is complete.
 | `redirect URL`           | 302 to URL (which must hold no comma and no space)                             |
 | `redirect-loop`          | 302 to itself with a new query, for ever                                       |
 | `html`                   | 200 `text/html`, a login page                                                  |
+| `on-range`               | the rest of the step is meant for requests with a Range only; others: `ok`     |
+| `if-range-whole`         | 200 and the whole file where If-Range was sent                                 |
+| `header NAME=VALUE`      | one more header, beside the true ones: `header Content-Length=5`               |
+| `repeat NAME`            | this header twice, with the same value                                         |
 | `empty`                  | 200 with `Content-Length: 0`                                                   |
 | `no-length [cut N]`      | chunked; with `cut N`, N bytes and no last chunk                               |
 | `close-delimited`        | no length at all, the body ends where the connection does                      |
@@ -84,6 +89,12 @@ class Step:
     change: bool = False
     gzip: bool = False
     flip_offset: int | None = None
+    until_bytes: int | None = None
+    """With `after_bytes`: the most of it; the number is drawn when the step is taken."""
+    on_range: bool = False
+    if_range_whole: bool = False
+    header: tuple[str, str] | None = None
+    repeat: str | None = None
     header_delay_seconds: float = 0.0
     header_rate: int | None = None
 
@@ -141,6 +152,7 @@ def _always(**fields: Any) -> Callable[[re.Match[str]], dict[str, Any]]:
 CLAUSES: tuple[tuple[str, Callable[[re.Match[str]], dict[str, Any]]], ...] = (
     (r"ok", _always()),
     (rf"{SIZE} drop", _ending("drop")),
+    (rf"{SIZE}-{SIZE} drop", lambda m: _ending("drop")(m) | {"until_bytes": parse_size(m[2])}),
     (rf"{SIZE} cut", _ending("cut")),
     (rf"{SIZE} stall(?: {TIME})?", _stall),
     (rf"drip {SIZE} after {SIZE}", lambda m: {"rate": _rate(m[1]), "rate_after_bytes": parse_size(m[2])}),
@@ -151,6 +163,10 @@ CLAUSES: tuple[tuple[str, Callable[[re.Match[str]], dict[str, Any]]], ...] = (
     (r"redirect-loop", _always(subject="redirect-loop")),
     (r"redirect (\S+)", lambda m: {"subject": "redirect", "location": m[1]}),
     (r"html", _always(subject="html")),
+    (r"on-range", _always(on_range=True)),
+    (r"if-range-whole", _always(if_range_whole=True)),
+    (r"header ([\w-]+)=(\S+)", lambda m: {"header": (m[1], m[2])}),
+    (r"repeat ([\w-]+)", lambda m: {"repeat": m[1]}),
     (r"empty", _always(subject="empty")),
     (
         rf"no-length cut {SIZE}",

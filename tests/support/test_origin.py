@@ -483,3 +483,37 @@ def read_until_silent(client: socket.socket) -> bytes:
     except TimeoutError:
         return bytes(body)
     raise AssertionError("the origin closed")
+
+
+def test_a_fault_can_be_meant_for_ranges_only() -> None:
+    with telling("500 on-range") as origin:
+        assert [ask(origin).status, ask(origin, range="9-").status] == [200, 500]
+
+
+def test_if_range_can_be_answered_with_everything_though_nothing_changed() -> None:
+    with telling("if-range-whole") as origin:
+        etag = ask(origin, method="HEAD").headers["etag"]
+        assert [ask(origin, range="9-").status, ask(origin, range="9-", if_range=etag).status] == [206, 200]
+
+
+def test_an_etag_can_be_another_one_in_each_answer() -> None:
+    with Origin({"clip.mp4": Resource(CLIP, etag="token")}) as origin:
+        assert len({ask(origin, method="HEAD").headers["etag"] for _ in range(3)}) == 3
+
+
+def test_connections_can_be_dropped_at_another_place_each_time() -> None:
+    with telling("100K-900K drop") as origin:
+        sizes = [len(ask(origin).body) for _ in range(4)]
+    assert len(set(sizes)) > 1
+    assert all(100 * 1024 <= size <= 900 * 1024 for size in sizes)
+
+
+@pytest.mark.parametrize(
+    ("story", "lines"), [("repeat ETag", 2), ('header ETag="other"', 2), ("header X-More=1", 1), ("ok", 1)]
+)
+def test_headers_can_be_there_twice(story: str, lines: int) -> None:
+    with telling(story) as origin, socket.create_connection((origin.host, origin.port)) as connection:
+        connection.sendall(b"GET /clip.mp4 HTTP/1.1\r\nHost: o\r\nConnection: close\r\n\r\n")
+        text = connection.recv(4096).partition(b"\r\n\r\n")[0].lower()
+    assert text.count(b"\r\netag:") == lines
+    assert (b"x-more: 1" in text) == ("X-More" in story)

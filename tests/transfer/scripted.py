@@ -8,6 +8,11 @@ import threading
 from collections.abc import Callable, Iterator
 from typing import Self
 
+import anyio
+
+from tidegate.model import Identity
+from tidegate.transfer.exchange import Exchange
+
 Script = Callable[[dict[str, str]], Iterator[bytes]]
 """Takes the headers of a request, names in lower case; gives the answer, head and all."""
 
@@ -73,3 +78,30 @@ def part_of(
     begin, end = int(first), min(int(last) + 1 if last else len(whole), len(whole))
     told = {**told, "Content-Range": f"bytes {begin}-{end - 1}/{len(whole)}", "Content-Length": str(end - begin)}
     return head(206, told) + whole[begin:end][:most]
+
+
+def identified(exchange: Exchange) -> Identity:
+    """What the source says it is."""
+    return anyio.run(exchange.identify)
+
+
+def read_from(
+    exchange: Exchange,
+    start: int,
+    expected: Identity,
+    *,
+    conditional: bool = True,
+    between: Callable[[], object] = lambda: None,
+) -> bytes:
+    """All bytes of the source from `start` on; something may happen after the first block."""
+
+    async def run() -> bytes:
+        taken, buffer = bytearray(), memoryview(bytearray(1024 * 1024))
+        async with exchange.open(start, None, expected, conditional=conditional) as body:
+            while count := body.readinto(buffer):
+                if not taken:
+                    between()
+                taken += buffer[:count]
+        return bytes(taken)
+
+    return anyio.run(run)

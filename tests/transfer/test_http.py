@@ -8,7 +8,7 @@ import sys
 import traceback
 from email.utils import formatdate
 
-import httpx
+import anyio
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -19,7 +19,9 @@ from tests.transfer.scripted import Scripted, head
 from tidegate.errors import BadInput, ConnectionFailed, Evidence, RangeMismatch, RedirectLoop
 from tidegate.model import Source
 from tidegate.settings import TransferSettings
-from tidegate.transfer.http import HttpExchange, _digests, _file_name, _offset, _retry_after_seconds, _total_bytes
+from tidegate.transfer.answers import begins_at, digests, file_name, retry_after_seconds, total_bytes
+from tidegate.transfer.http import HttpExchange
+from tidegate.transfer.transport.base import Headers
 
 NOW = 1_700_000_000.0
 
@@ -40,12 +42,12 @@ NOW = 1_700_000_000.0
     ],
 )
 def test_retry_after_in_both_forms_and_in_neither(value: str | None, seconds: float | None) -> None:
-    assert _retry_after_seconds(value, NOW) == seconds
+    assert retry_after_seconds(value, NOW) == seconds
 
 
 @given(st.text(max_size=40) | st.text("0123456789", max_size=400))
 def test_no_retry_after_breaks_the_reader_or_waits_for_ever(value: str) -> None:
-    seconds = _retry_after_seconds(value, NOW)
+    seconds = retry_after_seconds(value, NOW)
     assert seconds is None or (seconds >= 0 and math.isfinite(seconds))
 
 
@@ -54,7 +56,7 @@ SHA_HEX = "sha256:e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b8
 
 
 @pytest.mark.parametrize(
-    ("headers", "partial", "digests"),
+    ("headers", "partial", "taken"),
     [
         ({"Repr-Digest": f"sha-256=:{SHA}:"}, False, {SHA_HEX}),
         ({"Repr-Digest": f"sha-256=:{SHA}:"}, True, {SHA_HEX}),
@@ -69,8 +71,8 @@ SHA_HEX = "sha256:e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b8
         ({}, False, set()),
     ],
 )
-def test_only_digests_of_the_whole_file_are_taken(headers: dict[str, str], partial: bool, digests: set[str]) -> None:
-    assert set(_digests(httpx.Headers(headers), partial=partial)) == digests
+def test_only_digests_of_the_whole_file_are_taken(headers: dict[str, str], partial: bool, taken: set[str]) -> None:
+    assert set(digests(Headers(headers), partial=partial)) == taken
 
 
 @pytest.mark.parametrize(
@@ -78,13 +80,13 @@ def test_only_digests_of_the_whole_file_are_taken(headers: dict[str, str], parti
 )
 def test_a_partial_answer_that_does_not_begin_where_it_was_asked_is_refused(told: str) -> None:
     with pytest.raises(RangeMismatch):
-        _offset(httpx.Response(206, headers={"Content-Range": told}), 5, Evidence())
+        begins_at(206, Headers({"Content-Range": told}), 5, Evidence())
 
 
 def test_a_partial_answer_at_the_right_place_is_taken_and_a_whole_one_begins_at_zero() -> None:
-    assert _offset(httpx.Response(206, headers={"Content-Range": "bytes 5-9/10"}), 5, Evidence()) == 5
-    assert _offset(httpx.Response(206, headers={"Content-Range": "bytes 5-9/*"}), 5, Evidence()) == 5
-    assert _offset(httpx.Response(200), 5, Evidence()) == 0
+    assert begins_at(206, Headers({"Content-Range": "bytes 5-9/10"}), 5, Evidence()) == 5
+    assert begins_at(206, Headers({"Content-Range": "bytes 5-9/*"}), 5, Evidence()) == 5
+    assert begins_at(200, Headers(), 5, Evidence()) == 0
 
 
 @pytest.mark.parametrize(
@@ -101,7 +103,7 @@ def test_a_partial_answer_at_the_right_place_is_taken_and_a_whole_one_begins_at_
 def test_the_size_of_the_whole_is_not_mistaken_for_that_of_the_answer(
     status: int, headers: dict[str, str], total: int | None
 ) -> None:
-    assert _total_bytes(httpx.Response(status, headers=headers)) == total
+    assert total_bytes(status, Headers(headers)) == total
 
 
 @pytest.mark.parametrize(
@@ -114,13 +116,13 @@ def test_the_size_of_the_whole_is_not_mistaken_for_that_of_the_answer(
     ],
 )
 def test_a_name_for_people_comes_from_the_origin_or_the_link(disposition: str, url: str, name: str) -> None:
-    assert _file_name(httpx.Response(200, headers={"Content-Disposition": disposition}), url) == name
+    assert file_name(Headers({"Content-Disposition": disposition}), url) == name
 
 
 @pytest.mark.parametrize("url", ["http://origin:99999/x", "http://origin:port/x", "http://[bad/x", "http://"])
 def test_a_link_that_is_none_is_bad_input(url: str) -> None:
     with pytest.raises(BadInput):
-        HttpExchange(Source(url=SecretStr(url)), TransferSettings(request_timeout=1)).identify()
+        anyio.run(HttpExchange(Source(url=SecretStr(url)), TransferSettings(request_timeout=1)).identify)
 
 
 @pytest.mark.parametrize(
@@ -137,7 +139,7 @@ def test_a_link_that_is_none_is_bad_input(url: str) -> None:
 def test_a_redirect_to_nowhere_is_refused_and_followed_by_nobody(location: str) -> None:
     with Origin({"clip.mp4": Resource(b"x", story=f"always: redirect {location}")}) as origin:
         with pytest.raises(RedirectLoop):
-            HttpExchange(Source(url=SecretStr(origin.url("clip.mp4"))), TransferSettings()).identify()
+            anyio.run(HttpExchange(Source(url=SecretStr(origin.url("clip.mp4"))), TransferSettings()).identify)
         assert len(origin.requests) == 1
 
 
@@ -145,7 +147,7 @@ def test_a_redirect_to_nowhere_is_refused_and_followed_by_nobody(location: str) 
 def test_a_redirect_without_a_place_to_go_is_asked_for_once(status: int) -> None:
     with Scripted(lambda _: iter([head(status, {"Content-Length": "0"})])) as origin:
         with pytest.raises(RedirectLoop, match=str(status)):
-            HttpExchange(Source(url=SecretStr(origin.url("clip.mp4"))), TransferSettings()).identify()
+            anyio.run(HttpExchange(Source(url=SecretStr(origin.url("clip.mp4"))), TransferSettings()).identify)
         assert len(origin.seen) == 1
 
 
@@ -154,7 +156,7 @@ def test_a_header_that_cannot_be_sent_is_repeated_nowhere(value: str) -> None:
     with Origin({"clip.mp4": b"abc"}) as origin:
         source = Source(url=SecretStr(origin.url("clip.mp4")), headers={"Authorization": SecretStr(value)})
         with pytest.raises(BadInput) as caught:
-            HttpExchange(source, TransferSettings()).identify()
+            anyio.run(HttpExchange(source, TransferSettings()).identify)
     told = "".join(traceback.format_exception(caught.value))
     assert "b82d" not in told + str(caught.value.evidence)
 
@@ -162,16 +164,16 @@ def test_a_header_that_cannot_be_sent_is_repeated_nowhere(value: str) -> None:
 def test_an_answer_that_is_no_http_is_repeated_nowhere() -> None:
     echo = b"HTTP/1.1 200 OK\r\ntok-5f1c is not valid\r\n\r\n"
     with Scripted(lambda _: iter([echo])) as origin, pytest.raises(ConnectionFailed) as caught:
-        HttpExchange(Source(url=SecretStr(origin.url("clip.mp4"))), TransferSettings()).identify()
+        anyio.run(HttpExchange(Source(url=SecretStr(origin.url("clip.mp4"))), TransferSettings()).identify)
     assert "tok-5f1c" not in "".join(traceback.format_exception(caught.value))
 
 
 def test_no_library_underneath_logs_a_link_at_info() -> None:
     code = (
         "import logging, sys; logging.basicConfig(level=logging.INFO, stream=sys.stdout)\n"
-        "from pydantic import SecretStr; from tidegate.model import Source\n"
+        "import anyio; from pydantic import SecretStr; from tidegate.model import Source\n"
         "from tidegate.settings import TransferSettings; from tidegate.transfer.http import HttpExchange\n"
-        "HttpExchange(Source(url=SecretStr(sys.argv[1])), TransferSettings()).identify()\n"
+        "anyio.run(HttpExchange(Source(url=SecretStr(sys.argv[1])), TransferSettings()).identify)\n"
         "print('asked')"
     )
     with Origin({"clip.mp4": b"abc"}) as origin:
@@ -185,7 +187,7 @@ def test_no_library_underneath_logs_a_link_at_info() -> None:
 def test_an_unknown_host_is_a_connection_failure_without_a_secret_in_it() -> None:
     source = Source(url=SecretStr("http://user:hidden@no-such-host.invalid/x.mp4?token=hidden"))
     with pytest.raises(ConnectionFailed) as caught:
-        HttpExchange(source, TransferSettings(request_timeout=5)).identify()
+        anyio.run(HttpExchange(source, TransferSettings(request_timeout=5)).identify)
     assert "no-such-host.invalid" in caught.value.message
     assert "hidden" not in caught.value.message + str(caught.value.evidence)
 
@@ -194,7 +196,7 @@ def test_the_evidence_of_a_refusal_has_its_status_and_no_secret() -> None:
     with Origin({"clip.mp4": Resource(b"x", story="always: 403")}) as origin:
         source = Source(url=SecretStr(origin.url("clip.mp4") + "?token=hidden&part=2"))
         with pytest.raises(Exception) as caught:
-            HttpExchange(source, TransferSettings()).identify()
+            anyio.run(HttpExchange(source, TransferSettings()).identify)
     evidence = caught.value.evidence  # type: ignore[attr-defined]
     assert evidence.status == 403
     assert evidence.url.endswith("?token=REDACTED&part=2")
@@ -205,4 +207,4 @@ def test_an_exchange_that_was_given_up_before_it_began_fails_and_leaves_no_socke
         exchange = HttpExchange(Source(url=SecretStr(origin.url("clip.mp4"))), TransferSettings())
         exchange.abort()
         with pytest.raises(ConnectionFailed):
-            exchange.identify()
+            anyio.run(exchange.identify)

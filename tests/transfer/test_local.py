@@ -12,17 +12,20 @@ import anyio
 import pytest
 from pydantic import SecretStr
 
+from tests.transfer.scripted import identified, read_from
 from tidegate.errors import NotFound, NotMedia, SourceChanged, TidegateError, UnsupportedSource
 from tidegate.events import unobserved
 from tidegate.model import Source
 from tidegate.settings import TransferSettings
 from tidegate.transfer.fetch import Fetch, identify
 from tidegate.transfer.part import Part
+from tidegate.transfer.paths import local_path
 from tidegate.transfer.resolvers import resolver_for
-from tidegate.transfer.resolvers.local import CHUNK_BYTES, LocalExchange, local_path
+from tidegate.transfer.resolvers.local import LocalExchange
 
 pytestmark = pytest.mark.usefixtures("nothing_left")
 
+MIB = 1024 * 1024
 CONTENT = bytes(range(256)) * 20_000
 
 
@@ -70,68 +73,68 @@ def test_a_file_url_names_its_path_whatever_is_in_it(film: Path) -> None:
 
 def test_a_file_that_changed_since_it_was_identified_is_refused(film: Path) -> None:
     exchange = LocalExchange(source(film))
-    identity = exchange.identify()
+    identity = identified(exchange)
     os.utime(film, ns=(1, 1))
     with pytest.raises(SourceChanged):
-        LocalExchange(source(film)).open(0, None, identity)
+        read_from(LocalExchange(source(film)), 0, identity)
 
 
 def test_a_file_replaced_by_one_of_the_same_size_and_time_is_refused(film: Path, tmp_path: Path) -> None:
-    identity = LocalExchange(source(film)).identify()
+    identity = identified(LocalExchange(source(film)))
     other = tmp_path / "other"
     other.write_bytes(CONTENT)
     os.utime(other, ns=(film.stat().st_atime_ns, film.stat().st_mtime_ns))
     other.replace(film)
     with pytest.raises(SourceChanged):
-        LocalExchange(source(film)).open(0, None, identity)
+        read_from(LocalExchange(source(film)), 0, identity)
 
 
 def test_a_file_rewritten_in_place_with_its_time_set_back_is_refused(film: Path) -> None:
     """As `rsync --inplace -t` does."""
-    identity = LocalExchange(source(film)).identify()
+    identity = identified(LocalExchange(source(film)))
     before = film.stat()
     with film.open("r+b") as file:
         file.write(b"other")
     os.utime(film, ns=(before.st_atime_ns, before.st_mtime_ns))
-    assert LocalExchange(source(film)).identify().key != identity.key
+    assert identified(LocalExchange(source(film))).key != identity.key
     with pytest.raises(SourceChanged):
-        LocalExchange(source(film)).open(0, None, identity)
+        read_from(LocalExchange(source(film)), 0, identity)
 
 
 def test_a_name_that_is_no_utf8_is_read_and_told_printably(tmp_path: Path, limits: TransferSettings) -> None:
     path = Path(os.fsdecode(os.fsencode(tmp_path) + b"/caf\xe9.mp4"))
     path.write_bytes(CONTENT)
-    identity = LocalExchange(source(path)).identify()
+    identity = identified(LocalExchange(source(path)))
     assert identity.name == "caf\ufffd.mp4" and identity.url.endswith("/caf%E9.mp4")
     assert identity.model_validate_json(identity.model_dump_json()) == identity
     assert copied(path, tmp_path, limits).read_bytes() == CONTENT
     path.unlink()
     with pytest.raises(NotFound, match="caf\ufffd"):
-        LocalExchange(source(path)).identify()
+        identified(LocalExchange(source(path)))
 
 
 @pytest.mark.parametrize("change", ["grows", "shrinks"])
 def test_a_file_that_changes_while_it_is_read_is_noticed_at_the_end(change: str, film: Path) -> None:
     exchange = LocalExchange(source(film))
-    body = exchange.open(0, None, exchange.identify())
-    with pytest.raises(SourceChanged), body:
-        chunks = iter(body)
-        next(chunks)
+
+    def meanwhile() -> None:
         with film.open("r+b") as file:
             file.seek(0, os.SEEK_END)
-            file.write(b"more") if change == "grows" else file.truncate(CHUNK_BYTES + 1)
-        list(chunks)
+            file.write(b"more") if change == "grows" else file.truncate(MIB + 1)
+
+    with pytest.raises(SourceChanged):
+        read_from(exchange, 0, identified(exchange), between=meanwhile)
 
 
 def test_a_file_that_is_not_there_is_not_found(tmp_path: Path) -> None:
     with pytest.raises(NotFound, match=r"gone\.mp4"):
-        LocalExchange(source(tmp_path / "gone.mp4")).identify()
+        identified(LocalExchange(source(tmp_path / "gone.mp4")))
 
 
 def test_an_empty_file_is_no_media(tmp_path: Path) -> None:
     (tmp_path / "empty.mp4").touch()
     with pytest.raises(NotMedia):
-        LocalExchange(source(tmp_path / "empty.mp4")).identify()
+        identified(LocalExchange(source(tmp_path / "empty.mp4")))
 
 
 def test_a_pipe_is_refused_at_once_instead_of_waiting_for_a_writer(tmp_path: Path) -> None:
@@ -139,7 +142,7 @@ def test_a_pipe_is_refused_at_once_instead_of_waiting_for_a_writer(tmp_path: Pat
     os.mkfifo(pipe)
     started = time.monotonic()
     with pytest.raises(NotMedia):
-        LocalExchange(source(pipe)).identify()
+        identified(LocalExchange(source(pipe)))
     assert time.monotonic() - started < 1
     assert stat.S_ISFIFO(pipe.stat().st_mode)
 
@@ -148,19 +151,14 @@ def test_a_folder_or_a_device_is_refused(tmp_path: Path) -> None:
     for path in (tmp_path, Path("/dev/zero")):
         with pytest.raises(TidegateError):
             exchange = LocalExchange(source(path))
-            identity = exchange.identify()
-            with exchange.open(0, None, identity) as body:
-                next(iter(body))
+            identity = identified(exchange)
+            read_from(exchange, 0, identity)
 
 
 def test_a_read_that_was_given_up_ends(film: Path) -> None:
     exchange = LocalExchange(source(film))
-    with exchange.open(0, None, exchange.identify()) as body:
-        chunks = iter(body)
-        next(chunks)
-        exchange.abort()
-        with pytest.raises(TidegateError):
-            next(chunks)
+    with pytest.raises(TidegateError):
+        read_from(exchange, 0, identified(exchange), between=exchange.abort)
 
 
 def test_a_source_that_nobody_handles_is_unsupported() -> None:

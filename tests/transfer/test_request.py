@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from tidegate.errors import BadInput
+from tidegate.transfer.paths import local_path
 from tidegate.transfer.request import checked_headers, checked_headers_for, checked_sha256, checked_url
-from tidegate.transfer.resolvers.local import local_path
 
 SECRET = "hdr-b82d"
 ONE, OTHER = "https://host/a.mp4", "https://elsewhere/b.mp4"

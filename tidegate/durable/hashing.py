@@ -32,15 +32,33 @@ def digests_of(
         ValueError: an algorithm that hashlib does not know.
         OSError: the file cannot be read.
     """
-    hashers: dict[str, _Hasher] = {name: _hasher(name) for name in algorithms}
+    hashing = Hashing(algorithms)
     buffer = bytearray(BLOCK_BYTES)
     view = memoryview(buffer)
     with path.open("rb", buffering=0) as file:
         while count := file.readinto(buffer):
             each_block()
-            for hasher in hashers.values():
-                hasher.update(view[:count])
-    return {name: f"{name}:{hasher.hexdigest()}" for name, hasher in hashers.items()}
+            hashing.update(view[:count])
+    return hashing.digests()
+
+
+class Hashing:
+    """Several algorithms over the same bytes, which come in order."""
+
+    def __init__(self, algorithms: frozenset[str]) -> None:
+        self._hashers: dict[str, _Hasher] = {name: _hasher(name) for name in algorithms}
+
+    @property
+    def algorithms(self) -> frozenset[str]:
+        return frozenset(self._hashers)
+
+    def update(self, block: memoryview) -> None:
+        for hasher in self._hashers.values():
+            hasher.update(block)
+
+    def digests(self) -> dict[str, Digest]:
+        """By algorithm."""
+        return {name: f"{name}:{hasher.hexdigest()}" for name, hasher in self._hashers.items()}
 
 
 def blake3_of(path: Path) -> Digest:

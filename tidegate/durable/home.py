@@ -34,15 +34,19 @@ class Home:
         """One 0600 file a run that was given secrets."""
         return self.root / "secrets"
 
+    def scratch_of(self, work_key: str) -> Path:
+        """Everything that one piece of work has in scratch."""
+        return self.root / "scratch" / work_key
+
     def scratch(self, work_key: str, rendition: str) -> Path:
-        """Parts, journals and partial outputs of one piece of work; created here."""
-        folder = self.root / "scratch" / work_key / rendition
+        """Parts, journals and partial outputs of one rendition; created here."""
+        folder = self.scratch_of(work_key) / rendition
         folder.mkdir(parents=True, exist_ok=True)
         return folder
 
     def scratch_bytes(self, work_key: str) -> int:
         """Bytes on disk of what a piece of work has in scratch."""
-        files = (self.root / "scratch" / work_key).rglob("*")
+        files = self.scratch_of(work_key).rglob("*")
         return sum(allocated(path.lstat()) for path in files if path.is_file())
 
     def lock(self, work_key: str) -> Path:
@@ -51,4 +55,4 @@ class Home:
 
     def clear_scratch(self, work_key: str) -> None:
         """Forget what a finished piece of work no longer needs."""
-        shutil.rmtree(self.root / "scratch" / work_key, ignore_errors=True)
+        shutil.rmtree(self.scratch_of(work_key), ignore_errors=True)

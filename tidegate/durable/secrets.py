@@ -15,7 +15,7 @@ import os
 import re
 import secrets
 import stat
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -41,6 +41,7 @@ class _Kept(BaseModel):
 
     url: SecretStr
     headers: dict[str, SecretStr]
+    mirrors: tuple[SecretStr, ...] = ()
 
 
 class _Owned(BaseModel):
@@ -53,16 +54,16 @@ class SecretFiles:
 
     root: Path
 
-    def keep(self, url: str, headers: dict[str, str]) -> str:
-        """Store a full URL and headers; returns the reference, which says nothing about them."""
+    def keep(self, url: str, headers: dict[str, str], mirrors: Sequence[str] = ()) -> str:
+        """Store full URLs and headers; returns the reference, which says nothing about them."""
         reference = secrets.token_hex(8)
         self.root.mkdir(parents=True, exist_ok=True, mode=0o700)
-        content = {"url": url, "headers": headers, "owner": this_process().model_dump()}
+        content = {"url": url, "headers": headers, "mirrors": mirrors, "owner": this_process().model_dump()}
         write_atomic(self._path(reference), json.dumps(content).encode(), mode=0o600)
         return reference
 
-    def reveal(self, reference: str) -> tuple[SecretStr, dict[str, SecretStr]]:
-        """The URL and headers behind a reference.
+    def reveal(self, reference: str) -> Source:
+        """The URLs and headers behind a reference.
 
         Raises:
             BadInput: there is no such secret on this host (any more).
@@ -71,7 +72,7 @@ class SecretFiles:
             kept = _Kept.model_validate_json(self._path(reference).read_bytes())
         except (OSError, ValueError) as error:
             raise BadInput(f"The secret {reference} is not on this host; give the link and headers again") from error
-        return kept.url, kept.headers
+        return Source(url=kept.url, headers=kept.headers, mirrors=kept.mirrors)
 
     def forget(self, reference: str) -> None:
         self._path(reference).unlink(missing_ok=True)
@@ -118,7 +119,7 @@ def distinguished(identity: Identity, source: Source, root: Path) -> Identity:
     headers = sorted((name.lower(), value.get_secret_value()) for name, value in source.headers.items())
     if identity.has_validator or identity.digests or (link == source.redacted and not headers):
         return identity
-    told = json.dumps([link, headers]).encode()
+    told = json.dumps([link, headers, identity.distinct]).encode()
     return identity.model_copy(update={"distinct": blake3(told, key=_identity_key(root)).hexdigest()[:32]})
 
 

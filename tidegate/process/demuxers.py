@@ -42,6 +42,7 @@ ALLOWED_DEMUXERS = (
     "tta",
     "ape",
     "wv",
+    "webvtt",
 )
 
 DECLARING_DEMUXERS = ("mov", "mp4", "matroska", "webm", "avi", "asf", "flv", "wav", "flac", "aiff", "mxf")

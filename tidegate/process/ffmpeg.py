@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -74,8 +74,18 @@ class Progress:
         return self.marks.get("out_time_us", 0.0) / 1e6
 
 
-def base_arguments(ffmpeg: Path, source: Path, *, demuxer_options: tuple[str, ...] = ()) -> list[str]:
-    """Everything up to and with the input: no stdin, progress on stdout, warnings on stderr, one local file."""
+def base_arguments(
+    ffmpeg: Path,
+    *sources: Path,
+    demuxer_options: tuple[str, ...] = (),
+    offsets_seconds: Sequence[float] = (),
+) -> list[str]:
+    """Everything up to and with the inputs: no stdin, progress on stdout, warnings on stderr, local files only."""
+    closed = ("-protocol_whitelist", "file,pipe", "-format_whitelist", ",".join(ALLOWED_DEMUXERS))
+    inputs: list[str] = []
+    for source, offset in zip(sources, offsets_seconds or [0.0] * len(sources), strict=True):
+        inputs += [*closed, *(("-itsoffset", f"{offset:.6f}") if offset else ()), *demuxer_options]
+        inputs += ["-i", file_url(source)]
     return [
         str(ffmpeg),
         "-nostdin",
@@ -84,10 +94,7 @@ def base_arguments(ffmpeg: Path, source: Path, *, demuxer_options: tuple[str, ..
         "-y",
         *("-loglevel", "level+info"),
         *("-progress", "pipe:1"),
-        *("-protocol_whitelist", "file,pipe"),
-        *("-format_whitelist", ",".join(ALLOWED_DEMUXERS)),
-        *demuxer_options,
-        *("-i", file_url(source)),
+        *inputs,
     ]
 
 

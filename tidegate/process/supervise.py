@@ -12,7 +12,7 @@ import os
 import signal
 import subprocess
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO
@@ -64,6 +64,10 @@ class Job:
     """How much of the work is done, 0 to 1; None where nobody can tell, and then the deadline is final."""
     on_stdout: LineSink = ignore_line
     on_stderr: LineSink = ignore_line
+    environment: Mapping[str, str] | None = None
+    """What its environment has beyond ours."""
+    folder: Path | None = None
+    """Where it runs; None: here."""
     clock: Callable[[], float] = time.monotonic
 
 
@@ -141,7 +145,8 @@ def _spawn(job: Job) -> subprocess.Popen[bytes]:
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             start_new_session=True,
-            env={**os.environ, **marked()},
+            env={**os.environ, **(job.environment or {}), **marked()},
+            cwd=job.folder,
             # Without it a SIGKILL of this process leaves the tool running, writing into a file that the next run owns.
             preexec_fn=die_with_parent,
         )

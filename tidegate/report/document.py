@@ -25,6 +25,8 @@ def document(outcome: Outcome) -> dict[str, Any]:
         "stages": {name: record.model_dump() for name, record in outcome.stages.items()},
         "media": _media(outcome.probe.preview) if outcome.probe and outcome.probe.preview else None,
         "download": _download(outcome, outcome.download) if outcome.download else None,
+        "tried": [tried.model_dump() for tried in outcome.tried],
+        "origins": [origin.model_dump() for origin in outcome.origins],
         "output": _output(outcome.remux, published.video if published else None) if outcome.remux else None,
         "analysis": _analysis(outcome.analysis) if outcome.analysis else None,
         "findings": [finding.model_dump() for finding in outcome.findings],
@@ -38,10 +40,13 @@ def _download(outcome: Outcome, download: DownloadResult) -> dict[str, Any]:
     path, track = outcome.download_path, download.asset.main
     return {
         "path": str(path) if path else None,
-        "size_bytes": track.size_bytes,
+        "size_bytes": download.asset.size_bytes,
         "digest": track.digest,
         "checked": list(download.checked),
-        **transfer(outcome, track.size_bytes),
+        "resolver": outcome.probe.resolver if outcome.probe else None,
+        "rendition": download.rendition.model_dump(),
+        "gaps": [gap.model_dump() for gap in download.gaps],
+        **transfer(outcome, download.asset.size_bytes),
     }
 
 

@@ -12,8 +12,9 @@ from rich.table import Table
 from rich.text import Text
 
 from tidegate.events import Advance
-from tidegate.model import Failure, Outcome
+from tidegate.model import Failure, OriginStats, Outcome
 from tidegate.report.units import clock, human_size
+from tidegate.settings import Settings
 
 
 def failure_panel(failure: Failure, log: str | None = None, report: str | None = None) -> Panel:
@@ -39,11 +40,37 @@ def outcome_summary(outcome: Outcome) -> Text:
         rows.append(("report", str(outcome.published.folder / "report.html")))
     elif outcome.download_path is not None:
         rows.append(("source", str(outcome.download_path)))
+    rows += [("origin", origin_line(origin)) for origin in outcome.origins if origin.failures]
     if outcome.stages and all(record.cached for record in outcome.stages.values()):
         rows.append(("note", "every stage came from its checkpoint"))
     rows += [("finding", finding.message) for finding in outcome.findings]
     return Text("\n").join(
         Text.assemble((f"{name:<8}", "yellow" if name == "finding" else "dim"), value) for name, value in rows
+    )
+
+
+def origin_line(origin: OriginStats) -> str:
+    """`http://host:80  7 requests, 2 failed (2 server_error), 12.3 MB, 3.1 MB/s`."""
+    failed = ", ".join(f"{count} {kind}" for kind, count in origin.failures.items())
+    parts = [f"{origin.attempts} requests", *([f"{sum(origin.failures.values())} failed ({failed})"] if failed else [])]
+    if origin.bytes_received:
+        parts.append(human_size(origin.bytes_received))
+    if origin.per_second:
+        parts.append(f"{human_size(origin.per_second)}/s")
+    if origin.breaker != "closed":
+        parts.append(f"breaker {origin.breaker}")
+    return f"{origin.origin}  " + ", ".join(parts)
+
+
+def limits_line(settings: Settings) -> str:
+    """The limits in force, as a job begins."""
+    transfer, gate, process = settings.transfer, settings.gate, settings.process
+    return (
+        f"request {transfer.request_timeout.total_seconds():g} s, "
+        f"stall {transfer.stall_timeout.total_seconds():g} s below {transfer.minimum_speed} B/s, "
+        f"{transfer.tries} tries without gain, {transfer.throttle_budget.total_seconds():g} s for Retry-After, "
+        f"{gate.connections_per_origin} connections an origin, breaker after {gate.failures} failures, "
+        f"tools {process.stall_timeout.total_seconds():g} s without progress"
     )
 
 

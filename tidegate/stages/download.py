@@ -1,123 +1,248 @@
 """Stage `download`: the chosen rendition's bytes, whole and verified, in the asset store.
 
-Resumes from the part file that an earlier run (or the probe) left; a crash costs at most what was not journaled. The
-part's journal stays until the flow clears the scratch folder: it tells the next run where the bytes went.
-The file is inspected packet by packet, and one that holds less than it promises is refused here, before any tool
-could make a shorter, valid-looking file of it.
+Its resolver resumes from what an earlier run (or the probe) left in the rendition's folder; a crash costs at most what
+was not journaled. A note beside the bytes says which asset they are about to become: it tells the next run where they
+went, and stays until the flow clears the scratch folder. Every file is inspected packet by packet, and one that holds
+less than it promises is refused here, before any tool could make a shorter, valid-looking file of it.
 """
 
 from __future__ import annotations
 
+import contextlib
+import shutil
+from collections.abc import AsyncIterator, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 
-from tidegate.durable.hashing import blake3_of
+from pydantic import AwareDatetime, ValidationError
+
+from tidegate.durable.atomic import write_atomic
+from tidegate.durable.crash_points import reached
+from tidegate.durable.lock import acquired, released
 from tidegate.durable.store import describe
 from tidegate.durable.threads import in_thread, still_wanted
-from tidegate.errors import Evidence, NotMedia, TruncatedMedia, WrongDigest
-from tidegate.model import Asset, Digest, DownloadResult, MediaInfo, ProbeResult, Rendition, Source, TransferStats
+from tidegate.errors import Evidence, NotMedia, TruncatedMedia, WrongDigest, from_os_error
+from tidegate.events import Note
+from tidegate.model import (
+    NO_WISH,
+    Asset,
+    Digest,
+    DownloadResult,
+    Gap,
+    MediaInfo,
+    ProbeResult,
+    Rendition,
+    Source,
+    TransferStats,
+    Value,
+    Wish,
+)
 from tidegate.process.inspect import inspect
+from tidegate.process.join import joined
 from tidegate.resilience.deadline import processing_seconds
-from tidegate.stages.probe import connector
+from tidegate.stages.outside import outside_of
 from tidegate.stages.verification import tolerance_seconds
 from tidegate.stages.workbench import Workbench
-from tidegate.transfer.fetch import Fetch
-from tidegate.transfer.part import Part, opened_part
+from tidegate.transfer.resolvers import by_name
+from tidegate.transfer.resolvers.base import Fetched, Fetching
 from tidegate.transfer.verify import check_digests
 
-RECIPE = 1
+RECIPE = 2
 """Raise it when the same source would give another `DownloadResult`: old checkpoints are then not believed."""
 
-TRACK = "source"
-"""The name of the file inside the asset; not the source's, so that equal bytes have one address."""
+NOTE = "asset.json"
+"""Beside the bytes: which asset they are, or were, about to become."""
+PLAYLIST_SHARE = 0.02
+"""How much less than its playlist promises a rendition may hold: segment durations are rounded, one by one."""
+
+
+class Stored(Value):
+    """The note: everything that moving the bytes away would make unknown."""
+
+    identity: str
+    """The key of the identity that they belong to."""
+    asset: Asset
+    end_is_certain: bool
+    promised_seconds: float | None = None
+    gaps: tuple[Gap, ...] = ()
+    noted_at: AwareDatetime
 
 
 async def download(
-    bench: Workbench, source: Source, probe: ProbeResult, rendition: Rendition, key: str
+    bench: Workbench, source: Source, probe: ProbeResult, rendition: Rendition, key: str, wish: Wish = NO_WISH
 ) -> DownloadResult:
     """Fetch, verify, inspect and store. `key` is the work key.
 
     Raises:
-        TruncatedMedia: the file holds less than its header promises.
+        TruncatedMedia: the file holds less than its header or its playlist promises.
         NotMedia: it has neither picture nor sound.
-        TidegateError: whatever `Fetch.run` raises.
+        TidegateError: whatever the resolver raises.
     """
     folder = bench.home.scratch(key, rendition.id)
-    promised_seconds = probe.preview.duration_seconds if probe.preview else None
-    promised = set(probe.identity.digests) | ({source.sha256} if source.sha256 else set())
-    limits, trust = bench.settings.transfer, bench.settings.store.unvalidated_trust
-    async with opened_part(folder, probe.identity, limits, bench.observe, trust=trust) as part:
-        asset, stats, promised = await _bytes(bench, source, part, promised)
-        media = await _inspected(
-            bench, bench.store.path(asset) if part.stored_as else part.path, asset, promised_seconds
-        )
-        if part.stored_as is None:
-            await in_thread(_store, bench, part, asset)
+    promised = frozenset(probe.identity.digests) | ({source.sha256} if source.sha256 else set())
+    what = Fetching(
+        identity=probe.identity,
+        rendition=rendition,
+        folder=folder,
+        promised=promised,
+        allow_gaps=wish.allow_gaps,
+        duration_seconds=wish.duration_seconds,
+    )
+    async with _alone(bench, folder):
+        stored, stats, checked, media = await _brought(bench, source, probe, what)
     return DownloadResult(
-        asset=asset,
+        asset=stored.asset,
         rendition=rendition,
         media=media,
         transfer=stats,
-        checked=tuple(sorted(promised)),
-        length_confirmed=part.end_is_certain or media.declares_duration or bool(promised),
+        checked=tuple(sorted(checked)),
+        length_confirmed=stored.end_is_certain or media.declares_duration or bool(checked),
+        gaps=stored.gaps,
         recorded_at=datetime.now(UTC),
     )
 
 
-async def _bytes(
-    bench: Workbench, source: Source, part: Part, promised: set[Digest]
-) -> tuple[Asset, TransferStats, set[Digest]]:
-    """The asset that the source's bytes are or will be, what they cost, and the digests that were found to hold."""
-    stored = await _stored(bench, part, promised)
-    if stored is not None:
-        return stored, TransferStats(bytes_reused=stored.main.size_bytes), promised
-    _require_space(bench, part)
-    fetch = Fetch(connector(bench, source), part, bench.settings.transfer, bench.observe, promised=promised)
-    stats = await fetch.run()
-    known = {TRACK: fetch.blake3} if fetch.blake3 else None
-    asset = await in_thread(describe, {TRACK: part.path}, known)
-    return asset, stats, fetch.promised
+@contextlib.asynccontextmanager
+async def _alone(bench: Workbench, folder: Path) -> AsyncIterator[None]:
+    """One run at a time works in this folder; another one waits, visibly."""
+    waiting = Note("Another run is downloading the same source; waiting for it")
+    lock = folder / "download.lock"
+    try:
+        handle = await acquired(lock, lambda: bench.observe(waiting))
+    except OSError as error:
+        raise from_os_error(error, "opening the download's lock") from error
+    with released(handle, lock):
+        yield
 
 
-async def _stored(bench: Workbench, part: Part, promised: set[Digest]) -> Asset | None:
-    """What an earlier run stored before it could say so, if that is whole and as promised; otherwise what is left in
-    the part is good for going on from."""
-    stored = part.stored_as
-    if stored is None:
-        return None
-    if await in_thread(bench.store.whole, stored):
-        try:
-            await in_thread(check_digests, bench.store.path(stored), frozenset(promised), still_wanted)
-        except WrongDigest:
-            part.restart()
-        else:
-            return stored
-    elif part.complete and await in_thread(blake3_of, part.path) != stored.main.digest:
-        part.restart()  # the same damaged bytes, linked from the store and from here
-    part.stored_as = None
-    return None
-
-
-def _store(bench: Workbench, part: Part, asset: Asset) -> None:
-    part.will_be(asset)
-    bench.store.place(asset, {TRACK: part.path})
-
-
-def _require_space(bench: Workbench, part: Part) -> None:
-    remaining = (part.identity.size_bytes or 0) - part.received_bytes
-    bench.require_space(part.path.parent, remaining)
-
-
-async def _inspected(bench: Workbench, path: Path, asset: Asset, promised: float | None) -> MediaInfo:
-    limits = bench.settings.process
-    seconds = processing_seconds(limits, asset.main.size_bytes)
-    media = await inspect(
-        path, "packets", limits, seconds, stage="download", observe=bench.observe, total_seconds=promised
+async def _brought(
+    bench: Workbench, source: Source, probe: ProbeResult, what: Fetching
+) -> tuple[Stored, TransferStats, frozenset[Digest], MediaInfo]:
+    """The asset in the store, what it cost, which digests hold, and what is in it."""
+    noted = _note(bench, what, datetime.now(UTC))
+    if noted is not None and await _stands(bench, noted, what):
+        media = await _inspected(bench, _paths(bench, noted.asset), noted)
+        return noted, TransferStats(bytes_reused=noted.asset.size_bytes), what.promised, media
+    fetched, files, asset = await _fetched(bench, source, probe.resolver, what)
+    if noted is not None and noted.asset != asset:
+        # They were whole when the note was written: the disk has changed them since, here or in the store, or both.
+        bench.observe(Note("The bytes here are not those that were received; fetching them again", "warning"))
+        await in_thread(_emptied, what.folder)
+        fetched, files, asset = await _fetched(bench, source, probe.resolver, what)
+    stored = Stored(
+        identity=what.identity.key,
+        asset=asset,
+        end_is_certain=fetched.end_is_certain,
+        promised_seconds=fetched.promised_seconds,
+        gaps=fetched.gaps,
+        noted_at=datetime.now(UTC),
     )
+    media = await _inspected(bench, list(files.values()), stored)
+    await in_thread(_store, bench, stored, files, what.folder)
+    return stored, fetched.stats, what.promised | fetched.checked, media
+
+
+async def _fetched(
+    bench: Workbench, source: Source, resolver: str, what: Fetching
+) -> tuple[Fetched, dict[str, Path], Asset]:
+    """The rendition in its folder, and the asset that it will be."""
+    fetched = await by_name(resolver).fetch(outside_of(bench, "download"), source, what)
+    files = await _single(bench, fetched, what.folder)
+    return fetched, files, await in_thread(describe, files, dict(fetched.known))
+
+
+async def _single(bench: Workbench, fetched: Fetched, folder: Path) -> dict[str, Path]:
+    """One file for each track; files that follow each other in time are joined without encoding."""
+    files = {}
+    for name, pieces in fetched.tracks.items():
+        files[name] = (
+            pieces[0]
+            if len(pieces) == 1
+            else await joined(bench.toolchain(), pieces, folder / f"{name}.joined", bench.settings.process)
+        )
+    return files
+
+
+def _note(bench: Workbench, what: Fetching, now: datetime) -> Stored | None:
+    """The note of an earlier run, where it is about this content. Without a validator only its age speaks for that."""
+    try:
+        noted = Stored.model_validate_json((what.folder / NOTE).read_bytes())
+    except (OSError, ValidationError):
+        return None
+    young = now - noted.noted_at <= bench.settings.store.unvalidated_trust
+    believed = noted.identity == what.identity.key and (what.identity.has_validator or young)
+    return noted if believed else None
+
+
+async def _stands(bench: Workbench, noted: Stored, what: Fetching) -> bool:
+    """Whether the asset is in the store, whole and as promised."""
+    if not await in_thread(bench.store.whole, noted.asset):
+        return False
+    try:
+        await in_thread(check_digests, bench.store.path(noted.asset), what.promised, still_wanted)
+    except WrongDigest:
+        return False
+    return True
+
+
+def _store(bench: Workbench, stored: Stored, files: Mapping[str, Path], folder: Path) -> None:
+    try:
+        write_atomic(folder / NOTE, stored.model_dump_json().encode())
+    except OSError as error:
+        raise from_os_error(error, "noting where the download goes") from error
+    reached("download: noted")
+    bench.store.place(stored.asset, dict(files))
+
+
+def _emptied(folder: Path) -> None:
+    """Forget everything but the lock. What is linked from the store as well stays there."""
+    for path in folder.iterdir():
+        if path.is_dir():
+            shutil.rmtree(path)
+        elif path.suffix != ".lock":
+            path.unlink()
+
+
+def _paths(bench: Workbench, asset: Asset) -> list[Path]:
+    return [bench.store.path(asset, track) for track in asset.tracks]
+
+
+async def _inspected(bench: Workbench, paths: list[Path], stored: Stored) -> MediaInfo:
+    limits = bench.settings.process
+    tracks = []
+    for path, track in zip(paths, stored.asset.tracks, strict=True):
+        seconds = processing_seconds(limits, track.size_bytes)
+        tracks.append(
+            await inspect(
+                path,
+                "packets",
+                limits,
+                seconds,
+                stage="download",
+                observe=bench.observe,
+                total_seconds=stored.promised_seconds,
+            )
+        )
+        refuse_truncated(tracks[-1])
+    media = MediaInfo.of_tracks(tracks)
     if not media.of_kind("video") and not media.of_kind("audio"):
         raise NotMedia("The file has neither picture nor sound")
-    refuse_truncated(media)
+    refuse_shorter(media, stored)
     return media
+
+
+def refuse_shorter(media: MediaInfo, stored: Stored) -> None:
+    """Compare what a playlist or a site promises with what came.
+
+    Raises:
+        TruncatedMedia: more is missing than the gaps that are known, and than rounding explains.
+    """
+    if stored.promised_seconds is None:
+        return
+    known = sum(gap.end_seconds - gap.start_seconds for gap in stored.gaps)
+    expected, held = stored.promised_seconds - known, media.length_seconds or 0.0
+    if expected - held > max(1.0, tolerance_seconds(expected), PLAYLIST_SHARE * expected):
+        raise _truncated(media, f"The source promises {expected:.2f} s, and {held:.2f} s came")
 
 
 def refuse_truncated(media: MediaInfo) -> None:

@@ -1,44 +1,38 @@
 """Stage `probe`: what is this source, and what does it offer?
 
-`identify` asks the source itself, with one request, and is never cached; `probe` looks at head and tail through our
-own transport and is. The head stays in the download's part file, so its bytes are fetched once. After a crash both
-are simply asked again.
+`identify` asks the source itself, with one request at most, and is never cached; `probe` lets the source's resolver
+look at what it offers and is. What was looked at stays in the rendition's scratch folder, so its bytes are fetched
+once. After a crash both are simply asked again.
 """
 
 from __future__ import annotations
 
-import contextlib
 from datetime import UTC, datetime
-from pathlib import Path
+from functools import partial
 
 from anyio import to_thread
 
 from tidegate.durable.secrets import distinguished
-from tidegate.errors import NotMedia, from_os_error
+from tidegate.events import Note
 from tidegate.model import (
+    NO_WISH,
     Identity,
-    MediaInfo,
     ProbeResult,
     ProfileName,
     Quality,
     Rendition,
     Source,
     TransferStats,
+    Wish,
     fingerprint,
 )
-from tidegate.process.inspect import inspect
+from tidegate.stages.outside import outside_of
 from tidegate.stages.workbench import Workbench
-from tidegate.transfer import fetch
-from tidegate.transfer.exchange import Connect
-from tidegate.transfer.part import Part, opened_part
-from tidegate.transfer.resolvers import resolver_for
-from tidegate.transfer.verify import refuse_text
+from tidegate.transfer.resolvers import Resolver, by_name, resolver_for
+from tidegate.transfer.resolvers.base import Offer, OtherKind
 
-RECIPE = 1
+RECIPE = 2
 """Raise it when the same source would give another `ProbeResult`: old checkpoints are then not believed."""
-
-PEEK_BYTES = 1024 * 1024
-"""How much of head and tail is looked at (DESIGN §2.2)."""
 
 
 async def identify(bench: Workbench, source: Source) -> tuple[Identity, TransferStats]:
@@ -48,45 +42,52 @@ async def identify(bench: Workbench, source: Source) -> tuple[Identity, Transfer
         UnsupportedSource: no resolver handles it.
         TidegateError: the source cannot be reached, refuses, or is empty.
     """
-    identity, cost = await fetch.identify(connector(bench, source), bench.settings.transfer, bench.observe)
+    outside, resolver = outside_of(bench, "probe"), resolver_for(source)
+    identity, cost = await resolver.identify(outside, source)
+    other = resolver_for(source, identity)
+    if other is not resolver:  # what the link alone did not tell: a page or a playlist knows better what it is
+        told, more = await other.identify(outside, source)
+        identity, cost = told.model_copy(update={"content_type": identity.content_type}), cost + more
     return await to_thread.run_sync(distinguished, identity, source, bench.home.secrets), cost
 
 
-def work_key(identity: Identity, profile: ProfileName, quality: Quality) -> str:
-    """What two runs share when they do the same work: source identity + profile + requested quality."""
-    return fingerprint("work", identity.key, profile, quality)
+def work_key(identity: Identity, profile: ProfileName, quality: Quality, wish: Wish = NO_WISH) -> str:
+    """What two runs share when they do the same work: source identity + profile + requested quality, and what else was
+    asked for that makes another result."""
+    more = () if wish == NO_WISH else (wish.model_dump(),)
+    return fingerprint("work", identity.key, profile, quality, *more)
 
 
-async def probe(bench: Workbench, source: Source, identity: Identity, key: str) -> ProbeResult:
-    """Look at the source's head and, where that is not enough, at its tail. `key` is the work key.
+async def probe(
+    bench: Workbench, source: Source, identity: Identity, key: str, resolver: str | None = None
+) -> ProbeResult:
+    """Ask what the source offers. `key` is the work key; `resolver` names one, in place of the first that fits.
 
     Raises:
         NotMedia: text, markup, nothing, or a file that no demuxer opens although all of it was seen.
         TidegateError: the source cannot be read.
     """
-    resolver = resolver_for(source)
-    renditions = resolver.renditions(identity)
-    folder = bench.home.scratch(key, renditions[0].id)
-    connect = connector(bench, source)
-    limits, trust = bench.settings.transfer, bench.settings.store.unvalidated_trust
-    async with opened_part(folder, identity, limits, bench.observe, trust=trust) as part:
-        peek = fetch.Fetch(connect, part, limits, bench.observe, stage="probe", until=PEEK_BYTES)
-        await peek.run()
-        refuse_text(part.read(0, PEEK_BYTES), identity.content_type)
-        preview = await _preview(bench, peek)
+    chosen = by_name(resolver) if resolver else resolver_for(source, identity)
+    try:
+        offer = await _offer(bench, chosen, source, identity, key)
+    except OtherKind as other:
+        bench.observe(Note(other.message))
+        chosen = by_name(other.resolver)
+        offer = await _offer(bench, chosen, source, identity, key)
     return ProbeResult(
         identity=identity,
-        resolver=resolver.name,
-        renditions=renditions,
-        preview=preview,
-        transfer=peek.stats,
+        resolver=chosen.name,
+        renditions=offer.renditions,
+        preview=offer.preview,
+        promised_seconds=offer.promised_seconds,
+        transfer=offer.cost,
         recorded_at=datetime.now(UTC),
     )
 
 
 def choose_rendition(renditions: tuple[Rendition, ...], quality: Quality) -> Rendition:
     """The highest rendition at or below the rung, else the lowest; without a rung the best, for `worst` the lowest."""
-    ranked = sorted(renditions, key=lambda r: (r.height or 0, r.bandwidth_bps or 0))
+    ranked = ranked_renditions(renditions)
     if quality is Quality.WORST:
         return ranked[0]
     cap = quality.height
@@ -94,49 +95,10 @@ def choose_rendition(renditions: tuple[Rendition, ...], quality: Quality) -> Ren
     return fitting[-1] if fitting else ranked[0]
 
 
-def connector(bench: Workbench, source: Source) -> Connect:
-    """Makes exchanges with this source."""
-    resolver = resolver_for(source)
-    return lambda: resolver.exchange(source, bench.settings.transfer)
+def ranked_renditions(renditions: tuple[Rendition, ...]) -> list[Rendition]:
+    """The lowest first: by height, then by bandwidth."""
+    return sorted(renditions, key=lambda r: (r.height or 0, r.bandwidth_bps or 0))
 
 
-async def _preview(bench: Workbench, looking: fetch.Fetch) -> MediaInfo | None:
-    """What head and tail tell; None when only the whole file can tell."""
-    part = looking.part
-    if part.complete:
-        return await _look(bench, part.path)
-    with contextlib.suppress(NotMedia):
-        media = await _look(bench, part.path)
-        if media.streams and (media.declares_duration or not part.identity.ranges):
-            return media
-    tail_start = max(part.received_bytes, (part.identity.size_bytes or 0) - PEEK_BYTES)
-    tail = await looking.tail(tail_start)
-    if tail is None:
-        return None
-    try:
-        peek = await to_thread.run_sync(_head_and_tail, part, tail)
-    except OSError as error:
-        raise from_os_error(error, "probing") from error
-    try:
-        return await _look(bench, peek)
-    except NotMedia:
-        return None
-    finally:
-        peek.unlink(missing_ok=True)
-
-
-def _head_and_tail(part: Part, tail: bytes) -> Path:
-    """A sparse file of the source's size with a hole in the middle: demuxers find the index wherever it is."""
-    peek = part.path.with_name("peek.tmp")
-    with peek.open("wb") as file:
-        file.write(part.read(0, PEEK_BYTES))
-        file.truncate(part.identity.size_bytes or 0)
-        file.seek((part.identity.size_bytes or 0) - len(tail))
-        file.write(tail)
-    return peek
-
-
-async def _look(bench: Workbench, path: Path) -> MediaInfo:
-    limits = bench.settings.process
-    seconds = limits.probe_timeout.total_seconds()
-    return await inspect(path, "header", limits, seconds, stage="probe", observe=bench.observe)
+async def _offer(bench: Workbench, resolver: Resolver, source: Source, identity: Identity, key: str) -> Offer:
+    return await resolver.offer(outside_of(bench, "probe"), source, identity, partial(bench.home.scratch, key))

@@ -28,6 +28,16 @@ def repair_arguments(decision: Decision) -> tuple[str, ...]:
     return ("-fflags", "+genpts")
 
 
+def offsets_seconds(media: MediaInfo) -> list[float]:
+    """How far each track begins after the first to begin. ffmpeg lets every input begin at zero; these undo it."""
+    count = max((stream.track for stream in media.streams), default=0) + 1
+    starts = [
+        min((s.start_seconds for s in media.streams if s.track == track and s.start_seconds is not None), default=0.0)
+        for track in range(count)
+    ]
+    return [start - min(starts) for start in starts]
+
+
 def output_arguments(decision: Decision, media: MediaInfo, threads: int) -> list[str]:
     """Everything between the input and the output's name."""
     return [
@@ -46,10 +56,14 @@ def output_arguments(decision: Decision, media: MediaInfo, threads: int) -> list
 
 
 def _maps(decision: Decision, media: MediaInfo) -> list[str]:
-    """Streams by their index: `v` would take cover art for the film."""
+    """Streams by their place in their file: `v` would take cover art for the film."""
     video = [media.video.index] if decision.video != "none" and media.video else []
-    indexes = [*video, *decision.keep_audio, *decision.keep_subtitles]
-    return [word for index in indexes for word in ("-map", f"0:{index}")]
+    wanted = [*video, *decision.keep_audio, *decision.keep_subtitles]
+    places = {
+        stream.index: f"{stream.track}:{stream.index if stream.place is None else stream.place}"
+        for stream in media.streams
+    }
+    return [word for index in wanted for word in ("-map", places[index])]
 
 
 def _video(decision: Decision, media: MediaInfo, threads: int) -> list[str]:

@@ -31,7 +31,7 @@ from tidegate.process.ffmpeg import Toolchain, base_arguments, file_url, run_ffm
 from tidegate.process.inspect import inspect
 from tidegate.resilience.deadline import processing_seconds
 from tidegate.stages.decide import decide, findings, ladder
-from tidegate.stages.recipes import output_arguments, repair_arguments
+from tidegate.stages.recipes import offsets_seconds, output_arguments, repair_arguments
 from tidegate.stages.verification import verify
 from tidegate.stages.workbench import Workbench
 
@@ -73,7 +73,12 @@ async def remux(
         media=media,
         verification=verification,
         ladder=tuple(steps),
-        findings=(*findings(source.media, rung), *_length_finding(source), *_damage(steps, verification)),
+        findings=(
+            *findings(source.media, rung),
+            *_length_finding(source),
+            *_gap_findings(source),
+            *_damage(steps, verification),
+        ),
         ffmpeg_version=version,
         seconds=time.monotonic() - started,
         recorded_at=datetime.now(UTC),
@@ -107,15 +112,20 @@ async def _climb(
 async def _make(
     bench: Workbench, toolchain: Toolchain, source: DownloadResult, rung: Decision, output: Path
 ) -> tuple[MediaInfo, Verification]:
-    original = bench.store.path(source.asset)
-    size = source.asset.main.size_bytes
+    originals = [bench.store.path(source.asset, track) for track in source.asset.tracks]
+    size = source.asset.size_bytes
     bench.require_space(output.parent, size if rung.strategy is not Strategy.TRANSCODE else 0)
     limits = bench.settings.process
     deadline = processing_seconds(limits, size)
     length = source.media.length_seconds
     await run_ffmpeg(
         [
-            *base_arguments(toolchain.ffmpeg, original, demuxer_options=repair_arguments(rung)),
+            *base_arguments(
+                toolchain.ffmpeg,
+                *originals,
+                demuxer_options=repair_arguments(rung),
+                offsets_seconds=offsets_seconds(source.media),
+            ),
             *output_arguments(rung, source.media, toolchain.encoder_threads),
             file_url(output),
         ],
@@ -150,6 +160,16 @@ def _length_finding(source: DownloadResult) -> tuple[Finding, ...]:
         return ()
     message = "The length cannot be confirmed: neither the container nor the source says how long it should be"
     return (Finding(code="length_unconfirmed", message=message),)
+
+
+def _gap_findings(source: DownloadResult) -> tuple[Finding, ...]:
+    return tuple(
+        Finding(
+            code="gap",
+            message=f"{gap.start_seconds:.1f} s to {gap.end_seconds:.1f} s are missing at the source: {gap.why}",
+        )
+        for gap in source.gaps
+    )
 
 
 def _damage(steps: list[LadderStep], verification: Verification) -> tuple[Finding, ...]:

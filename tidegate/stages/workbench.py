@@ -17,6 +17,7 @@ from tidegate.errors import DiskFull
 from tidegate.events import Observer, unobserved
 from tidegate.process.ffmpeg import Toolchain
 from tidegate.settings import Settings
+from tidegate.transfer.gates import Gates
 
 SPARE_BYTES = 16 * 1024 * 1024
 """What must stay free beyond the bytes that a stage is about to write, for journals and reports."""
@@ -31,6 +32,9 @@ class Workbench:
     fence: Callable[[], AbstractContextManager[None]] = field(default=nullcontext)
     """Held for the moment in which results become visible, in the thread that makes them so. Entering it raises
     `Superseded` or `LeaseLost` when another attempt has taken this work over; while it is held, none can."""
+
+    gates: Gates = field(default_factory=Gates)
+    """Every request to the outside goes through them; the flows give them the ledger."""
 
     @property
     def home(self) -> Home:

@@ -1,30 +1,25 @@
-"""What a source looks like to the transfer engine, and how the event loop talks to it.
+"""What a source looks like to the fetch loop: something that says what it is, and gives bytes from an offset on.
 
-Resolvers implement `Exchange`: blocking, on one connection, used from a worker thread. The engine wraps each call in
-`call_within`, which keeps the request timeout and can end a thread that is blocked in the kernel. It holds no state.
+Resolvers implement `Exchange`. Waiting is done in the event loop, in the gate of the origin; only `Body.readinto`
+blocks, and is called from a worker thread. An exchange holds no state that a crash could lose.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager
-from datetime import timedelta
-from typing import Protocol, TypeVar
+from collections.abc import Callable
+from contextlib import AbstractAsyncContextManager
+from typing import Protocol
 
-import anyio
-from anyio import to_thread
-
-from tidegate.errors import RequestTimeout
 from tidegate.model import Identity
 
-T = TypeVar("T")
 
-
-class Body(AbstractContextManager["Body", None], Protocol):
-    """Bytes of the source from `start` on; closed by leaving its context."""
+class Body(Protocol):
+    """Bytes of the source from `start` on."""
 
     start: int
     """Where the bytes begin. 0 although more was asked for: the source does not serve ranges."""
+    partial: bool
+    """Whether the source answered with a range, as it was asked to."""
     total_bytes: int | None
     """Size of the whole source, where it says so."""
     identity: Identity
@@ -32,23 +27,39 @@ class Body(AbstractContextManager["Body", None], Protocol):
     end_is_certain: bool
     """Whether an early end would be noticed: a length or a last chunk was announced."""
 
-    def __iter__(self) -> Iterator[bytes]: ...
+    def readinto(self, buffer: memoryview) -> int:
+        """Take what is there, at least one byte; 0 at the end. Blocks."""
+        ...
+
+    def gained(self, bytes_so_far: int) -> None:
+        """Tell the gate how many bytes this body has brought. Quick; from any thread."""
+        ...
 
 
 class Exchange(Protocol):
-    """One conversation with a source. All methods block, except `abort`."""
+    """One conversation with a source; a fresh one for each try."""
 
-    requests: int
-    """How often the source was asked so far, redirects included."""
+    @property
+    def told(self) -> Identity | None:
+        """What the last good answer said of the source, even if it was not what was expected."""
+        ...
 
-    def identify(self) -> Identity:
+    @property
+    def requests(self) -> int:
+        """How often the source was asked so far, redirects included."""
+        ...
+
+    async def identify(self, *, retry: bool = False) -> Identity:
         """Ask what the source is, with one request at most."""
         ...
 
-    def open(self, start: int, stop: int | None, expected: Identity, *, conditional: bool = True) -> Body:
-        """Begin to read at `start` (up to and without `stop`).
+    def open(
+        self, start: int, stop: int | None, expected: Identity, *, conditional: bool = True, retry: bool = False
+    ) -> AbstractAsyncContextManager[Body]:
+        """Begin to read at `start` (up to and without `stop`); the body is closed by leaving the context.
 
         `conditional`: let the source decide whether it is still what it was. Without, its answer must prove that.
+        What is raised inside the context counts as this try's failure. `retry`: it is not the first, for statistics.
 
         Raises:
             SourceChanged: the source is no longer what `expected` says.
@@ -63,23 +74,3 @@ class Exchange(Protocol):
 
 Connect = Callable[[], Exchange]
 """Makes a fresh exchange: after a stall or a cut nothing of the old connection is trusted."""
-
-
-async def call_within(limit: timedelta, exchange: Exchange, call: Callable[[], T]) -> T:
-    """Run a blocking `call` of `exchange` in a thread, for at most `limit`.
-
-    On time-out or cancellation the thread is not waited for: it may sit in a name lookup that nothing can break.
-    The exchange is aborted, so the thread ends by itself and what it opened is closed.
-
-    Raises:
-        RequestTimeout: `limit` has passed.
-    """
-    try:
-        with anyio.fail_after(limit.total_seconds()):
-            return await to_thread.run_sync(call, abandon_on_cancel=True)
-    except TimeoutError as error:
-        exchange.abort()
-        raise RequestTimeout(f"No answer within {limit.total_seconds():g} s") from error
-    except BaseException:
-        exchange.abort()
-        raise

@@ -1,48 +1,59 @@
 """The fetch loop: one source into one part, through as many tries as it takes and may take.
 
-The probe and download stages call it. Each try is a task group of three: a thread that receives, a stall clock on
-its own tick, and a watcher that breaks the connection when the others have to end. What a try received stays in the
-part, so a crash or a cut costs at most what was not journaled yet.
+Resolvers call `fetch_file`, or `Fetch` where they want only a beginning. What a try received stays in the part, so a
+crash or a cut costs at most what was not journaled yet.
 """
 
 from __future__ import annotations
 
-import contextlib
+import shutil
 import time
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import anyio
+from pydantic import SecretStr
 
-from tidegate.durable.threads import in_thread, still_wanted
+from tidegate.durable.threads import in_thread
 from tidegate.errors import (
-    DownloadDeadline,
-    Evidence,
-    RangeMismatch,
+    AvailabilityFailure,
+    DiskFull,
+    ExpiredLink,
+    HttpRefused,
+    LimitReached,
     SourceChanged,
-    StalledTransfer,
+    SourceFailure,
     TidegateError,
-    TruncatedBody,
     WrongDigest,
-    reason_of,
 )
-from tidegate.events import Advance, Observer
-from tidegate.model import Digest, Identity, TransferStats
-from tidegate.resilience.deadline import download_seconds
+from tidegate.events import Note, Observer
+from tidegate.model import Digest, Identity, Source, TransferStats
+from tidegate.redact import redact_url
 from tidegate.resilience.retry import Retry
-from tidegate.resilience.stall import SpeedWindow
 from tidegate.settings import TransferSettings
-from tidegate.transfer.exchange import Body, Connect, Exchange, call_within
-from tidegate.transfer.part import Part
-from tidegate.transfer.verify import ENOUGH_BYTES, SNIFF_BYTES, check_digests, refuse_text
+from tidegate.transfer.conversation import reading
+from tidegate.transfer.crew import OVERLAP_BYTES, Course, Crew
+from tidegate.transfer.exchange import Body, Connect, Exchange
+from tidegate.transfer.follow import Follower
+from tidegate.transfer.http import HttpExchange
+from tidegate.transfer.mirrors import Elsewhere, expired, proven_same
+from tidegate.transfer.outside import Outside
+from tidegate.transfer.part import Part, opened_part
+from tidegate.transfer.pieces import Widening
+from tidegate.transfer.verify import algorithms_for, require_promised
 
-OVERLAP_BYTES = 64 * 1024
-"""How much is fetched again and compared when a source has no validator to resume by."""
+__all__ = ["OVERLAP_BYTES", "Fetch", "FileFetched", "fetch_file", "identify"]
+
+SMALL_BYTES = 10 * 1000**2
+"""Up to which size `small_limit` is the hard end of a transfer."""
+EXPIRED_STATUS = (401, 403, 404, 410)
+"""What origins answer to a link that is no longer good."""
 
 
 @dataclass
 class Fetch:
-    """One transfer: the source's bytes from where the part ends, up to `until` (None: to the end)."""
+    """One transfer: the source's bytes that the part lacks, up to `until` (None: to the end)."""
 
     connect: Connect
     part: Part
@@ -52,241 +63,131 @@ class Fetch:
     until: int | None = None
     promised: set[Digest] = field(default_factory=set)
     """Digests that the whole file must have; those that the source sends along are added."""
+    identity: Identity | None = None
+    """What the origin asked says the source is, where that is another one than the part's."""
     blake3: Digest | None = None
     """The whole file's digest, once it is complete and checked."""
     clock: Callable[[], float] = time.monotonic
-    requests: int = 0
-    bytes_received: int = 0
-    _trust_ranges: bool = field(default=True)
-    _conditional: bool = True
-    """Whether a range is asked for with If-Range: some caches answer that with everything, although nothing changed."""
-    _sniffed: bool = False
-    _started: float = 0.0
     _seconds: float = 0.0
     _reused: int = 0
     _retries: int = 0
+
+    def __post_init__(self) -> None:
+        self._course = Course(
+            connect=self.connect,
+            part=self.part,
+            identity=self.identity or self.part.identity,
+            limits=self.limits,
+            observe=self.observe,
+            stage=self.stage,
+            until=self.until,
+            promised=self.promised,
+            clock=self.clock,
+            widening=Widening(self.limits.connections),
+            follower=Follower(self.part) if self.until is None else None,
+            algorithms=algorithms_for(frozenset(self.promised)),
+        )
 
     async def run(self) -> TransferStats:
         """Receive until the part is complete, or reaches `until`.
 
         Raises:
+            LimitReached: a limit that somebody set.
             TidegateError: the last try's failure, when the budget of tries is spent or the failure allows none.
         """
-        self._started = self.clock()
+        course = self._course
+        course.started = self.clock()
+        course.require_small_enough(course.identity.size_bytes or 0)
         self._reused = self.part.received_bytes
         retry = Retry(self.limits, self.observe, self.stage, furthest=self._reused)
-        async for attempt in retry.attempts():
-            with attempt:
-                try:
-                    await self._try()
-                finally:
-                    retry.reached(self.part.received_bytes)
-        self._retries, self._seconds = retry.retries, self.clock() - self._started
+
+        async def one_try() -> None:
+            try:
+                await self._try()
+            finally:
+                retry.reached(self.part.received_bytes)
+                course.tries += 1
+
+        try:
+            with anyio.move_on_after(self._hard_end()) as hard:
+                await retry.run(one_try)
+        finally:
+            self._retries, self._seconds = retry.retries, self.clock() - course.started
+        if hard.cancelled_caught:
+            raise LimitReached(f"The transfer took longer than the {self._hard_end():g} s that it may")
         return self.stats
 
     @property
     def stats(self) -> TransferStats:
         """What it has cost until now."""
         return TransferStats(
-            requests=self.requests,
+            requests=self._course.requests,
             retries=self._retries,
-            bytes_received=self.bytes_received,
+            bytes_received=self._course.bytes_received,
             bytes_reused=self._reused,
             seconds=self._seconds,
         )
 
+    def _hard_end(self) -> float | None:
+        size, limits = self._course.identity.size_bytes, self.limits
+        ends = [limits.limit, limits.small_limit if size is not None and size < SMALL_BYTES else None]
+        return min((end.total_seconds() for end in ends if end is not None), default=None)
+
     async def _try(self) -> None:
         if not self._done():
-            await self._transfer()
+            await Crew(self._course).run()
         if self.part.complete and self.until is None:
             await self._verify()
 
-    async def _verify(self) -> None:
-        try:
-            self.blake3 = await in_thread(check_digests, self.part.path, frozenset(self.promised), still_wanted)
-        except WrongDigest:
-            self.part.restart()
-            raise
-
-    async def _transfer(self) -> None:
-        exchange = self.connect()
-        start, stop = self._start(), self.until if self._trust_ranges else None
-        known, conditional = self.part.identity, self._conditional
-        try:
-            body = await call_within(
-                self.limits.request_timeout,
-                exchange,
-                lambda: exchange.open(start, stop, known, conditional=conditional),
-            )
-        except RangeMismatch:
-            self._trust_ranges = False
-            raise
-        finally:
-            self.requests += exchange.requests
-        if start > 0 and body.start == 0 and known.same_validator_as(body.identity):
-            self._conditional = False
-        self.promised.update(body.identity.digests)
-        await self._receive(exchange, body)
-
     def _done(self) -> bool:
-        reached = self.until is not None and self.part.received_bytes >= self.until
+        reached = self.until is not None and self.part.prefix_bytes >= self.until
         return self.part.complete or reached
 
-    def _start(self) -> int:
-        """Where to ask from. Without a validator some bytes are asked for again, to see whether they are the same."""
-        received = self.part.received_bytes
-        if not (self._trust_ranges and self.part.identity.ranges):
-            return 0
-        return received if self.part.identity.has_validator else max(0, received - OVERLAP_BYTES)
-
-    async def _receive(self, exchange: Exchange, body: Body) -> None:
+    async def _verify(self) -> None:
+        promised = frozenset(self.promised)
+        follower = self._course.follower or Follower(self.part)
         try:
-            async with anyio.create_task_group() as siblings:
-                siblings.start_soon(_abort_at_end, exchange)
-                siblings.start_soon(self._watch, exchange)
-                await in_thread(self._drain, body, give_up=exchange.abort)
-                siblings.cancel_scope.cancel()
-        except BaseExceptionGroup as group:
-            # A verdict of the clock comes before the broken read that it caused.
-            raise reason_of(group, (StalledTransfer, DownloadDeadline)) from group
-        self._check_end(body)
-
-    def _drain(self, body: Body) -> None:
-        """Runs in a thread: everything of the body into the part, the overlap compared, the beginning sniffed."""
-        with body:
-            try:
-                self._take_all(body)
-            except BaseException:
-                with contextlib.suppress(OSError, TidegateError):  # the failure that ended the try says more
-                    self.part.checkpoint(self.clock())
-                raise
-            self.part.checkpoint(self.clock())
-
-    def _take_all(self, body: Body) -> None:
-        position = body.start
-        if position == 0 and not self._overlaps(0):
-            self.part.restart()
-        for chunk in body:
-            self.bytes_received += len(chunk)
-            position = self._take(position, chunk, body)
-            if self.until is not None and self.part.received_bytes >= self.until:
-                break
-
-    def _overlaps(self, start: int) -> bool:
-        """Whether the bytes from `start` on are those that were asked for again on purpose."""
-        unvalidated = not self.part.identity.has_validator and self.part.identity.ranges and self._trust_ranges
-        return unvalidated and start < self.part.received_bytes <= start + OVERLAP_BYTES
-
-    def _take(self, position: int, chunk: bytes, body: Body) -> int:
-        known = min(max(self.part.received_bytes - position, 0), len(chunk))
-        if known and self.part.read(position, known) != chunk[:known]:
-            raise SourceChanged("The source's bytes have changed since the transfer began")
-        self.part.write(chunk[known:], self.clock())
-        if self.part.received_bytes >= ENOUGH_BYTES:
-            self._sniff(body)
-        return position + len(chunk)
-
-    def _sniff(self, body: Body) -> None:
-        """Look at how the source begins, once; what is no media is not kept."""
-        if self._sniffed:
-            return
-        try:
-            refuse_text(self.part.read(0, min(SNIFF_BYTES, self.part.received_bytes)), body.identity.content_type)
-        except TidegateError:
-            self.part.restart()
+            found = await in_thread(follower.digests, algorithms_for(promised))
+            require_promised(found, promised)
+        except WrongDigest:
+            await in_thread(self.part.restart)
             raise
-        self._sniffed = True
-
-    def _check_end(self, body: Body) -> None:
-        received, total = self.part.received_bytes, body.total_bytes
-        told_before = total is None and self.part.identity.size_bytes is not None
-        if told_before:  # an answer without length still belongs to a source whose size is known
-            total = self.part.identity.size_bytes
-        if self.until is not None and received >= self.until and received != total:
-            return
-        if total is not None and received < total:
-            raise TruncatedBody(
-                f"The body ended after {received} of {total} bytes",
-                evidence=Evidence(url=self.part.identity.url, received_bytes=received, expected_bytes=total),
-            )
-        if total is not None and received > total:
-            self.part.restart()
-            raise TruncatedBody(f"The body is longer than announced: {received} of {total} bytes")
-        self._sniff(body)
-        self.part.finish(end_is_certain=body.end_is_certain or told_before)
+        self.blake3 = found["blake3"]
 
     async def tail(self, start: int) -> bytes | None:
         """The bytes from `start` to the end, in memory; None when the source does not serve them.
 
         A hint only, so never retried. What it costs counts as this transfer's.
         """
-        known = self.part.identity
+        known = self._course.identity
         if not known.ranges or known.size_bytes is None:
             return None
-        exchange, end = self.connect(), known.size_bytes
-
-        def read() -> bytes | None:
-            with exchange.open(start, end, known) as body:
-                return self._counted(body, end - start) if body.start == start else None
-
+        exchange = self.connect()
         try:
-            return await call_within(self.limits.request_timeout, exchange, read)
+            with anyio.fail_after(self.limits.request_timeout.total_seconds()):
+                return await self._tail(exchange, start, known.size_bytes)
         except SourceChanged:
             raise
-        except TidegateError:
+        except (TidegateError, TimeoutError):
             return None
         finally:
-            self.requests += exchange.requests
+            self._course.requests += exchange.requests
+
+    async def _tail(self, exchange: Exchange, start: int, end: int) -> bytes | None:
+        async with exchange.open(start, end, self._course.identity) as body:
+            if body.start != start:
+                return None
+            return await reading(exchange.abort, self._counted, body, end - start)
 
     def _counted(self, body: Body, most: int) -> bytes:
         """The body's bytes, no more than `most` of them: a length is announced, and need not be kept."""
-        taken = bytearray()
-        for chunk in body:
-            self.bytes_received += len(chunk)
-            taken += chunk
-            if len(taken) >= most:
-                break
-        return bytes(taken[:most])
-
-    async def _watch(self, exchange: Exchange) -> None:
-        """The stall clock and the deadline: they look at the bytes that came, and never wait for one."""
-        window = SpeedWindow(self.limits.stall_timeout, self.limits.minimum_speed)
-        window.record(self.clock(), self.bytes_received)
-        tick = min(self.limits.stall_tick, self.limits.stall_timeout).total_seconds()
-        shown = min(tick, 1.0)
-        next_look = self.clock() + tick
-        while True:
-            await anyio.sleep(shown)
-            now = self.clock()
-            self._show(window.speed())
-            if now >= next_look:
-                window.record(now, self.bytes_received)
-                self._judge(window, now)
-                next_look = now + tick
-
-    def _judge(self, window: SpeedWindow, now: float) -> None:
-        evidence = Evidence(url=self.part.identity.url, received_bytes=self.part.received_bytes)
-        if window.stalled():
-            seconds = self.limits.stall_timeout.total_seconds()
-            raise StalledTransfer(f"Less than {self.limits.minimum_speed} B/s for {seconds:g} s", evidence=evidence)
-        elapsed = now - self._started
-        limit = download_seconds(
-            least=self.limits.deadline,
-            elapsed=elapsed,
-            remaining_bytes=self._remaining(),
-            speed=min(window.speed(), self.bytes_received / elapsed if elapsed > 0 else 0.0),
-            minimum_speed=self.limits.minimum_speed,
-        )
-        if limit is not None and elapsed > limit:
-            raise DownloadDeadline(f"Not complete after {elapsed:.0f} s", evidence=evidence)
-
-    def _remaining(self) -> int | None:
-        total = self.part.identity.size_bytes
-        return None if total is None else max(0, total - self.part.received_bytes)
-
-    def _show(self, speed: float) -> None:
-        total = self.part.identity.size_bytes
-        self.observe(Advance(self.stage, self.part.received_bytes, total, "bytes", speed or None))
+        taken = memoryview(bytearray(most))
+        filled = 0
+        while filled < most and (count := body.readinto(taken[filled:])):
+            filled += count
+            body.gained(filled)
+            self._course.bytes_received += count
+        return bytes(taken[:filled])
 
 
 async def identify(connect: Connect, limits: TransferSettings, observe: Observer) -> tuple[Identity, TransferStats]:
@@ -297,20 +198,151 @@ async def identify(connect: Connect, limits: TransferSettings, observe: Observer
     """
     retry = Retry(limits, observe, "identify")
     requests = 0
-    async for attempt in retry.attempts():
-        with attempt:
-            exchange = connect()
+
+    async def one_try() -> Identity:
+        nonlocal requests
+        exchange = connect()
+        try:
+            return await exchange.identify(retry=retry.retries > 0)
+        finally:
+            requests += exchange.requests
+
+    identity = await retry.run(one_try)
+    return identity, TransferStats(requests=requests, retries=retry.retries)
+
+
+@dataclass(frozen=True)
+class FileFetched:
+    """A file as it lies in its folder: complete, synced, verified as far as its source allows."""
+
+    path: Path
+    stats: TransferStats
+    blake3: Digest
+    checked: frozenset[Digest]
+    """Digests that were promised, by a person or an origin, and found to hold."""
+    end_is_certain: bool
+
+
+Renew = Callable[[], Awaitable[Source]]
+"""Gives a fresh link to the same file when the old one has expired."""
+
+
+async def fetch_file(
+    outside: Outside,
+    source: Source,
+    folder: Path,
+    identity: Identity,
+    *,
+    name: str = "source",
+    promised: frozenset[Digest] = frozenset(),
+    renew: Renew | None = None,
+) -> FileFetched:
+    """One http(s) file, resumable in its folder under `name`; from a mirror where its own origin does not deliver.
+
+    Raises:
+        ExpiredLink: the link is no longer good, and `renew` was not given or did not help.
+        DiskFull: what is missing does not fit on the volume.
+        TidegateError: the first origin's failure, when none of the others helped either.
+    """
+    return await _FileFetch(outside, source, folder, identity, name, promised, renew).run()
+
+
+@dataclass
+class _FileFetch:
+    """The origins of one file, one after the other."""
+
+    outside: Outside
+    source: Source
+    folder: Path
+    identity: Identity
+    name: str
+    promised: frozenset[Digest]
+    renew: Renew | None
+    stats: TransferStats = field(default_factory=TransferStats)
+    _elsewhere: Elsewhere = field(default_factory=Elsewhere)
+
+    async def run(self) -> FileFetched:
+        try:
+            return await self._from(self.source, self.identity, self.name)
+        except (AvailabilityFailure, SourceFailure) as failure:
+            async for mirror in self._mirrors(failure):
+                try:
+                    return await self._from_mirror(mirror)
+                except (AvailabilityFailure, SourceFailure) as also:
+                    self.outside.observe(Note(f"A mirror failed too: {also.message}", "warning"))
+            raise
+
+    async def _mirrors(self, failure: TidegateError) -> AsyncIterator[Source]:
+        if isinstance(failure, LimitReached):
+            return
+        known = [mirror.get_secret_value() for mirror in self.source.mirrors]
+        for url in [*known, *await self._elsewhere.found(self.outside)]:
+            if url != self.source.url.get_secret_value():
+                shown = redact_url(url)
+                self.outside.observe(Note(f"{failure.message}; trying the mirror {shown}", "warning"))
+                yield Source(url=SecretStr(url), sha256=self.source.sha256)
+
+    async def _from_mirror(self, mirror: Source) -> FileFetched:
+        """Its bytes go on with what is here only where a digest of the whole proves the result; else they have a part
+        of their own, from zero."""
+        told, cost = await identify(self._connect(mirror), self.outside.limits, self.outside.observe)
+        self.stats += cost
+        if None not in (told.size_bytes, self.identity.size_bytes) and told.size_bytes != self.identity.size_bytes:
+            raise SourceChanged(f"The mirror has {told.size_bytes} bytes, the source {self.identity.size_bytes}")
+        if proven_same(self.identity, told, self.promised):
+            return await self._from(mirror, self.identity, self.name, told)
+        return await self._from(mirror, told, f"{self.name}.mirror")
+
+    async def _from(self, source: Source, identity: Identity, name: str, told: Identity | None = None) -> FileFetched:
+        """From one origin into one part. `told`: what this origin says the source is, where that differs."""
+        limits, observe = self.outside.limits, self.outside.observe
+        async with opened_part(self.folder, identity, limits, observe, trust=self.outside.trust, name=name) as part:
+            require_space(part)
             try:
-                identity = await call_within(limits.request_timeout, exchange, exchange.identify)
-            finally:
-                requests += exchange.requests
-            return identity, TransferStats(requests=requests, retries=retry.retries)
-    raise AssertionError("tenacity either returns or raises")
+                fetch = await self._run(source, part, told)
+            except HttpRefused as refused:
+                fetch = await self._run(*await self._renewed(source, part, refused))
+            assert fetch.blake3 is not None  # noqa: S101  # it is set wherever `run` returns without `until`
+            checked = frozenset(fetch.promised)
+            return FileFetched(part.path, self.stats, fetch.blake3, checked, part.end_is_certain)
+
+    async def _run(self, source: Source, part: Part, told: Identity | None) -> Fetch:
+        limits, observe = self.outside.limits, self.outside.observe
+        fetch = Fetch(self._connect(source), part, limits, observe, promised=set(self.promised), identity=told)
+        try:
+            await fetch.run()
+        finally:
+            self.stats += fetch.stats
+        return fetch
+
+    async def _renewed(self, source: Source, part: Part, refused: HttpRefused) -> tuple[Source, Part, Identity | None]:
+        """A fresh link in place of one that has expired, once."""
+        late = expired(source.url.get_secret_value(), time.time())
+        if not late and not (self.renew and part.received_bytes and refused.evidence.status in EXPIRED_STATUS):
+            raise refused
+        if self.renew is None:
+            raise ExpiredLink(f"The link has expired: {refused.message}", evidence=refused.evidence) from refused
+        self.outside.observe(Note(f"{refused.message}: the link has expired; asking for a fresh one", "warning"))
+        renew, self.renew = self.renew, None
+        fresh = await renew()
+        told, cost = await identify(self._connect(fresh), self.outside.limits, self.outside.observe)
+        self.stats += cost
+        if not (part.identity.same_content_as(told) or proven_same(part.identity, told, self.promised)):
+            raise SourceChanged("The fresh link leads to another file", evidence=refused.evidence)
+        return fresh, part, told
+
+    def _connect(self, source: Source) -> Connect:
+        outside = self.outside
+        return lambda: HttpExchange(source, outside.limits, outside.gates, noted=self._elsewhere.note)
 
 
-async def _abort_at_end(exchange: Exchange) -> None:
-    """Break the connection when the group ends, so that a thread blocked in a read ends with it."""
-    try:
-        await anyio.sleep_forever()
-    finally:
-        exchange.abort()
+def require_space(part: Part) -> None:
+    """Whether what is missing of a source fits on the part's volume.
+
+    Raises:
+        DiskFull: it does not.
+    """
+    missing = (part.identity.size_bytes or 0) - part.allocated_bytes
+    free = shutil.disk_usage(part.path.parent).free
+    if missing > free:
+        raise DiskFull(f"The download needs {missing} more bytes, and {free} are free at {part.path.parent}")

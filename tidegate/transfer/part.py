@@ -1,9 +1,9 @@
 """The `.part` file of one download and its journal.
 
-The fetch loop writes into it from a worker thread; the journal is written after the bytes are synced, so it never
-promises more than the disk holds. After a crash `Part.open` takes the file back to the last journaled byte and goes
-on; with another identity, a torn journal or none it begins at zero, and so it does when a part is too old for a source
-that nothing validates. One process at a time: the file is locked.
+The fetch loop writes into it from worker threads, at any place; the journal is written after the bytes are synced, so
+it never promises more than the disk holds. After a crash `Part.open` takes the file back to what the journal vouches
+for and goes on; with another identity, a torn journal or none it begins at zero, and so it does when a part is too old
+for a source that nothing validates. One process at a time: the file is locked.
 """
 
 from __future__ import annotations
@@ -11,12 +11,13 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import threading
 from collections.abc import AsyncIterator, Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
-from pydantic import AwareDatetime
+from pydantic import AwareDatetime, model_validator
 
 from tidegate.durable.atomic import write_atomic
 from tidegate.durable.crash_points import reached
@@ -25,9 +26,12 @@ from tidegate.errors import from_os_error
 from tidegate.events import Note, Observer
 from tidegate.model import Asset, Identity, Value
 from tidegate.settings import TransferSettings
+from tidegate.transfer.pieces import Span, Spans
+from tidegate.transfer.preallocate import preallocate
 
-PART = "source.part"
+PART = "{}.part"
 """The name of the file that holds the bytes; it is its own lock."""
+JOURNAL = "{}.journal"
 
 UNVALIDATED_TRUST = timedelta(hours=24)
 """How old a part of a source without validator may be, where the caller says nothing else."""
@@ -38,6 +42,8 @@ class Journal(Value):
 
     identity: Identity
     received_bytes: int = 0
+    received: tuple[tuple[int, int], ...] = ()
+    """Spans of bytes, each from its first up to, not including, its end."""
     complete: bool = False
     end_is_certain: bool = False
     stored_as: Asset | None = None
@@ -45,20 +51,40 @@ class Journal(Value):
     begun_at: AwareDatetime | None = None
     """When the first of these bytes was asked for."""
 
+    @model_validator(mode="before")
+    @classmethod
+    def _from_one_span(cls, told: Any) -> Any:
+        """Journals of earlier versions know only how far the bytes reach."""
+        if isinstance(told, dict) and "received" not in told and told.get("received_bytes"):
+            return {**told, "received": ((0, told["received_bytes"]),)}
+        return told
+
+    @model_validator(mode="after")
+    def _is_consistent(self) -> Self:
+        spans = Spans.of(self.received)
+        if spans.each != self.received or spans.size != self.received_bytes:
+            raise ValueError("the spans contradict each other")
+        return self
+
 
 class Part:
-    """Bytes received so far, from the start of the source on, without a hole."""
+    """Bytes received so far: a prefix of the source, or several spans of it."""
 
-    def __init__(self, folder: Path, identity: Identity, limits: TransferSettings, now: datetime) -> None:
-        self.path = folder / PART
+    def __init__(self, folder: Path, name: str, identity: Identity, limits: TransferSettings, now: datetime) -> None:
+        self.path = folder / PART.format(name)
         self.identity = identity
-        self._journal_path = folder / "source.journal"
+        self._journal_path = folder / JOURNAL.format(name)
         self._limits = limits
         self._since_checkpoint = 0
         self._checkpointed_at = 0.0
         self._file = -1
         self._now = self._begun_at = now
-        self.received_bytes = 0
+        self._lock = threading.Lock()
+        self._journaling = threading.Lock()
+        self.spans = Spans()
+        """What is here. Replaced as a whole, so any thread may look."""
+        self.generation = 0
+        """Raised whenever bytes are forgotten."""
         self.complete = False
         self.end_is_certain = False
         """Whether something said that nothing is missing at the end; meaningful once complete."""
@@ -74,6 +100,7 @@ class Part:
         *,
         trust: timedelta = UNVALIDATED_TRUST,
         now: datetime | None = None,
+        name: str = "source",
     ) -> Self:
         """Take up what an earlier run left for this identity, or begin at zero.
 
@@ -83,19 +110,20 @@ class Part:
             BlockingIOError: another process is working on this part.
         """
         with _translated():
-            return cls._of(acquire(folder / PART), folder, identity, limits, trust, now)
+            return cls._of(acquire(folder / PART.format(name)), folder, name, identity, limits, trust, now)
 
     @classmethod
     def _of(
         cls,
         locked: int,
         folder: Path,
+        name: str,
         identity: Identity,
         limits: TransferSettings,
         trust: timedelta,
         now: datetime | None,
     ) -> Self:
-        part = cls(folder, identity, limits, now or datetime.now(UTC))
+        part = cls(folder, name, identity, limits, now or datetime.now(UTC))
         part._file = locked
         try:
             journal = part._read_journal()
@@ -105,33 +133,90 @@ class Part:
             raise
         return part
 
+    @property
+    def received_bytes(self) -> int:
+        """How many bytes are here."""
+        return self.spans.size
+
+    @property
+    def prefix_bytes(self) -> int:
+        """How many of them follow each other from the first on."""
+        return self.spans.prefix
+
+    @property
+    def allocated_bytes(self) -> int:
+        """What the file takes on its volume, reserved space included."""
+        return os.fstat(self._file).st_blocks * 512
+
+    @property
+    def unjournaled_bytes(self) -> int:
+        """What a crash would cost now."""
+        return self._since_checkpoint
+
     def write(self, chunk: bytes, now: float) -> None:
-        """Append; journal when enough bytes or time have passed (seconds of a monotonic clock).
+        """Append to what is there from the first byte on, and journal when that is due.
+
+        Raises:
+            DiskFull: no space; what was journaled stays good.
+        """
+        self.write_at(self.prefix_bytes, memoryview(chunk))
+        if self.checkpoint_is_due(now):
+            self.checkpoint(now)
+
+    def write_at(self, offset: int, block: memoryview) -> None:
+        """Write some bytes at their place. From any thread; journals nothing.
 
         Raises:
             DiskFull: no space; what was journaled stays good.
         """
         try:
-            view = memoryview(chunk)
-            while view:
-                written = os.pwrite(self._file, view, self.received_bytes)
-                self.received_bytes += written
-                self._since_checkpoint += written
-                view = view[written:]
-            if self._checkpoint_is_due(now):
-                self.checkpoint(now)
+            written = 0
+            while written < len(block):
+                written += os.pwrite(self._file, block[written:], offset + written)
         except OSError as error:
             raise from_os_error(error, "writing the download") from error
+        with self._lock:  # only now: a checkpoint must not vouch for what is still on its way
+            self.spans = self.spans.plus(Span(offset, offset + len(block)))
+            self._since_checkpoint += len(block)
+
+    def checkpoint_is_due(self, now: float) -> bool:
+        """Whether enough bytes or time have passed (seconds of a monotonic clock)."""
+        enough = self._since_checkpoint >= self._limits.checkpoint_bytes
+        late = now - self._checkpointed_at >= self._limits.checkpoint_interval.total_seconds()
+        return enough or (late and self._since_checkpoint > 0)
 
     def checkpoint(self, now: float = 0.0) -> None:
-        """Make everything received durable, then say so in the journal."""
-        reached("part: written")
-        os.fdatasync(self._file)
-        reached("part: synced")
-        self._write_journal()
-        reached("part: journaled")
-        self._since_checkpoint = 0
-        self._checkpointed_at = now
+        """Make everything received durable, then say so in the journal. One at a time; others may write meanwhile.
+
+        Raises:
+            HostFailure: the operating system refused; what was journaled before stays good.
+        """
+        with self._journaling:
+            with self._lock:
+                # Taken before the sync: what is written while it runs is not vouched for yet.
+                spans, since = self.spans, self._since_checkpoint
+            reached("part: written")
+            try:
+                os.fdatasync(self._file)
+            except OSError as error:
+                raise from_os_error(error, "writing the download") from error
+            reached("part: synced")
+            self._write_journal(spans)
+            reached("part: journaled")
+            with self._lock:
+                self._since_checkpoint -= since
+            self._checkpointed_at = now
+
+    def reserve(self) -> None:
+        """Ask the file system for the space of the whole source, where its size is known and the file system can.
+
+        Raises:
+            DiskFull: there is not as much.
+        """
+        try:
+            preallocate(self._file, self.identity.size_bytes or 0)
+        except OSError as error:
+            raise from_os_error(error, "reserving the space of the download") from error
 
     def finish(self, *, end_is_certain: bool) -> None:
         """The source is here as a whole."""
@@ -153,6 +238,17 @@ class Part:
         """Bytes that were received."""
         return os.pread(self._file, count, start)
 
+    def readinto(self, start: int, buffer: memoryview) -> int:
+        """The same, into memory that is there already.
+
+        Raises:
+            HostFailure: the disk does not give them back.
+        """
+        try:
+            return os.preadv(self._file, [buffer], start)
+        except OSError as error:
+            raise from_os_error(error, "reading the download") from error
+
     def close(self) -> None:
         """Release the lock; the file stays for a later run."""
         if self._file >= 0:
@@ -160,7 +256,9 @@ class Part:
             self._file = -1
 
     def _empty(self) -> None:
-        self.received_bytes = 0
+        with self._lock:
+            self.spans, self._since_checkpoint = Spans(), 0
+            self.generation += 1
         self.complete = False
         if os.fstat(self._file).st_nlink > 1:
             self._leave_the_store_its_bytes()
@@ -173,10 +271,6 @@ class Part:
         reached("part: left to the store")
         locked, self._file = self._file, acquire(self.path)
         os.close(locked)
-
-    def _checkpoint_is_due(self, now: float) -> bool:
-        enough = self._since_checkpoint >= self._limits.checkpoint_bytes
-        return enough or now - self._checkpointed_at >= self._limits.checkpoint_interval.total_seconds()
 
     def _believes(self, journal: Journal, trust: timedelta) -> bool:
         """Whether the journal is about this content. Without a validator only its age speaks for that."""
@@ -192,12 +286,13 @@ class Part:
             self.stored_as = journal.stored_as
             self.end_is_certain = journal.end_is_certain
             self._begun_at = journal.begun_at or self._now
-        if journal is None or journal.received_bytes > os.fstat(self._file).st_size:
+        spans = Spans.of(journal.received) if journal is not None else Spans()
+        if journal is None or spans.end > os.fstat(self._file).st_size:
             self._empty()
             return
-        self.received_bytes = journal.received_bytes
+        self.spans = spans
         self.complete = journal.complete
-        os.ftruncate(self._file, self.received_bytes)
+        os.ftruncate(self._file, spans.end)
 
     def _read_journal(self) -> Journal | None:
         try:
@@ -205,10 +300,11 @@ class Part:
         except (OSError, ValueError):
             return None
 
-    def _write_journal(self) -> None:
+    def _write_journal(self, spans: Spans) -> None:
         journal = Journal(
             identity=self.identity,
-            received_bytes=self.received_bytes,
+            received_bytes=spans.size,
+            received=spans.each,
             complete=self.complete,
             end_is_certain=self.end_is_certain,
             stored_as=self.stored_as,
@@ -226,11 +322,13 @@ async def opened_part(
     *,
     trust: timedelta = UNVALIDATED_TRUST,
     now: datetime | None = None,
+    name: str = "source",
 ) -> AsyncIterator[Part]:
     """As `Part.open`, held by this run alone; waits visibly while another run holds it."""
     waiting = Note("Another run is downloading the same source; waiting for it")
     with _translated():
-        part = Part._of(await acquired(folder / PART, lambda: observe(waiting)), folder, identity, limits, trust, now)
+        locked = await acquired(folder / PART.format(name), lambda: observe(waiting))
+        part = Part._of(locked, folder, name, identity, limits, trust, now)
     try:
         yield part
     finally:

@@ -13,7 +13,7 @@ from urllib.parse import urlsplit
 
 from tidegate.errors import BadInput, UnsupportedSource
 from tidegate.redact import redact_url
-from tidegate.transfer.resolvers.local import local_path, printable
+from tidegate.transfer.paths import local_path, printable
 
 _SHA256 = re.compile(r"(?:sha256:)?([0-9a-f]{64})", re.IGNORECASE)
 _HEADER_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")

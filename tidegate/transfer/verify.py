@@ -5,7 +5,8 @@ The fetch loop sniffs as soon as bytes come, and the download stage checks diges
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from tidegate.durable.hashing import algorithm_of, digests_of
@@ -29,7 +30,18 @@ _MAGIC = {
     b"\x1f\x8b": "a gzip archive",
 }
 """What demuxers would take for one frame of video, or for nothing at all."""
-_PLAYLISTS = {b"#EXTM3U": "an HLS playlist"}
+_PLAYLISTS = (
+    (re.compile(rb"#EXTM3U"), "hls", "an HLS playlist"),
+    (re.compile(rb"(?:<\?xml[^>]*\?>\s*)?(?:<!--.*?-->\s*)*<(?:\w+:)?MPD[\s>]", re.DOTALL), "dash", "a DASH manifest"),
+)
+
+
+class IsPlaylist(UnsupportedSource):
+    """The bytes are no media but say where it is; `kind` names the resolver that reads them."""
+
+    def __init__(self, message: str, kind: str = "") -> None:
+        super().__init__(message)
+        self.kind = kind
 
 
 def refuse_text(head: bytes, content_type: str | None = None) -> None:
@@ -40,18 +52,18 @@ def refuse_text(head: bytes, content_type: str | None = None) -> None:
 
     Raises:
         NotMedia: empty, markup, text, a picture, a document or an archive.
-        UnsupportedSource: a playlist.
+        IsPlaylist: a playlist.
     """
     told = f" (Content-Type {content_type})" if content_type else ""
     if not head:
         raise NotMedia("The source is empty")
     if (named := _named(head)) is not None:
         raise NotMedia(f"The source is {named}, not media{told}")
-    begin = head[:SNIFF_BYTES].lstrip(b"\xef\xbb\xbf \t\r\n").lower()
-    for mark, kind in _PLAYLISTS.items():
-        if begin.startswith(mark.lower()):
-            raise UnsupportedSource(f"The source is {kind}, which is not supported yet")
-    if begin.startswith(_MARKUP):
+    begin = head[:SNIFF_BYTES].lstrip(b"\xef\xbb\xbf \t\r\n")
+    for mark, kind, name in _PLAYLISTS:
+        if mark.match(begin):
+            raise IsPlaylist(f"The source is {name}, not media{told}", kind)
+    if begin.lower().startswith(_MARKUP):
         raise NotMedia(f"The source is a web page, not media{told}")
     if _is_text(head[:SNIFF_BYTES]):
         raise NotMedia(f"The source is text, not media{told}")
@@ -63,13 +75,26 @@ def check_digests(path: Path, promised: frozenset[Digest], each_block: Callable[
     Raises:
         WrongDigest: a promised digest does not hold.
     """
-    algorithms = frozenset(algorithm_of(digest) for digest in promised)
-    found = digests_of(path, algorithms | {"blake3"}, each_block)
+    found = digests_of(path, algorithms_for(promised), each_block)
+    require_promised(found, promised)
+    return found["blake3"]
+
+
+def algorithms_for(promised: frozenset[Digest]) -> frozenset[str]:
+    """What a file has to be hashed with: our own addressing, and whatever was promised."""
+    return frozenset(algorithm_of(digest) for digest in promised) | {"blake3"}
+
+
+def require_promised(found: Mapping[str, Digest], promised: frozenset[Digest]) -> None:
+    """Compare what was found, by algorithm, with what was promised.
+
+    Raises:
+        WrongDigest: a promised digest does not hold.
+    """
     for digest in sorted(promised):
         actual = found[algorithm_of(digest)]
         if actual != digest.lower():
             raise WrongDigest(f"The file's digest is {actual}, promised was {digest}")
-    return found["blake3"]
 
 
 def _named(head: bytes) -> str | None:

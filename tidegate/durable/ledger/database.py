@@ -20,13 +20,16 @@ from sqlalchemy import (
     URL,
     ColumnElement,
     Connection,
+    CursorResult,
     Engine,
+    Table,
     create_engine,
     event,
     literal_column,
     make_url,
     select,
 )
+from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.exc import ArgumentError, DBAPIError, NoSuchModuleError, SQLAlchemyError
 from sqlalchemy.pool import NullPool
 
@@ -163,6 +166,25 @@ def clock(connection: Connection) -> ColumnElement[float]:
 
 def now(connection: Connection) -> float:
     return float(connection.execute(select(clock(connection))).scalar_one())
+
+
+def insert_if_missing(connection: Connection, table: Table, row: dict[str, Any]) -> bool:
+    """Insert a row unless its key is there; whether it was inserted."""
+    insertion = _dialect(connection).insert(table).values(**row).on_conflict_do_nothing()
+    inserted: CursorResult[Any] = connection.execute(insertion.execution_options(preserve_rowcount=True))
+    return inserted.rowcount > 0
+
+
+def put(connection: Connection, table: Table, row: dict[str, Any]) -> None:
+    """Insert a row, or write it over the one of the same key."""
+    key = [column.name for column in table.primary_key]
+    rest = {name: value for name, value in row.items() if name not in key}
+    insertion = _dialect(connection).insert(table).values(**row)
+    connection.execute(insertion.on_conflict_do_update(index_elements=key, set_=rest))
+
+
+def _dialect(connection: Connection) -> Any:
+    return postgresql if connection.dialect.name == "postgresql" else sqlite
 
 
 def _postgresql(url: URL, limits: LedgerSettings) -> Engine:

@@ -22,7 +22,6 @@ from sqlalchemy import (
     Connection,
     CursorResult,
     RowMapping,
-    Table,
     delete,
     exists,
     func,
@@ -30,11 +29,11 @@ from sqlalchemy import (
     select,
     update,
 )
-from sqlalchemy.dialects import postgresql, sqlite
 
 from tidegate.durable.home import Home
 from tidegate.durable.ledger import decide
-from tidegate.durable.ledger.database import Database, clock, now
+from tidegate.durable.ledger.database import Database, clock, insert_if_missing, now
+from tidegate.durable.ledger.origins import Origins
 from tidegate.durable.ledger.rows import Attempt, AttemptState, Kind, Progress, Reached, Recovery, Standing
 from tidegate.durable.ledger.schema import attempts, hosts, migrate, publications, recoveries, works
 from tidegate.durable.lock import acquire, released
@@ -101,6 +100,11 @@ class Ledger:
         """Where this process put a damaged ledger; None where it met none."""
         return self._database.moved_aside
 
+    @property
+    def origins(self) -> Origins:
+        """What is known about origins, in the same database."""
+        return Origins(self._database)
+
     def close(self) -> None:
         """Give the connections back; it can be used again afterwards."""
         self._database.close()
@@ -134,7 +138,7 @@ class Ledger:
                 "records": "{}",
                 "groups": "[]",
             }
-            began = _insert_if_missing(connection, attempts, row)
+            began = insert_if_missing(connection, attempts, row)
             if began and root is not None and root == beginning.flow_run:
                 _begun_again(connection, root)
             return _attempt(connection, beginning.id)
@@ -204,7 +208,7 @@ class Ledger:
     def take_slot(self, identifier: str, here: Owner, limits: AdmissionSettings) -> tuple[Attempt, ...]:
         """Take one of the host's slots; gives nothing then, else those that hold them all."""
         with self._database.writing() as connection:
-            _insert_if_missing(connection, hosts, {"host": here.host})
+            insert_if_missing(connection, hosts, {"host": here.host})
             connection.execute(select(hosts).where(hosts.c.host == here.host).with_for_update())
             at = now(connection)
             taken = (attempts.c.host == here.host) & attempts.c.slot_at.is_not(None) & (attempts.c.id != identifier)
@@ -358,7 +362,7 @@ def _claim(
     claimant = _attempt_or_none(connection, identifier)
     if claimant is None or claimant.state is not AttemptState.RUNNING:
         raise _superseded()
-    _insert_if_missing(connection, works, {"work_key": work_key, "epoch": 0})
+    insert_if_missing(connection, works, {"work_key": work_key, "epoch": 0})
     work = connection.execute(select(works).where(works.c.work_key == work_key).with_for_update()).mappings().one()
     holder = _attempt_or_none(connection, work["holder"]) if work["holder"] else None
     if holder is not None and holder.id == identifier:
@@ -429,13 +433,6 @@ def _acquire_soon(path: Path, patience_seconds: float) -> int:
 def _holds_its_work() -> ColumnElement[bool]:
     held = exists().where((works.c.work_key == attempts.c.work_key) & (works.c.holder == attempts.c.id))
     return attempts.c.work_key.is_(None) | held
-
-
-def _insert_if_missing(connection: Connection, table: Table, row: dict[str, Any]) -> bool:
-    dialect = postgresql if connection.dialect.name == "postgresql" else sqlite
-    insertion = dialect.insert(table).values(**row).on_conflict_do_nothing()
-    inserted: CursorResult[Any] = connection.execute(insertion.execution_options(preserve_rowcount=True))
-    return inserted.rowcount > 0
 
 
 def _select(connection: Connection, condition: ColumnElement[bool]) -> list[Attempt]:

@@ -111,7 +111,59 @@ hosts = Table(
 )
 
 
-MIGRATIONS: Sequence[Callable[[Connection], None]] = ()
+origins = Table(
+    "origins",
+    metadata,
+    Column("origin", Text, primary_key=True),
+    Column("state", Text, nullable=False),
+    Column("breaker", Text, nullable=False),
+    Column("doubtful", Boolean, nullable=False),
+    Column("proven_at", Double),
+    Column("next_start_at", Double, nullable=False),
+    Column("seen_at", Double, nullable=False),
+    Column("counted_since", Double, nullable=False),
+    Column("statistics", Text, nullable=False),
+    Index("origins_seen_at", "seen_at"),
+    comment="What all runs know about an origin together: its breaker and statistics (JSON), and when it may be asked.",
+)
+
+origin_shares = Table(
+    "origin_shares",
+    metadata,
+    Column("origin", Text, primary_key=True),
+    Column("run", Text, primary_key=True),
+    Column("host", Text, nullable=False),
+    Column("boot", Text, nullable=False),
+    Column("namespace", BigInteger, nullable=False),
+    Column("pid", BigInteger, nullable=False),
+    Column("started", BigInteger, nullable=False),
+    Column("held", Integer, nullable=False),
+    Column("wanted", Integer, nullable=False),
+    Column("since", Double),
+    Column("asked_at", Double, nullable=False),
+    Column("blocked_by_host", Boolean, nullable=False),
+    Index("origin_shares_host", "host"),
+    comment="Connections that a run has to an origin, and wants: a lease, which ends with its process or its silence.",
+)
+
+
+def _origins(connection: Connection) -> None:
+    """Version 2: what is known about origins."""
+    for statement in (
+        "CREATE TABLE origins (origin TEXT NOT NULL PRIMARY KEY, state TEXT NOT NULL, breaker TEXT NOT NULL,"
+        " doubtful BOOLEAN NOT NULL, proven_at DOUBLE PRECISION, next_start_at DOUBLE PRECISION NOT NULL,"
+        " seen_at DOUBLE PRECISION NOT NULL, counted_since DOUBLE PRECISION NOT NULL, statistics TEXT NOT NULL)",
+        "CREATE INDEX origins_seen_at ON origins (seen_at)",
+        "CREATE TABLE origin_shares (origin TEXT NOT NULL, run TEXT NOT NULL, host TEXT NOT NULL, boot TEXT NOT NULL,"
+        " namespace BIGINT NOT NULL, pid BIGINT NOT NULL, started BIGINT NOT NULL, held INTEGER NOT NULL,"
+        " wanted INTEGER NOT NULL, since DOUBLE PRECISION, asked_at DOUBLE PRECISION NOT NULL,"
+        " blocked_by_host BOOLEAN NOT NULL, PRIMARY KEY (origin, run))",
+        "CREATE INDEX origin_shares_host ON origin_shares (host)",
+    ):
+        connection.execute(text(statement))
+
+
+MIGRATIONS: Sequence[Callable[[Connection], None]] = (_origins,)
 """The first leads from version 1 to 2. A released step never changes; a new one is added, and the tables above with it.
 
 An empty database gets the tables above at once: a step would add to them what they have already.

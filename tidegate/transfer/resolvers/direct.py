@@ -1,11 +1,27 @@
-"""A media file behind an http(s) link."""
+"""A media file behind an http(s) link.
+
+The stages ask it for every http(s) link that no other resolver claims. What it looked at and what it fetched lie in the
+rendition's folder as a part with its journal, and the next run goes on from there.
+"""
 
 from __future__ import annotations
 
-from tidegate.model import Identity, Rendition, Source
-from tidegate.settings import TransferSettings
+import contextlib
+from collections.abc import Callable
+from pathlib import Path
+
+from tidegate.errors import AvailabilityFailure, HttpRefused
+from tidegate.model import Identity, Source, TransferStats
+from tidegate.transfer import fetch
+from tidegate.transfer.exchange import Connect
 from tidegate.transfer.http import HttpExchange
-from tidegate.transfer.resolvers.base import WHOLE_FILE
+from tidegate.transfer.outside import Outside
+from tidegate.transfer.peek import peek
+from tidegate.transfer.resolvers.base import WHOLE_FILE, Fetched, Fetching, Offer, OtherKind
+from tidegate.transfer.verify import IsPlaylist
+
+TRACK = "source"
+"""The name of the file inside the asset; not the source's, so that equal bytes have one address."""
 
 
 class DirectResolver:
@@ -16,8 +32,42 @@ class DirectResolver:
     def handles(self, source: Source) -> bool:
         return source.scheme in ("http", "https")
 
-    def exchange(self, source: Source, limits: TransferSettings) -> HttpExchange:
-        return HttpExchange(source, limits)
+    def recognises(self, identity: Identity) -> bool:
+        return False
 
-    def renditions(self, identity: Identity) -> tuple[Rendition, ...]:
-        return (WHOLE_FILE,)
+    async def identify(self, outside: Outside, source: Source) -> tuple[Identity, TransferStats]:
+        """See `Resolver.identify`. Where its own origin does not answer, a mirror may say what it is."""
+        try:
+            return await fetch.identify(_connector(outside, source), outside.limits, outside.observe)
+        except (AvailabilityFailure, HttpRefused):
+            for mirror in source.mirrors:
+                with contextlib.suppress(AvailabilityFailure, HttpRefused):
+                    other = Source(url=mirror)
+                    return await fetch.identify(_connector(outside, other), outside.limits, outside.observe)
+            raise
+
+    async def offer(
+        self, outside: Outside, source: Source, identity: Identity, scratch: Callable[[str], Path]
+    ) -> Offer:
+        try:
+            looked = await peek(outside, _connector(outside, source), scratch(WHOLE_FILE.id), identity)
+        except IsPlaylist as playlist:
+            raise OtherKind(playlist.message, playlist.kind) from playlist
+        return Offer((WHOLE_FILE,), looked.preview, cost=looked.cost)
+
+    async def fetch(self, outside: Outside, source: Source, what: Fetching) -> Fetched:
+        try:
+            file = await fetch.fetch_file(outside, source, what.folder, what.identity, promised=what.promised)
+        except IsPlaylist as playlist:
+            raise OtherKind(playlist.message, playlist.kind) from playlist
+        return Fetched(
+            tracks={TRACK: (file.path,)},
+            stats=file.stats,
+            known={TRACK: file.blake3},
+            checked=file.checked,
+            end_is_certain=file.end_is_certain,
+        )
+
+
+def _connector(outside: Outside, source: Source) -> Connect:
+    return lambda: HttpExchange(source, outside.limits, outside.gates)

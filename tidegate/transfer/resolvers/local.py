@@ -6,19 +6,25 @@ read is noticed and never spliced. The source is opened for reading only and nev
 
 from __future__ import annotations
 
+import contextlib
 import os
 import threading
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
-from typing import Self
-from urllib.parse import unquote_to_bytes, urlsplit
+
+from anyio import to_thread
 
 from tidegate.errors import ConnectionFailed, NotFound, NotMedia, SourceChanged, from_os_error
-from tidegate.model import Identity, Rendition, Source
-from tidegate.settings import TransferSettings
-from tidegate.transfer.resolvers.base import WHOLE_FILE
+from tidegate.model import Identity, Source, TransferStats
+from tidegate.transfer import fetch
+from tidegate.transfer.outside import Outside
+from tidegate.transfer.part import opened_part
+from tidegate.transfer.paths import local_path, printable
+from tidegate.transfer.peek import peek
+from tidegate.transfer.resolvers.base import WHOLE_FILE, Fetched, Fetching, Offer
 
-CHUNK_BYTES = 1024 * 1024
+TRACK = "source"
+"""The name of the file inside the asset, as in `direct`."""
 
 
 class LocalResolver:
@@ -29,15 +35,38 @@ class LocalResolver:
     def handles(self, source: Source) -> bool:
         return source.scheme == "file"
 
-    def exchange(self, source: Source, limits: TransferSettings) -> LocalExchange:
-        return LocalExchange(source)
+    def recognises(self, identity: Identity) -> bool:
+        return False
 
-    def renditions(self, identity: Identity) -> tuple[Rendition, ...]:
-        return (WHOLE_FILE,)
+    async def identify(self, outside: Outside, source: Source) -> tuple[Identity, TransferStats]:
+        return await fetch.identify(lambda: LocalExchange(source), outside.limits, outside.observe)
+
+    async def offer(
+        self, outside: Outside, source: Source, identity: Identity, scratch: Callable[[str], Path]
+    ) -> Offer:
+        looked = await peek(outside, lambda: LocalExchange(source), scratch(WHOLE_FILE.id), identity)
+        return Offer((WHOLE_FILE,), looked.preview, cost=looked.cost)
+
+    async def fetch(self, outside: Outside, source: Source, what: Fetching) -> Fetched:
+        # One reader: several only make a disk seek.
+        limits, observe = outside.limits.model_copy(update={"connections": 1}), outside.observe
+        async with opened_part(what.folder, what.identity, limits, observe, trust=outside.trust) as part:
+            fetch.require_space(part)
+            copying = fetch.Fetch(lambda: LocalExchange(source), part, limits, observe, promised=set(what.promised))
+            stats = await copying.run()
+            return Fetched(
+                tracks={TRACK: (part.path,)},
+                stats=stats,
+                known={TRACK: copying.blake3} if copying.blake3 else {},
+                checked=frozenset(copying.promised),
+                end_is_certain=part.end_is_certain,
+            )
 
 
 class LocalExchange:
     """See `Exchange`."""
+
+    told = None
 
     def __init__(self, source: Source) -> None:
         self._url = source.redacted
@@ -45,7 +74,20 @@ class LocalExchange:
         self._aborted = threading.Event()
         self.requests = 0
 
-    def identify(self) -> Identity:
+    async def identify(self, *, retry: bool = False) -> Identity:
+        return await to_thread.run_sync(self._identified)
+
+    @contextlib.asynccontextmanager
+    async def open(
+        self, start: int, stop: int | None, expected: Identity, *, conditional: bool = True, retry: bool = False
+    ) -> AsyncIterator[LocalBody]:
+        body = await to_thread.run_sync(self._body, start, expected)
+        try:
+            yield body
+        finally:
+            body.close()
+
+    def _identified(self) -> Identity:
         handle = self._open()
         try:
             identity = self._identity(os.fstat(handle))
@@ -55,7 +97,7 @@ class LocalExchange:
             raise NotMedia("The source is empty")
         return identity
 
-    def open(self, start: int, stop: int | None, expected: Identity, *, conditional: bool = True) -> LocalBody:
+    def _body(self, start: int, expected: Identity) -> LocalBody:
         handle = self._open()
         identity = self._identity(os.fstat(handle))
         if not expected.same_content_as(identity):
@@ -102,41 +144,30 @@ class LocalBody:
 
     end_is_certain = False
     """A file on disk says nothing about how long it was meant to be."""
+    partial = True
 
     def __init__(self, handle: int, start: int, identity: Identity, exchange: LocalExchange) -> None:
         self._handle = handle
         self._exchange = exchange
+        self._position = start
         self.start = start
         self.identity = identity
         self.total_bytes = identity.size_bytes
 
-    def __iter__(self) -> Iterator[bytes]:
-        position = self.start
-        while chunk := self._read(position):
-            yield chunk
-            position += len(chunk)
-        self._exchange.recheck(self._handle, self.identity)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        os.close(self._handle)
-
-    def _read(self, position: int) -> bytes:
+    def readinto(self, buffer: memoryview) -> int:
         if self._exchange.aborted:
             raise ConnectionFailed("The read was given up")
         try:
-            return os.pread(self._handle, CHUNK_BYTES, position)
+            count = os.preadv(self._handle, [buffer], self._position)
         except OSError as error:
             raise from_os_error(error, "reading the source") from error
+        if count == 0:
+            self._exchange.recheck(self._handle, self.identity)
+        self._position += count
+        return count
 
+    def gained(self, bytes_so_far: int) -> None:
+        """A file has no gate."""
 
-def local_path(url: str) -> Path:
-    """The path that a `file://` URL names, whose bytes need not be UTF-8."""
-    return Path(os.fsdecode(unquote_to_bytes(os.fsencode(urlsplit(url).path))))
-
-
-def printable(path: Path | str) -> str:
-    """A path as JSON and a terminal can take it; bytes that are no UTF-8 are replaced."""
-    return os.fsencode(path).decode(errors="replace")
+    def close(self) -> None:
+        os.close(self._handle)

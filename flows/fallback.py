@@ -1,0 +1,210 @@
+"""Step down: when the rendition that was chosen cannot be had, the next one below it, then the next resolver's.
+
+`flows/ingest.py` enters this subflow only then, so that the UI shows it and the usual way pays nothing. Each rung is
+the whole item again, never a mix; nothing of one that was given up is left. What was given up is noted in the scratch
+folder, so that a run which is taken up after a crash does not try it again.
+"""
+
+from __future__ import annotations
+
+import shutil
+import time
+from collections.abc import Awaitable, Callable, Iterator
+from contextvars import ContextVar
+from dataclasses import dataclass
+from pathlib import Path
+
+from prefect import flow
+from pydantic import TypeAdapter, ValidationError
+
+from tidegate.durable.atomic import write_atomic
+from tidegate.errors import SegmentGap, StepDown, TidegateError, as_failure
+from tidegate.events import Note
+from tidegate.model import DownloadResult, ProbeResult, Quality, Rendition, Source, Tried
+from tidegate.stages import Workbench, choose_rendition
+from tidegate.stages.probe import ranked_renditions
+from tidegate.transfer.resolvers import alternatives
+
+_TRIED: TypeAdapter[tuple[Tried, ...]] = TypeAdapter(tuple[Tried, ...])
+
+STEPS_DOWN = frozenset({StepDown.AFTER_RETRIES, StepDown.YES})
+"""What the policy table says of failures after which another rendition is tried."""
+NOT_TO_BE_HAD = frozenset({"tool_missing", "unsupported_source"})
+"""Failures of a resolver that say nothing about the next one."""
+
+Probed = Callable[[str | None], Awaitable[ProbeResult]]
+"""The probe stage by the resolver of that name; None: by the first that fits."""
+Downloaded = Callable[[ProbeResult, Rendition], Awaitable[DownloadResult]]
+"""The download stage for one rendition."""
+
+
+@dataclass
+class Descent:
+    """One source on its way down. The subflow's parameters are for people; this is what it works on."""
+
+    bench: Workbench
+    source: Source
+    key: str
+    quality: Quality
+    probed: ProbeResult
+    probe: Probed
+    download: Downloaded
+    tried: list[Tried]
+
+    async def take(self, rendition: Rendition, probed: ProbeResult) -> DownloadResult:
+        """One rung; what it leaves when it fails is gone before the failure is told.
+
+        Raises:
+            TidegateError: it could not be had.
+        """
+        started = time.monotonic()
+        try:
+            return await self.download(probed, rendition)
+        except Exception as error:
+            failure = as_failure(error)
+            if failure.policy.steps_down in STEPS_DOWN:
+                self._give_up(probed.resolver, rendition, failure, time.monotonic() - started)
+            raise
+
+    def rungs(self, probed: ProbeResult) -> Iterator[Rendition]:
+        """What this probe offers, from the one that is asked for downwards, without what was tried."""
+        ranked = ranked_renditions(probed.renditions)
+        begin = ranked.index(choose_rendition(probed.renditions, self.quality))
+        given_up = {tried.rendition for tried in self.tried if tried.resolver == probed.resolver}
+        return (rendition for rendition in reversed(ranked[: begin + 1]) if rendition.id not in given_up)
+
+    def _give_up(self, resolver: str, rendition: Rendition, failure: TidegateError, seconds: float) -> None:
+        self.tried.append(
+            Tried(
+                resolver=resolver,
+                rendition=rendition.id,
+                label=rendition.label,
+                failure=failure.type,
+                message=failure.message,
+                seconds=round(seconds, 3),
+            )
+        )
+        home = self.bench.home
+        write_atomic(_noted(home.scratch(self.key, rendition.id).parent), _TRIED.dump_json(tuple(self.tried)))
+        shutil.rmtree(home.scratch(self.key, rendition.id), ignore_errors=True)
+        self.bench.observe(Note(f"{rendition.label} could not be had: {failure.message}", "warning"))
+
+
+async def offered(bench: Workbench, source: Source, first: str, probe: Probed) -> ProbeResult:
+    """What the source offers to the resolver named `first`, or to the next one that can be asked.
+
+    Raises:
+        TidegateError: the first one's failure, when it says enough, or no other one does better.
+    """
+    try:
+        return await probe(None)
+    except TidegateError as error:
+        if not _cured_elsewhere(error):
+            raise
+        probed, _ = await _next(bench, source, probe, first, error)
+        if probed is None:
+            raise
+        return probed
+
+
+_descent: ContextVar[Descent] = ContextVar("descent")
+
+
+async def brought(descent: Descent) -> tuple[ProbeResult, DownloadResult]:
+    """The rendition that was asked for, or the best below it that can be had.
+
+    Raises:
+        TidegateError: the first failure that no other rendition cures, or the last one's.
+    """
+    first = next(descent.rungs(descent.probed), None)
+    if first is not None and not descent.tried:
+        try:
+            return descent.probed, await descent.take(first, descent.probed)
+        except TidegateError as error:
+            if not _leads_on(error, descent):
+                raise
+            why = error.type
+    else:
+        why = descent.tried[-1].failure if descent.tried else "resumed"
+    token = _descent.set(descent)
+    try:
+        return await fallback(descent.probed.identity.url, [tried.label for tried in descent.tried], why)
+    finally:
+        _descent.reset(token)
+
+
+@flow(name="fallback", flow_run_name="step down after {why}", persist_result=False)
+async def fallback(source: str, given_up: list[str], why: str) -> tuple[ProbeResult, DownloadResult]:
+    """Try what is left, from the top.
+
+    Args:
+        source: The source, redacted.
+        given_up: Renditions that could not be had.
+        why: The last one's failure.
+
+    Raises:
+        TidegateError: nothing is left; the last failure.
+    """
+    descent = _descent.get()
+    probed: ProbeResult | None = descent.probed
+    last: TidegateError | None = None
+    while probed is not None:
+        for rendition in descent.rungs(probed):
+            descent.bench.observe(Note(f"Stepping down to {rendition.label} ({probed.resolver})"))
+            try:
+                return probed, await descent.take(rendition, probed)
+            except TidegateError as error:
+                last = error
+                if error.policy.steps_down not in STEPS_DOWN:
+                    break
+        if last is not None and not _cured_elsewhere(last):
+            raise last
+        probed, last = await _next(descent.bench, descent.source, descent.probe, probed.resolver, last)
+    raise last or _none_left(descent)
+
+
+async def _next(
+    bench: Workbench, source: Source, probe: Probed, after: str, last: TidegateError | None
+) -> tuple[ProbeResult | None, TidegateError | None]:
+    """What the next resolver that can be asked offers; and, where none can, why."""
+    for resolver in alternatives(source, after):
+        bench.observe(Note(f"Asking {resolver.name} for the same source"))
+        try:
+            return await probe(resolver.name), last
+        except TidegateError as error:
+            bench.observe(Note(f"{resolver.name}: {error.message}", "warning"))
+            last = last or error
+    return None, last
+
+
+def _leads_on(error: TidegateError, descent: Descent) -> bool:
+    """Whether another rendition or resolver may do better: this one's lower rungs, or somebody else's."""
+    if not _cured_elsewhere(error):
+        return False
+    lower = error.policy.steps_down in STEPS_DOWN and next(descent.rungs(descent.probed), None) is not None
+    return lower or bool(alternatives(descent.source, descent.probed.resolver))
+
+
+def _cured_elsewhere(error: TidegateError) -> bool:
+    return error.policy.steps_down in STEPS_DOWN or error.type in NOT_TO_BE_HAD
+
+
+def _none_left(descent: Descent) -> TidegateError:
+    return SegmentGap("Every rendition of the source was tried: " + "; ".join(t.message for t in descent.tried))
+
+
+def given_up(folder: Path) -> list[Tried]:
+    """What an earlier attempt at the same work gave up, from its scratch folder; nothing where that is not known."""
+    try:
+        return list(_TRIED.validate_json(_noted(folder).read_bytes()))
+    except (OSError, ValidationError):
+        return []
+
+
+def forget(folder: Path) -> None:
+    """A run that ended has told what it tried; the next one begins at the top."""
+    _noted(folder).unlink(missing_ok=True)
+
+
+def _noted(folder: Path) -> Path:
+    return folder / "tried.json"

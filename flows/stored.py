@@ -1,0 +1,50 @@
+"""What saved blocks say in place of a run's parameters and of the worker's settings. `flows/ingest.py` asks.
+
+Reads only.
+"""
+
+from __future__ import annotations
+
+from typing import Any, TypeVar, cast
+
+from prefect.blocks.core import Block
+
+from blocks import MediaProfile, MediaSource, MediaStore, MediaToolchain
+from flows.request import SourceRequest, source_of
+from tidegate.errors import BadInput
+from tidegate.model import Order, Source
+from tidegate.settings import Settings
+from tidegate.stages import Workbench
+
+B = TypeVar("B", bound=Block)
+
+
+async def _block(kind: type[B], name: str) -> B:
+    """The saved block.
+
+    Raises:
+        BadInput: the server has none of that kind and name.
+    """
+    try:
+        return cast("B", await cast("Any", kind.aload(name)))
+    except ValueError as error:
+        raise BadInput(f"There is no block {kind.get_block_type_slug()}/{name}") from error
+
+
+async def order_of(block: str | None, otherwise: Order) -> Order:
+    return (await _block(MediaProfile, block)).order() if block else otherwise
+
+
+async def settings_of(store_block: str | None, toolchain_block: str | None) -> Settings:
+    settings = Settings.load()
+    if store_block:
+        settings = settings.model_copy(update={"store": (await _block(MediaStore, store_block)).settings()})
+    if toolchain_block:
+        settings = settings.model_copy(update={"tools": (await _block(MediaToolchain, toolchain_block)).settings()})
+    return settings
+
+
+async def source_in(request: SourceRequest, bench: Workbench) -> Source:
+    if request.block:
+        return (await _block(MediaSource, request.block)).source()
+    return source_of(request, bench.home)

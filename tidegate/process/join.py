@@ -1,0 +1,58 @@
+"""Files that follow each other in time, as one, without encoding.
+
+The download stage asks when a rendition came in pieces that have headers of their own. The result appears under its
+name only when it is complete; after a crash it is made again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from tidegate.durable.atomic import sync_file
+from tidegate.errors import from_os_error
+from tidegate.events import unobserved
+from tidegate.process.demuxers import ALLOWED_DEMUXERS
+from tidegate.process.ffmpeg import Toolchain, file_url, run_ffmpeg
+from tidegate.resilience.deadline import processing_seconds
+from tidegate.settings import ProcessSettings
+
+
+async def joined(toolchain: Toolchain, pieces: Sequence[Path], target: Path, limits: ProcessSettings) -> Path:
+    """`target`, a Matroska file with all packets of `pieces`, one after the other; all lie in its folder.
+
+    Raises:
+        TidegateError: ffmpeg refuses them, or whatever `supervise.run` raises.
+    """
+    size = sum(piece.stat().st_size for piece in pieces)
+    listing, partial = target.with_suffix(".ffconcat"), target.with_suffix(".partial")
+    try:
+        listing.write_text(_listing(pieces))
+        await run_ffmpeg(
+            [
+                *(str(toolchain.ffmpeg), "-nostdin", "-hide_banner", "-nostats", "-y", "-loglevel", "level+info"),
+                *("-progress", "pipe:1", "-protocol_whitelist", "file,pipe"),
+                *("-format_whitelist", ",".join(("concat", *ALLOWED_DEMUXERS))),
+                *("-f", "concat", "-safe", "0", "-i", file_url(listing)),
+                *("-map", "0", "-c", "copy", "-fflags", "+bitexact", "-f", "matroska", file_url(partial)),
+            ],
+            stage="download",
+            limits=limits,
+            deadline_seconds=processing_seconds(limits, size),
+            media_seconds=None,
+            observe=unobserved,
+            outputs=(partial,),
+        )
+        sync_file(partial)
+        return partial.replace(target)
+    except OSError as error:
+        raise from_os_error(error, "joining the download's pieces") from error
+    finally:
+        listing.unlink(missing_ok=True)
+        partial.unlink(missing_ok=True)
+
+
+def _listing(pieces: Sequence[Path]) -> str:
+    """ffconcat's own syntax; quotes inside a name are closed, escaped and opened again."""
+    quoted = (str(piece.absolute()).replace("'", "'\\''") for piece in pieces)
+    return "ffconcat version 1.0\n" + "".join(f"file 'file:{name}'\n" for name in quoted)

@@ -1,0 +1,122 @@
+"""What a playlist leads to: segments, their keys and init sections, each as a frozen value.
+
+`hls` and `dash` make them from text, the segment engine brings what they name. Pure: the same text gives the same
+values and the same fingerprints in every run, so a journal can be compared with the playlist after a crash.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import cached_property
+from urllib.parse import urljoin, urlsplit
+
+from tidegate.errors import Evidence, NotMedia, UnsupportedSource
+from tidegate.model import fingerprint
+from tidegate.redact import redact_url
+
+MOST_SEGMENTS = 200_000
+"""Beyond it a playlist is refused: four days of two-second segments."""
+
+
+@dataclass(frozen=True)
+class ByteRange:
+    """Bytes `first` to `first + length - 1` of a resource."""
+
+    first: int
+    length: int
+
+    @property
+    def last(self) -> int:
+        return self.first + self.length - 1
+
+    @property
+    def stop(self) -> int:
+        """One beyond the last: where a range without an offset of its own goes on."""
+        return self.first + self.length
+
+
+@dataclass(frozen=True)
+class Key:
+    """AES-128 in CBC mode; the initialization vector is settled, whether it was written or follows from the number."""
+
+    url: str
+    iv: bytes
+
+
+@dataclass(frozen=True)
+class Resource:
+    """Bytes to be had in one request."""
+
+    url: str
+    byte_range: ByteRange | None = None
+    key: Key | None = None
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """The same for the same bytes although tokens in the query, or the host of a delivery network, change."""
+        ranged = (self.byte_range.first, self.byte_range.length) if self.byte_range else None
+        key = (lasting(self.key.url), self.key.iv.hex()) if self.key else None
+        return fingerprint(lasting(self.url), ranged, key)
+
+
+@dataclass(frozen=True)
+class Segment:
+    """One stretch of a track."""
+
+    number: int
+    """The media sequence number: the same segment keeps it as a live playlist moves on."""
+    resource: Resource
+    seconds: float
+    start_seconds: float
+    """From the beginning of the playlist's first segment."""
+    stretch: int = 0
+    """Rises where timestamps or encoding may change: at a discontinuity, or with a period."""
+    init: Resource | None = None
+    """What a demuxer needs before it."""
+    missing: bool = False
+    """The playlist itself says that it is not there."""
+
+    @property
+    def end_seconds(self) -> float:
+        return self.start_seconds + self.seconds
+
+    @cached_property
+    def fingerprint(self) -> str:
+        init = self.init.fingerprint if self.init else None
+        return fingerprint(self.resource.fingerprint, round(self.seconds, 6), self.stretch, init)
+
+
+def content_of(segments: Iterable[Segment]) -> str:
+    """The fingerprint of a playlist's content."""
+    return fingerprint(*((segment.number, segment.fingerprint) for segment in segments))
+
+
+def lasting(url: str) -> str:
+    """The part of a URL that does not change with each visit."""
+    return urlsplit(url).path
+
+
+def web_url(base: str, reference: str, what: str) -> str:
+    """The absolute URL of `reference`.
+
+    Raises:
+        UnsupportedSource: it leads anywhere but to http or https, such as to a file of this host.
+    """
+    try:
+        url = urljoin(base, reference.strip())
+        parts = urlsplit(url)
+        reachable = parts.scheme in ("http", "https") and parts.hostname and (parts.port is None or parts.port > 0)
+    except ValueError:  # no URL at all, or a port that cannot be
+        raise NotMedia(f"The playlist's {what} has no valid link", evidence=Evidence(url=redact_url(base))) from None
+    if not reachable:
+        raise UnsupportedSource(
+            f"The playlist's {what} leads to {parts.scheme or 'nowhere'}:, and only http and https are followed",
+            evidence=Evidence(url=redact_url(base)),
+        )
+    return url
+
+
+def damaged(base: str, why: str) -> NotMedia:
+    """The failure for a playlist that cannot be understood. `why` quotes nothing of it: links carry tokens."""
+    return NotMedia(f"The playlist is damaged: {why}", evidence=Evidence(url=redact_url(base)))

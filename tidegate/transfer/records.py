@@ -1,0 +1,122 @@
+"""Where a run's gates find what is known about origins: in the ledger, or in memory.
+
+`Gates` asks `exchange` from its keeper's thread. A ledger that does not answer must never stop a transfer: for a while
+the run goes by what it has seen itself, and then asks the ledger again.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import Future
+from typing import TYPE_CHECKING, Protocol
+
+from tidegate.durable.owner import this_process
+from tidegate.errors import LedgerUnavailable
+from tidegate.events import Note, Observer
+from tidegate.model import OriginStats
+from tidegate.resilience.sharing import Answer, Ask, Clerk, Host, Origin, Share
+from tidegate.settings import GateSettings
+
+if TYPE_CHECKING:
+    from tidegate.durable.ledger import Ledger
+
+PATIENCE_SECONDS = 10.0
+"""How long an answer of the ledger is waited for."""
+AWAY_SECONDS = 30.0
+"""How long a ledger that did not answer is left alone."""
+PAUSES_SECONDS = (0.05, 0.15, 0.4, 1.0)
+"""Before it is asked again. SQLite may be locked for a moment without waiting: while another process closes it last."""
+
+
+class Records(Protocol):
+    """Keeps what is known about origins."""
+
+    def exchange(self, origin: str, ask: Ask, *, store: bool) -> Answer:
+        """What `Clerk.settle` says; without `store` there is nothing to tell, and nothing is changed. Blocking."""
+        ...
+
+
+class Memory:
+    """Of one run, by itself."""
+
+    def __init__(self, limits: GateSettings, clock: Callable[[], float]) -> None:
+        self._limits = limits
+        self._clock = clock
+        self._origins: dict[str, Origin] = {}
+        self._shares: dict[str, Share] = {}
+
+    def exchange(self, origin: str, ask: Ask, *, store: bool = True) -> Answer:
+        clerk = Clerk(self._limits, self._clock())
+        unknown = Origin(
+            origin=origin, seen_at=clerk.now, counted_since=clerk.now, statistics=OriginStats(origin=origin)
+        )
+        record = self._origins.get(origin, unknown)
+        settled = clerk.settle(record, (), self._shares.get(origin), self._elsewhere(origin, clerk), ask)
+        if store:
+            self._origins[origin], self._shares[origin] = settled.origin, settled.share
+        return settled.answer
+
+    def _elsewhere(self, origin: str, clerk: Clerk) -> Host:
+        others = [(self._origins[name], share) for name, share in self._shares.items() if name != origin]
+        return clerk.host_of([(clerk.doubtful(record), share) for record, share in others])
+
+
+class Shared:
+    """In the ledger, with all other runs; in memory while that is away."""
+
+    def __init__(self, ledger: Ledger, limits: GateSettings, observe: Observer, clock: Callable[[], float]) -> None:
+        self._origins = ledger.origins
+        self._owner = this_process()
+        self._limits = limits
+        self._observe = observe
+        self._clock = clock
+        self._alone = Memory(limits, clock)
+        self._away_until: float | None = None
+        self._told = False
+        self._asking: Future[Answer] | None = None
+
+    def exchange(self, origin: str, ask: Ask, *, store: bool) -> Answer:
+        if self._is_away():
+            return self._alone.exchange(origin, ask)
+        call = self._origins.exchange if store else self._origins.look
+        try:
+            return self._within_patience(lambda: _insisted(lambda: call(self._owner, origin, ask, self._limits)))
+        except Exception as error:  # noqa: BLE001  # whatever is wrong with the ledger, the transfer goes on
+            self._leave_alone(str(error) or "The ledger does not answer in time")
+            return self._alone.exchange(origin, ask)
+
+    def _is_away(self) -> bool:
+        stuck = self._asking is not None and not self._asking.done()
+        return stuck or (self._away_until is not None and self._clock() < self._away_until)
+
+    def _within_patience(self, call: Callable[[], Answer]) -> Answer:
+        """A database on a dead network disk does not even fail: it is asked in a thread that can be left behind."""
+        self._asking = asked = Future[Answer]()
+
+        def ask() -> None:
+            try:
+                asked.set_result(call())
+            except BaseException as error:  # noqa: BLE001  # raised again where it is waited for
+                asked.set_exception(error)
+
+        threading.Thread(target=ask, name="gates-ledger", daemon=True).start()
+        return asked.result(PATIENCE_SECONDS)
+
+    def _leave_alone(self, why: str) -> None:
+        self._away_until = self._clock() + AWAY_SECONDS
+        if not self._told:
+            self._observe(
+                Note(f"{why}; until it is back this run shares no breakers and limits with others", "warning")
+            )
+        self._told = True
+
+
+def _insisted(call: Callable[[], Answer]) -> Answer:
+    for pause in PAUSES_SECONDS:
+        try:
+            return call()
+        except LedgerUnavailable:
+            time.sleep(pause)
+    return call()

@@ -1,0 +1,295 @@
+"""Media on a page of a site: yt-dlp says where it is, our own engine brings it.
+
+The probe stage asks what a page offers and the download stage brings one rendition: picture and sound as two tracks
+where the site keeps them apart. Links are signed and short-lived, so they are never stored: after a crash the page is
+asked again, and what an earlier run received is taken up by the format's name and the file's own validator.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import time
+from collections import OrderedDict
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from anyio import to_thread
+
+from tidegate.durable.atomic import write_atomic
+from tidegate.errors import NotMedia, SourceChanged, TidegateError
+from tidegate.events import Advance, Event, Note, Observer
+from tidegate.model import Digest, Identity, Rendition, Source, TransferStats, fingerprint
+from tidegate.transfer.ask import Wanted, ask
+from tidegate.transfer.dash import ask_presentation, fetch_presentation
+from tidegate.transfer.extraction import Extraction, extract, extractor_of
+from tidegate.transfer.fetch import fetch_file, identify
+from tidegate.transfer.formats import Choice, Format, canonical_link, choices_of, ends_as_media, same_choice
+from tidegate.transfer.gates import origin_of
+from tidegate.transfer.hls import fetch_playlist
+from tidegate.transfer.http import HttpExchange
+from tidegate.transfer.listed import MAIN, track_name
+from tidegate.transfer.outside import Outside
+from tidegate.transfer.resolvers.base import Fetched, Fetching, Offer
+
+PAGES = ("text/html", "application/xhtml+xml")
+ASKING = "page"
+"""The scratch folder in which a page is asked, before there is a rendition."""
+ROUNDED_SECONDS = 1.0
+"""Sites tell lengths in whole seconds."""
+MOST_SUBTITLES = 8
+MOST_SUBTITLE_BYTES = 16 * 1024 * 1024
+SUBTITLE_TYPES = ("vtt", "srt")
+REMEMBERED = 16
+"""How many extractions this process keeps, so that the download need not ask again what the probe has just heard."""
+
+_heard: OrderedDict[str, Extraction] = OrderedDict()
+
+
+class SiteResolver:
+    """See `Resolver`."""
+
+    name = "site"
+
+    def handles(self, source: Source) -> bool:
+        """Whether an extractor other than the generic one knows such links. Files and links that end as media never
+        ask yt-dlp, and neither do bare addresses: sites have names."""
+        url = source.url.get_secret_value()
+        return source.scheme in ("http", "https") and _may_be_page(url) and extractor_of(url) is not None
+
+    def recognises(self, identity: Identity) -> bool:
+        kind = (identity.content_type or "").partition(";")[0].strip().lower()
+        return kind in PAGES and not ends_as_media(identity.url)
+
+    async def identify(self, outside: Outside, source: Source) -> tuple[Identity, TransferStats]:
+        """Without a request: what a page says of itself changes, and where it is does not."""
+        url = source.url.get_secret_value()
+        site, name = _known(url) or ("", "")
+        last = urlsplit(url).path.rstrip("/").rpartition("/")[2]
+        identity = Identity(
+            url=canonical_link(url, site),
+            name=name or last or (urlsplit(url).hostname or "page"),
+            distinct=f"{site.lower()}:{name}" if name else None,
+        )
+        return identity, TransferStats()
+
+    async def offer(
+        self, outside: Outside, source: Source, identity: Identity, scratch: Callable[[str], Path]
+    ) -> Offer:
+        found, cost = await _asked(outside, source, scratch(ASKING))
+        choices = choices_of(found.formats)
+        if found.unusable:
+            outside.observe(
+                Note(f"{found.unusable} formats of the site are of kinds that cannot be downloaded", "debug")
+            )
+        outside.observe(Note(f"{found.extractor}: {found.title or found.id}", facts={"title": found.title}))
+        return Offer(tuple(choice.rendition for choice in choices), promised_seconds=_promised(found), cost=cost)
+
+    async def fetch(self, outside: Outside, source: Source, what: Fetching) -> Fetched:
+        return await _Bringing(outside, source, what).run()
+
+
+@dataclass
+class _Bringing:
+    """One rendition on its way: all its formats, one after the other."""
+
+    outside: Outside
+    source: Source
+    what: Fetching
+    stats: TransferStats = field(default_factory=TransferStats)
+    _shown: _Together | None = None
+
+    async def run(self) -> Fetched:
+        found = _remembered(self.source) or await self._asked()
+        choice = self._chosen(found)
+        self._shown = _Together(self.outside.observe, choice.rendition.size_bytes)
+        brought = [await self._format(choice, number) for number in range(len(choice.formats))]
+        tracks = {name: files for one in brought for name, files in one.tracks.items()}
+        tracks |= await self._subtitles(found)
+        return Fetched(
+            tracks=tracks,
+            stats=self.stats,
+            known={name: digest for one in brought for name, digest in one.known.items()},
+            checked=frozenset().union(*(one.checked for one in brought)),
+            end_is_certain=all(one.end_is_certain for one in brought),
+            promised_seconds=brought[0].promised_seconds or _promised(found),
+            gaps=tuple(gap for one in brought for gap in one.gaps),
+        )
+
+    async def _asked(self) -> Extraction:
+        found, cost = await _asked(self.outside, self.source, self.what.folder)
+        self.stats += cost
+        return found
+
+    def _chosen(self, found: Extraction) -> Choice:
+        wanted = self.what.rendition
+        choice = same_choice(choices_of(found.formats), wanted)
+        if choice is None:
+            raise SourceChanged(f"The site no longer offers this as {wanted.label}")
+        return choice
+
+    async def _format(self, choice: Choice, number: int) -> Fetched:
+        """One track, or the several that a playlist leads to; under names that fit together."""
+        one = choice.formats[number]
+        name = MAIN if number == 0 else track_name("sound", number, None)
+        observe = self._shown or self.outside.observe
+        outside, folder = replace(self.outside, observe=observe), self.what.folder / f"{name}-{one.way}"
+        folder.mkdir(parents=True, exist_ok=True)
+        promised = self.what.promised if len(choice.formats) == 1 else frozenset()
+        what = replace(self.what, folder=folder, promised=promised)
+
+        async def again() -> Format:
+            return self._chosen(await self._asked()).formats[number]
+
+        async def again_link() -> str:
+            return (await again()).url.get_secret_value()
+
+        async def again_source() -> Source:
+            return _source_of(await again(), self.source)
+
+        media = _source_of(one, self.source)
+        if one.way == "hls":
+            brought = await fetch_playlist(outside, media, one.url.get_secret_value(), what, renew=again_link)
+        elif one.way == "dash":
+            what = replace(what, rendition=await _in_presentation(outside, media, choice.rendition))
+            brought = await fetch_presentation(outside, media, one.url.get_secret_value(), what, renew=again_link)
+        else:
+            brought = await _file(outside, media, what, f"{choice.rendition.id}#{number}", again_source)
+        self.stats += brought.stats
+        if self._shown is not None:
+            self._shown.next()
+        tracks = {name if told == MAIN else told: files for told, files in brought.tracks.items()}
+        known = {name if told == MAIN else told: digest for told, digest in brought.known.items()}
+        return replace(brought, tracks=tracks, known=known)
+
+    async def _subtitles(self, found: Extraction) -> dict[str, tuple[Path, ...]]:
+        """Those that somebody made, not those that a machine heard; a film is not refused for its subtitles."""
+        tracks: dict[str, tuple[Path, ...]] = {}
+        for language, versions in list(found.subtitles.items())[:MOST_SUBTITLES]:
+            link = next((url for kind in SUBTITLE_TYPES for url, told in versions if told == kind), None)
+            if link is None:
+                continue
+            name = track_name("subtitles", len(tracks) + 1, language)
+            try:
+                tracks[name] = (await self._subtitle(link, name),)
+            except TidegateError as error:
+                self.outside.observe(Note(f"Left out {name}: {error.message}", "warning", {"failure": error.type}))
+        return tracks
+
+    async def _subtitle(self, url: str, name: str) -> Path:
+        wanted = Wanted(url, most_bytes=MOST_SUBTITLE_BYTES, what="subtitles", decode=True)
+        answer = await ask(self.outside, wanted)
+        self.stats += TransferStats(requests=answer.requests, bytes_received=len(answer.body))
+        if b"-->" not in answer.body:
+            raise NotMedia("What came are no subtitles")
+        kind = "vtt" if answer.body.lstrip(b"\xef\xbb\xbf").startswith(b"WEBVTT") else "srt"
+        path = self.what.folder / f"{name}.{kind}"
+        await to_thread.run_sync(write_atomic, path, answer.body)
+        return path
+
+
+class _Together:
+    """Shows the transfers of one rendition, which follow each other, as one."""
+
+    def __init__(self, observe: Observer, total_bytes: int | None) -> None:
+        self._observe, self._total = observe, total_bytes
+        self._before = self._done = 0.0
+
+    def __call__(self, event: Event) -> None:
+        if isinstance(event, Advance) and event.unit == "bytes":
+            self._done = max(self._done, self._before + event.done)
+            total = max(self._total, self._done) if self._total else None
+            event = replace(event, done=self._done, total=total or (event.total if not self._before else None))
+        self._observe(event)
+
+    def next(self) -> None:
+        """What comes now is beside what has come."""
+        self._before = self._done
+
+
+async def _asked(outside: Outside, source: Source, folder: Path) -> tuple[Extraction, TransferStats]:
+    """Ask the page, and keep the answer for a while, in memory only."""
+    known = _known(source.url.get_secret_value())
+    found, cost = await extract(outside, source, folder, known=known[0] if known else None)
+    _heard[_memory_key(source)] = found
+    while len(_heard) > REMEMBERED:
+        _heard.popitem(last=False)
+    return found, cost
+
+
+def _remembered(source: Source) -> Extraction | None:
+    """What the page said a moment ago, once: whoever comes after that asks again."""
+    found = _heard.pop(_memory_key(source), None)
+    return found if found is not None and found.good_at(time.time()) else None
+
+
+def _memory_key(source: Source) -> str:
+    headers = sorted((name.lower(), value.get_secret_value()) for name, value in source.headers.items())
+    return fingerprint(source.url.get_secret_value(), headers)
+
+
+async def _file(
+    outside: Outside, media: Source, what: Fetching, format_name: str, renew: Callable[[], Awaitable[Source]]
+) -> Fetched:
+    """A format that is one file. It is known by its place on the page: its link is another one each time."""
+    told, cost = await identify(
+        lambda: HttpExchange(media, outside.limits, outside.gates), outside.limits, outside.observe
+    )
+    identity = told.model_copy(update={"url": f"{what.identity.url}#{format_name}", "name": what.identity.name})
+    got = await fetch_file(outside, media, what.folder, identity, promised=what.promised, renew=renew)
+    known: dict[str, Digest] = {MAIN: got.blake3}
+    return Fetched(
+        tracks={MAIN: (got.path,)},
+        stats=cost + got.stats,
+        known=known,
+        checked=got.checked,
+        end_is_certain=got.end_is_certain,
+    )
+
+
+async def _in_presentation(outside: Outside, media: Source, wanted: Rendition) -> Rendition:
+    """What the presentation itself calls the rendition: the nearest in height, then in rate."""
+    told = await ask_presentation(outside, media, media.url.get_secret_value())
+    height, rate = wanted.height or 0, wanted.bandwidth_bps or 0
+    nearest = min(
+        told.presentation.renditions,
+        key=lambda one: (abs((one.height or 0) - height), abs((one.bandwidth_bps or 0) - rate)),
+    )
+    return wanted.model_copy(update={"id": nearest.id})
+
+
+def _source_of(one: Format, page: Source) -> Source:
+    """The link of a format, with the headers that it wants; the person's own where it lies at the page's origin."""
+    url = one.url.get_secret_value()
+    given = {name.lower(): name for name in one.headers}
+    headers = dict(one.headers)
+    if origin_of(url) == origin_of(page.url.get_secret_value()):
+        headers |= {name: value for name, value in page.headers.items() if name.lower() not in given}
+    return Source(url=one.url, headers=headers)
+
+
+def _known(url: str) -> tuple[str, str] | None:
+    return extractor_of(url) if _may_be_page(url) else None
+
+
+def _may_be_page(url: str) -> bool:
+    try:
+        host = urlsplit(url).hostname or ""
+    except ValueError:
+        return False
+    return "." in host and not _is_address(host) and not ends_as_media(url)
+
+
+def _is_address(host: str) -> bool:
+    try:
+        ipaddress.ip_address(host)
+    except ValueError:
+        return False
+    return True
+
+
+def _promised(found: Extraction) -> float | None:
+    """What only a site's own extractor knows is believed; the generic one takes lengths from anywhere."""
+    known = found.extractor not in ("Generic", "HTML5MediaEmbed")
+    return max(0.0, found.seconds - ROUNDED_SECONDS) or None if known and found.seconds and not found.live else None

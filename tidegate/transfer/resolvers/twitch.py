@@ -1,0 +1,506 @@
+"""A VOD or clip on Twitch, brought by TwitchDownloaderCLI as a supervised child.
+
+The tool cannot resume: after a crash it begins again, unless it had finished; then the finished file is remembered
+beside itself. Whatever it writes on the way lies in a folder of ours and goes with its end, however it ends. Its own
+word that it is done is not believed: the file must be there, be media of the quality that was asked for, and be as
+long as Twitch says.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import os
+import re
+import shutil
+import time
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass, field
+from datetime import timedelta
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import anyio
+from anyio import to_thread
+from pydantic import ValidationError
+
+from tidegate.durable.atomic import sync_file, sync_folder, write_atomic
+from tidegate.durable.children import own_name
+from tidegate.durable.threads import in_thread, still_wanted
+from tidegate.errors import (
+    DiskFull,
+    DownloadDeadline,
+    Evidence,
+    NotMedia,
+    ProcessTimeout,
+    RequestTimeout,
+    SegmentGap,
+    SourceChanged,
+    StalledProcess,
+    StalledTransfer,
+    TidegateError,
+    ToolFailed,
+    ToolMissing,
+)
+from tidegate.events import Advance, Note
+from tidegate.model import Digest, Gap, Identity, Rendition, Source, TransferStats, Value
+from tidegate.redact import redact_text
+from tidegate.resilience.retry import Retry
+from tidegate.settings import ToolSettings
+from tidegate.transfer.outside import Outside, ToolEnd
+from tidegate.transfer.resolvers.base import Fetched, Fetching, Offer
+from tidegate.transfer.twitch_console import TOOL, Console, VideoInfo, VideoQuality, failure_of, parse_info
+from tidegate.transfer.verify import check_digests
+
+ORIGIN = f"tool:{TOOL}"
+"""The gate: what fails here says nothing about other ways to Twitch."""
+
+HINT = f"install {TOOL}, or set TIDEGATE_TOOLS_TWITCH_DOWNLOADER to its path"
+
+TRACK = "source"
+FINISHED = "finished.json"
+WORKING = "tool"
+"""How the folder begins in which the tool works."""
+
+PART_SECONDS = 10.0
+"""How long a part of a VOD is, about; Twitch cuts them so."""
+SHORT_SHARE, SHORT_SECONDS = 0.02, 2.0
+"""How much less than Twitch promises the file may hold, the larger of both: lengths are told in whole seconds, and
+parts are rounded."""
+HEIGHT_TOLERANCE = 8
+"""Encoders round a picture's height to a multiple of eight."""
+TIMES_ITS_SIZE = 2
+"""Parts and finished video lie side by side at the end."""
+
+_HOSTS = frozenset({"twitch.tv", "www.twitch.tv", "m.twitch.tv", "go.twitch.tv"})
+_VIDEO = re.compile(r"/(?:videos|\w+/v(?:ideo)?)/(\d+)/?")
+_CLIP = re.compile(r"/\w+/clip/([A-Za-z0-9][\w-]*)/?")
+_CLIP_ALONE = re.compile(r"/([A-Za-z0-9][\w-]*)/?")
+
+
+@dataclass(frozen=True)
+class _Video:
+    """What a link names."""
+
+    id: str
+    clip: bool = False
+
+    @property
+    def link(self) -> str:
+        return f"https://clips.twitch.tv/{self.id}" if self.clip else f"https://www.twitch.tv/videos/{self.id}"
+
+
+class _Finished(Value):
+    """The note beside a finished file."""
+
+    identity: str
+    rendition: str
+    size_bytes: int
+    promised_seconds: float | None
+    gaps: tuple[Gap, ...] = ()
+
+
+@dataclass(frozen=True)
+class _Order:
+    """What the tool is to bring."""
+
+    outside: Outside
+    video: _Video
+    quality: VideoQuality
+    seconds: float | None
+    what: Fetching
+
+
+@dataclass
+class _Download:
+    """One run of the tool."""
+
+    order: _Order
+    folder: Path
+    """Of this run alone; gone at its end."""
+    console: Console = field(default_factory=Console)
+    _told: float = 0.0
+
+    @property
+    def output(self) -> Path:
+        return self.folder / "out.mp4"
+
+    def feed(self, line: str) -> None:
+        self.console.feed(line)
+        if self.console.share > self._told:
+            self._told = self.console.share
+            size, seconds = self.order.quality.size_bytes, self.order.seconds
+            if size is not None:
+                self.order.outside.observe(Advance("download", self._told * size, size, "bytes"))
+            elif seconds is not None:
+                self.order.outside.observe(Advance("download", self._told * seconds, seconds, "seconds"))
+
+    def marks(self) -> dict[str, float]:
+        """What moves while it works: parts grow for minutes before the percentage does."""
+        return {"share": self.console.share * 100, "bytes": float(_bytes_below(self.folder))}
+
+
+class TwitchResolver:
+    """See `Resolver`."""
+
+    name = "twitch"
+
+    def handles(self, source: Source) -> bool:
+        return _video_of(source) is not None
+
+    def recognises(self, identity: Identity) -> bool:
+        return False
+
+    async def identify(self, outside: Outside, source: Source) -> tuple[Identity, TransferStats]:
+        video = _named(source)
+        return Identity(url=video.link, name=f"twitch-{video.id}"), TransferStats()
+
+    async def offer(
+        self, outside: Outside, source: Source, identity: Identity, scratch: Callable[[str], Path]
+    ) -> Offer:
+        info, cost = await _info(outside, _named(source))
+        renditions = tuple(_rendition(quality) for quality in _usable(info))
+        if not renditions:
+            raise NotMedia("Twitch offers no quality of this video")
+        return Offer(renditions, promised_seconds=info.seconds, cost=cost)
+
+    async def fetch(self, outside: Outside, source: Source, what: Fetching) -> Fetched:
+        finished = await to_thread.run_sync(_finished, what)
+        if finished is not None:
+            return _fetched(what, finished, TransferStats(bytes_reused=finished.size_bytes))
+        video, started = _named(source), time.monotonic()
+        info, cost = await _info(outside, video)
+        order = _Order(outside, video, _chosen(info, what), info.seconds, what)
+        retry = Retry(outside.limits, outside.observe, "download")
+        outcome = await retry.run(lambda: _one_try(order, retry=retry.retries > 0))
+        if isinstance(outcome, TidegateError):
+            raise outcome
+        finished, blake3 = outcome
+        spent = TransferStats(
+            requests=1 + retry.retries,
+            retries=retry.retries,
+            bytes_received=finished.size_bytes,
+            seconds=time.monotonic() - started,
+        )
+        return _fetched(what, finished, cost + spent, blake3)
+
+
+def _video_of(source: Source) -> _Video | None:
+    try:
+        parts = urlsplit(source.url.get_secret_value())
+    except ValueError:
+        return None
+    host = (parts.hostname or "").lower()
+    if parts.scheme.lower() not in ("http", "https"):
+        return None
+    if host == "clips.twitch.tv":
+        found = _CLIP_ALONE.fullmatch(parts.path)
+        return _Video(found[1], clip=True) if found else None
+    if host not in _HOSTS:
+        return None
+    if found := _VIDEO.fullmatch(parts.path):
+        return _Video(found[1])
+    found = _CLIP.fullmatch(parts.path)
+    return _Video(found[1], clip=True) if found else None
+
+
+def _named(source: Source) -> _Video:
+    video = _video_of(source)
+    assert video is not None  # noqa: S101  # the registry asks `handles` first
+    return video
+
+
+async def _info(outside: Outside, video: _Video) -> tuple[VideoInfo, TransferStats]:
+    """Ask what Twitch offers: an unknown quality would silently become the best."""
+    argv = [_tool(outside.tools), "info", "--id", video.id, "--banner=false"]
+    retry = Retry(outside.limits, outside.observe, "info")
+
+    async def one_try() -> VideoInfo:
+        lines: list[str] = []
+        console = Console()
+        async with outside.gates.through(ORIGIN, "info", retry=retry.retries > 0):
+            try:
+                end = await outside.run_tool(
+                    name=TOOL,
+                    argv=argv,
+                    deadline_seconds=outside.limits.extract_timeout.total_seconds(),
+                    stall_timeout=outside.limits.extract_timeout,
+                    on_stdout=lines.append,
+                    on_stderr=console.feed,
+                )
+            except (StalledProcess, ProcessTimeout) as late:
+                raise RequestTimeout(f"Twitch did not answer {TOOL} in time", evidence=late.evidence) from late
+            if end.exit_code != 0:
+                for line in lines:
+                    console.feed(line)
+                raise _failure(console, end)
+        return parse_info(lines)
+
+    info = await retry.run(one_try)
+    return info, TransferStats(requests=1 + retry.retries, retries=retry.retries)
+
+
+async def _one_try(order: _Order, *, retry: bool) -> tuple[_Finished, Digest] | TidegateError:
+    """The finished file in its place; or, given back and not raised, a failure that must not be tried again here: the
+    tool had begun to receive, and would begin at zero. What comes next is for the fallback to say.
+
+    Raises:
+        TidegateError: it failed before it received anything.
+    """
+    what = order.what
+    async with _working_folder(what.folder) as folder:
+        _require_space(folder, order.quality)
+        download = _Download(order, folder)
+        try:
+            gaps = await _run(download, retry=retry)
+            blake3 = await in_thread(check_digests, download.output, what.promised, still_wanted)
+        except TidegateError as failure:
+            if download.console.downloading:
+                return failure
+            raise
+        return await to_thread.run_sync(_keep, download, gaps), blake3
+
+
+async def _run(download: _Download, *, retry: bool) -> tuple[Gap, ...]:
+    """Let the tool work, in its folder and through its gate, and look at what it brought; what is missing in it.
+
+    Raises:
+        StalledTransfer, DownloadDeadline: it was ended.
+        TidegateError: it failed, whatever its exit code says.
+    """
+    outside, console = download.order.outside, download.console
+    async with outside.gates.through(ORIGIN, "download", retry=retry) as passage:
+        try:
+            end = await outside.run_tool(
+                name=TOOL,
+                argv=_arguments(download),
+                deadline_seconds=outside.limits.tool_deadline.total_seconds(),
+                stall_timeout=outside.limits.tool_stall_timeout,
+                outputs=(download.output,),
+                marks=download.marks,
+                on_stdout=download.feed,
+                on_stderr=download.feed,
+                # What it and its libraries put into the system's folder for temporary files would outlive a kill.
+                environment={"TMPDIR": str(download.folder), "NO_COLOR": "1"},
+                folder=download.folder,
+            )
+        except StalledProcess as stalled:
+            raise StalledTransfer(
+                f"{TOOL} made no progress for {_words(outside.limits.tool_stall_timeout)} and was ended",
+                evidence=_evidence(console, stalled.evidence),
+            ) from stalled
+        except ProcessTimeout as late:
+            raise DownloadDeadline(
+                f"{TOOL} was ended after {_words(outside.limits.tool_deadline)}; it cannot resume",
+                evidence=_evidence(console, late.evidence),
+            ) from late
+        if end.exit_code != 0 or console.died:
+            raise _failure(console, end)
+        size = _size(download.output)
+        if size == 0:
+            raise ToolFailed(f"{TOOL} ended well and left no video", evidence=_evidence(console, end.evidence))
+        gaps = await _checked(download)
+        passage.gained(size)  # only now: what it had gained before it failed is lost
+        return gaps
+
+
+def _arguments(download: _Download) -> list[str]:
+    """Its command line. Without `--collision` it asks, and with stdin closed it then gives up."""
+    order = download.order
+    tools, limits, video = order.outside.tools, order.outside.limits, order.video
+    return [
+        _tool(tools),
+        "clipdownload" if video.clip else "videodownload",
+        *("--id", video.id),
+        *("--output", str(download.output)),
+        *("--quality", order.quality.name),
+        *("--collision", "Overwrite"),
+        *("--temp-path", str(download.folder)),
+        *(() if video.clip else ("--threads", str(limits.tool_threads))),
+        *("--ffmpeg-path", _ffmpeg(tools)),
+        "--banner=false",
+        *("--log-level", "Status,Verbose,Info,Warning,Error"),
+    ]
+
+
+async def _checked(download: _Download) -> tuple[Gap, ...]:
+    """What is missing in the finished file.
+
+    Raises:
+        ToolFailed: it is no media, cut off, or of another quality.
+        SegmentGap: something is missing, and that is not allowed.
+    """
+    console, order = download.console, download.order
+    try:
+        media = await order.outside.look(download.output)
+    except NotMedia as refused:
+        message = f"{TOOL} ended well and left a file that nothing opens: {refused.message}"
+        raise ToolFailed(message, evidence=_evidence(console, refused.evidence)) from refused
+    if media.missing_bytes:
+        raise ToolFailed(f"{TOOL} ended well and left a file that lacks its last {media.missing_bytes} bytes")
+    height = media.video.height if media.video else None
+    if order.quality.height and height and abs(height - order.quality.height) > HEIGHT_TOLERANCE:
+        raise ToolFailed(f"{TOOL} was asked for {order.quality.name} and brought a picture {height} pixels high")
+    gaps = gaps_of(console, promised=order.seconds, held=media.duration_seconds)
+    if gaps and not order.what.allow_gaps:
+        raise SegmentGap(f"Parts of the video are missing: {gaps[0].why}", evidence=_evidence(console, Evidence()))
+    for gap in gaps:
+        order.outside.observe(Note(f"Missing: {gap.why}", "warning"))
+    return gaps
+
+
+def gaps_of(console: Console, *, promised: float | None, held: float | None) -> tuple[Gap, ...]:
+    """The stretches that the tool left out, as far as one can tell where they lie: by the numbers of the parts."""
+    whole = promised or held or 0.0
+    gaps = []
+    if console.left_out:
+        starts = [number * PART_SECONDS for number in sorted(console.parts_missing)]
+        if starts and starts[-1] < whole:
+            gaps = [
+                Gap(start_seconds=start, end_seconds=min(start + PART_SECONDS, whole), why=f"about: {console.left_out}")
+                for start in starts
+            ]
+        else:
+            gaps = [Gap(start_seconds=0.0, end_seconds=whole, why=f"somewhere: {console.left_out}")]
+    if promised is not None and held is not None and promised - held > max(SHORT_SECONDS, promised * SHORT_SHARE):
+        why = f"Twitch promises {promised:.0f} s, the file holds {held:.1f} s"
+        gaps.append(Gap(start_seconds=held, end_seconds=promised, why=why))
+    return tuple(gaps)
+
+
+def _usable(info: VideoInfo) -> tuple[VideoQuality, ...]:
+    """Those with a picture, where there are any."""
+    return tuple(q for q in info.qualities if not q.audio_only) or info.qualities
+
+
+def _rendition(quality: VideoQuality) -> Rendition:
+    return Rendition(
+        id=re.sub(r"[^\w-]+", "-", quality.name).strip("-").lower() or "only",
+        label=quality.name,
+        height=quality.height,
+        bandwidth_bps=quality.bandwidth_bps,
+        size_bytes=quality.size_bytes,
+    )
+
+
+def _chosen(info: VideoInfo, what: Fetching) -> VideoQuality:
+    for quality in _usable(info):
+        if _rendition(quality).id == what.rendition.id:
+            return quality
+    offered = ", ".join(quality.name for quality in info.qualities) or "nothing"
+    raise SourceChanged(f"Twitch no longer offers this video as {what.rendition.label}; it offers {offered}")
+
+
+@contextlib.asynccontextmanager
+async def _working_folder(folder: Path) -> AsyncIterator[Path]:
+    """A fresh folder for the tool; what an earlier run of it left goes first, and this one goes at the end."""
+    await to_thread.run_sync(_clear, folder)
+    working = folder / own_name(WORKING)
+    working.mkdir(parents=True)
+    try:
+        yield working
+    finally:
+        with anyio.CancelScope(shield=True):
+            await to_thread.run_sync(_clear, folder)
+
+
+def _clear(folder: Path) -> None:
+    for left in folder.glob(f"{WORKING}*"):
+        shutil.rmtree(left, ignore_errors=True)
+
+
+def _require_space(folder: Path, quality: VideoQuality) -> None:
+    wanted = TIMES_ITS_SIZE * (quality.size_bytes or 0)
+    free = shutil.disk_usage(folder).free
+    if free < wanted:
+        raise DiskFull(f"{wanted} bytes are needed on the volume of {folder}, {free} are free")
+
+
+def _keep(download: _Download, gaps: tuple[Gap, ...]) -> _Finished:
+    """Move the finished file to its place, durably, and note that it is whole. Without the note it is nobody's."""
+    what = download.order.what
+    finished = _Finished(
+        identity=what.identity.key,
+        rendition=what.rendition.id,
+        size_bytes=download.output.stat().st_size,
+        promised_seconds=download.order.seconds,
+        gaps=gaps,
+    )
+    sync_file(download.output)
+    download.output.rename(what.folder / TRACK)
+    sync_folder(what.folder)
+    write_atomic(what.folder / FINISHED, finished.model_dump_json().encode())
+    return finished
+
+
+def _finished(what: Fetching) -> _Finished | None:
+    """What an earlier run finished, if it is what is wanted now."""
+    try:
+        note = _Finished.model_validate_json((what.folder / FINISHED).read_bytes())
+    except (OSError, ValidationError):
+        return None
+    same = (note.identity, note.rendition) == (what.identity.key, what.rendition.id)
+    whole = _size(what.folder / TRACK) == note.size_bytes
+    return note if same and whole and (what.allow_gaps or not note.gaps) else None
+
+
+def _fetched(what: Fetching, finished: _Finished, stats: TransferStats, blake3: Digest | None = None) -> Fetched:
+    return Fetched(
+        tracks={TRACK: (what.folder / TRACK,)},
+        stats=stats,
+        known={TRACK: blake3} if blake3 else {},
+        checked=what.promised if blake3 else frozenset(),
+        end_is_certain=finished.promised_seconds is not None,
+        promised_seconds=finished.promised_seconds,
+        gaps=finished.gaps,
+    )
+
+
+def _failure(console: Console, end: ToolEnd) -> TidegateError:
+    failure = failure_of(console, end.exit_code)
+    failure.evidence = _evidence(console, end.evidence)
+    if isinstance(failure, ToolMissing):
+        failure.hint = HINT
+    return failure
+
+
+def _evidence(console: Console, evidence: Evidence) -> Evidence:
+    """What the tool said on both streams, in the order in which it came."""
+    text = redact_text(console.text)
+    where = {"phase": console.phase, "share": f"{console.share:.2f}"}
+    return dataclasses.replace(evidence, output_head=text, output_tail=text, notes={**evidence.notes, **where})
+
+
+def _tool(tools: ToolSettings) -> str:
+    """Its path.
+
+    Raises:
+        ToolMissing: it is not there.
+    """
+    found = shutil.which(tools.twitch_downloader or TOOL)
+    if found is None:
+        raise ToolMissing(f"{tools.twitch_downloader or TOOL} is not installed", hint=HINT)
+    return str(Path(found).absolute())
+
+
+def _ffmpeg(tools: ToolSettings) -> str:
+    found = tools.ffmpeg or shutil.which("ffmpeg")
+    if found is not None:
+        return str(Path(found).absolute())
+    import imageio_ffmpeg
+
+    return str(imageio_ffmpeg.get_ffmpeg_exe())
+
+
+def _size(path: Path) -> int:
+    with contextlib.suppress(OSError):
+        return path.stat().st_size
+    return 0
+
+
+def _bytes_below(folder: Path) -> int:
+    return sum(_size(Path(root, name)) for root, _, names in os.walk(folder) for name in names)
+
+
+def _words(time: timedelta) -> str:
+    return f"{time.total_seconds():g} s"

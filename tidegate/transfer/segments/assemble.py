@@ -1,0 +1,194 @@
+"""Segments put together to files that a demuxer can read, in the order of their numbers.
+
+The segment engine calls it when everything is held. Each segment's digest is compared while it is copied, so a disk
+that changed one is noticed; the files appear under their names only when all of them are complete. The same segments
+give the same bytes, in whatever order they came and however often the work was cut short.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from itertools import groupby
+from pathlib import Path
+from typing import BinaryIO
+
+from blake3 import blake3
+
+from tidegate.durable.atomic import sync_folder
+from tidegate.durable.crash_points import reached
+from tidegate.durable.threads import still_wanted
+from tidegate.errors import from_os_error
+from tidegate.model import Digest
+from tidegate.transfer.playlists.captions import merged_captions
+from tidegate.transfer.playlists.plausible import Kind
+from tidegate.transfer.playlists.timing import Edges, continues, edges_of
+from tidegate.transfer.segments.shelf import Finished, Held, Shelf
+
+BLOCK_BYTES = 1024 * 1024
+ID3_HEADER_BYTES = 10
+LARGEST_TIMED_BYTES = 64 * 1024 * 1024
+"""A longer segment's timestamps are not looked at: it begins a file of its own at a discontinuity."""
+
+
+class Damaged(Exception):  # never leaves the engine
+    """Segments on disk are not what the journal says."""
+
+    def __init__(self, names: Sequence[str]) -> None:
+        super().__init__(f"{len(names)} segments are damaged")
+        self.names = tuple(names)
+
+
+@dataclass
+class Piece:
+    """Segments that make one file, with what belongs before them."""
+
+    kind: Kind
+    init: Held | None
+    segments: list[Held] = field(default_factory=list)
+
+    @property
+    def parts(self) -> Iterator[Held]:
+        if self.init is not None:
+            yield self.init
+        yield from self.segments
+
+
+def assemble(shelf: Shelf, name: str) -> tuple[Finished, ...]:
+    """Write the track's files and give them their names. Blocking: call it in a thread.
+
+    Raises:
+        Damaged: segments have to be fetched again.
+        DiskFull, PermissionRefused, StoreUnavailable: the operating system refused.
+    """
+    try:
+        pieces = pieces_of(shelf)
+        names = _names(name, pieces)
+        finished = [
+            _written(shelf, piece, shelf.folder / f"{own}.part") for own, piece in zip(names, pieces, strict=True)
+        ]
+        reached("segments: assembled")
+        for own in names:
+            (shelf.folder / f"{own}.part").rename(shelf.folder / own)
+            reached("segments: in place")
+        sync_folder(shelf.folder)
+    except OSError as error:
+        raise from_os_error(error, "putting segments together") from error
+    return tuple(
+        Finished(name=own, size_bytes=size, digest=digest) for own, (size, digest) in zip(names, finished, strict=True)
+    )
+
+
+def pieces_of(shelf: Shelf) -> list[Piece]:
+    """Which segments may follow each other in one file: those of one packing, with one init section, whose timestamps
+    go on. A demuxer that meets a jump backwards, or other parameters, loses what follows."""
+    ordered = [held for _, held in sorted(shelf.numbers.items())]
+    pieces: list[Piece] = []
+    for (kind, init, _), group in groupby(
+        ordered, key=lambda held: (held.kind, _init_digest(shelf, held), held.stretch)
+    ):
+        segments = list(group)
+        if (
+            pieces
+            and (pieces[-1].kind, _digest_of(pieces[-1].init)) == (kind, init)
+            and _goes_on(shelf, pieces[-1], segments)
+        ):
+            pieces[-1].segments += segments
+        else:
+            pieces.append(Piece(kind, shelf.held[segments[0].init] if segments[0].init else None, segments))
+    return pieces
+
+
+def _goes_on(shelf: Shelf, piece: Piece, segments: list[Held]) -> bool:
+    if piece.kind in (Kind.SOUND, Kind.TEXT):  # they carry no timestamps of their own
+        return True
+    return piece.kind is Kind.TS and continues(_edges(shelf, piece.segments[-1]), _edges(shelf, segments[0]))
+
+
+def _edges(shelf: Shelf, held: Held) -> Edges:
+    if held.size_bytes > LARGEST_TIMED_BYTES:
+        return Edges()
+    return edges_of(shelf.path(held.name).read_bytes())
+
+
+def _init_digest(shelf: Shelf, held: Held) -> Digest | None:
+    """Two links to the same init section make no new file."""
+    return _digest_of(shelf.held.get(held.init)) if held.init else None
+
+
+def _digest_of(held: Held | None) -> Digest | None:
+    return held.digest if held else None
+
+
+def _names(name: str, pieces: Sequence[Piece]) -> list[str]:
+    if len(pieces) == 1:
+        return [f"{name}.{pieces[0].kind}"]
+    return [f"{name}.{number:04d}.{piece.kind}" for number, piece in enumerate(pieces)]
+
+
+def _written(shelf: Shelf, piece: Piece, path: Path) -> tuple[int, Digest]:
+    """Write one file, synced; its size and digest."""
+    hasher, size, damaged = blake3(), 0, []
+    with path.open("wb") as target:
+
+        def put(block: bytes) -> None:
+            nonlocal size
+            hasher.update(block)
+            target.write(block)
+            size += len(block)
+
+        if piece.kind is Kind.TEXT:
+            damaged += _put_captions(shelf, piece, put)
+        else:
+            for held in piece.parts:
+                still_wanted()
+                damaged += _put(shelf, held, put)
+        target.flush()
+        os.fdatasync(target.fileno())
+    if damaged:
+        raise Damaged(damaged)
+    return size, f"blake3:{hasher.hexdigest()}"
+
+
+def _put(shelf: Shelf, held: Held, put: Callable[[bytes], None]) -> list[str]:
+    """Copy one segment; its name if it is not what was journaled."""
+    hasher = blake3()
+    try:
+        with shelf.path(held.name).open("rb") as file:
+            skipped = _tag_bytes(file) if held.kind is Kind.SOUND else 0
+            hasher.update(file.read(skipped))
+            while block := file.read(BLOCK_BYTES):
+                hasher.update(block)
+                put(block)
+    except FileNotFoundError:
+        return [held.name]
+    return [] if f"blake3:{hasher.hexdigest()}" == held.digest else [held.name]
+
+
+def _tag_bytes(file: BinaryIO) -> int:
+    """How long the ID3 tag is with which a segment of packed audio begins; in the middle of a file it is noise."""
+    head = file.read(ID3_HEADER_BYTES)
+    file.seek(0)
+    if len(head) < ID3_HEADER_BYTES or not head.startswith(b"ID3"):
+        return 0
+    size = 0
+    for byte in head[6:10]:
+        size = size << 7 | byte & 0x7F
+    return ID3_HEADER_BYTES + size
+
+
+def _put_captions(shelf: Shelf, piece: Piece, put: Callable[[bytes], None]) -> list[str]:
+    texts = [(held, _read(shelf, held)) for held in piece.segments]
+    damaged = [held.name for held, text in texts if text is None]
+    if not damaged:
+        put(merged_captions(text for _, text in texts if text is not None).encode())
+    return damaged
+
+
+def _read(shelf: Shelf, held: Held) -> str | None:
+    try:
+        content = shelf.path(held.name).read_bytes()
+    except FileNotFoundError:
+        return None
+    return content.decode("utf-8", "replace") if f"blake3:{blake3(content).hexdigest()}" == held.digest else None

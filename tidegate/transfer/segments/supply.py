@@ -1,0 +1,290 @@
+"""What the tracks of one rendition share: connections, keys, the budget of tries, and what it all costs.
+
+The engine makes one for each transfer; each request for a segment or a key goes through it. Keys live in memory only.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections import defaultdict
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass, field, replace
+from http import HTTPStatus
+from pathlib import Path
+
+import anyio
+from pydantic import SecretStr
+
+from tidegate.durable.threads import in_thread, still_wanted
+from tidegate.errors import (
+    AvailabilityFailure,
+    Evidence,
+    LimitReached,
+    NotMedia,
+    SegmentGap,
+    TidegateError,
+    from_os_error,
+)
+from tidegate.events import Advance, Event, Observer
+from tidegate.model import Source, TransferStats
+from tidegate.redact import redact_url
+from tidegate.resilience.retry import Retry
+from tidegate.transfer.ask import Answer, Wanted, ask, receive
+from tidegate.transfer.exchange import Connect
+from tidegate.transfer.fetch import FileFetched, fetch_file, identify
+from tidegate.transfer.gates import origin_of
+from tidegate.transfer.http import HttpExchange
+from tidegate.transfer.outside import Outside
+from tidegate.transfer.playlists.media import Key, Resource
+from tidegate.transfer.segments.sink import SegmentSink
+from tidegate.transfer.transport.base import Headers
+
+BLOCK_BYTES = 1024 * 1024
+KEY_BYTES = 16
+MOST_KEY_BYTES = 64 * 1024
+"""What is read of an answer that should be a key: enough to see that it is none."""
+
+
+@dataclass
+class Supply:
+    """See the module."""
+
+    outside: Outside
+    source: Source
+    allow_gaps: bool = False
+    may_renew: bool = False
+    """Whether links that are refused may have expired: somebody can read the playlist again."""
+    clock: Callable[[], float] = time.monotonic
+    requests: int = 0
+    bytes_received: int = 0
+    bytes_reused: int = 0
+    arrived: int = 0
+    """Segments that came in this run."""
+    done_seconds: float = 0.0
+    """How much of the media is settled: held, or known to be missing."""
+    _secrets: dict[str, bytes] = field(default_factory=dict)
+    _large: set[Resource] = field(default_factory=set)
+
+    def __post_init__(self) -> None:
+        limits = self.outside.limits
+        self.retry = Retry(limits, self.outside.observe, "download")
+        self.started = self.clock()
+        self._slots = anyio.CapacityLimiter(limits.segments_at_once)
+        self._key_locks: defaultdict[str, anyio.Lock] = defaultdict(anyio.Lock)
+
+    @property
+    def stats(self) -> TransferStats:
+        """What it has cost until now."""
+        return TransferStats(
+            requests=self.requests,
+            retries=self.retry.retries,
+            bytes_received=self.bytes_received,
+            bytes_reused=self.bytes_reused,
+            seconds=self.clock() - self.started,
+        )
+
+    async def secret(self, key: Key) -> bytes:
+        """The key behind a link, asked for once.
+
+        Raises:
+            NotMedia: what came is no key.
+            TidegateError: it cannot be had.
+        """
+        async with self._key_locks[key.url]:
+            if key.url not in self._secrets:
+                self._secrets[key.url] = await self._asked_key(key.url)
+            return self._secrets[key.url]
+
+    async def _asked_key(self, url: str) -> bytes:
+        tries = self.retry.piece("key", self.outside.limits.segment_tries)
+        try:
+            answer = await ask(self.outside, self.wanted(Resource(url), "key", MOST_KEY_BYTES), tries=tries)
+        except TidegateError as error:
+            raise _about_the_key(error) from error
+        self.requests += answer.requests
+        if len(answer.body) != KEY_BYTES:
+            raise NotMedia(
+                "The key server answered with something that is no key",
+                hint="Does it need a login (--header)?",
+                evidence=Evidence(url=redact_url(url), received_bytes=len(answer.body)),
+            )
+        return answer.body
+
+    def wanted(self, resource: Resource, what: str, most_bytes: int) -> Wanted:
+        ranged = resource.byte_range
+        return Wanted(
+            resource.url,
+            headers=self.source.headers,
+            trusted_origin=origin_of(self.source.url.get_secret_value()) if self.source.headers else None,
+            first=ranged.first if ranged else None,
+            last=ranged.last if ranged else None,
+            most_bytes=most_bytes,
+            what=what,
+            decode=True,
+        )
+
+    async def received(self, path: Path, resource: Resource, shown: str) -> tuple[SegmentSink, Answer]:
+        """A resource in its file, decrypted and checked, not yet journaled.
+
+        Raises:
+            SegmentGap: what came cannot be a segment; it may be one next time.
+        """
+        if resource in self._large:
+            return await self._received_as_file(path, resource, shown)
+        secret = await self.secret(resource.key) if resource.key else None
+        sink = SegmentSink(path, secret, resource.key, self._count)
+        try:
+            answer = await self._answer(resource, sink, shown)
+            # A look at some bytes that were just written costs less than a thread.
+            flaw = sink.flaw(length_known=_announced(answer))
+            if flaw is not None:
+                evidence = Evidence(url=redact_url(answer.url), received_bytes=sink.received_bytes)
+                raise SegmentGap(f"{shown}: {flaw}", evidence=evidence)
+        except AvailabilityFailure:
+            self._note_size(resource, sink.received_bytes)
+            sink.close()
+            raise
+        except BaseException:
+            sink.close()
+            raise
+        return sink, answer
+
+    def _note_size(self, resource: Resource, received_bytes: int) -> None:
+        """A segment of which much came before it broke off is fetched as a file from now on: its parts are kept, so
+        an origin that cuts every connection does not get away with three tries."""
+        if resource.byte_range is None and received_bytes >= self.outside.limits.gain_bytes:
+            self._large.add(resource)
+
+    async def _received_as_file(self, path: Path, resource: Resource, shown: str) -> tuple[SegmentSink, Answer]:
+        """As `received`, for a segment so large that its origin cuts it off each time: in parts that are kept.
+
+        Raises:
+            SegmentGap: what came cannot be a segment.
+        """
+        secret = await self.secret(resource.key) if resource.key else None
+        fetched = await self.file(resource, path.parent, path.stem, self.outside.limits.segment_bytes)
+        sink = SegmentSink(path, secret, resource.key, lambda _: None)
+        try:
+            flaw = await in_thread(_poured, fetched.path, sink)
+            if flaw is not None:
+                raise SegmentGap(f"{shown}: {flaw}", evidence=Evidence(url=redact_url(resource.url)))
+        except BaseException:
+            sink.close()
+            raise
+        fetched.path.unlink(missing_ok=True)
+        return sink, Answer(resource.url, HTTPStatus.OK, Headers(), b"", fetched.stats.requests)
+
+    async def file(self, resource: Resource, folder: Path, name: str, most_bytes: int | None = None) -> FileFetched:
+        """A resource that is a file of its own, by the engine for files: resumable inside.
+
+        Raises:
+            LimitReached: it has more than `most_bytes`, or does not say how many.
+            TidegateError: see `fetch_file`.
+        """
+        source, connect = self.connected(resource)
+        told, cost = await identify(connect, self.outside.limits, self.outside.observe)
+        self.requests += cost.requests
+        if most_bytes is not None and (told.size_bytes is None or told.size_bytes > most_bytes):
+            raise LimitReached(f"The segment is longer than {most_bytes} bytes, or does not say how long it is")
+        await in_thread(_made, folder)
+        before = self.bytes_received
+        outside = replace(self.outside, observe=self._counting(self.outside.observe))
+        fetched = await fetch_file(outside, source, folder, told, name=name)
+        self.requests += fetched.stats.requests
+        self.retry.retries += fetched.stats.retries
+        self.bytes_received = max(self.bytes_received, before + fetched.stats.bytes_received)
+        return fetched
+
+    def connected(self, resource: Resource) -> tuple[Source, Connect]:
+        """A resource as a source of its own, and how to ask it."""
+        trusted = origin_of(resource.url) == origin_of(self.source.url.get_secret_value())
+        source = Source(url=SecretStr(resource.url), headers=self.source.headers if trusted else {})
+        return source, lambda: HttpExchange(source, self.outside.limits, self.outside.gates)
+
+    def _counting(self, observe: Observer) -> Observer:
+        """What the engine for files says of its progress is a part of ours. What was there before is no progress."""
+        last: float | None = None
+
+        def tell(event: Event) -> None:
+            nonlocal last
+            if not isinstance(event, Advance):
+                observe(event)
+                return
+            self.bytes_received += max(0, round(event.done - (event.done if last is None else last)))
+            last = event.done
+
+        return tell
+
+    async def _answer(self, resource: Resource, sink: SegmentSink, shown: str) -> Answer:
+        once = Retry(self.outside.limits, self.outside.observe, shown, self.retry.rng, tries=1, within=self.retry)
+        requests = 1
+        try:
+            wanted = self.wanted(resource, "segment", self.outside.limits.segment_bytes)
+            answer = await receive(self.outside, wanted, sink, tries=once)
+            requests = answer.requests
+            return answer
+        finally:
+            self.requests += requests
+
+    async def validator(self, resource: Resource) -> str | None:
+        """What the origin says of a resource now, for the price of one byte."""
+        wanted = self.wanted(resource, "segment", self.outside.limits.segment_bytes)
+        first = wanted.first or 0
+        with contextlib.suppress(TidegateError):
+            self.requests += 1
+            return validator_of(await ask(self.outside, replace(wanted, first=first, last=first)))
+        return None
+
+    @contextlib.asynccontextmanager
+    async def slot(self) -> AsyncIterator[None]:
+        """One of the few segments that are fetched at once."""
+        async with self._slots:
+            yield
+
+    def _count(self, received: int) -> None:
+        self.bytes_received += received
+
+
+def validator_of(answer: Answer) -> str | None:
+    """What promises that a resource has not changed, if it is the same later."""
+    etag: str | None = answer.headers.get("ETag")
+    modified: str | None = answer.headers.get("Last-Modified")
+    return etag if etag and not etag.startswith("W/") else modified
+
+
+def _made(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise from_os_error(error, "making a track's folder") from error
+
+
+def _poured(path: Path, sink: SegmentSink) -> str | None:
+    """Runs in a thread: a file through a sink; why it is no segment."""
+    sink.restart()
+    buffer = memoryview(bytearray(BLOCK_BYTES))
+    try:
+        with path.open("rb", buffering=0) as file:
+            while count := file.readinto(buffer):
+                still_wanted()
+                sink.write(buffer[:count])
+    except OSError as error:
+        raise from_os_error(error, "reading a segment") from error
+    return sink.flaw(length_known=True)
+
+
+def _about_the_key(error: TidegateError) -> TidegateError:
+    """The same failure, saying that it met the key."""
+    return type(error)(
+        f"The key of the segments cannot be had: {error.message}",
+        hint=error.hint,
+        evidence=error.evidence,
+        retry_after_seconds=error.retry_after_seconds,
+    )
+
+
+def _announced(answer: Answer) -> bool:
+    """Whether an early end of the body would have been noticed."""
+    chunked = "chunked" in answer.headers.get("Transfer-Encoding", "").lower()
+    return chunked or "Content-Length" in answer.headers

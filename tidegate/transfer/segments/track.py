@@ -1,0 +1,318 @@
+"""One track on its way: what is missing is brought, compared with what is held, and put together.
+
+The engine runs one for each track. Whatever a crash leaves on the shelf is taken up again if the source still has the
+same segments; a segment that cannot be had ends the transfer, or becomes a gap that is told.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections import defaultdict
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+
+import anyio
+from anyio.streams.memory import MemoryObjectReceiveStream, MemoryObjectSendStream
+
+from tidegate.durable.threads import in_thread
+from tidegate.errors import (
+    ConnectionFailed,
+    Evidence,
+    ExpiredLink,
+    HttpRefused,
+    NotFound,
+    NotMedia,
+    RangeMismatch,
+    RequestTimeout,
+    SegmentGap,
+    ServerError,
+    SourceFailure,
+    StalledTransfer,
+    TidegateError,
+    TruncatedBody,
+    UnsupportedSource,
+    reason_of,
+)
+from tidegate.events import Level, Note
+from tidegate.model import Gap
+from tidegate.redact import redact_url
+from tidegate.transfer.playlists.media import Resource, Segment
+from tidegate.transfer.segments.assemble import Damaged, assemble
+from tidegate.transfer.segments.keeper import Keeper, keeping
+from tidegate.transfer.segments.shelf import Held, Shelf, Whole, init_name, segment_name
+from tidegate.transfer.segments.supply import Supply, validator_of
+
+MOST_REPAIRS = 2
+"""How often damaged segments are fetched again before the disk is given up."""
+
+Feed = Callable[[Mapping[int, float]], AsyncIterator[Sequence[Segment]]]
+"""Gives the track's segments in their order, all at once or as they appear. It is told which numbers are held already,
+and how many seconds each of them lasts."""
+
+OF_A_SEGMENT = (
+    SourceFailure,
+    UnsupportedSource,
+    ServerError,
+    StalledTransfer,
+    RequestTimeout,
+    TruncatedBody,
+    RangeMismatch,
+)
+"""Failures that may concern one segment, while others come. Of a whole origin they are told as what they are."""
+
+
+@dataclass(frozen=True)
+class Track:
+    """What is to be brought."""
+
+    name: str
+    folder: Path
+    """Of this track alone."""
+    contents: tuple[str, ...]
+    """Fingerprints of playlists whose segments may be taken up again; the first is written down."""
+    feed: Feed
+    file: Resource | None = None
+    """Where the whole track is one file; it then has no segments to feed."""
+    seconds: float | None = None
+    """How long it is, where that is known before its end."""
+    vital: bool = True
+    """Whether the rendition is nothing without it."""
+
+
+@dataclass
+class TrackRun:
+    """One track on its way to its shelf."""
+
+    supply: Supply
+    track: Track
+    shelf: Shelf
+    gaps: dict[int, Gap] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self._init_locks: defaultdict[str, anyio.Lock] = defaultdict(anyio.Lock)
+        self._keeper: Keeper
+
+    async def complete(self) -> Whole:
+        """Bring what is missing, put it together, and settle it in the journal."""
+        for repairs_left in reversed(range(MOST_REPAIRS + 1)):
+            await self._bring_all()
+            if not self.shelf.numbers:
+                raise SegmentGap(f"None of the segments of {self.track.name} can be had")
+            try:
+                files = await in_thread(assemble, self.shelf, self.track.name)
+            except Damaged as damage:
+                if not repairs_left:
+                    raise NotMedia(f"The disk does not keep what is written to it: {damage}") from damage
+                self._tell(f"{damage}: fetching them again")
+                self.shelf.forget(damage.names)
+                continue
+            whole = Whole(files=files, gaps=_merged(self.gaps), seconds=self._seconds())
+            await in_thread(self.shelf.finish, whole)
+            return whole
+        raise AssertionError("the last repair returns or raises")
+
+    async def take(self, segment: Segment) -> None:
+        """One segment and its init section, into the shelf; or its gap.
+
+        Raises:
+            SegmentGap: it cannot be had.
+            TidegateError: nothing can be had from there.
+        """
+        if segment.missing:
+            self._missing(segment, "the playlist says that it is not there")
+            return
+        for resource in filter(None, (segment.init, segment.resource)):
+            if resource.key is not None:  # a key that cannot be had concerns all segments, and is no gap
+                await self.supply.secret(resource.key)
+        arrived = self.supply.arrived
+        try:
+            init = await self._init(segment.init) if segment.init else None
+            async with self.supply.slot():
+                await self._bring(segment_name(segment), segment.resource, segment, init)
+        except TidegateError as error:
+            self._missing(segment, self._why(error, arrived), error)
+
+    def paths(self, segments: Sequence[Segment]) -> list[Path]:
+        names = [held.name for segment in segments if (held := self.shelf.held.get(segment_name(segment)))]
+        inits = [init for name in names if (init := self.shelf.held[name].init)]
+        return [self.shelf.path(name) for name in dict.fromkeys([*inits, *names])]
+
+    def _seconds(self) -> float:
+        held = sum(held.seconds for held in self.shelf.numbers.values())
+        return held + sum(gap.end_seconds - gap.start_seconds for gap in self.gaps.values())
+
+    @contextlib.asynccontextmanager
+    async def at_work(self) -> AsyncIterator[None]:
+        """The time in which segments may be taken; after it they are durable."""
+        async with reasoned(), keeping(self.shelf) as self._keeper:
+            yield
+
+    async def _bring_all(self) -> None:
+        send, receive_ = anyio.create_memory_object_stream[Segment](0)
+        self.gaps = {}
+        async with self.at_work(), anyio.create_task_group() as group:
+            for _ in range(self.supply.outside.limits.segments_at_once):
+                group.start_soon(self._work, receive_.clone())
+            receive_.close()
+            await self._hand_out(send)
+
+    async def _work(self, segments: MemoryObjectReceiveStream[Segment]) -> None:
+        async with segments:
+            async for segment in segments:
+                await self.take(segment)
+                self.supply.done_seconds += segment.seconds
+
+    async def _hand_out(self, send: MemoryObjectSendStream[Segment]) -> None:
+        async with send:
+            numbers = self.shelf.numbers
+            async for segments in self.track.feed({number: held.seconds for number, held in numbers.items()}):
+                await self._compare(segments)
+                for segment in segments:
+                    if self._is_held(segment):
+                        self.supply.done_seconds += segment.seconds
+                        self.supply.bytes_reused += self.shelf.held[segment_name(segment)].size_bytes
+                    else:
+                        await send.send(segment)
+
+    def _is_held(self, segment: Segment) -> bool:
+        held = self.shelf.held.get(segment_name(segment))
+        return (
+            held is not None
+            and held.fingerprint == segment.fingerprint
+            and (held.init is None or held.init in self.shelf.held)
+        )
+
+    async def _compare(self, segments: Sequence[Segment]) -> None:
+        """Before anything is added to what an earlier run left: is the source still the same?
+
+        The playlist is, but files may have been replaced behind the same links, and few origins give validators that
+        can be relied on. So the last segment that is held is fetched again; if it differs, nothing of it is mixed.
+        """
+        if self.shelf.fresh or not segments:
+            return
+        self.shelf.fresh = True
+        held = [segment for segment in segments if self._is_held(segment)]
+        listed = [segment for segment in segments if segment_name(segment) in self.shelf.held]
+        beyond = [number for number in self.shelf.numbers if number > segments[-1].number]
+        if len(listed) > len(held) or beyond:
+            self._begin_anew("its segments are others than those that an earlier run left")
+        elif held and len(held) < len(segments) and await self._differs(held[-1]):
+            self._begin_anew("its segments have changed since an earlier run")
+
+    def _begin_anew(self, why: str) -> None:
+        self._tell(f"{why}: beginning again", "warning")
+        self.shelf.restart(self.track.contents[0], datetime.now(UTC))
+
+    async def _differs(self, segment: Segment) -> bool:
+        known = self.shelf.held[segment_name(segment)]
+        if known.validator is not None and await self.supply.validator(segment.resource) == known.validator:
+            return False
+        try:
+            async with self.supply.slot():
+                again, _ = await self.supply.received(
+                    self.shelf.path(f"{known.name}.again"), segment.resource, "segment"
+                )
+        except TidegateError:  # what is held is good; whether the rest can be had is seen next
+            return False
+        again.close()
+        self.shelf.path(f"{known.name}.again").unlink(missing_ok=True)
+        return again.digest != known.digest
+
+    async def _init(self, init: Resource) -> str:
+        """The name of an init section that is held."""
+        name = init_name(init)
+        async with self._init_locks[name]:
+            if name not in self.shelf.held:
+                async with self.supply.slot():
+                    await self._bring(name, init, None, None)
+        return name
+
+    async def _bring(self, name: str, resource: Resource, segment: Segment | None, init: str | None) -> None:
+        shown = f"{self.track.name}, segment {segment.number}" if segment else f"{self.track.name}, init section"
+        budget = self.supply.retry.piece(shown, self.supply.outside.limits.segment_tries)
+
+        async def one_try() -> None:
+            sink, answer = await self.supply.received(self.shelf.path(name), resource, shown)
+            held = Held(
+                name=name,
+                fingerprint=segment.fingerprint if segment else resource.fingerprint,
+                size_bytes=sink.size_bytes,
+                digest=sink.digest,
+                kind=sink.kind,
+                validator=validator_of(answer),
+                number=segment.number if segment else None,
+                seconds=segment.seconds if segment else 0.0,
+                stretch=segment.stretch if segment else 0,
+                init=init,
+            )
+            await self._keeper.put(held, sink)
+
+        await budget.run(one_try)
+        self.supply.arrived += segment is not None
+
+    def _why(self, error: TidegateError, arrived_before: int) -> str:
+        """Why a segment cannot be had. A failure that is not about this segment is raised on."""
+        supply = self.supply
+        if isinstance(error, HttpRefused) and not isinstance(error, NotFound):
+            if supply.may_renew:
+                raise ExpiredLink(f"{error.message}: the playlist's links may have expired") from error
+            if not supply.arrived and not self.shelf.numbers:
+                raise error
+        others_come = supply.arrived > arrived_before
+        if isinstance(error, ConnectionFailed) and others_come:
+            return error.message
+        if not isinstance(error, OF_A_SEGMENT):
+            raise error
+        if not isinstance(error, SourceFailure) and not supply.arrived:
+            raise error
+        return error.message
+
+    def _missing(self, segment: Segment, why: str, cause: TidegateError | None = None) -> None:
+        gap = Gap(start_seconds=segment.start_seconds, end_seconds=segment.end_seconds, why=why)
+        if not self.supply.allow_gaps:
+            raise _segment_gap(self.track.name, segment, why) from cause
+        self._tell(f"segment {segment.number} is missing: {why}", "warning")
+        self.gaps[segment.number] = gap
+
+    def _tell(self, message: str, level: Level = "info") -> None:
+        self.supply.outside.observe(Note(f"{self.track.name}: {message}", level))
+
+
+def _segment_gap(name: str, segment: Segment, why: str) -> SegmentGap:
+    notes = {
+        "track": name,
+        "segment": str(segment.number),
+        "start_seconds": f"{segment.start_seconds:.3f}",
+        "end_seconds": f"{segment.end_seconds:.3f}",
+        "why": why,
+    }
+    interval = f"{segment.start_seconds:.1f} s to {segment.end_seconds:.1f} s"
+    return SegmentGap(
+        f"Segment {segment.number} of {name} ({interval}) cannot be had: {why}",
+        evidence=Evidence(url=redact_url(segment.resource.url), notes=notes),
+    )
+
+
+def _merged(gaps: dict[int, Gap]) -> tuple[Gap, ...]:
+    """In their order; neighbours with one reason as one."""
+    merged: list[Gap] = []
+    last = None
+    for number in sorted(gaps):
+        gap = gaps[number]
+        if merged and last == number - 1 and merged[-1].why == gap.why:
+            merged[-1] = merged[-1].model_copy(update={"end_seconds": gap.end_seconds})
+        else:
+            merged.append(gap)
+        last = number
+    return tuple(merged)
+
+
+@contextlib.asynccontextmanager
+async def reasoned() -> AsyncIterator[None]:
+    """One failure out of a group of siblings: the one that ended the others."""
+    try:
+        yield
+    except BaseExceptionGroup as group:
+        raise reason_of(group) from group

@@ -1,0 +1,182 @@
+"""The transport by httpx: slower, but it knows proxies, and it is there if the socket transport has a bad day.
+
+`Pool` makes these lines where a proxy is set or `TIDEGATE_TRANSFER_TRANSPORT=httpx`. Each is used for one request.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import socket
+import threading
+from typing import Any
+from urllib.parse import urlsplit
+
+import httpx
+
+from tidegate.errors import (
+    BadInput,
+    ConnectionFailed,
+    RequestTimeout,
+    StalledTransfer,
+    TidegateError,
+    TruncatedBody,
+)
+from tidegate.redact import redact_url
+from tidegate.settings import TransferSettings
+from tidegate.transfer.transport.base import USER_AGENT, Headers, evidence_of
+from tidegate.transfer.transport.sockets import tls_context
+
+for _chatty in ("httpx", "httpcore"):  # at INFO they log every URL as it is, tokens and all
+    logging.getLogger(_chatty).setLevel(logging.WARNING)
+
+_AT = "tidegate.location"
+"""Where a redirect's target is kept from httpx."""
+
+
+class HttpxLine:
+    """See `Line`."""
+
+    reusable = False
+
+    def __init__(self, limits: TransferSettings) -> None:
+        quiet = limits.stall_timeout + 2 * limits.stall_tick  # the stall clock judges first; this is its safety net
+        self._timeout = httpx.Timeout(quiet.total_seconds(), connect=limits.request_timeout.total_seconds())
+        self._aborted = threading.Event()
+        self._socket: socket.socket | None = None
+        self._client: httpx.Client | None = None
+        self._response: httpx.Response | None = None
+        self._lock = threading.Lock()
+        self._busy = False
+
+    def ask(self, url: str, headers: dict[str, str]) -> HttpxReply:
+        self._begin()
+        try:
+            self._client = self._client_for(url)
+            sent = {"User-Agent": USER_AGENT, **headers}
+            request = self._client.build_request("GET", url, headers=sent, extensions={"trace": self._trace})
+            self._response = self._client.send(request, stream=True)
+            return HttpxReply(self, self._response, url)
+        except Exception as error:  # noqa: BLE001  # translated
+            self._aborted.set()
+            raise _translated(error, url, reading=False) from _presentable(error)
+        finally:
+            self._end()
+
+    def abort(self) -> None:
+        self._aborted.set()
+        if self._socket is not None:
+            with contextlib.suppress(OSError):
+                # socket.socket's own method: SSLSocket.shutdown drops the TLS state that the reading thread is using.
+                socket.socket.shutdown(self._socket, socket.SHUT_RDWR)
+
+    def close(self) -> None:
+        self.abort()
+        with self._lock:
+            if not self._busy:
+                self._drop()
+
+    def _begin(self) -> None:
+        with self._lock:
+            self._busy = True
+
+    def _end(self) -> None:
+        with self._lock:
+            self._busy = False
+            if self._aborted.is_set():
+                self._drop()
+
+    def _drop(self) -> None:
+        # Closing the whole connection: draining what is left of a body could take for ever.
+        if self._response is not None:
+            self._response.close()
+        if self._client is not None:
+            self._client.close()
+        self._response = self._client = None
+
+    def _client_for(self, url: str) -> httpx.Client:
+        """A client for one request."""
+        tls = tls_context() if urlsplit(url).scheme == "https" else False
+        one = httpx.Limits(max_connections=1, max_keepalive_connections=0)
+        return httpx.Client(timeout=self._timeout, limits=one, verify=tls, event_hooks={"response": [_hand_over]})
+
+    def _trace(self, event: str, info: dict[str, Any]) -> None:
+        """Learn the socket as soon as it exists, so that `abort` can break a TLS handshake or a wait for headers."""
+        if event in ("connection.connect_tcp.complete", "connection.start_tls.complete"):
+            self._socket = info["return_value"].get_extra_info("socket")
+            if self._aborted.is_set():
+                self.abort()  # it was given up before there was a socket; raising here would leave the socket open
+
+
+class HttpxReply:
+    """See `Reply`."""
+
+    def __init__(self, line: HttpxLine, response: httpx.Response, url: str) -> None:
+        self.status = response.status_code
+        self.reason = response.reason_phrase
+        self.headers = Headers(response.headers.raw)
+        if _AT in response.extensions:
+            self.headers["Location"] = response.extensions[_AT]
+        self._line = line
+        self._url = url
+        # Without a chunk size: httpx would hold bytes back to fill a chunk, and lose them when the line breaks.
+        self._chunks = response.iter_raw()
+        self._ahead = memoryview(b"")
+        chunked = "chunked" in self.headers.get("Transfer-Encoding", "").lower()
+        self.end_is_certain = chunked or "Content-Length" in self.headers
+
+    def readinto(self, buffer: memoryview) -> int:
+        self._line._begin()
+        try:
+            while not self._ahead:
+                chunk = next(self._chunks, None)
+                if chunk is None:
+                    return 0
+                self._ahead = memoryview(chunk)
+        except Exception as error:  # noqa: BLE001  # translated
+            raise _translated(error, self._url, reading=True) from _presentable(error)
+        finally:
+            self._line._end()
+        count = min(len(self._ahead), len(buffer))
+        buffer[:count] = self._ahead[:count]
+        self._ahead = self._ahead[count:]
+        return count
+
+
+def _hand_over(response: httpx.Response) -> None:
+    """httpx looks at where a redirect leads before it hands the answer over, and fails in its own way; we look."""
+    if "Location" in response.headers:
+        response.extensions[_AT] = response.headers.pop("Location")
+
+
+def _presentable(error: Exception) -> Exception | None:
+    """The cause to name in a traceback; none where it quotes a header, ours with its secret or the origin's."""
+    return None if isinstance(error, httpx.ProtocolError | httpx.InvalidURL | ValueError) else error
+
+
+def _translated(error: Exception, url: str, *, reading: bool) -> TidegateError:
+    """httpx's exceptions as ours; `reading` tells whether the body had begun. None repeats a header or a link."""
+    evidence = evidence_of(url)
+    host = urlsplit(redact_url(url)).hostname
+    detail = str(error) or type(error).__name__
+    match error:
+        case TidegateError():
+            return error
+        case httpx.ConnectTimeout():
+            return RequestTimeout(f"No connection to {host} in time", evidence=evidence)
+        case httpx.ReadTimeout() if reading:
+            return StalledTransfer("No byte came for longer than the stall timeout", evidence=evidence)
+        case httpx.TimeoutException():
+            return RequestTimeout(f"No answer from {host} in time", evidence=evidence)
+        case httpx.RemoteProtocolError() if reading:
+            return TruncatedBody("The body ended before its announced end", evidence=evidence)
+        case httpx.RemoteProtocolError():
+            return ConnectionFailed(f"{host} ended the connection or answered with no HTTP", evidence=evidence)
+        case httpx.ConnectError():
+            return ConnectionFailed(f"No connection to {host}: {detail}", evidence=evidence)
+        case httpx.InvalidURL() | httpx.UnsupportedProtocol() | httpx.LocalProtocolError() | ValueError():
+            return BadInput("The link or a header is not valid", evidence=evidence)
+        case httpx.HTTPError() | OSError():
+            return ConnectionFailed(f"The connection to {host} broke: {detail}", evidence=evidence)
+        case _:
+            return ConnectionFailed(f"The exchange with {host} failed: {detail}", evidence=evidence)
