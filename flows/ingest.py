@@ -266,6 +266,7 @@ async def ingest(
             quality=order.quality,
             flow_run_id=flow_run_id(),
         )
+        wish = _of_its_own(wish)
         bench = Workbench(await settings_of(store_block, toolchain_block), observe)
         way = Way(
             bench, outcome, require_writable(bench.home.root / output_dir), until=until, refresh=refresh, wish=wish
@@ -281,6 +282,13 @@ async def ingest(
     if not comes_again(ended):
         observe(RunEnded(ended))
     return _failed(ended) if ended.failure else Completed(message=_summary(ended), data=ended)
+
+
+def _of_its_own(wish: Wish) -> Wish:
+    """A recording is told from the next one of the same source by its flow run; recovery and `--resume` keep it."""
+    if wish.duration_seconds is None or wish.occasion is not None:
+        return wish
+    return wish.model_copy(update={"occasion": flow_run_id()})
 
 
 def _asked(source: SourceRequest, order: Order, output_dir: Path, until: StageName, wish: Wish) -> dict[str, Any]:

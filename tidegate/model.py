@@ -81,6 +81,9 @@ class Wish(Value):
     """Publish what can be had of a playlist, with a list of what is missing."""
     duration_seconds: float | None = None
     """How much of a live source to take; None: until it ends."""
+    occasion: str | None = None
+    """Which recording of a live source this is: the next one is other work, with a folder of its own. None: the flow
+    makes it up."""
 
 
 NO_WISH = Wish()
