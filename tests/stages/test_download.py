@@ -139,6 +139,25 @@ def test_a_source_larger_than_the_disk_is_refused_before_the_first_byte(own: Wor
     assert origin.bytes_sent("film.mp4") == 1
 
 
+@pytest.mark.parametrize("framing", ["always: no-length", "always: close-delimited"])
+@pytest.mark.parametrize("size", [MIB // 4, 3 * MIB])
+def test_a_source_of_untold_length_is_taken_whole_though_it_was_looked_at_first(
+    framing: str, size: int, own: Workbench, clips: Path
+) -> None:
+    film = bulk_clip(clips, size)
+    told = Resource(film, story=framing, accept_ranges="none", etag=None, last_modified=None)
+
+    async def run(url: str) -> DownloadResult:
+        source = Source(url=SecretStr(url))
+        identity, _ = await stages.identify(own, source)
+        looked = await stages.probe(own, source, identity, "key")
+        return await stages.download(own, source, looked, looked.renditions[0], "key")
+
+    with Origin({"film.mp4": told}) as origin:
+        got = anyio.run(run, origin.url("film.mp4"))
+    assert own.store.path(got.asset).read_bytes() == film.read_bytes()
+
+
 @pytest.mark.parametrize(
     ("framing", "confirmed"), [("ok", True), ("no-length", True), ("always: close-delimited", False)]
 )

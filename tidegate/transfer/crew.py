@@ -42,8 +42,9 @@ from tidegate.transfer.verify import ENOUGH_BYTES, SNIFF_BYTES, algorithms_for, 
 
 OVERLAP_BYTES = 64 * 1024
 """How much is fetched again and compared when a source has no validator to resume by."""
-BLOCK_BYTES = 1024 * 1024
-"""How much is received and written at once, where as much is there."""
+BLOCK_BYTES = 512 * 1024
+"""How much is received and written at once, where as much is there. What is larger falls out of the processor's cache
+between the two."""
 WIDE_BYTES = 8 * 1024 * 1024
 """How much must be missing for a second connection."""
 LOOK_SECONDS = 0.1
@@ -370,12 +371,18 @@ class Crew:
         total = body.total_bytes if body.total_bytes is not None else known
         # An answer without length still belongs to a source whose size is known.
         self._end_is_certain = body.end_is_certain or (body.total_bytes is None and known is not None)
-        stop = min(one for one in (piece.stop, total) if one is not None) if piece.stop or total else None
-        if stop is not None and piece.at < stop and not piece.taken_over:
+        if total is None:
+            # Nobody has said how long it is: it ends where the body does, even before what was to be looked at.
+            if piece.stop is None or piece.at < piece.stop:
+                self._all_was_sent = True
+                self._sniff(body)
+            return
+        stop = total if piece.stop is None else min(piece.stop, total)
+        if piece.at < stop and not piece.taken_over:
             received = self._part.received_bytes
             message = f"The body ended after {received} of {total} bytes"
             raise TruncatedBody(message, evidence=self._course.evidence)
-        if piece.at == total or stop is None:
+        if piece.at == total:
             self._all_was_sent = True
             self._sniff(body)
 

@@ -11,7 +11,7 @@ from tidegate.durable.threads import still_wanted
 from tidegate.model import Digest
 from tidegate.transfer.part import Part
 
-BLOCK_BYTES = 1024 * 1024
+BLOCK_BYTES = 512 * 1024
 
 
 class Follower:

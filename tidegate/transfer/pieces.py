@@ -88,6 +88,8 @@ class Spans:
 
     def cut(self, span: Span) -> Iterator[tuple[Span, bool]]:
         """The span in stretches that are either held already (True) or missing."""
+        if not span.size:
+            return
         position = span.first
         for held in self.each[bisect_left(self.each, span.first + 1, key=lambda one: one.end) :]:
             if held.first >= span.end:

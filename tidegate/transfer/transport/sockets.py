@@ -15,7 +15,7 @@ import socket
 import ssl
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from http import HTTPStatus
 from urllib.parse import unquote_to_bytes
 
@@ -104,10 +104,11 @@ class SocketLine:
         with self._at_work(url):
             if self._broken is not None:
                 raise self._broken
-            filled = 0
+            open_socket, filled = self._open, 0
+            receive = _tls_read(open_socket) if isinstance(open_socket, ssl.SSLSocket) else open_socket.recv_into
             while filled < len(buffer):
                 try:
-                    count = self._open.recv_into(buffer[filled:])
+                    count = receive(buffer[filled:])
                 except (BlockingIOError, ssl.SSLWantReadError):
                     if filled:
                         break
@@ -330,6 +331,15 @@ class SocketReply:
 
     def _truncated(self) -> TruncatedBody:
         return TruncatedBody("The body ended before its announced end", evidence=evidence_of(self._url, self.status))
+
+
+def _tls_read(line: ssl.SSLSocket) -> Callable[[memoryview], int]:
+    """A record is at most 16 KiB, so a gigabyte takes 65 536 of these calls: the shortest way in counts."""
+
+    def read(buffer: memoryview) -> int:
+        return line.read(len(buffer), buffer)  # type: ignore[return-value]  # with a buffer it is a count
+
+    return read
 
 
 @functools.cache
