@@ -953,4 +953,4 @@ def test_a_closed_ledger_leaves_no_connection(postgres: Cluster, home: Home) -> 
         ledger.close()
         count = f"SELECT count(*) FROM pg_stat_activity WHERE datname = '{name}'"
         wait_until(lambda: postgres.run(count) == "0", what="for the connections to go")
-    assert open_descriptors() == before
+    assert open_descriptors().items() <= before.items(), "others' may have gone meanwhile"

@@ -44,9 +44,9 @@ from tidegate.durable.unfinished import unfinished
 from tidegate.durable.usage import touch
 from tidegate.errors import LedgerUnavailable
 from tidegate.events import Event, Note, unobserved
-from tidegate.model import Asset, Identity
-from tidegate.settings import SpaceSettings, TransferSettings
-from tidegate.transfer.part import Part
+from tidegate.model import Asset
+from tidegate.settings import SpaceSettings
+from tidegate.stages.download import NOTE, Stored
 
 NOW = datetime.now(UTC).replace(microsecond=0)
 MINUTE, HOUR, DAY = timedelta(minutes=1), timedelta(hours=1), timedelta(days=1)
@@ -240,20 +240,15 @@ def test_an_asset_that_no_record_names_goes_after_an_hour(home: Home) -> None:
     assert may_go(home, live_assets={unnamed.address}) == []
 
 
-def test_a_parts_journal_is_a_reference_too(home: Home) -> None:
-    """The bytes moved into the store and the run died: the journal tells the next run where they are."""
+def test_a_downloads_note_is_a_reference_too(home: Home) -> None:
+    """The bytes moved into the store and the run died: the stage's note tells the next run where they are."""
     folder = home.scratch(KEY, "source")
     recorded(home, "probe", None)
-    part = Part.open(
-        folder, Identity(url="http://h/f", name="f", size_bytes=ASSET_BYTES, etag='"1"'), TransferSettings()
-    )
-    part.write(content("film"), now=0.0)
-    part.finish(end_is_certain=True)
     source = folder / "copy"
     source.write_bytes(content("film"))
     asset = AssetStore(home.assets).put({"source": source})
-    part.will_be(asset)
-    part.close()
+    note = Stored(identity="1", asset=asset, end_is_certain=True, noted_at=datetime.now(UTC))
+    (folder / NOTE).write_text(note.model_dump_json())
     age(AssetStore(home.assets).folder(asset), DAY)
     assert may_go(home) == []
     shutil.rmtree(home.root / "scratch" / KEY)

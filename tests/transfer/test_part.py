@@ -16,7 +16,6 @@ import anyio
 import pytest
 
 from tests.support.leaks import open_descriptors
-from tidegate.durable.store import describe
 from tidegate.events import Event, Note, unobserved
 from tidegate.model import Identity
 from tidegate.settings import TransferSettings
@@ -176,21 +175,6 @@ def test_a_complete_part_stays_complete(tmp_path: Path) -> None:
     part.close()
 
 
-def test_where_the_bytes_moved_is_known_after_a_crash_in_the_middle_of_it(tmp_path: Path) -> None:
-    part = opened(tmp_path)
-    part.write(b"a" * 10, now=0.0)
-    part.finish(end_is_certain=True)
-    asset = describe({"source": part.path})
-    part.will_be(asset)
-    part.close()
-    (tmp_path / "source.part").rename(tmp_path / "moved")
-    part = opened(tmp_path)
-    assert part.stored_as == asset
-    assert part.end_is_certain
-    assert part.received_bytes == 0
-    part.close()
-
-
 def test_a_restart_is_durable_before_other_bytes_come(tmp_path: Path) -> None:
     left_by(tmp_path, journaled=b"a" * 1000)
 
@@ -211,13 +195,11 @@ BEGUN = datetime(2026, 1, 1, tzinfo=UTC)
 BARE = IDENTITY.model_copy(update={"etag": None})
 
 
-def begun_and_reopened(folder: Path, identity: Identity, later: timedelta, *, stored: bool = False) -> Part:
+def begun_and_reopened(folder: Path, identity: Identity, later: timedelta) -> Part:
     """A part of 1000 bytes, opened again by a run that begins so much later and trusts it for an hour."""
     part = Part.open(folder, identity, LIMITS, now=BEGUN)
     part.write(b"a" * 1000, now=0.0)
     part.checkpoint()
-    if stored:
-        part.will_be(describe({"source": part.path}))
     part.close()
     return Part.open(folder, identity, LIMITS, trust=timedelta(hours=1), now=BEGUN + later)
 
@@ -231,13 +213,6 @@ def test_only_a_source_with_a_validator_continues_a_part_of_any_age(
 ) -> None:
     part = begun_and_reopened(tmp_path, identity, timedelta(minutes=minutes))
     assert (part.received_bytes, part.path.stat().st_size) == (kept, kept)
-    part.close()
-
-
-@pytest.mark.parametrize(("minutes", "known"), [(59, True), (61, False)])
-def test_where_old_bytes_moved_is_forgotten_with_them(minutes: int, known: bool, tmp_path: Path) -> None:
-    part = begun_and_reopened(tmp_path, BARE, timedelta(minutes=minutes), stored=True)
-    assert (part.stored_as is not None) == known
     part.close()
 
 

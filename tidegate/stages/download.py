@@ -50,8 +50,8 @@ from tidegate.transfer.verify import check_digests
 RECIPE = 2
 """Raise it when the same source would give another `DownloadResult`: old checkpoints are then not believed."""
 
-NOTE = "asset.json"
-"""Beside the bytes: which asset they are, or were, about to become."""
+NOTE = "asset.journal"
+"""Beside the bytes: which asset they are, or were, about to become. Maintenance reads it for assets that are needed."""
 PLAYLIST_SHARE = 0.02
 """How much less than its playlist promises a rendition may hold: segment durations are rounded, one by one."""
 

@@ -24,7 +24,7 @@ from tidegate.durable.crash_points import reached
 from tidegate.durable.lock import acquire, acquired
 from tidegate.errors import from_os_error
 from tidegate.events import Note, Observer
-from tidegate.model import Asset, Identity, Value
+from tidegate.model import Identity, Value
 from tidegate.settings import TransferSettings
 from tidegate.transfer.pieces import Span, Spans
 from tidegate.transfer.preallocate import preallocate
@@ -46,8 +46,6 @@ class Journal(Value):
     """Spans of bytes, each from its first up to, not including, its end."""
     complete: bool = False
     end_is_certain: bool = False
-    stored_as: Asset | None = None
-    """Where the complete bytes were about to be moved."""
     begun_at: AwareDatetime | None = None
     """When the first of these bytes was asked for."""
 
@@ -88,8 +86,6 @@ class Part:
         self.complete = False
         self.end_is_certain = False
         """Whether something said that nothing is missing at the end; meaningful once complete."""
-        self.stored_as: Asset | None = None
-        """The asset that these bytes became, when a crash came between moving them and recording it."""
 
     @classmethod
     def open(
@@ -224,11 +220,6 @@ class Part:
         self.end_is_certain = end_is_certain
         self.checkpoint()
 
-    def will_be(self, asset: Asset) -> None:
-        """Say where the bytes are about to move, so that a crash after the move does not cost them."""
-        self.stored_as = asset
-        self.checkpoint()
-
     def restart(self) -> None:
         """Forget all bytes: what comes next is not known to continue them."""
         self._begun_at = self._now
@@ -283,7 +274,6 @@ class Part:
     def _take_up(self, journal: Journal | None) -> None:
         """Go on from a journal that is believed, as far as the disk holds what it says."""
         if journal is not None:
-            self.stored_as = journal.stored_as
             self.end_is_certain = journal.end_is_certain
             self._begun_at = journal.begun_at or self._now
         spans = Spans.of(journal.received) if journal is not None else Spans()
@@ -307,7 +297,6 @@ class Part:
             received=spans.each,
             complete=self.complete,
             end_is_certain=self.end_is_certain,
-            stored_as=self.stored_as,
             begun_at=self._begun_at,
         )
         write_atomic(self._journal_path, journal.model_dump_json().encode())
