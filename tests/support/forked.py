@@ -11,12 +11,14 @@ import os
 import select
 import signal
 import sys
+import threading
 import time
 import traceback
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 PATIENCE_SECONDS = 60.0
+LINGERING_SECONDS = 15.0
 
 
 @dataclass
@@ -84,6 +86,7 @@ class Forked:
 def forked(work: Callable[[Pipe], object]) -> Iterator[Forked]:
     """A child that does `work`; gone after the block. Whatever `work` raises is printed and ends it with 1."""
     down, up = os.pipe(), os.pipe()
+    _wait_for_keepers()
     pid = os.fork()
     if pid == 0:
         code = 1
@@ -105,6 +108,14 @@ def forked(work: Callable[[Pipe], object]) -> Iterator[Forked]:
         child.kill()
         os.close(up[0])
         os.close(down[1])
+
+
+def _wait_for_keepers() -> None:
+    """Let the gates' threads end first, which they do a few seconds after the last call: a fork inherits the locks that
+    other threads hold, and nobody in it ever frees them."""
+    for thread in threading.enumerate():
+        if thread.name == "gates":
+            thread.join(LINGERING_SECONDS)
 
 
 @contextlib.contextmanager
