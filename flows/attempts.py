@@ -10,6 +10,7 @@ import contextlib
 import sys
 from collections.abc import AsyncIterator, Mapping
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any, Literal
 
 from prefect import get_client
@@ -24,7 +25,7 @@ from tidegate.durable.ledger.rows import Kind
 from tidegate.durable.threads import in_thread, still_wanted
 from tidegate.errors import Coordination, LeaseLost, LedgerUnavailable, Superseded, TidegateError
 from tidegate.events import Note, Observer
-from tidegate.model import Outcome
+from tidegate.model import NO_WISH, Outcome, ProfileName, Quality, StageName, Wish
 from tidegate.report.failure import describe
 from tidegate.settings import Settings
 from tidegate.stages import publish_failure
@@ -61,6 +62,20 @@ async def opened_ledger(settings: Settings, observe: Observer) -> AsyncIterator[
         yield ledger
     finally:
         ledger.close()
+
+
+def asked(
+    profile: ProfileName, quality: Quality, output_dir: Path, until: StageName, wish: Wish, **sources: Any
+) -> dict[str, Any]:
+    """What has to be asked for to have the same done again: `source`, or `sources`, and how."""
+    return {
+        **sources,
+        "profile": profile.value,
+        "quality": quality.value,
+        "output_dir": str(output_dir),
+        "until": until,
+        **({} if wish == NO_WISH else {"wish": wish.model_dump(exclude_defaults=True)}),
+    }
 
 
 def beginning(kind: Kind, title: str, request: Mapping[str, Any]) -> Beginning:
@@ -132,17 +147,17 @@ async def why_superseded(lease: Lease, error: Superseded) -> Coordination:
 
 def leave_report(settings: Settings, attempt: Attempt, error: TidegateError) -> None:
     """Leave the failure report of a run that cannot do so itself. Blocking."""
-    asked = attempt.request
-    if "output_dir" not in asked:  # a batch: its sources have reports of their own
+    request = attempt.request
+    if "output_dir" not in request:  # a batch: its sources have reports of their own
         return
-    before = folder_before_identity(attempt.title, asked["profile"], asked["quality"])
-    target = attempt.target or settings.store.home / asked["output_dir"] / before
+    before = folder_before_identity(attempt.title, request["profile"], request["quality"])
+    target = attempt.target or settings.store.home / request["output_dir"] / before
     outcome = Outcome(
         status="failed",
         source=attempt.title,
         work_key=attempt.work_key,
-        profile=asked["profile"],
-        quality=asked["quality"],
+        profile=request["profile"],
+        quality=request["quality"],
         flow_run_id=attempt.flow_run,
         failure=describe(error, now=datetime.now(UTC)),
     )

@@ -15,7 +15,7 @@ from prefect import flow
 from prefect.client.schemas.objects import State
 from prefect.states import Completed, Failed
 
-from flows.attempts import beginning, opened_ledger
+from flows.attempts import asked, beginning, opened_ledger
 from flows.ending import failed_before_it_began
 from flows.ingest import ingest
 from flows.request import SourceRequest
@@ -50,14 +50,8 @@ async def batch(
     Returns:
         Completed when all did, else Failed; the outcomes, in the order of the sources, as its data.
     """
-    request = {
-        "sources": [source.model_dump(exclude_none=True) for source in sources],
-        "profile": profile.value,
-        "quality": quality.value,
-        "output_dir": str(output_dir),
-        "until": until,
-        **({} if wish == NO_WISH else {"wish": wish.model_dump(exclude_defaults=True)}),
-    }
+    sought = [source.model_dump(exclude_none=True) for source in sources]
+    request = asked(profile, quality, output_dir, until, wish, sources=sought)
     begins = beginning("batch", f"{len(sources)} sources", request)
     observe = run_observer()
 

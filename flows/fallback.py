@@ -84,9 +84,9 @@ class Descent:
                 seconds=round(seconds, 3),
             )
         )
-        home = self.bench.home
-        write_atomic(_noted(home.scratch(self.key, rendition.id).parent), _TRIED.dump_json(tuple(self.tried)))
-        shutil.rmtree(home.scratch(self.key, rendition.id), ignore_errors=True)
+        scratch = self.bench.home.scratch_of(self.key)
+        write_atomic(_noted(scratch), _TRIED.dump_json(tuple(self.tried)))
+        shutil.rmtree(scratch / rendition.id, ignore_errors=True)
         self.bench.observe(Note(f"{rendition.label} could not be had: {failure.message}", "warning"))
 
 

@@ -19,7 +19,7 @@ from prefect.client.schemas.objects import State
 from prefect.runtime import flow_run
 from prefect.states import Completed, Failed
 
-from flows.attempts import beginning
+from flows.attempts import asked, beginning
 from flows.ending import attempted, failed_before_it_began, flow_run_id, told
 from flows.fallback import Descent, brought, forget, given_up, offered
 from flows.request import SourceRequest, require_writable
@@ -29,9 +29,7 @@ from tasks import analyze, download, probe, publish, remux
 from tasks.observe import run_observer
 from tasks.policies import Stage
 from tidegate.durable.ledger.lease import Lease
-from tidegate.errors import (
-    CircuitOpen,
-)
+from tidegate.errors import CircuitOpen
 from tidegate.events import RunEnded, RunStarted
 from tidegate.model import (
     NO_WISH,
@@ -141,9 +139,9 @@ class Way:
     async def _downloaded(self, source: Source, probed: ProbeResult, key: str) -> DownloadResult:
         """The best rendition at or below what was asked for that can be had."""
 
-        async def take(offered: ProbeResult, rendition: Rendition) -> DownloadResult:
-            stage = download.stage(self.bench, source, offered, rendition, key, self.output_dir, self._wish)
-            got: DownloadResult = await self._stage(stage, source, offered, rendition, key, self._wish)
+        async def take(offer: ProbeResult, rendition: Rendition) -> DownloadResult:
+            stage = download.stage(self.bench, source, offer, rendition, key, self.output_dir, self._wish)
+            got: DownloadResult = await self._stage(stage, source, offer, rendition, key, self._wish)
             return got
 
         folder = self.bench.home.scratch_of(key)
@@ -158,13 +156,13 @@ class Way:
             tried=given_up(folder),
         )
         try:
-            offered, downloaded = await brought(descent)
+            taken, downloaded = await brought(descent)
         except Exception:
             forget(folder)  # this run tells what it tried; the next one begins at the top
             raise
         finally:
             self._note(tried=tuple(descent.tried))
-        self._note(probe=offered, download=downloaded, download_path=self.bench.store.path(downloaded.asset))
+        self._note(probe=taken, download=downloaded, download_path=self.bench.store.path(downloaded.asset))
         self._count("download", downloaded.transfer)
         return downloaded
 
@@ -218,8 +216,8 @@ class Way:
 
 def _run_name() -> str:
     request = cast("SourceRequest | dict[str, str]", flow_run.parameters["source"])
-    asked = request if isinstance(request, dict) else request.model_dump()
-    return f"ingest {redact_url(asked.get('url') or '') or asked.get('block')}"
+    source = request if isinstance(request, dict) else request.model_dump()
+    return f"ingest {redact_url(source.get('url') or '') or source.get('block')}"
 
 
 @flow(name="ingest", flow_run_name=_run_name, persist_result=False)
@@ -275,7 +273,8 @@ async def ingest(
     except Exception as error:  # noqa: BLE001  # whatever it is, the run ends with a report
         ended = failed_before_it_began(source, error)
     else:
-        request = _asked(source, order, output_dir, until, wish)
+        sought = source.model_dump(exclude_none=True)
+        request = asked(order.profile, order.quality, output_dir, until, wish, source=sought)
         ended = await attempted(way, engine_source, beginning("ingest", told(source), request))
     if comes_again(ended) and comes_back.get() is None:
         await scheduled_again(ended)
@@ -289,18 +288,6 @@ def _of_its_own(wish: Wish) -> Wish:
     if wish.duration_seconds is None or wish.occasion is not None:
         return wish
     return wish.model_copy(update={"occasion": flow_run_id()})
-
-
-def _asked(source: SourceRequest, order: Order, output_dir: Path, until: StageName, wish: Wish) -> dict[str, Any]:
-    """What has to be asked for to have the same done again."""
-    return {
-        "source": source.model_dump(exclude_none=True),
-        "profile": order.profile.value,
-        "quality": order.quality.value,
-        "output_dir": str(output_dir),
-        "until": until,
-        **({} if wish == NO_WISH else {"wish": wish.model_dump(exclude_defaults=True)}),
-    }
 
 
 def _not_run(detections: tuple[Detection, ...]) -> tuple[Finding, ...]:

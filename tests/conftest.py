@@ -18,6 +18,9 @@ from flows import server
 from tests.support import postgres as postgresql
 from tests.support.command import Command, wait_until
 from tests.support.leaks import MARK, marking
+from tidegate.durable.home import Home
+from tidegate.durable.ledger import Ledger
+from tidegate.settings import LedgerSettings
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -92,6 +95,20 @@ def command(tmp_path: Path, prefect_server: str) -> Iterator[Command]:
     with marking() as mark:
         environment = {"PREFECT_API_URL": prefect_server, "HOME": str(home), "PREFECT_HOME": str(home / "prefect")}
         yield Command(home, tmp_path / "out", environment, mark)
+
+
+@pytest.fixture
+def home(tmp_path: Path) -> Home:
+    """A home of its own, where nobody has been."""
+    return Home(tmp_path / "home")
+
+
+@pytest.fixture
+def ledger(home: Home) -> Iterator[Ledger]:
+    """Its ledger, in SQLite."""
+    opened = Ledger.open(LedgerSettings(), home)
+    yield opened
+    opened.close()
 
 
 def _healthy(api: str) -> bool:

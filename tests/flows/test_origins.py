@@ -7,7 +7,6 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -29,18 +28,6 @@ from tidegate.settings import GateSettings, LedgerSettings, Settings, StoreSetti
 from tidegate.transfer.gates import Gates
 
 HOST, OTHER = "https://cdn.example.org:443", "https://other.example.org:443"
-
-
-@pytest.fixture
-def home(tmp_path: Path) -> Home:
-    return Home(tmp_path / "home")
-
-
-@pytest.fixture
-def ledger(home: Home) -> Iterator[Ledger]:
-    opened = Ledger.open(LedgerSettings(), home)
-    yield opened
-    opened.close()
 
 
 def origins(home: Home, *words: str, code: int = 0) -> subprocess.CompletedProcess[str]:

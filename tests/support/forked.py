@@ -123,3 +123,13 @@ def many(work: Callable[[Pipe], object], number: int) -> Iterator[list[Forked]]:
     """As `forked`, so many at once."""
     with contextlib.ExitStack() as stack:
         yield [stack.enter_context(forked(work)) for _ in range(number)]
+
+
+def most_at_once(spans: list[tuple[float, float]]) -> int:
+    """How many of the spans that children have told, each from when to when, lay over each other."""
+    steps = sorted([(end, -1) for _, end in spans] + [(began, 1) for began, _ in spans])
+    most = now = 0
+    for _, step in steps:
+        now += step
+        most = max(most, now)
+    return most

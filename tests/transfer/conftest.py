@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import socket
 import threading
 import time
 from collections.abc import Iterator
@@ -21,6 +22,21 @@ def limits() -> TransferSettings:
     return TransferSettings(
         request_timeout=1.2, stall_timeout=0.7, stall_tick=0.1, minimum_speed=8192, tries=3, backoff_base=0.05
     )
+
+
+@pytest.fixture
+def deaf_port() -> Iterator[int]:
+    """A port whose queue is full: a connection to it is neither accepted nor refused."""
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        listener.listen(0)
+        crowd = [socket.socket() for _ in range(4)]
+        for one in crowd:
+            one.setblocking(False)
+            one.connect_ex(listener.getsockname())
+        yield listener.getsockname()[1]
+        for one in crowd:
+            one.close()
 
 
 @pytest.fixture

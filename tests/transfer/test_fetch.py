@@ -7,7 +7,6 @@ counts the requests, so that a second owner of the same retry would be seen.
 from __future__ import annotations
 
 import hashlib
-import socket
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -742,21 +741,6 @@ def test_cancelling_a_wait_for_headers_ends_within_a_second(tmp_path: Path) -> N
         seconds = cancelled_after(lambda: len(downloads(origin)) == 1, connect, tmp_path, limits)
         origin.wait_for(lambda o: downloads(o)[0].ended == "client-gone")
     assert seconds < 1.0
-
-
-@pytest.fixture
-def deaf_port() -> Iterator[int]:
-    """A port whose queue is full: a connection to it is neither accepted nor refused."""
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        listener.listen(0)
-        crowd = [socket.socket() for _ in range(4)]
-        for one in crowd:
-            one.setblocking(False)
-            one.connect_ex(listener.getsockname())
-        yield listener.getsockname()[1]
-        for one in crowd:
-            one.close()
 
 
 def test_cancelling_a_connect_that_nobody_answers_ends_within_a_second(

@@ -9,16 +9,15 @@ import json
 import sqlite3
 import threading
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, closing
 from datetime import timedelta
-from pathlib import Path
 
 import anyio
 import pytest
 from anyio.lowlevel import checkpoint
 
-from tests.support.forked import Pipe, forked, many
+from tests.support.forked import Pipe, forked, many, most_at_once
 from tidegate.durable.home import Home
 from tidegate.durable.ledger import Ledger
 from tidegate.durable.owner import this_process
@@ -41,18 +40,6 @@ HOST, OTHER = "http://host:80", "http://other:80"
 POLL = timedelta(seconds=0.1)
 QUICK = GateSettings(poll=POLL)
 RESTED = timedelta(seconds=0.3)
-
-
-@pytest.fixture
-def home(tmp_path: Path) -> Home:
-    return Home(tmp_path / "home")
-
-
-@pytest.fixture
-def ledger(home: Home) -> Iterator[Ledger]:
-    opened = Ledger.open(LedgerSettings(), home)
-    yield opened
-    opened.close()
 
 
 @pytest.fixture(params=["memory", "ledger"])
@@ -618,15 +605,6 @@ def gathered(work: Callable[[Pipe], None], number: int = 4) -> list[dict[str, li
         for child in children:
             child.say("go")
         return [json.loads(child.hear()) for child in children]
-
-
-def most_at_once(spans: list[tuple[float, float]]) -> int:
-    steps = sorted([(end, -1) for _, end in spans] + [(began, 1) for began, _ in spans])
-    most = now = 0
-    for _, step in steps:
-        now += step
-        most = max(most, now)
-    return most
 
 
 def test_four_processes_share_the_connections_of_an_origin_and_none_starves(ledger: Ledger, home: Home) -> None:

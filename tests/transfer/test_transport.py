@@ -199,21 +199,6 @@ def test_families_of_addresses_take_turns() -> None:
     assert [address[0] for _, address in in_turn(given)] == ["a", "d", "b", "c"]
 
 
-@pytest.fixture
-def deaf_port() -> Iterator[int]:
-    """A port whose queue is full: a connection to it is neither accepted nor refused."""
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        listener.listen(0)
-        crowd = [socket.socket() for _ in range(4)]
-        for one in crowd:
-            one.setblocking(False)
-            one.connect_ex(listener.getsockname())
-        yield listener.getsockname()[1]
-        for one in crowd:
-            one.close()
-
-
 def resolving_to(monkeypatch: pytest.MonkeyPatch, *ports: int) -> None:
     found = [(socket.AF_INET, socket.SOCK_STREAM, 6, "", ("127.0.0.1", port)) for port in ports]
     monkeypatch.setattr("tidegate.transfer.transport.dial.socket.getaddrinfo", lambda *_, **__: found)

@@ -81,21 +81,22 @@ def base_arguments(
     offsets_seconds: Sequence[float] = (),
 ) -> list[str]:
     """Everything up to and with the inputs: no stdin, progress on stdout, warnings on stderr, local files only."""
-    closed = ("-protocol_whitelist", "file,pipe", "-format_whitelist", ",".join(ALLOWED_DEMUXERS))
     inputs: list[str] = []
     for source, offset in zip(sources, offsets_seconds or [0.0] * len(sources), strict=True):
-        inputs += [*closed, *(("-itsoffset", f"{offset:.6f}") if offset else ()), *demuxer_options]
+        inputs += [*closed(), *(("-itsoffset", f"{offset:.6f}") if offset else ()), *demuxer_options]
         inputs += ["-i", file_url(source)]
-    return [
-        str(ffmpeg),
-        "-nostdin",
-        "-hide_banner",
-        "-nostats",
-        "-y",
-        *("-loglevel", "level+info"),
-        *("-progress", "pipe:1"),
-        *inputs,
-    ]
+    return [*opening(ffmpeg), *inputs]
+
+
+def opening(ffmpeg: Path) -> tuple[str, ...]:
+    """What every call begins with."""
+    quiet = ("-nostdin", "-hide_banner", "-nostats", "-y", "-loglevel", "level+info")
+    return (str(ffmpeg), *quiet, "-progress", "pipe:1")
+
+
+def closed(*also: str) -> tuple[str, ...]:
+    """What stands before every input: it is read from a file, by a demuxer that is allowed, or by one of `also`."""
+    return ("-protocol_whitelist", "file,pipe", "-format_whitelist", ",".join((*also, *ALLOWED_DEMUXERS)))
 
 
 def file_url(path: Path) -> str:

@@ -12,8 +12,7 @@ from pathlib import Path
 from tidegate.durable.atomic import sync_file
 from tidegate.errors import from_os_error
 from tidegate.events import unobserved
-from tidegate.process.demuxers import ALLOWED_DEMUXERS
-from tidegate.process.ffmpeg import Toolchain, file_url, run_ffmpeg
+from tidegate.process.ffmpeg import Toolchain, closed, file_url, opening, run_ffmpeg
 from tidegate.resilience.deadline import processing_seconds
 from tidegate.settings import ProcessSettings
 
@@ -30,9 +29,8 @@ async def joined(toolchain: Toolchain, pieces: Sequence[Path], target: Path, lim
         listing.write_text(_listing(pieces))
         await run_ffmpeg(
             [
-                *(str(toolchain.ffmpeg), "-nostdin", "-hide_banner", "-nostats", "-y", "-loglevel", "level+info"),
-                *("-progress", "pipe:1", "-protocol_whitelist", "file,pipe"),
-                *("-format_whitelist", ",".join(("concat", *ALLOWED_DEMUXERS))),
+                *opening(toolchain.ffmpeg),
+                *closed("concat"),
                 *("-f", "concat", "-safe", "0", "-i", file_url(listing)),
                 *("-map", "0", "-c", "copy", "-fflags", "+bitexact", "-f", "matroska", file_url(partial)),
             ],

@@ -13,7 +13,7 @@ from tidegate.durable.threads import in_thread
 from tidegate.events import Note
 from tidegate.model import Source
 from tidegate.transfer.ask import Answer
-from tidegate.transfer.listed import MAIN, Renew, ask_text, fetch_listed, fetched_from, track_name
+from tidegate.transfer.listed import MAIN, Renew, ask_text, chosen, fetch_listed, fetched_from, track_name
 from tidegate.transfer.outside import Outside
 from tidegate.transfer.playlists.dash import DashTrack, Presentation, read
 from tidegate.transfer.playlists.media import Segment
@@ -63,15 +63,9 @@ async def _tracks(haul: Haul, url: str, what: Fetching) -> list[Track]:
     presentation = told.presentation
     if presentation.texts:
         haul.outside.observe(Note(f"{presentation.texts} tracks of subtitles are left out"))
-    main = track_of(MAIN, chosen(presentation, what.rendition.id), what)
+    main = track_of(MAIN, chosen(presentation.renditions, what.rendition.id), what)
     sounds = enumerate(presentation.sounds, 1)
     return [main, *(track_of(track_name("sound", number, one.language), one, what) for number, one in sounds)]
-
-
-def chosen(presentation: Presentation, rendition_id: str) -> DashTrack:
-    """The track of that id; where there is none, the best."""
-    best = max(presentation.renditions, key=lambda track: (track.height or 0, track.bandwidth_bps or 0))
-    return next((track for track in presentation.renditions if track.id == rendition_id), best)
 
 
 def track_of(name: str, track: DashTrack, what: Fetching) -> Track:

@@ -76,11 +76,6 @@ class Format:
     language_preference: int = -1
     """The higher the better; the original sound is 10."""
 
-    @property
-    def plays_everywhere(self) -> bool:
-        """H.264 and AAC need no transcoding."""
-        return (not self.video or _is_h264(self.vcodec)) and (not self.audio or _is_aac(self.acodec))
-
 
 @dataclass(frozen=True)
 class Choice:

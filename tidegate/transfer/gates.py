@@ -75,11 +75,6 @@ class Passage:
             self._proven = True
             self._gates._tell(self._gate, self.call(Verdict.SUCCEEDED), self.began)
 
-    @property
-    def asked_back(self) -> bool:
-        """Whether runs wait that have fewer connections: a transfer with several had better give one up."""
-        return self._gate.answer is not None and self._gate.answer.crowded
-
     def ended(self, error: BaseException | None) -> Call:
         """What the call says about the origin."""
         return self.call(Verdict.SILENT if self._proven else _verdict(error))

@@ -17,7 +17,7 @@ from tidegate.errors import AvailabilityFailure, StalledTransfer, TidegateError,
 from tidegate.events import Note
 from tidegate.model import Source, fingerprint
 from tidegate.transfer.ask import Answer
-from tidegate.transfer.listed import MAIN, Renew, ask_text, fetch_listed, fetched_from, track_name
+from tidegate.transfer.listed import MAIN, Renew, ask_text, chosen, fetch_listed, fetched_from, track_name
 from tidegate.transfer.outside import Outside
 from tidegate.transfer.playlists.hls import Companion, MasterPlaylist, MediaPlaylist, Variant, read
 from tidegate.transfer.playlists.live import LiveCourse
@@ -99,7 +99,7 @@ async def _tracks(haul: Haul, url: str, what: Fetching) -> list[Track]:
     haul.supply.requests += told.answer.requests
     if isinstance(told.playlist, MediaPlaylist):
         return [track_of(haul.outside, haul.source, what, MAIN, Listing(told.playlist, url))]
-    variant = chosen(told.playlist, what.rendition.id)
+    variant = chosen(told.playlist.variants, what.rendition.id)
     listing, requests = await ask_media_playlist(haul.outside, haul.source, variant.urls)
     haul.supply.requests += requests
     tracks = [track_of(haul.outside, haul.source, what, MAIN, listing)]
@@ -125,12 +125,6 @@ async def _subtitles(haul: Haul, name: str, companion: Companion, what: Fetching
         return []
     haul.supply.requests += requests
     return [track_of(haul.outside, haul.source, what, name, listing, vital=False)]
-
-
-def chosen(master: MasterPlaylist, rendition_id: str) -> Variant:
-    """The variant of that id; where there is none, the best."""
-    best = max(master.variants, key=lambda variant: (variant.height or 0, variant.bandwidth_bps or 0))
-    return next((variant for variant in master.variants if variant.id == rendition_id), best)
 
 
 def _beside(companions: Sequence[Companion], variant: Variant) -> list[Companion]:

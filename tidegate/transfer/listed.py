@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import re
 import shutil
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import Protocol, TypeVar
 
 from tidegate.durable.threads import in_thread
 from tidegate.errors import ExpiredLink, HttpRefused, NotFound, TidegateError, from_os_error
@@ -28,6 +29,20 @@ MAIN = "source"
 """The name of the track that has the picture."""
 
 _UNSAFE = re.compile(r"[^a-z0-9]+")
+
+
+class Listed(Protocol):
+    """A rendition as a playlist lists it."""
+
+    @property
+    def id(self) -> str: ...
+    @property
+    def height(self) -> int | None: ...
+    @property
+    def bandwidth_bps(self) -> int | None: ...
+
+
+L = TypeVar("L", bound=Listed)
 
 FetchFrom = Callable[[Haul, str], Awaitable[Fetched]]
 """Brings what the playlist behind a link leads to."""
@@ -68,6 +83,16 @@ def listed_identity(source: Source, answer: Answer, content: str, *, live: bool 
         content_type=answer.headers.get("Content-Type"),
         distinct=content,
     )
+
+
+def best_of(renditions: Iterable[L]) -> L:
+    """The highest; of those as high, the one with the most bandwidth."""
+    return max(renditions, key=lambda one: (one.height or 0, one.bandwidth_bps or 0))
+
+
+def chosen(renditions: Sequence[L], rendition_id: str) -> L:
+    """The one of that id; where there is none, the best."""
+    return next((one for one in renditions if one.id == rendition_id), None) or best_of(renditions)
 
 
 def track_name(kind: str, number: int, language: str | None) -> str:

@@ -68,6 +68,10 @@ async def _no_tools(**_: object) -> ToolEnd:
     raise ToolMissing("This program was given no way to run tools")
 
 
+def _no_ffmpeg() -> Path:
+    raise ToolMissing("This program was given no ffmpeg")
+
+
 async def _unseen(path: Path) -> MediaInfo:
     raise ToolMissing("This program was given no way to look into media")
 
@@ -82,5 +86,7 @@ class Outside:
     trust: timedelta = timedelta(hours=24)
     """How old what came from a source without validator may be."""
     tools: ToolSettings = field(default_factory=ToolSettings)
+    ffmpeg: Callable[[], Path] = _no_ffmpeg
+    """Which one tools are to use."""
     run_tool: RunTool = _no_tools
     look: Look = _unseen

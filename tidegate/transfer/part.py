@@ -27,7 +27,6 @@ from tidegate.events import Note, Observer
 from tidegate.model import Identity, Value
 from tidegate.settings import TransferSettings
 from tidegate.transfer.pieces import Span, Spans
-from tidegate.transfer.preallocate import preallocate
 
 PART = "{}.part"
 """The name of the file that holds the bytes; it is its own lock."""
@@ -141,7 +140,7 @@ class Part:
 
     @property
     def allocated_bytes(self) -> int:
-        """What the file takes on its volume, reserved space included."""
+        """What the file takes on its volume."""
         return os.fstat(self._file).st_blocks * 512
 
     @property
@@ -202,17 +201,6 @@ class Part:
             with self._lock:
                 self._since_checkpoint -= since
             self._checkpointed_at = now
-
-    def reserve(self) -> None:
-        """Ask the file system for the space of the whole source, where its size is known and the file system can.
-
-        Raises:
-            DiskFull: there is not as much.
-        """
-        try:
-            preallocate(self._file, self.identity.size_bytes or 0)
-        except OSError as error:
-            raise from_os_error(error, "reserving the space of the download") from error
 
     def finish(self, *, end_is_certain: bool) -> None:
         """The source is here as a whole."""

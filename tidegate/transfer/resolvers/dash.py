@@ -12,7 +12,7 @@ from urllib.parse import urlsplit
 
 from tidegate.model import Identity, Rendition, Source, TransferStats
 from tidegate.transfer.dash import ask_presentation, fetch_presentation, track_of
-from tidegate.transfer.listed import MAIN, listed_identity, preview_of
+from tidegate.transfer.listed import MAIN, best_of, listed_identity, preview_of
 from tidegate.transfer.outside import Outside
 from tidegate.transfer.playlists.dash import DashTrack
 from tidegate.transfer.resolvers.base import Fetched, Fetching, Offer
@@ -42,7 +42,7 @@ class DashResolver:
     ) -> Offer:
         told = await ask_presentation(outside, source, source.url.get_secret_value())
         renditions = told.presentation.renditions
-        best = max(renditions, key=lambda track: (track.height or 0, track.bandwidth_bps or 0))
+        best = best_of(renditions)
         seconds = best.seconds or None
         track = track_of(MAIN, best, Fetching(identity, rendition_of(best), scratch(best.id)))
         preview, cost = await preview_of(outside, source, track, best.segments, seconds)

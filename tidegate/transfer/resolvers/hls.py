@@ -24,7 +24,7 @@ from tidegate.transfer.hls import (
     live_content,
     track_of,
 )
-from tidegate.transfer.listed import MAIN, listed_identity, preview_of
+from tidegate.transfer.listed import MAIN, best_of, listed_identity, preview_of
 from tidegate.transfer.outside import Outside
 from tidegate.transfer.playlists.hls import MasterPlaylist, MediaPlaylist, Variant
 from tidegate.transfer.resolvers.base import Fetched, Fetching, Offer
@@ -61,7 +61,7 @@ class HlsResolver:
         told = await ask_playlist(outside, source, url)
         listed, requests = await _listed(outside, source, told, url)
         renditions = {variant: rendition_of(variant, listing.playlist) for variant, listing in listed.items()}
-        best = max(renditions, key=lambda variant: (variant.height or 0, variant.bandwidth_bps or 0))
+        best = best_of(renditions)
         playlist = listed[best].playlist
         seconds = playlist.seconds if playlist.ended else None
         track = track_of(outside, source, Fetching(identity, renditions[best], scratch(best.id)), MAIN, listed[best])

@@ -317,7 +317,7 @@ def _arguments(download: _Download) -> list[str]:
         *("--collision", "Overwrite"),
         *("--temp-path", str(download.folder)),
         *(() if video.clip else ("--threads", str(limits.tool_threads))),
-        *("--ffmpeg-path", _ffmpeg(tools)),
+        *("--ffmpeg-path", str(order.outside.ffmpeg().absolute())),
         "--banner=false",
         *("--log-level", "Status,Verbose,Info,Warning,Error"),
     ]
@@ -481,15 +481,6 @@ def _tool(tools: ToolSettings) -> str:
     if found is None:
         raise ToolMissing(f"{tools.twitch_downloader or TOOL} is not installed", hint=HINT)
     return str(Path(found).absolute())
-
-
-def _ffmpeg(tools: ToolSettings) -> str:
-    found = tools.ffmpeg or shutil.which("ffmpeg")
-    if found is not None:
-        return str(Path(found).absolute())
-    import imageio_ffmpeg
-
-    return str(imageio_ffmpeg.get_ffmpeg_exe())
 
 
 def _size(path: Path) -> int:
