@@ -17,6 +17,7 @@ from typing import Any
 from tidegate import settings
 from tidegate.errors import POLICIES, Inside, Policy, TidegateError, snake_case
 from tidegate.model import ProfileName
+from tidegate.resilience.quality import MB, RUNGS
 from tidegate.settings import Group, Settings
 from tidegate.stages.decide import ALLOWED
 from tidegate.stages.detectors import DETECTORS
@@ -80,6 +81,17 @@ def profiles() -> Iterator[str]:
         )
 
 
+def rungs() -> Iterator[str]:
+    yield "| rung | memory cap | wants | timeout × | threads | height after a step down |"
+    yield "|---|---|---|---|---|---|"
+    for rung in RUNGS:
+        asked = "" if rung.recommended else " (only when asked for)"
+        yield (
+            f"| `{rung.quality}`{asked} | {rung.memory_cap_bytes // MB} MB | {rung.wanted_bytes // MB} MB "
+            f"| {rung.timeout_factor} | {rung.threads} | {rung.height} |"
+        )
+
+
 def detectors() -> Iterator[str]:
     yield "| detector | looks at | ffmpeg filter |"
     yield "|---|---|---|"
@@ -92,6 +104,7 @@ TABLES: dict[str, Callable[[], Iterator[str]]] = {
     "messages": messages,
     "settings": all_settings,
     "profiles": profiles,
+    "rungs": rungs,
     "detectors": detectors,
 }
 

@@ -29,6 +29,8 @@ _TRIED: TypeAdapter[tuple[Tried, ...]] = TypeAdapter(tuple[Tried, ...])
 
 STEPS_DOWN = frozenset({StepDown.AFTER_RETRIES, StepDown.YES})
 """What the policy table says of failures after which another rendition is tried."""
+TRANSCODE = "transcode"
+"""What stands in place of a resolver's name where it was no rendition but a target of the transcode."""
 NOT_TO_BE_HAD = frozenset({"tool_missing", "unsupported_source"})
 """Failures of a resolver that say nothing about the next one."""
 
@@ -66,6 +68,11 @@ class Descent:
                 self._give_up(probed.resolver, rendition, failure, time.monotonic() - started)
             raise
 
+    @property
+    def given_up(self) -> list[Tried]:
+        """The renditions among what was tried; the others are targets of a transcode."""
+        return [tried for tried in self.tried if tried.resolver != TRANSCODE]
+
     def rungs(self, probed: ProbeResult) -> Iterator[Rendition]:
         """What this probe offers, from the one that is asked for downwards, without what was tried."""
         ranked = ranked_renditions(probed.renditions)
@@ -85,7 +92,7 @@ class Descent:
             )
         )
         scratch = self.bench.home.scratch_of(self.key)
-        write_atomic(_noted(scratch), _TRIED.dump_json(tuple(self.tried)))
+        note_given_up(scratch, self.tried)
         shutil.rmtree(scratch / rendition.id, ignore_errors=True)
         self.bench.observe(Note(f"{rendition.label} could not be had: {failure.message}", "warning"))
 
@@ -117,7 +124,7 @@ async def brought(descent: Descent) -> tuple[ProbeResult, DownloadResult]:
         TidegateError: the first failure that no other rendition cures, or the last one's.
     """
     first = next(descent.rungs(descent.probed), None)
-    if first is not None and not descent.tried:
+    if first is not None and not descent.given_up:
         try:
             return descent.probed, await descent.take(first, descent.probed)
         except TidegateError as error:
@@ -125,10 +132,10 @@ async def brought(descent: Descent) -> tuple[ProbeResult, DownloadResult]:
                 raise
             why = error.type
     else:
-        why = descent.tried[-1].failure if descent.tried else "resumed"
+        why = descent.given_up[-1].failure if descent.given_up else "resumed"
     token = _descent.set(descent)
     try:
-        return await fallback(descent.probed.identity.url, [tried.label for tried in descent.tried], why)
+        return await fallback(descent.probed.identity.url, [tried.label for tried in descent.given_up], why)
     finally:
         _descent.reset(token)
 
@@ -191,6 +198,11 @@ def _cured_elsewhere(error: TidegateError) -> bool:
 
 def _none_left(descent: Descent) -> TidegateError:
     return SegmentGap("Every rendition of the source was tried: " + "; ".join(t.message for t in descent.tried))
+
+
+def note_given_up(folder: Path, tried: list[Tried]) -> None:
+    """Keep it for attempts to come; `folder` is the work's scratch."""
+    write_atomic(_noted(folder), _TRIED.dump_json(tuple(tried)))
 
 
 def given_up(folder: Path) -> list[Tried]:

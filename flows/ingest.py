@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, TypeVar, cast
 
 import anyio
+import psutil
 from prefect import flow
 from prefect.client.schemas.objects import State
 from prefect.runtime import flow_run
@@ -24,6 +25,7 @@ from flows.ending import attempted, failed_before_it_began, flow_run_id, told
 from flows.fallback import Descent, brought, forget, given_up, offered
 from flows.request import SourceRequest, require_writable
 from flows.rests import comes_again, comes_back, patience_seconds, scheduled_again
+from flows.smaller import Reduction, made, note_aim, recorded_aim
 from flows.stored import order_of, settings_of, source_in
 from tasks import analyze, download, probe, publish, remux
 from tasks.observe import run_observer
@@ -33,6 +35,7 @@ from tidegate.errors import CircuitOpen
 from tidegate.events import RunEnded, RunStarted
 from tidegate.model import (
     NO_WISH,
+    Aim,
     Detection,
     DownloadResult,
     Finding,
@@ -42,14 +45,17 @@ from tidegate.model import (
     ProbeResult,
     ProfileName,
     Quality,
+    RemuxResult,
     Rendition,
     Source,
     StageName,
     StageRecord,
     TransferStats,
+    Tried,
     Wish,
 )
 from tidegate.redact import redact_url
+from tidegate.resilience.quality import first_aim
 from tidegate.stages import Workbench, identify, work_key
 from tidegate.stages.publish import folder_before_identity, folder_of
 from tidegate.transfer.resolvers import resolver_for
@@ -79,6 +85,7 @@ class Way:
         self._wish = wish
         self._lease: Lease | None = None
         self._patience_seconds = patience_seconds()
+        self._tried: list[Tried] = []
 
     async def go(self, source: Source, lease: Lease) -> None:
         """Identify the source, then take every stage in its order, alone: a second run of this work waits."""
@@ -98,20 +105,17 @@ class Way:
             self.bench.home.clear_scratch(key)  # every stage has left its checkpoint
 
     async def _stages(self, source: Source, identity: Identity, key: str) -> None:
-        profile, quality = self.outcome.profile, self.outcome.quality
-
         first = resolver_for(source, identity).name
         probed = await offered(self.bench, source, first, partial(self._probed, source, identity, key))
         if self._until == "probe":
             return
 
-        downloaded = await self._downloaded(source, probed, key)
+        aim = self._aimed(probed, key)
+        downloaded = await self._downloaded(source, probed, key, aim)
         if self._until == "download":
             return
 
-        media = await self._stage(
-            remux.stage(self.bench, downloaded, profile, quality), downloaded, profile, quality, key
-        )
+        media = await self._made(downloaded, key, aim)
         found = (*self._stepped_down(), *media.findings)
         self._note(remux=media, findings=found)
         if self._until == "remux":
@@ -136,7 +140,15 @@ class Way:
         self._count("probe", probed.transfer)
         return probed
 
-    async def _downloaded(self, source: Source, probed: ProbeResult, key: str) -> DownloadResult:
+    def _aimed(self, probed: ProbeResult, key: str) -> Aim:
+        """The rung that this run begins with: chosen once for this work, by what was asked and by the host's memory."""
+        scratch = self.bench.home.scratch_of(key)
+        known = None if self._refresh else recorded_aim(scratch, self.target)
+        aim = known or first_aim(self.outcome.quality, psutil.virtual_memory().available, probed.promised_seconds)
+        note_aim(scratch, aim)
+        return aim
+
+    async def _downloaded(self, source: Source, probed: ProbeResult, key: str, aim: Aim) -> DownloadResult:
         """The best rendition at or below what was asked for that can be had."""
 
         async def take(offer: ProbeResult, rendition: Rendition) -> DownloadResult:
@@ -149,26 +161,42 @@ class Way:
             bench=self.bench,
             source=source,
             key=key,
-            quality=self.outcome.quality,
+            quality=aim.rung if self.outcome.quality is Quality.AUTO else self.outcome.quality,
             probed=probed,
             probe=partial(self._probed, source, probed.identity, key),
             download=take,
-            tried=given_up(folder),
+            tried=self._tried,
         )
+        self._tried[:] = given_up(folder)
         try:
             taken, downloaded = await brought(descent)
         except Exception:
             forget(folder)  # this run tells what it tried; the next one begins at the top
             raise
         finally:
-            self._note(tried=tuple(descent.tried))
+            self._note(tried=tuple(self._tried))
         self._note(probe=taken, download=downloaded, download_path=self.bench.store.path(downloaded.asset))
         self._count("download", downloaded.transfer)
         return downloaded
 
+    async def _made(self, downloaded: DownloadResult, key: str, aim: Aim) -> RemuxResult:
+        """The playable file, with the largest picture that can be made."""
+        profile, quality = self.outcome.profile, self.outcome.quality
+
+        async def make(aim: Aim) -> RemuxResult:
+            stage = remux.stage(self.bench, downloaded, profile, quality, aim)
+            media: RemuxResult = await self._stage(stage, downloaded, profile, quality, key, aim)
+            return media
+
+        scratch = self.bench.home.scratch_of(key)
+        try:
+            return await made(Reduction(self.bench, self.outcome.source, scratch, make, self._tried), aim)
+        finally:
+            self._note(tried=tuple(self._tried))
+
     def _stepped_down(self) -> tuple[Finding, ...]:
         tried = "; ".join(f"{one.label}: {one.message}" for one in self.outcome.tried)
-        return (Finding(code="stepped_down", message=f"A lower rendition was taken: {tried}"),) if tried else ()
+        return (Finding(code="stepped_down", message=f"A lower quality was taken: {tried}"),) if tried else ()
 
     async def _stage(self, stage: Stage[Any], *arguments: Any) -> Any:
         started = time.monotonic()

@@ -5,8 +5,9 @@ from __future__ import annotations
 from tasks.policies import Stage, stage_task
 from tidegate import stages
 from tidegate.model import AnalysisResult, RemuxResult
-from tidegate.resilience.admission import LEAST_MEMORY_BYTES, Needs
+from tidegate.resilience.admission import Needs
 from tidegate.resilience.deadline import LONGEST_EXTENDED, outer
+from tidegate.resilience.quality import LEAST_MEMORY_BYTES
 from tidegate.stages.analyze import RECIPE
 from tidegate.stages.detectors import DETECTORS
 from tidegate.stages.workbench import Workbench

@@ -6,11 +6,11 @@ import psutil
 
 from tasks.policies import Stage, stage_task
 from tidegate import stages
-from tidegate.model import DownloadResult, ProfileName, Quality, RemuxResult, Strategy
-from tidegate.resilience.admission import Needs, memory_for
+from tidegate.model import Aim, DownloadResult, ProfileName, Quality, RemuxResult, Strategy
+from tidegate.resilience.admission import Needs
 from tidegate.resilience.deadline import LONGEST_EXTENDED, outer
-from tidegate.stages.decide import decide
-from tidegate.stages.remux import RECIPE
+from tidegate.resilience.quality import memory_for
+from tidegate.stages.remux import RECIPE, plan
 from tidegate.stages.workbench import Workbench
 
 RUNS = 2 * 3
@@ -19,31 +19,35 @@ RUNS = 2 * 3
 
 @stage_task("remux")
 async def remux(
-    bench: Workbench, source: DownloadResult, profile: ProfileName, quality: Quality, key: str
+    bench: Workbench, source: DownloadResult, profile: ProfileName, quality: Quality, key: str, aim: Aim
 ) -> RemuxResult:
     """Copy, repair or transcode, and verify by decoding."""
-    return await stages.remux(bench, source, profile, quality, key)
+    return await stages.remux(bench, source, profile, quality, key, aim)
 
 
-def stage(bench: Workbench, source: DownloadResult, profile: ProfileName, quality: Quality) -> Stage[RemuxResult]:
+def stage(
+    bench: Workbench, source: DownloadResult, profile: ProfileName, quality: Quality, aim: Aim
+) -> Stage[RemuxResult]:
     inner = RUNS * LONGEST_EXTENDED.total_seconds()
+    stepped_down = [] if aim.height is None else [aim.height]
     return Stage(
         name="remux",
         task=remux,
         recipe=RECIPE,
-        inputs=(source.asset.address, profile, quality.height, source.length_confirmed),
+        inputs=(source.asset.address, profile, quality.height, source.length_confirmed, *stepped_down),
         result=RemuxResult,
         whole=lambda result: bench.store.whole(result.asset),
         timeout_seconds=outer(inner),
-        needs=_needs(source, profile, quality),
+        needs=_needs(source, profile, quality, aim),
     )
 
 
-def _needs(source: DownloadResult, profile: ProfileName, quality: Quality) -> Needs:
+def _needs(source: DownloadResult, profile: ProfileName, quality: Quality, aim: Aim) -> Needs:
     """A slot; and for a transcode the memory that its rung is recommended to have."""
-    transcode = decide(source.media, profile, quality).strategy is Strategy.TRANSCODE
+    transcode = plan(source.media, profile, quality, aim)[0].strategy is Strategy.TRANSCODE
     available = psutil.virtual_memory().available
+    asked = quality if aim.height is None else aim.rung
     memory = memory_for(
-        quality, transcode=transcode, available_bytes=available, media_seconds=source.media.length_seconds
+        asked, transcode=transcode, available_bytes=available, media_seconds=source.media.length_seconds
     )
     return Needs(memory_bytes=memory, slot=True)

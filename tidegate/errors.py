@@ -201,6 +201,10 @@ class TruncatedMedia(SourceFailure):
 class ProcessFailure(TidegateError):
     """A supervised child process did not do its work."""
 
+    target_height: int | None = None
+    """The height, in pixels, of the picture that was being encoded; None where none was, and then a smaller one would
+    not help."""
+
 
 class ProcessTimeout(ProcessFailure):
     """The process was ended at its deadline."""

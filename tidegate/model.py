@@ -454,6 +454,15 @@ class Decision(Value):
     keep_subtitles: tuple[int, ...] = ()
 
 
+class Aim(Value):
+    """What a transcode aims at, and may cost."""
+
+    rung: Quality
+    """Whose limits hold: memory, time, threads."""
+    height: int | None = None
+    """The height of the picture, in pixels, after a step down; None: as it was asked for."""
+
+
 class Verification(Value):
     """What was checked about an output, and what was found."""
 
@@ -483,6 +492,8 @@ class RemuxResult(Value):
     """The output with every frame decoded."""
     verification: Verification
     ladder: tuple[LadderStep, ...]
+    aim: Aim | None = None
+    """The rung whose limits held; None in records from before there were any."""
     findings: tuple[Finding, ...] = ()
     ffmpeg_version: str
     seconds: float

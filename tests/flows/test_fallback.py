@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
 from tests.support import fake_twitch
@@ -15,6 +16,7 @@ from tests.support.clips import clip
 from tests.support.command import Command
 from tests.support.ladders import cut, ladder, listed, named
 from tests.support.origin import Origin, Resource
+from tidegate.resilience.quality import recommended_rung
 
 LOW, HIGH = "160x120", "320x240"
 SECONDS = 6
@@ -155,3 +157,17 @@ def test_a_tool_that_is_missing_leads_to_the_next_resolver(quick: Command) -> No
     assert ended.code == 1
     assert "Asking site for the same source" in ended.stderr
     assert ended.failure["type"] in ("connection_failed", "tool_missing"), ended.failure
+
+
+def test_auto_takes_no_more_than_the_memory_recommends_and_keeps_to_it(quick: Command, clips: Path) -> None:
+    heights = [1080, 720, 480, 360, 240]
+    film = named(cut(clips, "ts", seconds=2, size=LOW), "s{}.ts")
+    files: dict[str, Any] = {f"{height}.m3u8": listed(film) for height in heights} | film
+    files["master.m3u8"] = ladder({f"{height}.m3u8": f"{height * 16 // 9}x{height}@{height}000" for height in heights})
+    rung = recommended_rung(psutil.virtual_memory().available, None)
+    with Origin({name: Resource(content) for name, content in files.items()}) as origin:
+        link = origin.url("master.m3u8")
+        auto = quick.run(link, "--until", "download")
+        best = quick.run(link, "--until", "download", "--quality", "best")
+    assert auto.document["download"]["rendition"]["height"] == (rung.height or 240)
+    assert best.document["download"]["rendition"]["height"] == 1080

@@ -1,85 +1,13 @@
-"""The table of DESIGN §6: what work should find before it begins, and what a host lacks for it."""
+"""What a host lacks for the work that is to begin, and what it can never have (DESIGN §6)."""
 
 from __future__ import annotations
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
-from tidegate.model import Quality
-from tidegate.resilience.admission import (
-    LEAST_MEMORY_BYTES,
-    MB,
-    MEMORY_BYTES,
-    OUTPUT_FACTOR,
-    STORE_FACTOR,
-    Needs,
-    Volume,
-    memory_for,
-    missing,
-    recommended_rung,
-    too_small,
-)
+from tidegate.resilience.admission import OUTPUT_FACTOR, STORE_FACTOR, Needs, Volume, missing, too_small
+from tidegate.resilience.quality import MB
 
-MINUTE, GB = 60.0, 1000**3
-
-
-@pytest.mark.parametrize(
-    ("available_mb", "minutes", "rung"),
-    [
-        (6144, None, Quality.P720),
-        (6143, None, Quality.P480),
-        (3072, None, Quality.P480),
-        (3071, None, Quality.P360),
-        (1536, None, Quality.P360),
-        (1535, None, Quality.WORST),
-        (0, None, Quality.WORST),
-        # Beyond two hours of media what is available counts as a 1.3th, beyond four as a 1.5th.
-        (6144, 120, Quality.P720),
-        (6144, 120.1, Quality.P480),
-        (7987, 240, Quality.P480),
-        (7988, 240, Quality.P720),
-        (9215, 240.1, Quality.P480),
-        (9216, 240.1, Quality.P720),
-        (2304, 300, Quality.P360),
-        (2303, 300, Quality.WORST),
-    ],
-)
-def test_the_rung_that_the_memory_allows(available_mb: int, minutes: float | None, rung: Quality) -> None:
-    seconds = minutes * MINUTE if minutes is not None else None
-    assert recommended_rung(available_mb * MB, seconds) is rung
-
-
-@given(less=st.integers(0, 2**36), more=st.integers(0, 2**36), seconds=st.none() | st.floats(0, 1e6))
-def test_more_memory_never_recommends_less(less: int, more: int, seconds: float | None) -> None:
-    rungs = list(MEMORY_BYTES)
-    low, high = sorted((less, more))
-    assert rungs.index(recommended_rung(high, seconds)) <= rungs.index(recommended_rung(low, seconds))
-
-
-@pytest.mark.parametrize(
-    ("quality", "megabytes"),
-    [
-        (Quality.P2160, 6144),
-        (Quality.P1080, 6144),
-        (Quality.P720, 6144),
-        (Quality.P480, 3072),
-        (Quality.P360, 1536),
-        (Quality.WORST, 512),
-    ],
-)
-def test_an_explicit_rung_asks_for_its_own_recommendation(quality: Quality, megabytes: int) -> None:
-    assert memory_for(quality, transcode=True, available_bytes=1, media_seconds=9e9) == megabytes * MB
-    assert memory_for(quality, transcode=False, available_bytes=1, media_seconds=9e9) == LEAST_MEMORY_BYTES
-
-
-@pytest.mark.parametrize("quality", [Quality.AUTO, Quality.BEST])
-@given(available=st.integers(0, 2**36), seconds=st.none() | st.floats(0, 1e6))
-def test_auto_waits_for_nothing_but_the_least(quality: Quality, available: int, seconds: float | None) -> None:
-    """It recommends what there is: only where not even the worst rung fits is memory missing."""
-    wanted = memory_for(quality, transcode=True, available_bytes=available, media_seconds=seconds)
-    assert wanted <= max(available, LEAST_MEMORY_BYTES)
-
+GB = 1000**3
 
 # --- what is missing -------------------------------------------------------------------------------
 

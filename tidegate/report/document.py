@@ -66,6 +66,7 @@ def _output(remux: RemuxResult, path: Path | None) -> dict[str, Any]:
         "duration_seconds": round(remux.media.length_seconds or 0.0, 3),
         "strategy": remux.decision.strategy.value,
         "reasons": list(remux.decision.reasons),
+        "aim": remux.aim.model_dump(mode="json") if remux.aim else None,
         "ladder": [step.model_dump(mode="json") for step in remux.ladder],
         "verification": remux.verification.model_dump(mode="json"),
         "video": _stream(remux.media.video),

@@ -8,22 +8,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from tidegate.model import Quality
-
-MB = 1024 * 1024
 STORE_FACTOR, OUTPUT_FACTOR = 3, 1
 """How many times a source's size must be free on the store's volume, and on the output's."""
-LEAST_MEMORY_BYTES = 512 * MB
-"""What even the smallest work needs."""
-MEMORY_BYTES = {
-    Quality.P720: 6144 * MB,
-    Quality.P480: 3072 * MB,
-    Quality.P360: 1536 * MB,
-    Quality.WORST: LEAST_MEMORY_BYTES,
-}
-"""What a transcode to a rung is recommended to have, highest first."""
-LONG_MEDIA_SECONDS = ((240 * 60, 1.5), (120 * 60, 1.3))
-"""Beyond this length the available memory counts as that much less."""
 
 
 @dataclass(frozen=True)
@@ -43,22 +29,6 @@ class Volume:
 
     free: int
     total: int
-
-
-def recommended_rung(available_bytes: int, media_seconds: float | None) -> Quality:
-    """The highest rung that the memory allows; the longer the media, the less it allows."""
-    divisor = next((factor for longer, factor in LONG_MEDIA_SECONDS if (media_seconds or 0.0) > longer), 1.0)
-    fits = (rung for rung, wanted in MEMORY_BYTES.items() if available_bytes / divisor >= wanted)
-    return next(fits, Quality.WORST)
-
-
-def memory_for(quality: Quality, *, transcode: bool, available_bytes: int, media_seconds: float | None) -> int:
-    """Bytes of memory that the work should find. A copy needs the least; so does `auto` at the rung it recommends."""
-    if not transcode:
-        return LEAST_MEMORY_BYTES
-    if quality in (Quality.AUTO, Quality.BEST):
-        return MEMORY_BYTES[recommended_rung(available_bytes, media_seconds)]
-    return MEMORY_BYTES.get(quality, MEMORY_BYTES[Quality.P720])
 
 
 def too_small(needs: Needs, volumes: dict[str, Volume]) -> str | None:

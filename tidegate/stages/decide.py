@@ -95,6 +95,12 @@ def ladder(decision: Decision, profile: ProfileName) -> tuple[Decision, ...]:
     return tuple(rungs)
 
 
+def smaller(decision: Decision, height: int) -> Decision:
+    """The same with a picture of `height` pixels, after a larger one could not be made."""
+    reason = f"a larger picture could not be made: {height} lines"
+    return decision.model_copy(update={"height": height, "reasons": (*decision.reasons, reason)})
+
+
 def living_audio(media: MediaInfo) -> tuple[StreamInfo, ...]:
     """Audio streams that hold sound; declared but empty ones exist in the wild and break muxers."""
     return tuple(s for s in media.of_kind("audio") if not _is_dead(s))

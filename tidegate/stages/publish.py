@@ -214,6 +214,7 @@ def _meta(outcome: Outcome, remux: RemuxResult) -> dict[str, Any]:
         "source": outcome.source,
         "identity": outcome.probe.identity.model_dump(mode="json") if outcome.probe else None,
         "decision": remux.decision.model_dump(mode="json"),
+        "aim": remux.aim.model_dump(mode="json") if remux.aim else None,
         "ladder": [step.model_dump(mode="json") for step in remux.ladder],
         "verification": remux.verification.model_dump(mode="json"),
         "source_media": outcome.download.media.model_dump(mode="json") if outcome.download else None,

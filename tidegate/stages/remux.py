@@ -7,15 +7,20 @@ one enters the store, so a crash leaves nothing that could be taken for a result
 
 from __future__ import annotations
 
+import os
 import time
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
+import psutil
+
 from tidegate.durable.children import own_name
 from tidegate.durable.threads import in_thread
-from tidegate.errors import Climb, TidegateError
+from tidegate.errors import Climb, ProcessFailure, TidegateError
 from tidegate.events import Note
 from tidegate.model import (
+    Aim,
     Decision,
     DownloadResult,
     Finding,
@@ -30,7 +35,8 @@ from tidegate.model import (
 from tidegate.process.ffmpeg import Toolchain, base_arguments, file_url, run_ffmpeg, version_of
 from tidegate.process.inspect import inspect
 from tidegate.resilience.deadline import processing_seconds
-from tidegate.stages.decide import decide, findings, ladder
+from tidegate.resilience.quality import first_aim, rung_of, threads_for
+from tidegate.stages.decide import decide, findings, ladder, smaller
 from tidegate.stages.recipes import offsets_seconds, output_arguments, repair_arguments
 from tidegate.stages.verification import verify
 from tidegate.stages.workbench import Workbench
@@ -43,25 +49,37 @@ TRACK = "media"
 
 
 async def remux(
-    bench: Workbench, source: DownloadResult, profile: ProfileName, quality: Quality, key: str
+    bench: Workbench,
+    source: DownloadResult,
+    profile: ProfileName,
+    quality: Quality,
+    key: str,
+    aim: Aim | None = None,
 ) -> RemuxResult:
     """Make and verify the output. `key` is the work key.
 
+    Args:
+        aim: Whose limits hold, and the height after a step down; None: as `aim_of` says.
+
     Raises:
         VerificationFailed, RefusedByMuxer, BadTimestamps: the last rung of the ladder failed as well.
-        StalledProcess, ProcessTimeout, DiskFull …: what the policy table does not let climb.
+        MemoryExhausted, ProcessTimeout: where a picture was being encoded, with `target_height` set: a smaller one may
+            succeed.
+        StalledProcess, DiskFull …: what the policy table does not let climb.
     """
     started = time.monotonic()
     toolchain = bench.toolchain()
     version = await version_of(toolchain, bench.settings.process)  # first, so that a wrong tool costs no work
-    decision = decide(source.media, profile, quality)
+    aim = aim or aim_of(source.media, quality)
+    toolchain = replace(toolchain, threads=toolchain.threads or _threads(aim))
     steps: list[LadderStep] = []
-    rungs = ladder(decision, profile)
+    rungs = plan(source.media, profile, quality, aim)
+    decision = rungs[0]
     output = bench.home.scratch(key, own_name("output")) / f"{TRACK}{suffix(decision)}.partial"
     try:
         while True:
             rung = rungs[len(steps)]
-            media, verification = await _climb(bench, toolchain, source, rung, output, steps, rungs)
+            media, verification = await _climb(bench, toolchain, source, rung, output, steps, rungs, aim)
             if media is not None and verification is not None:
                 break
         asset = await in_thread(bench.store.put, {f"{TRACK}{suffix(rung)}": output})
@@ -73,6 +91,7 @@ async def remux(
         media=media,
         verification=verification,
         ladder=tuple(steps),
+        aim=aim,
         findings=(
             *findings(source.media, rung),
             *_length_finding(source),
@@ -85,6 +104,22 @@ async def remux(
     )
 
 
+def aim_of(media: MediaInfo, quality: Quality) -> Aim:
+    """What this host would begin with for such a source."""
+    return first_aim(quality, psutil.virtual_memory().available, media.length_seconds)
+
+
+def plan(media: MediaInfo, profile: ProfileName, quality: Quality, aim: Aim) -> tuple[Decision, ...]:
+    """The strategies in their order. After a step down only the last is left, with a smaller picture: the others have
+    failed, or were never to be."""
+    rungs = ladder(decide(media, profile, quality), profile)
+    return rungs if aim.height is None else (smaller(rungs[-1], aim.height),)
+
+
+def _threads(aim: Aim) -> int:
+    return threads_for(rung_of(aim.rung), os.cpu_count() or 1, psutil.virtual_memory().available)
+
+
 async def _climb(
     bench: Workbench,
     toolchain: Toolchain,
@@ -93,13 +128,16 @@ async def _climb(
     output: Path,
     steps: list[LadderStep],
     rungs: tuple[Decision, ...],
+    aim: Aim,
 ) -> tuple[MediaInfo | None, Verification | None]:
     """One rung. Nothing comes back when it failed in a way that lets the next one try."""
     started = time.monotonic()
     bench.observe(Note(f"remux: {rung.strategy} ({'; '.join(rung.reasons)})"))
     try:
-        media, verification = await _make(bench, toolchain, source, rung, output)
+        media, verification = await _make(bench, toolchain, source, rung, output, aim)
     except TidegateError as failure:
+        if isinstance(failure, ProcessFailure) and rung.video == "h264":
+            failure.target_height = rung.height or (source.media.video.height if source.media.video else None)
         steps.append(_failed(rung, failure, time.monotonic() - started))
         if failure.policy.climbs not in (Climb.NEXT, Climb.REPAIR) or len(steps) == len(rungs):
             raise
@@ -110,13 +148,13 @@ async def _climb(
 
 
 async def _make(
-    bench: Workbench, toolchain: Toolchain, source: DownloadResult, rung: Decision, output: Path
+    bench: Workbench, toolchain: Toolchain, source: DownloadResult, rung: Decision, output: Path, aim: Aim
 ) -> tuple[MediaInfo, Verification]:
     originals = [bench.store.path(source.asset, track) for track in source.asset.tracks]
     size = source.asset.size_bytes
     bench.require_space(output.parent, size if rung.strategy is not Strategy.TRANSCODE else 0)
     limits = bench.settings.process
-    deadline = processing_seconds(limits, size)
+    deadline = processing_seconds(limits, size) * rung_of(aim.rung).timeout_factor
     length = source.media.length_seconds
     await run_ffmpeg(
         [

@@ -1,0 +1,117 @@
+"""A transcode that needs more than its rung allows: the next smaller picture, told, and kept by the next run."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import imageio_ffmpeg
+import pytest
+
+from tests.support.aftermath import failure_told, left_running, unfinished_files, wait_in, witness, works
+from tests.support.clips import clip
+from tests.support.command import Command
+
+LARGE = "854x480"
+SHORT_OF_MEMORY = 'echo "[error] Error while filtering: Cannot allocate memory" >&2; exit 1'
+
+
+@pytest.fixture
+def film(clips: Path) -> Path:
+    """A picture that has to be encoded, higher than two rungs."""
+    return clip(clips, "vp9_opus_webm", seconds=2, size=LARGE)
+
+
+def greedy(folder: Path, *, above: int, and_then: str = ":") -> Path:
+    """The real ffmpeg, but short of memory for every encoded picture of more than `above` lines.
+
+    `and_then` is what the shell does before it encodes a smaller one.
+    """
+    lines = '$(echo "$*" | sed -n "s/.*scale=-2:\\([0-9]*\\).*/\\1/p")'
+    before = (
+        f'case "$*" in *libx264*) lines={lines}\n'
+        f'  if [ "${{lines:-9999}}" -gt {above} ]; then {SHORT_OF_MEMORY}; fi; {and_then} ;;\nesac'
+    )
+    return witness(folder, before=before)
+
+
+def encoded(tool: Path) -> list[str]:
+    """Each encoding that was begun."""
+    return [call for call in works(tool) if "libx264" in call]
+
+
+def height(document: Mapping[str, Any]) -> int:
+    return int(document["output"]["video"]["height"])
+
+
+def test_what_does_not_fit_into_memory_is_made_smaller_and_stays_so(
+    command: Command, film: Path, tmp_path: Path
+) -> None:
+    tool = greedy(tmp_path, above=300)
+    command.environment["TIDEGATE_TOOLS_FFMPEG"] = str(tool)
+    ended = command.run(str(film))
+    assert ended.code == 0, ended.stderr
+    assert height(ended.document) == 240
+    assert [(tried["resolver"], tried["rendition"], tried["failure"]) for tried in ended.document["tried"]] == [
+        ("transcode", "720p", "memory_exhausted"),
+        ("transcode", "360p", "memory_exhausted"),
+    ], "480p would make it no smaller"
+    assert [finding["code"] for finding in ended.document["findings"]] == ["stepped_down"]
+    assert ended.document["output"]["aim"] == {"rung": "worst", "height": 240}
+    assert "Stepping down to a picture of 240 lines" in ended.stderr
+    assert "given up" in Path(ended.document["report"]["html"]).read_text()
+    begun = len(encoded(tool))
+    again = command.run(str(film))
+    assert height(again.document) == 240 and again.document["stages"]["remux"]["cached"]
+    assert len(encoded(tool)) == begun, "what stands is not tried again from the top"
+    assert left_running(command) == [] and unfinished_files(command) == []
+
+
+def test_where_nothing_smaller_fits_the_run_fails_and_says_what_was_tried(
+    command: Command, film: Path, tmp_path: Path
+) -> None:
+    command.environment["TIDEGATE_TOOLS_FFMPEG"] = str(greedy(tmp_path, above=0))
+    ended = command.run(str(film))
+    failure = failure_told(ended, code=1, kind="memory_exhausted")
+    assert failure["stage"] == "remux"
+    assert [tried["rendition"] for tried in ended.document["tried"]] == ["720p", "360p"]
+    assert list(command.output.rglob("*.mp4")) == []
+
+
+def test_a_run_that_is_killed_below_goes_on_below(command: Command, film: Path, tmp_path: Path) -> None:
+    tool = greedy(tmp_path, above=300, and_then="sleep 600")
+    command.environment["TIDEGATE_TOOLS_FFMPEG"] = str(tool)
+    with command.started(str(film)) as process:
+        wait_in(process, lambda: any("scale=-2:240" in call for call in encoded(tool)))
+        process.send_signal(signal.SIGKILL)
+    begun = len(encoded(tool))
+    greedy(tmp_path, above=300)
+    ended = command.run(str(film))
+    assert ended.code == 0, ended.stderr
+    assert height(ended.document) == 240
+    assert ["scale=-2:240" in call for call in encoded(tool)[begun:]] == [True]
+    assert len(ended.document["tried"]) == 2, "the report tells the whole story"
+
+
+def test_an_explicit_rung_caps_the_picture_and_begins_there(command: Command, film: Path, tmp_path: Path) -> None:
+    tool = greedy(tmp_path, above=400)
+    command.environment["TIDEGATE_TOOLS_FFMPEG"] = str(tool)
+    ended = command.run(str(film), "--quality", "360p")
+    assert ended.code == 0, ended.stderr
+    assert height(ended.document) == 360 and ended.document["tried"] == []
+    assert len(encoded(tool)) == 1
+
+
+def test_sound_alone_cannot_be_made_smaller(command: Command, clips: Path, tmp_path: Path) -> None:
+    """A film whose sound alone is encoded: a smaller picture would only cost more."""
+    film = tmp_path / "film.mkv"
+    words = ["-i", str(clip(clips, seconds=2)), "-c:v", "copy", "-c:a", "libopus", str(film)]
+    subprocess.run([imageio_ffmpeg.get_ffmpeg_exe(), "-v", "error", *words], check=True)
+    tool = witness(tmp_path, before=f'case "$*" in *"-c:a aac"*) {SHORT_OF_MEMORY} ;; esac')
+    command.environment["TIDEGATE_TOOLS_FFMPEG"] = str(tool)
+    ended = command.run(str(film))
+    failure_told(ended, code=1, kind="memory_exhausted")
+    assert ended.document["tried"] == []
