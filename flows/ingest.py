@@ -28,6 +28,7 @@ from flows.rests import comes_again, comes_back, patience_seconds, scheduled_aga
 from flows.smaller import Reduction, made, note_aim, recorded_aim
 from flows.stored import order_of, settings_of, source_in
 from tasks import analyze, download, probe, publish, remux
+from tasks.decision import show_decision
 from tasks.observe import run_observer
 from tasks.policies import Stage
 from tidegate.durable.ledger.lease import Lease
@@ -118,6 +119,8 @@ class Way:
         media = await self._made(downloaded, key, aim)
         found = (*self._stepped_down(), *media.findings)
         self._note(remux=media, findings=found)
+        if not self.outcome.stages["remux"].cached:
+            await show_decision(self.outcome, media)
         if self._until == "remux":
             return
 

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import httpx
 import imageio_ffmpeg
 import pytest
 
@@ -47,8 +48,15 @@ def height(document: Mapping[str, Any]) -> int:
     return int(document["output"]["video"]["height"])
 
 
+def artifacts(api: str, flow_run: str, kind: str) -> list[str]:
+    """What the Prefect UI shows beside a run."""
+    wanted = {"flow_runs": {"id": {"any_": [flow_run]}}, "artifacts": {"type": {"any_": [kind]}}}
+    answer = httpx.post(f"{api}/artifacts/filter", json=wanted)
+    return [artifact["data"] for artifact in answer.raise_for_status().json()]
+
+
 def test_what_does_not_fit_into_memory_is_made_smaller_and_stays_so(
-    command: Command, film: Path, tmp_path: Path
+    command: Command, film: Path, tmp_path: Path, prefect_server: str
 ) -> None:
     tool = greedy(tmp_path, above=300)
     command.environment["TIDEGATE_TOOLS_FFMPEG"] = str(tool)
@@ -63,6 +71,8 @@ def test_what_does_not_fit_into_memory_is_made_smaller_and_stays_so(
     assert ended.document["output"]["aim"] == {"rung": "worst", "height": 240}
     assert "Stepping down to a picture of 240 lines" in ended.stderr
     assert "given up" in Path(ended.document["report"]["html"]).read_text()
+    [told] = artifacts(prefect_server, str(ended.document["flow_run_id"]), "markdown")
+    assert told.startswith("# transcode to mp4") and "memory" in told and "at most 240 lines" in told
     begun = len(encoded(tool))
     again = command.run(str(film))
     assert height(again.document) == 240 and again.document["stages"]["remux"]["cached"]

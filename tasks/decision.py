@@ -1,0 +1,28 @@
+"""Why a file was made as it was, shown in the Prefect UI as a Markdown artifact.
+
+`flows/ingest.py` shows it once a file was made; one that comes from its checkpoint was shown before. A server that does
+not take it costs the run nothing.
+"""
+
+from __future__ import annotations
+
+import logging
+
+from prefect.artifacts import acreate_markdown_artifact
+
+from tidegate.model import Outcome, RemuxResult
+from tidegate.report.markdown import decision_markdown
+
+KEY = "decision"
+"""Artifacts of this key are versions of one another in the UI; each belongs to its own flow run."""
+
+_logger = logging.getLogger(__name__)
+
+
+async def show_decision(outcome: Outcome, made: RemuxResult) -> None:
+    """Show it in the flow run that is current."""
+    try:
+        text = decision_markdown(outcome, made)
+        await acreate_markdown_artifact(text, key=KEY, description=f"{made.decision.strategy} of {outcome.source}")
+    except Exception:  # a picture for people: the work does not depend on it
+        _logger.debug("The decision could not be shown", exc_info=True)

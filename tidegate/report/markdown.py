@@ -1,0 +1,82 @@
+"""What was decided about a file and why, as Markdown for the Prefect UI.
+
+`tasks/decision.py` shows it once the file is made. Pure; names and messages come from strangers and are escaped.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+
+from tidegate.model import LadderStep, MediaInfo, Outcome, RemuxResult, StreamInfo
+from tidegate.report.units import clock, human_size
+
+_SPECIAL = re.compile(r"([\\`*_{}\[\]<>#|~])")
+
+
+def decision_markdown(outcome: Outcome, made: RemuxResult) -> str:
+    """The decision, every strategy that was tried, and what was checked."""
+    return "\n".join(_lines(outcome, made)) + "\n"
+
+
+def _lines(outcome: Outcome, made: RemuxResult) -> Iterator[str]:
+    yield f"# {made.decision.strategy.value} to {made.decision.container}"
+    yield ""
+    yield f"`{outcome.source.replace('`', '')}` for the profile **{outcome.profile}**, quality **{outcome.quality}**"
+    if made.aim is not None:
+        height = f", at most {made.aim.height} lines after a step down" if made.aim.height else ""
+        yield f"within the limits of **{made.aim.rung}**{height}"
+    yield ""
+    yield from (f"- {_plain(reason)}" for reason in made.decision.reasons)
+    yield ""
+    yield "| | source | result |"
+    yield "|---|---|---|"
+    source = outcome.download.media if outcome.download else None
+    yield f"| picture | {_picture(source)} | {_picture(made.media)} |"
+    yield f"| sound | {_sound(source)} | {_sound(made.media)} |"
+    yield f"| length | {clock(source.length_seconds) if source else '?'} | {clock(made.media.length_seconds)} |"
+    yield f"| size | {human_size(outcome.download.asset.size_bytes) if outcome.download else '?'} | {_size(made)} |"
+    yield ""
+    yield "| tried | how it went | seconds |"
+    yield "|---|---|---|"
+    yield from (
+        f"| {_plain(tried.label)} | {tried.failure}: {_plain(tried.message)} | {tried.seconds:.1f} |"
+        for tried in outcome.tried
+    )
+    yield from (_step(step) for step in made.ladder)
+    yield ""
+    yield f"Checked: {'; '.join(_plain(check) for check in made.verification.checks)}."
+    yield from (f"\n**{finding.code}**: {_plain(finding.message)}" for finding in made.findings)
+
+
+def _step(step: LadderStep) -> str:
+    how = step.outcome if step.failure is None else f"{step.failure}: {_plain(step.message)}"
+    return f"| {step.strategy.value} | {how} | {step.seconds:.1f} |"
+
+
+def _picture(media: MediaInfo | None) -> str:
+    video = media.video if media else None
+    return _plain(" ".join(_words(video))) if video else "–"
+
+
+def _words(video: StreamInfo) -> Iterator[str]:
+    yield video.codec
+    yield f"{video.width}×{video.height}"
+    if video.bit_depth:
+        yield f"{video.bit_depth} bit"
+    if video.frame_rate:
+        yield f"{video.frame_rate:.3g} fps"
+
+
+def _sound(media: MediaInfo | None) -> str:
+    streams = media.of_kind("audio") if media else ()
+    return _plain(", ".join(f"{s.codec} {s.channels or '?'} ch" for s in streams)) or "–"
+
+
+def _size(made: RemuxResult) -> str:
+    return human_size(made.asset.main.size_bytes)
+
+
+def _plain(text: str) -> str:
+    """Text that Markdown shows as it is, on one line."""
+    return _SPECIAL.sub(r"\\\1", " ".join(text.split()))
