@@ -11,6 +11,7 @@ import pytest
 from tidegate.errors import (
     POLICIES,
     Evidence,
+    MemoryExhausted,
     RequestTimeout,
     StalledTransfer,
     Throttled,
@@ -55,6 +56,17 @@ def test_each_report_gets_a_reference_of_its_own() -> None:
     references = {describe(ToolMissing("No ffmpeg"), now=NOW).reference for _ in range(20)}
     assert len(references) == 20
     assert all(re.fullmatch(r"TG-20260304-050607-[0-9a-f]{8}", reference) for reference in references)
+
+
+@pytest.mark.parametrize(
+    ("height", "named"), [(None, "480p"), (1080, "720p"), (720, "480p"), (480, "360p"), (360, None), (240, None)]
+)
+def test_where_memory_did_not_do_the_rung_to_try_is_named(height: int | None, named: str | None) -> None:
+    error = MemoryExhausted("8 GB were not enough")
+    error.target_height = height
+    actions = describe(error, now=NOW).suggested_actions
+    assert actions[0] == "give it more memory"
+    assert re.findall(r"--quality (\w+)", " ".join(actions)) == ([named] if named else [])
 
 
 def test_waiting_time_and_exit_code_are_passed_on() -> None:

@@ -10,9 +10,10 @@ import secrets
 from datetime import datetime
 from typing import Any
 
-from tidegate.errors import Evidence, TidegateError
+from tidegate.errors import LOWER_QUALITY, Evidence, ProcessFailure, TidegateError
 from tidegate.model import Failure
 from tidegate.redact import redact_text
+from tidegate.resilience.quality import rung_below_height
 
 EVIDENCE_BYTES = 1_000_000
 """The most evidence that one run may leave, in bytes (DESIGN §4)."""
@@ -22,7 +23,7 @@ def describe(error: TidegateError, *, now: datetime, identifier: str | None = No
     """The report of a failure at `now` (aware). URLs in tool output are redacted."""
     identifier = identifier or secrets.token_hex(4)
     policy = error.policy
-    actions = ((redact_text(error.hint),) if error.hint else ()) + policy.actions
+    actions = ((redact_text(error.hint),) if error.hint else ()) + _actions(error)
     return Failure(
         id=identifier,
         type=error.type,
@@ -38,6 +39,16 @@ def describe(error: TidegateError, *, now: datetime, identifier: str | None = No
         evidence=_redacted(error.evidence),
         at=now,
     )
+
+
+def _actions(error: TidegateError) -> tuple[str, ...]:
+    """What the table says; where a picture could not be made, with the rung that would be smaller, if there is one."""
+    actions = error.policy.actions
+    if not isinstance(error, ProcessFailure) or error.target_height is None:
+        return actions
+    smaller = rung_below_height(error.target_height)
+    lower = (f"try a lower quality: --quality {smaller.quality}",) if smaller else ()
+    return tuple(word for action in actions for word in (lower if action == LOWER_QUALITY else (action,)))
 
 
 def err_log(failure: Failure, source: str) -> str:

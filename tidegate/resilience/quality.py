@@ -92,6 +92,11 @@ def rungs_below(quality: Quality) -> Iterator[Rung]:
     return iter(RUNGS[RUNGS.index(rung_of(quality)) + 1 :])
 
 
+def rung_below_height(height: int) -> Rung | None:
+    """The highest rung that makes a picture of less than `height` pixels when a person asks for it."""
+    return next((rung for rung in RUNGS if (rung.quality.height or height) < height), None)
+
+
 def memory_for(quality: Quality, *, transcode: bool, available_bytes: int, media_seconds: float | None) -> int:
     """Bytes of memory that the work should find. A copy needs the least; so does `auto` at the rung it recommends."""
     if not transcode:
