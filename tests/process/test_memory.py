@@ -89,7 +89,7 @@ def test_a_tool_within_its_cap_is_left_alone_and_its_use_is_told(guard: str) -> 
         ["allocate 400M", "hang"],
         ["child allocate 20M every 50ms times 20", "hang"],
         ["orphan allocate 20M every 50ms times 20", "hang"],
-        ["allocate 40M", "child allocate 80M every 100ms times 1", "hang"],
+        ["allocate 40M", "child allocate 80M every 2s times 1", "hang"],
         ["ignore-term", "child allocate 20M every 50ms times 20", "hang"],
     ],
     ids=["slowly", "at-once", "in-a-child", "in-a-session-of-its-own", "together", "deaf"],

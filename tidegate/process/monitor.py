@@ -48,22 +48,24 @@ class _Monitor:
         self._alerts = Alerts()
         self._ticks: deque[Sample] = deque(maxlen=TREND_SAMPLES + 1)
         self._risk: Risk = "low"
+        self._next_adoption = 0.0
         self._machine_bytes = psutil.virtual_memory().total
 
     async def run(self) -> None:
         limits = self._child.limits
         tick = limits.tick.total_seconds()
         usual = min(tick, limits.sample_every.total_seconds()) if self._child.cap_bytes else tick
-        pause, next_tick = min(FIRST_LOOK_SECONDS, usual), tick
+        pause, next_tick, cost = min(FIRST_LOOK_SECONDS, usual), tick, 0.0
         while True:
             await anyio.sleep(pause)
-            began = time.thread_time()
-            elapsed = self._child.elapsed
+            began, elapsed = time.thread_time(), self._child.elapsed
             sample = self._look(elapsed)
+            cost, before = time.thread_time() - began, cost
             if elapsed >= next_tick:
                 next_tick = elapsed + tick
                 self._tell(sample)
-            pause = max(min(2 * pause, usual), COST_SHARE * (time.thread_time() - began))
+            # Of two looks the cheaper counts: the first one meets every process of the host for the first time.
+            pause = max(min(2 * pause, usual), COST_SHARE * min(cost, before))
 
     def _look(self, elapsed: float) -> Sample:
         """One sample, and the end of a tree that is at its cap."""
@@ -78,11 +80,17 @@ class _Monitor:
             raise exhausted(child, None)
         return sample
 
+    def _adopt(self) -> None:
+        """What left session and family is found by its mark; looking for it costs as much as the host has processes."""
+        if self._child.group is None and time.monotonic() >= self._next_adoption:
+            began = time.thread_time()
+            self._child.tree.adopt(strays(self._child.mark, self._child.born))
+            self._next_adoption = time.monotonic() + COST_SHARE * (time.thread_time() - began)
+
     def _tell(self, sample: Sample) -> None:
         """At every tick: alerts, risk, and what it uses now."""
         child, job = self._child, self._child.job
-        if child.group is None:
-            child.tree.also = tuple(strays(child.mark, child.born))
+        self._adopt()
         self._ticks.append(sample)
         limits = Limits(self._machine_bytes, child.cap_bytes, child.deadline)
         for alert in self._alerts.look(tuple(self._ticks), limits):

@@ -6,6 +6,7 @@ The monitor samples it. It reads /proc through psutil and changes nothing.
 from __future__ import annotations
 
 import contextlib
+import os
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
@@ -22,8 +23,9 @@ class Tree:
     pid: int
     members: Callable[[], Iterable[int]] | None = None
     """Who knows them all without looking for them: a control group. None: they are found by descent."""
-    also: tuple[int, ...] = ()
-    """Such as were found to belong to it, though they descend from it no more."""
+    _seen: set[int] = field(default_factory=set)
+    """Numbers that were looked at: only new ones are, or every look would cost as much as the host has processes."""
+    _found: set[int] = field(default_factory=set)
     _known: dict[int, psutil.Process] = field(default_factory=dict)
     _cpu: dict[int, float] = field(default_factory=dict)
     _io: dict[int, tuple[int, int]] = field(default_factory=dict)
@@ -46,17 +48,27 @@ class Tree:
             return float(times.user + times.system + times.children_user + times.children_system)
         return 0.0
 
+    def adopt(self, strays: Iterable[int]) -> None:
+        """Count these among us, though they descend from us no more."""
+        self._found |= set(strays)
+
     def _processes(self) -> list[psutil.Process]:
-        if self.members is not None:
-            return [process for pid in self.members() if (process := self._process(pid))]
-        leader = self._process(self.pid)
-        found = {self.pid: leader} if leader else {}
+        pids = self._descendants() if self.members is None else self.members()
+        return [process for pid in pids if (process := self._process(pid))]
+
+    def _descendants(self) -> set[int]:
+        pids = set(psutil.pids())
+        self._found = (self._found & pids) | {self.pid}
+        for pid in sorted(pids - self._seen):  # a parent comes before its children, but where numbers wrap around
+            if _session(pid) == self.pid or self._parent(pid) in self._found:
+                self._found.add(pid)
+        self._seen = pids
+        return self._found
+
+    def _parent(self, pid: int) -> int | None:
         with contextlib.suppress(psutil.Error):
-            found |= {child.pid: child for child in leader.children(recursive=True)} if leader else {}
-        for pid in self.also:
-            if pid not in found and (stray := self._process(pid)):
-                found[pid] = stray
-        return list(found.values())
+            return psutil.Process(pid).ppid()
+        return None
 
     def _process(self, pid: int) -> psutil.Process | None:
         with contextlib.suppress(psutil.Error):
@@ -83,3 +95,10 @@ def _disk(process: psutil.Process) -> tuple[int, int]:
     except (psutil.Error, OSError, AttributeError):  # macOS does not tell
         return 0, 0
     return counted.read_bytes, counted.write_bytes
+
+
+def _session(pid: int) -> int | None:
+    try:
+        return os.getsid(pid)
+    except OSError:
+        return None
