@@ -44,6 +44,9 @@ class Evidence:
     expected_bytes: int | None = None
     waited_seconds: float | None = None
     resources: dict[str, float] = field(default_factory=dict)
+    """What the tool used; names tell the unit."""
+    curve: tuple[tuple[float, float, float], ...] = ()
+    """(seconds since its start, memory in bytes, percent of one core)."""
     notes: dict[str, str] = field(default_factory=dict)
 
     def as_dict(self) -> dict[str, Any]:
@@ -211,7 +214,10 @@ class ProcessTimeout(ProcessFailure):
 
 
 class MemoryExhausted(ProcessFailure):
-    """The process tree reached its memory cap, or the kernel ended it for want of memory."""
+    """The process tree reached its memory cap, or said that it got no memory.
+
+    One that the kernel ended because the whole machine had none left is `ProcessKilled`: it may have used little.
+    """
 
 
 class StalledProcess(ProcessFailure):

@@ -35,6 +35,25 @@ class Advance:
     per_second: float | None = None
 
 
+Risk = Literal["low", "medium", "high", "critical"]
+"""How near a process is to one of its limits of time; see `resilience.risk`."""
+
+
+@dataclass(frozen=True)
+class Strain:
+    """What a tool uses right now, told every few seconds, and how near its end by a limit is."""
+
+    stage: str | None
+    tool: str
+    memory_bytes: int
+    cpu_percent: float
+    """Of one core."""
+    elapsed_seconds: float
+    deadline_seconds: float
+    risk: Risk
+    memory_cap_bytes: int | None = None
+
+
 @dataclass(frozen=True)
 class RunStarted:
     """The run for one source begins; `source` is redacted."""
@@ -71,7 +90,7 @@ class Waiting:
     what: str | None
 
 
-Event = Note | Waiting | Advance | RunStarted | RunEnded | StageStarted | StageEnded
+Event = Note | Waiting | Advance | Strain | RunStarted | RunEnded | StageStarted | StageEnded
 
 
 class Observer(Protocol):

@@ -360,6 +360,30 @@ class TransferStats(Value):
         )
 
 
+class ResourceUse(Value):
+    """What a tool and everything below it used, as the process monitor saw it."""
+
+    seconds: float = 0.0
+    samples: int = 0
+    peak_memory_bytes: int = 0
+    """Resident, of all processes of the tree together at one moment."""
+    mean_memory_bytes: int = 0
+    """Over time."""
+    peak_cpu_percent: float = 0.0
+    """Of one core, between two samples: 200 is two cores at work."""
+    mean_cpu_percent: float = 0.0
+    read_bytes: int = 0
+    """From disks; what was in the page cache costs nothing."""
+    written_bytes: int = 0
+    curve: tuple[tuple[float, int, float], ...] = ()
+    """(seconds since its start, memory in bytes, percent of one core), at most 60 points; the highest are kept."""
+    alerts: tuple[str, ...] = ()
+    """What was warned of, in order."""
+    memory_cap_bytes: int | None = None
+    enforced_by: Literal["cgroup", "sampling", "none"] = "none"
+    """Who holds the tree to its memory cap."""
+
+
 class OriginStats(Value):
     """What a run, or all runs together, had to do with one origin."""
 

@@ -148,6 +148,16 @@ class ProcessSettings(Group):
     """The least time, in seconds, that processing or analysis may take; one minute more for each 10^9 input bytes."""
     longest_timeout: Seconds = timedelta(hours=2)
     """The most time, in seconds, that processing or analysis may take."""
+    sample_every: Tick = timedelta(milliseconds=500)
+    """How often, in seconds, memory is looked at where sampling alone enforces a memory cap; elsewhere every `tick`."""
+    memory_cap: int | None = Field(default=None, gt=0)
+    """The most memory, in bytes, that a tool and everything it starts may use; a rung's own cap counts where it is
+    lower. None: the rung's cap only."""
+    memory_guard: Literal["auto", "cgroup", "sampling"] = "auto"
+    """Who enforces a memory cap: a control group of the kernel's where this process may make one (`auto`, `cgroup`),
+    else the monitor, which samples and kills."""
+    supervision: Literal["on", "off"] = "on"
+    """`off` drops monitor, memory caps and stall clock; deadlines, drained pipes and the end of the group stay."""
 
 
 class ToolSettings(Group):

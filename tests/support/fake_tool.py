@@ -24,12 +24,16 @@ called.
 | `spawn X`                        | a child that sleeps and holds stdout and stderr; nobody waits for it |
 | `spawn-stubborn X`               | the same, deaf to SIGTERM                                            |
 | `spawn-detached X`               | the same in a session of its own                                     |
+| `spawn-stranger X`               | the same, and without our environment: by no sign one of ours        |
+| `child ACT`                      | plays an act in a child; waits for it, and fails with it             |
+| `orphan ACT`                     | the same in a session of its own; nobody waits for it                |
 | `ignore-term`                    | SIGTERM and SIGINT do nothing from now on                            |
 | `exit-on-term N`                 | SIGTERM and SIGINT end it with this code (ffmpeg: 255)               |
 | `stop`                           | SIGSTOP to itself                                                    |
 | `sleep X` / `hang`               | so long / for ever                                                   |
 | `read-stdin`                     | reads stdin to its end, as a tool that asks a question               |
 | `allocate SIZE`                  | touches so much memory and keeps it                                  |
+| `allocate SIZE every X times N`  | the same N times                                                     |
 | `pid PATH`                       | writes its process id                                                |
 | `exit N` / `die SIGNAL`          | ends with a code / by a signal such as SIGKILL                       |
 """
@@ -141,10 +145,18 @@ def grow(path: str, size: str, pause: str, times: str) -> None:
         time.sleep(parse_seconds(pause))
 
 
-def spawn(seconds: str, trap: str = "", detached: bool = False) -> None:
+def spawn(seconds: str, trap: str = "", detached: bool = False, env: dict[str, str] | None = None) -> None:
     """Start a child and forget it."""
     command = f"{trap}exec sleep {parse_seconds(seconds)}"
-    subprocess.Popen(["/bin/sh", "-c", command], start_new_session=detached)
+    subprocess.Popen(["/bin/sh", "-c", command], start_new_session=detached, env=env)
+
+
+def in_child(act: str, detached: bool = False) -> None:
+    """Play one act in a process of its own; its failure is ours, unless it is left to itself."""
+    argv = [sys.executable, "-I", str(Path(__file__).resolve()), act]
+    process = subprocess.Popen(argv, start_new_session=detached)
+    if not detached and process.wait():
+        sys.exit(9)
 
 
 def on_term(handler: Callable[..., object] | signal.Handlers) -> None:
@@ -156,6 +168,13 @@ def on_term(handler: Callable[..., object] | signal.Handlers) -> None:
 def allocate(size: str) -> None:
     """Hold memory; writing each page makes it resident."""
     kept.append(bytearray(b"\1") * parse_size(size))
+
+
+def allocate_slowly(size: str, pause: str, times: str) -> None:
+    """Hold more and more of it."""
+    for _ in range(int(times)):
+        allocate(size)
+        time.sleep(parse_seconds(pause))
 
 
 def hang() -> NoReturn:
@@ -180,6 +199,9 @@ ACTS: tuple[tuple[str, Callable[..., object]], ...] = (
     (rf"spawn {TIME}", spawn),
     (rf"spawn-stubborn {TIME}", lambda seconds: spawn(seconds, trap="trap '' TERM INT; ")),
     (rf"spawn-detached {TIME}", lambda seconds: spawn(seconds, detached=True)),
+    (rf"spawn-stranger {TIME}", lambda seconds: spawn(seconds, detached=True, env={})),
+    (r"child (.+)", in_child),
+    (r"orphan (.+)", lambda act: in_child(act, detached=True)),
     (r"ignore-term", lambda: on_term(signal.SIG_IGN)),
     (r"exit-on-term (\d+)", lambda code: on_term(lambda *_: os._exit(int(code)))),
     (r"stop", lambda: os.kill(os.getpid(), signal.SIGSTOP)),
@@ -187,6 +209,7 @@ ACTS: tuple[tuple[str, Callable[..., object]], ...] = (
     (r"hang", hang),
     (r"read-stdin", sys.stdin.read),
     (rf"allocate {SIZE}", allocate),
+    (rf"allocate {SIZE} every {TIME} times (\d+)", allocate_slowly),
     (r"pid (.+)", lambda path: Path(path).write_text(str(os.getpid()))),
     (r"exit (\d+)", lambda code: sys.exit(int(code))),
     (r"die (SIG\w+)", lambda name: os.kill(os.getpid(), signal.Signals[name])),

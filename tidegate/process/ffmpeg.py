@@ -114,8 +114,9 @@ async def run_ffmpeg(
     observe: Observer,
     outputs: tuple[Path, ...] = (),
     on_stderr: LineSink = ignore_line,
+    memory_cap_bytes: int | None = None,
 ) -> Finished:
-    """Run ffmpeg to a good end.
+    """Run ffmpeg to a good end. `memory_cap_bytes` is what it may use; None: as much as there is.
 
     Raises:
         TidegateError: what `diagnose` makes of a bad exit, and whatever `supervise.run` raises.
@@ -134,6 +135,9 @@ async def run_ffmpeg(
         share=lambda: progress.out_time_seconds / media_seconds if media_seconds else None,
         on_stdout=progress.feed,
         on_stderr=on_stderr,
+        memory_cap_bytes=memory_cap_bytes,
+        stage=stage,
+        observe=observe,
     )
     finished = await run(job, limits)
     if finished.exit_code != 0:

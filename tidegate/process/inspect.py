@@ -70,7 +70,14 @@ async def inspect(
     names = json.dumps({"allowed": ALLOWED_DEMUXERS, "declaring": DECLARING_DEMUXERS})
     argv = [sys.executable, "-I", str(_CHILD), depth, str(path), names]
     job = Job(
-        "the probe", argv, deadline_seconds, marks=lambda: dict(answer.marks), share=answer.share, on_stdout=answer.feed
+        "the probe",
+        argv,
+        deadline_seconds,
+        marks=lambda: dict(answer.marks),
+        share=answer.share,
+        on_stdout=answer.feed,
+        stage=stage,
+        observe=observe,
     )
     finished = await run(job, limits)
     if answer.media is None:

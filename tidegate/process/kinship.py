@@ -1,4 +1,4 @@
-"""A child that does not outlive its parent.
+"""What belongs to a child: its end with ours, the group that it is born into, and everything that it started.
 
 The supervisor and the command's own server start their children with it: a SIGKILL of this process would otherwise
 leave a tool running, writing into files that the next run owns. Linux only; elsewhere it does nothing.
@@ -6,9 +6,18 @@ leave a tool running, writing into files that the next run owns. Linux only; els
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
+import os
 import signal
 import sys
+from collections.abc import Callable
+from pathlib import Path
+
+from tidegate.durable.owner import started_at
+
+MARK = "TIDEGATE_CHILD"
+"""The environment variable that a supervised child and everything below it carry: a number of its own."""
 
 _PR_SET_PDEATHSIG = 1
 """From linux/prctl.h."""
@@ -20,3 +29,58 @@ def die_with_parent() -> None:
     """Runs in the child, between fork and exec: the kernel sends it SIGKILL when the thread that started it ends."""
     if sys.platform == "linux":
         _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
+def born_into(group: int) -> Callable[[], None]:
+    """The same, and a member of the control group whose open list of members is `group`, before it uses memory."""
+
+    def begin() -> None:
+        die_with_parent()
+        with contextlib.suppress(OSError):  # where it may not, the supervisor sees that it is no member
+            os.write(group, b"0")
+
+    return begin
+
+
+def strays(mark: str, since: int) -> list[int]:
+    """Living processes that carry a child's mark, wherever they went. `since` is the child's start, as `started_at`
+    tells it: what was there before cannot be below it, and is not looked at."""
+    if sys.platform != "linux":
+        return []
+    wanted = f"{MARK}={mark}".encode()
+    born = (pid for pid in _numbers() if pid != os.getpid() and (started_at(pid) or -1) >= since)
+    return [pid for pid in born if wanted in _environment(pid)]
+
+
+def end_strays(mark: str, since: int) -> bool:
+    """SIGKILL to each of them. Whether there were any; one that was just being forked is found by the next call."""
+    found = strays(mark, since)
+    for pid in found:
+        with contextlib.suppress(OSError):
+            _kill_marked(pid, f"{MARK}={mark}".encode())
+    return bool(found)
+
+
+def _kill_marked(pid: int, wanted: bytes) -> None:
+    """By a handle, behind which no other process of the same number can come."""
+    try:
+        handle = os.pidfd_open(pid)
+    except (AttributeError, PermissionError, NotImplementedError):  # an old kernel, or a sandbox that forbids it
+        os.kill(pid, signal.SIGKILL)
+        return
+    try:
+        if wanted in _environment(pid):
+            signal.pidfd_send_signal(handle, signal.SIGKILL)
+    finally:
+        os.close(handle)
+
+
+def _numbers() -> list[int]:
+    return [int(name) for name in os.listdir("/proc") if name.isdigit()]  # noqa: PTH208  # a path each costs as much again
+
+
+def _environment(pid: int) -> list[bytes]:
+    try:
+        return Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
+    except OSError:
+        return []

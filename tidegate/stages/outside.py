@@ -26,17 +26,17 @@ def outside_of(bench: Workbench, stage: str) -> Outside:
         trust=bench.settings.store.unvalidated_trust,
         tools=bench.settings.tools,
         ffmpeg=lambda: bench.toolchain().ffmpeg,
-        run_tool=partial(_supervised, bench),
+        run_tool=partial(_supervised, bench, stage),
         look=partial(_look, bench, stage),
     )
 
 
-async def _supervised(bench: Workbench, *, stall_timeout: timedelta | None = None, **job: Any) -> Finished:
+async def _supervised(bench: Workbench, stage: str, *, stall_timeout: timedelta | None = None, **job: Any) -> Finished:
     """See `transfer.outside.RunTool`, whose other arguments are those of `Job`."""
     limits = bench.settings.process
     if stall_timeout is not None:
         limits = limits.model_copy(update={"stall_timeout": stall_timeout})
-    return await run(Job(**job), limits)
+    return await run(Job(**job, stage=stage, observe=bench.observe), limits)
 
 
 async def _look(bench: Workbench, stage: str, path: Path) -> MediaInfo:

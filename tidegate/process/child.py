@@ -1,0 +1,236 @@
+"""A child process from its birth to its end, and everything by which it can be ended.
+
+The supervisor starts it with `spawn` and always calls `end`. After that nothing of it is left: no process of its group
+or of any other that carries its mark, no descriptor, no control group. Should this process be killed, the kernel kills
+the child; what that one had started is found by its mark (`leftovers`) or in its control group (`cgroup`).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import secrets
+import signal
+import subprocess
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import anyio
+import psutil
+
+from tidegate.durable.children import marked
+from tidegate.durable.owner import started_at
+from tidegate.errors import Evidence, MemoryExhausted, ToolMissing, from_os_error
+from tidegate.model import ResourceUse
+from tidegate.process.cgroup import MemoryGroup
+from tidegate.process.job import Job, evidence_of, memory_cap
+from tidegate.process.kinship import MARK, born_into, die_with_parent, end_strays
+from tidegate.process.output import Output
+from tidegate.process.tree import Tree
+from tidegate.process.usage import Guard, Use
+from tidegate.resilience.stall import ProgressClock
+from tidegate.settings import ProcessSettings
+
+REAP_SECONDS = 10.0
+"""How long a killed child may take to go; longer means that the kernel itself cannot end it."""
+POLL_SECONDS = 0.05
+"""How often the child is looked at where the kernel does not tell: without pidfd, or while somebody traces it."""
+MEMORY_BACKED = frozenset({"tmpfs", "ramfs", "devtmpfs"})
+"""File systems whose files a control group counts as memory of whoever writes them, and cannot give back."""
+
+
+@dataclass
+class Child:
+    """One child, what is known of it so far, and everything by which it can be ended."""
+
+    job: Job
+    limits: ProcessSettings
+    process: subprocess.Popen[bytes]
+    mark: str
+    started: float
+    group: MemoryGroup | None
+    stdout: Output
+    stderr: Output
+    born: int = 0
+    monitored: bool = False
+    exhausted: bool = False
+    """Whether the kernel killed for want of memory; known at the end."""
+    deadline: float = 0.0
+    """As it is now: it is extended while the work advances."""
+    use: Use = field(default_factory=Use)
+    cpu_seconds: float = 0.0
+    ended_after: float | None = None
+    alone: bool = False
+    """Whether it has ended and nothing that it started is left: nothing can come any more."""
+
+    def __post_init__(self) -> None:
+        self.born = started_at(self.pid) or 0
+        self.deadline = self.job.deadline_seconds
+        self.monitored = self.limits.supervision == "on"
+        self.progress = ProgressClock(self.started, self.limits.startup_grace, self.limits.stall_timeout)
+        self.tree = Tree(self.pid, self.group.members if self.group else None)
+
+    @property
+    def pid(self) -> int:
+        return self.process.pid
+
+    @property
+    def elapsed(self) -> float:
+        return self.job.clock() - self.started if self.ended_after is None else self.ended_after
+
+    @property
+    def cap_bytes(self) -> int | None:
+        return memory_cap(self.job, self.limits)
+
+    @property
+    def enforced_by(self) -> Guard:
+        if self.cap_bytes is None or not self.monitored:
+            return "none"
+        return "cgroup" if self.group else "sampling"
+
+    def used(self) -> ResourceUse:
+        return self.use.summed(
+            self.elapsed, cap_bytes=self.cap_bytes, enforced_by=self.enforced_by, cpu_seconds=self.cpu_seconds
+        )
+
+    def evidence(self, exit_code: int | None = None, idle: float | None = None) -> Evidence:
+        return evidence_of(self.job, self.stderr, self.used(), exit_code, idle)
+
+    def signal(self, number: signal.Signals) -> None:
+        """To its group; only while it is not reaped, so that the number cannot be somebody else's."""
+        if self.process.returncode is None:
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                os.killpg(self.pid, number)
+
+    def kill(self) -> bool:
+        """SIGKILL to its group and to whatever has left the group. Whether anything of the latter was there."""
+        self.signal(signal.SIGKILL)
+        if self.alone:
+            return False
+        if self.group:
+            self.group.kill()
+        # Twice, because one that forked and ended while it was looked for hides its child from the first look.
+        found = end_strays(self.mark, self.born) or end_strays(self.mark, self.born)
+        self.alone = not found and is_zombie(self.pid)
+        return found
+
+
+def spawn(job: Job, limits: ProcessSettings) -> Child:
+    """Start it.
+
+    Raises:
+        ToolMissing: there is no such program.
+        HostFailure: the system does not start it.
+    """
+    group, mark = _memory_group(job, limits), secrets.token_hex(8)
+    handle = group.opened() if group else None
+    started = job.clock()
+    try:
+        process = subprocess.Popen(
+            job.argv,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            start_new_session=True,
+            env={**os.environ, **(job.environment or {}), **marked(), MARK: mark},
+            cwd=job.folder,
+            # Without it a SIGKILL of this process leaves the tool running, writing into a file that the next run owns.
+            preexec_fn=die_with_parent if handle is None else born_into(handle),
+        )
+    except BaseException as error:
+        if group:
+            group.remove()
+        raise _translated(error, job) from error
+    finally:
+        if handle is not None:
+            os.close(handle)
+    if group and process.pid not in group.members() and not is_zombie(process.pid):
+        group.remove()  # we may make groups, but not move a process into one
+        group = None
+    return Child(job, limits, process, mark, started, group, Output(job.on_stdout), Output(job.on_stderr))
+
+
+def _translated(error: BaseException, job: Job) -> BaseException:
+    if isinstance(error, FileNotFoundError):
+        return ToolMissing(f"{job.name} is not installed at {job.argv[0]}")
+    return from_os_error(error, f"starting {job.name}") if isinstance(error, OSError) else error
+
+
+def _memory_group(job: Job, limits: ProcessSettings) -> MemoryGroup | None:
+    """A control group for a job with a cap, where there may be one."""
+    cap = memory_cap(job, limits)
+    if cap is None or limits.memory_guard == "sampling" or any(map(_in_memory, job.outputs)):
+        return None
+    return MemoryGroup.make(cap)
+
+
+def _in_memory(path: Path) -> bool:
+    """Whether a file written there takes memory for as long as it exists."""
+    kinds = {part.mountpoint: part.fstype for part in psutil.disk_partitions(all=True)}
+    mounts = (str(folder) for folder in path.absolute().parents)
+    return next((kinds[mount] for mount in mounts if mount in kinds), "") in MEMORY_BACKED
+
+
+async def exited(pid: int) -> None:
+    """Wait until the child has ended, without reaping it."""
+    try:
+        handle = os.pidfd_open(pid)
+    except (AttributeError, OSError):  # not Linux, an old kernel, or a sandbox that forbids it
+        while not is_zombie(pid):  # noqa: ASYNC110  # there is nothing to wait on
+            await anyio.sleep(POLL_SECONDS)
+        return
+    try:
+        await anyio.wait_readable(handle)
+    finally:
+        os.close(handle)
+
+
+def is_zombie(pid: int) -> bool:
+    """Whether it has ended, and nobody has reaped it."""
+    return os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT | os.WNOHANG) is not None
+
+
+async def end(child: Child) -> None:
+    """TERM, wait, KILL, to the group; then reap. Runs shielded; a second Ctrl-C that breaks the shield still kills."""
+    process = child.process
+    try:
+        if not is_zombie(child.pid):
+            with anyio.CancelScope(shield=True), anyio.move_on_after(child.limits.end_grace.total_seconds()):
+                child.signal(signal.SIGTERM)
+                child.signal(signal.SIGCONT)  # a stopped process acts on TERM only once it goes on
+                await exited(child.pid)
+    finally:
+        child.kill()
+        try:
+            with anyio.CancelScope(shield=True), anyio.move_on_after(REAP_SECONDS):
+                # A child in an uninterruptible system call (a dead network disk) must not take the event loop along.
+                await exited(child.pid)
+                while child.kill():  # noqa: ASYNC110  # what left the group, until the last of it is gone
+                    await anyio.sleep(POLL_SECONDS)
+                child.ended_after = child.elapsed
+                while process.poll() is None:  # noqa: ASYNC110  # whoever traces it (strace, a debugger) is told first
+                    await anyio.sleep(POLL_SECONDS)
+                await _clear_group(child)
+        finally:
+            process.poll()
+            for pipe in (process.stdout, process.stderr):
+                if pipe is not None:
+                    pipe.close()
+            if child.group:
+                child.group.remove()
+
+
+async def _clear_group(child: Child) -> None:
+    """Read what the kernel has counted, then remove the group; its last member may still be on its way out."""
+    if child.group:
+        child.exhausted = child.group.exhausted()
+        while not child.group.remove():  # nobody tells when it is empty
+            child.group.kill()
+            await anyio.sleep(POLL_SECONDS)
+
+
+def exhausted(child: Child, exit_code: int | None) -> MemoryExhausted:
+    """The failure of a child that was at its cap."""
+    cap = (child.cap_bytes or 0) / 1024**2
+    message = f"{child.job.name} needed more memory than its cap of {cap:.0f} MB and was ended"
+    return MemoryExhausted(message, evidence=child.evidence(exit_code))

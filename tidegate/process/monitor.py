@@ -1,0 +1,119 @@
+"""The resource monitor: beside the supervisor's watch it looks at what a tool and everything below it use.
+
+It samples with psutil, warns, tells the strain, and holds the tree to its memory cap where no control group of the
+kernel's does. Its own failure never ends the child. What it costs is bounded: below 1 % of a core.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+
+import anyio
+import psutil
+
+from tidegate.errors import TidegateError
+from tidegate.events import Note, Risk, Strain
+from tidegate.process.child import Child, exhausted
+from tidegate.process.kinship import strays
+from tidegate.process.usage import TREND_SAMPLES, Alerts, Limits, Sample
+from tidegate.resilience.load import LoadMeter
+from tidegate.resilience.risk import rises_to_tell, risk_level
+
+FIRST_LOOK_SECONDS = 0.1
+"""When the monitor first looks; each pause is then twice as long until it is as long as it should be."""
+COST_SHARE = 150
+"""How many times as long as a look takes the monitor rests at least: on a host with thousands of processes, too, it
+stays below 1 % of a core."""
+
+
+async def monitor(child: Child) -> None:
+    """Look at what the tree uses, hold it to its cap, and warn. What goes wrong in here never ends the child."""
+    try:
+        await _Monitor(child).run()
+    except TidegateError:
+        raise
+    except Exception as error:  # noqa: BLE001  # the plain path goes on: deadline, drained pipes, end of the group
+        child.monitored = False
+        told = f"{child.job.name}: its monitor failed and is left out ({type(error).__name__}: {error})"
+        child.job.observe(Note(told, "warning"))
+
+
+class _Monitor:
+    """The monitor's own loop."""
+
+    def __init__(self, child: Child) -> None:
+        self._child = child
+        self._meter = LoadMeter()
+        self._alerts = Alerts()
+        self._ticks: deque[Sample] = deque(maxlen=TREND_SAMPLES + 1)
+        self._risk: Risk = "low"
+        self._next_adoption = 0.0
+        self._machine_bytes = psutil.virtual_memory().total
+
+    async def run(self) -> None:
+        limits = self._child.limits
+        tick = limits.tick.total_seconds()
+        usual = min(tick, limits.sample_every.total_seconds()) if self._child.cap_bytes else tick
+        pause, next_tick, cost = min(FIRST_LOOK_SECONDS, usual), tick, 0.0
+        while True:
+            await anyio.sleep(pause)
+            began, elapsed = time.thread_time(), self._child.elapsed
+            sample = self._look(elapsed)
+            cost, before = time.thread_time() - began, cost
+            if elapsed >= next_tick:
+                next_tick = elapsed + tick
+                self._tell(sample)
+            # Of two looks the cheaper counts: the first one meets every process of the host for the first time.
+            pause = max(min(2 * pause, usual), COST_SHARE * min(cost, before))
+
+    def _look(self, elapsed: float) -> Sample:
+        """One sample, and the end of a tree that is at its cap."""
+        child = self._child
+        sample = child.tree.sample(elapsed, self._meter.sample())
+        child.use.add(sample)
+        over = (
+            child.group.exhausted() if child.group else sample.memory_bytes > (child.cap_bytes or sample.memory_bytes)
+        )
+        if over:
+            child.kill()  # it is given no time: it would go on growing
+            raise exhausted(child, None)
+        return sample
+
+    def _adopt(self) -> None:
+        """What left session and family is found by its mark; looking for it costs as much as the host has processes."""
+        if self._child.group is None and time.monotonic() >= self._next_adoption:
+            began = time.thread_time()
+            self._child.tree.adopt(strays(self._child.mark, self._child.born))
+            self._next_adoption = time.monotonic() + COST_SHARE * (time.thread_time() - began)
+
+    def _tell(self, sample: Sample) -> None:
+        """At every tick: alerts, risk, and what it uses now."""
+        child, job = self._child, self._child.job
+        self._adopt()
+        self._ticks.append(sample)
+        limits = Limits(self._machine_bytes, child.cap_bytes, child.deadline)
+        for alert in self._alerts.look(tuple(self._ticks), limits):
+            child.use.alerts.append(alert)
+            job.observe(Note(f"{job.name}: {alert}", "warning"))
+        risk = risk_level(
+            elapsed=sample.seconds,
+            deadline=child.deadline,
+            idle=child.progress.idle_seconds(job.clock()),
+            stall=child.limits.stall_timeout.total_seconds(),
+        )
+        if rises_to_tell(self._risk, risk):
+            job.observe(Note(f"{job.name}: the risk that a limit ends it is {risk}", "warning"))
+        self._risk = risk
+        job.observe(
+            Strain(
+                stage=job.stage,
+                tool=job.name,
+                memory_bytes=sample.memory_bytes,
+                cpu_percent=sample.cpu_percent,
+                elapsed_seconds=sample.seconds,
+                deadline_seconds=child.deadline,
+                risk=risk,
+                memory_cap_bytes=child.cap_bytes,
+            )
+        )
