@@ -14,8 +14,8 @@ from uuid import UUID
 import anyio
 from prefect.artifacts import acreate_progress_artifact, aupdate_progress_artifact
 
-from tidegate.events import Advance, Event, Observer, StageEnded, StageStarted, Waiting
-from tidegate.report.terminal import progress_line
+from tidegate.events import Advance, Event, Observer, StageEnded, StageStarted, Strain, Waiting
+from tidegate.report.terminal import progress_line, strain_line
 
 EVERY_SECONDS = 3.0
 """How often the artifact is written at most."""
@@ -28,7 +28,13 @@ class Progress:
 
     def __init__(self) -> None:
         self.percent = 0.0
-        self.line = ""
+        self._line = ""
+        self._strain = ""
+
+    @property
+    def line(self) -> str:
+        """How far it is and, where a tool is at work, what that one uses and risks."""
+        return "; ".join(filter(None, [self._line, self._strain]))
 
     def __call__(self, event: Event) -> None:
         match event:
@@ -36,15 +42,19 @@ class Progress:
                 self._show(0.0, event.stage)
             case Advance():
                 self._show(100.0 * event.done / event.total if event.total else 0.0, progress_line(event))
+            case Strain():
+                self._strain = strain_line(event)
             case StageEnded(state="completed"):
                 self._show(100.0, f"{event.stage}: done")
             case Waiting(what=str(what)):
                 self._show(self.percent, f"waiting for {what}")
             case _:
                 pass
+        if isinstance(event, StageStarted | StageEnded | Waiting):
+            self._strain = ""
 
     def _show(self, percent: float, line: str) -> None:
-        self.percent, self.line = min(100.0, round(percent, 1)), line
+        self.percent, self._line = min(100.0, round(percent, 1)), line
 
 
 @contextlib.asynccontextmanager
@@ -62,9 +72,10 @@ async def _show(progress: Progress) -> None:
     told = ""
     while True:
         await anyio.sleep(EVERY_SECONDS)
-        if progress.line == told:
+        line = progress.line
+        if line == told:
             continue
-        told = progress.line
+        told = line
         try:
             if artifact is None:
                 artifact = await acreate_progress_artifact(progress.percent, description=told)

@@ -12,6 +12,7 @@ from tidegate.resilience.quality import (
     LOWEST_HEIGHT,
     MB,
     RUNGS,
+    cap_bytes,
     first_aim,
     memory_for,
     next_aim,
@@ -135,3 +136,9 @@ def test_each_step_down_may_cost_less_and_makes_less(quality: Quality, height: i
 )
 def test_threads_respect_rung_cores_and_memory(quality: Quality, cores: int, available_mb: int, threads: int) -> None:
     assert threads_for(rung_of(quality), cores, available_mb * MB) == threads
+
+
+def test_no_tool_may_take_the_whole_machine() -> None:
+    rung = rung_of(Quality.P720)
+    assert cap_bytes(rung, 64_000 * MB) == 8192 * MB
+    assert cap_bytes(rung, 4000 * MB) == 3600 * MB

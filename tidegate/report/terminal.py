@@ -11,7 +11,7 @@ from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
 
-from tidegate.events import Advance
+from tidegate.events import Advance, Strain
 from tidegate.model import Failure, OriginStats, Outcome
 from tidegate.report.units import clock, human_size
 from tidegate.settings import Settings
@@ -85,6 +85,14 @@ def progress_line(event: Advance) -> str:
         if event.total and event.total > event.done:
             line += f", {clock((event.total - event.done) / event.per_second)} left"
     return line
+
+
+def strain_line(event: Strain) -> str:
+    """`ffmpeg: 412.3 MB of 8.6 GB, 187 % CPU, risk low`."""
+    memory = human_size(event.memory_bytes)
+    if event.memory_cap_bytes:
+        memory += f" of {human_size(event.memory_cap_bytes)}"
+    return f"{event.tool}: {memory}, {event.cpu_percent:.0f} % CPU, risk {event.risk}"
 
 
 def _result_line(outcome: Outcome) -> str:

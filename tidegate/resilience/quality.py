@@ -18,6 +18,8 @@ LOWEST_HEIGHT = 240
 """Height in pixels of a transcode that stepped down to `worst`."""
 LONG_MEDIA_SECONDS = ((240 * 60, 1.5), (120 * 60, 1.3))
 """Beyond this length the available memory counts as that much less."""
+MACHINE_SHARE = 0.9
+"""How much of the machine's memory one tool may hold, whatever its rung."""
 FEW_THREADS = ((1024 * MB, 2), (2048 * MB, 4), (4096 * MB, 6))
 """Up to this much available memory an encoder gets no more threads than that: each holds frames of its own."""
 
@@ -90,6 +92,11 @@ def next_aim(aim: Aim, height: int | None) -> Aim | None:
 def rungs_below(quality: Quality) -> Iterator[Rung]:
     """The rungs after this one, from the top down."""
     return iter(RUNGS[RUNGS.index(rung_of(quality)) + 1 :])
+
+
+def cap_bytes(rung: Rung, machine_bytes: int) -> int:
+    """What a tree may hold on this machine: the rung's cap, and never so much that the machine itself has none left."""
+    return min(rung.memory_cap_bytes, int(machine_bytes * MACHINE_SHARE))
 
 
 def rung_below_height(height: int) -> Rung | None:

@@ -35,7 +35,7 @@ from tidegate.model import (
 from tidegate.process.ffmpeg import Toolchain, base_arguments, file_url, run_ffmpeg, version_of
 from tidegate.process.inspect import inspect
 from tidegate.resilience.deadline import processing_seconds
-from tidegate.resilience.quality import first_aim, rung_of, threads_for
+from tidegate.resilience.quality import cap_bytes, first_aim, rung_of, threads_for
 from tidegate.stages.decide import decide, findings, ladder, smaller
 from tidegate.stages.recipes import offsets_seconds, output_arguments, repair_arguments
 from tidegate.stages.verification import verify
@@ -173,6 +173,7 @@ async def _make(
         media_seconds=length,
         observe=bench.observe,
         outputs=(output,),
+        memory_cap_bytes=cap_bytes(rung_of(aim.rung), psutil.virtual_memory().total),
     )
     media = await inspect(
         output, "frames", limits, deadline, stage="remux", observe=bench.observe, total_seconds=length
