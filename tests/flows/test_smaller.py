@@ -2,17 +2,29 @@
 
 from __future__ import annotations
 
+import contextlib
 import signal
 import subprocess
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import httpx
 import imageio_ffmpeg
+import psutil
 import pytest
 
-from tests.support.aftermath import failure_told, left_running, unfinished_files, wait_in, witness, works
+from tests.support.aftermath import (
+    end_of,
+    failure_told,
+    left_running,
+    marked_processes,
+    unfinished_files,
+    wait_in,
+    witness,
+    works,
+)
 from tests.support.clips import clip
 from tests.support.command import Command
 
@@ -125,3 +137,54 @@ def test_sound_alone_cannot_be_made_smaller(command: Command, clips: Path, tmp_p
     ended = command.run(str(film))
     failure_told(ended, code=1, kind="memory_exhausted")
     assert ended.document["tried"] == []
+
+
+CAP_BYTES = 200_000_000
+"""Less than x264 needs for 1080 lines (some 250 MB), and more than for 480 (some 110 MB)."""
+TICK_SECONDS = 0.5
+
+
+@pytest.mark.parametrize("guard", ["auto", "sampling"])
+def test_a_memory_cap_below_the_need_is_kept_and_the_transcode_completes_smaller(
+    guard: str, command: Command, clips: Path
+) -> None:
+    film = clip(clips, "mpeg4_mp3_avi", seconds=4, size="1920x1080")
+    command.environment |= {
+        "TIDEGATE_PROCESS_MEMORY_CAP": str(CAP_BYTES),
+        "TIDEGATE_PROCESS_MEMORY_GUARD": guard,
+        "TIDEGATE_PROCESS_TICK": str(TICK_SECONDS),
+        "TIDEGATE_PROCESS_SAMPLE_EVERY": "0.1",
+    }
+    with command.started(str(film)) as process:
+        held = watched(command, process)
+        ended = end_of(process, seconds=120)
+    assert ended.code == 0, ended.stderr
+    assert height(ended.document) == 480 and ended.document["output"]["aim"] == {"rung": "480p", "height": 480}
+    [tried] = ended.document["tried"]
+    assert (tried["resolver"], tried["failure"]) == ("transcode", "memory_exhausted")
+    assert f"cap of {CAP_BYTES / 1024**2:.0f} MB" in tried["message"]
+    assert max(size for _, size in held) > CAP_BYTES / 2, "the tool was seen"
+    assert longest_above(held, CAP_BYTES * 1.1) <= TICK_SECONDS
+
+
+def watched(command: Command, process: subprocess.Popen[str]) -> list[tuple[float, int]]:
+    """Until the command ends: (time, resident bytes of every ffmpeg of it), as somebody else sees it."""
+    held = []
+    while process.poll() is None:
+        sizes = []
+        for one in marked_processes(command):
+            with contextlib.suppress(psutil.Error):
+                if "ffmpeg" in one.name():
+                    sizes.append(one.memory_info().rss)
+        held.append((time.monotonic(), sum(sizes)))
+        time.sleep(0.02)
+    return held
+
+
+def longest_above(held: list[tuple[float, int]], limit: float) -> float:
+    """The longest stretch, in seconds, in which every look found more than `limit`."""
+    longest, since = 0.0, None
+    for at, size in held:
+        since = (since or at) if size > limit else None
+        longest = max(longest, at - since if since else 0.0)
+    return longest
