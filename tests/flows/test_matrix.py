@@ -50,6 +50,7 @@ def exactly(count: int) -> range:
 
 
 REPR = {"repr_digest": "sha-256"}
+OLD = {"digest": "sha-256"}
 BARE = {"etag": None, "last_modified": False}
 
 ROWS = [
@@ -86,6 +87,11 @@ ROWS = [
     Row("500 on ranges, for a while", "2M drop, 500 on-range, 502 on-range, ok", exactly(4)),
     Row("a byte flipped once, though the digest tells", "flip 3M, ok", exactly(2), None, REPR),
     Row("a byte flipped for ever", "flip 3M", exactly(2), "wrong_digest", REPR, often=True),
+    Row("a byte flipped once, told by the old Digest", "flip 3M, ok", exactly(2), None, OLD),
+    Row("a byte flipped for ever, told by the old Digest", "flip 3M", exactly(2), "wrong_digest", OLD, often=True),
+    Row("a byte flipped for ever, told by MD5", "flip 3M", exactly(2), "wrong_digest", {"digest": "md5"}),
+    Row("a byte flipped once, told by Content-MD5", "flip 3M, ok", exactly(2), None, {"digest": "content-md5"}),
+    Row("a Digest of each part", "2M drop, ok", exactly(2), None, {"digest": "of the part"}),
     Row("a byte flipped, told by the person", "flip 3M", exactly(2), "wrong_digest", words=("--sha256", "{sha256}")),
     Row("a login page instead of the film", "html", exactly(1), "not_media"),
     Row("gzip although identity was asked", "gzip", exactly(1), "unsupported_source"),

@@ -93,8 +93,9 @@ class Resource:
     last_modified: bool = True
     repr_digest: Literal["sha-256"] | None = None
     """RFC 9530 `Repr-Digest`; hashing a large file takes its time at the first request."""
-    digest: Literal["sha-256"] | None = None
-    """The older `Digest: SHA-256=…` of RFC 3230."""
+    digest: Literal["sha-256", "md5", "content-md5", "of the part"] | None = None
+    """The older `Digest: SHA-256=…` or `Digest: MD5=…` of RFC 3230, or `Content-MD5`: of the whole file. `of the part`
+    is a SHA-256 of what the answer holds, as many servers take RFC 3230 to mean."""
     content_type: str | None = None
     """None guesses by name."""
     accept_ranges: Literal["bytes", "none"] | None = "bytes"
@@ -149,7 +150,11 @@ class Representation:
 
     def sha256(self) -> bytes:
         """Digest of the whole file in this generation."""
-        return _digest(self.resource.content, self.examined, self.generation)
+        return self.hashed("sha256")
+
+    def hashed(self, algorithm: str) -> bytes:
+        """The same with another algorithm of hashlib's."""
+        return _digest(self.resource.content, self.examined, self.generation, algorithm)
 
     @contextmanager
     def reader(self) -> Iterator[Read]:
@@ -197,10 +202,10 @@ def _reader(content: Content) -> Iterator[Read]:
 
 
 @lru_cache(maxsize=16)
-def _digest(content: Content, examined: tuple[int, ...], generation: int) -> bytes:
+def _digest(content: Content, examined: tuple[int, ...], generation: int, algorithm: str = "sha256") -> bytes:
     size = _examine(content)[0]
     table = _table(generation)
-    digest = hashlib.sha256()
+    digest = hashlib.new(algorithm)
     with _reader(content) as read:
         for offset in range(0, size, BLOCK_BYTES):
             block = read(offset, BLOCK_BYTES)
