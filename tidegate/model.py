@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from datetime import datetime
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
 from blake3 import blake3
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, StringConstraints
@@ -133,8 +133,17 @@ class Identity(Value):
     content_type: str | None = None
     digests: tuple[Digest, ...] = ()
     """Digests that the origin gave for the whole file."""
+    claims: tuple[Digest, ...] = ()
+    """Digests that came with a part of the file, and may be of that part only."""
     distinct: str | None = None
     """A keyed hash of what redaction hides, where nothing else tells two links apart."""
+
+    def settled_by(self, other: Identity) -> Self:
+        """With those claims as digests that an answer about another part has made too: they are of the whole file."""
+        agreed = {*self.claims} & {*other.claims}
+        return self.model_copy(
+            update={"digests": tuple({**dict.fromkeys(self.digests), **dict.fromkeys(sorted(agreed))})}
+        )
 
     @property
     def has_validator(self) -> bool:

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from tests.support.aftermath import left_running
-from tests.support.clips import bulk_clip
+from tests.support.clips import bulk_clip, clip, padded
 from tests.support.command import Command
 from tests.support.origin import Origin, Resource
 
@@ -37,6 +37,8 @@ class Row:
     resource: dict[str, Any] = field(default_factory=dict)
     words: tuple[str, ...] = ()
     query: str = ""
+    becomes: bool = False
+    """Another film of the same size is what comes, and whole: nothing of the first is in it."""
     often: bool = False
     """Also in the quick suite."""
 
@@ -50,6 +52,8 @@ def exactly(count: int) -> range:
 
 
 REPR = {"repr_digest": "sha-256"}
+OLD = {"digest": "sha-256"}
+DATED = {"etag": None}
 BARE = {"etag": None, "last_modified": False}
 
 ROWS = [
@@ -67,9 +71,13 @@ ROWS = [
     Row("206 with the wrong Content-Range for ever, whole without ranges", "1M drop, wrong-range", at_most(4)),
     Row("Range ignored, dropped once at half", "3M drop, ignore-range", exactly(2), often=True),
     Row("no ranges, dropped once at half", "3M drop, ok", exactly(2), resource={"accept_ranges": "none"}),
-    # It begins again with what the source is now; the origin's other bytes are no media.
-    Row("changes after a drop, with equal size", "2M drop, change", at_most(3), "not_media", often=True),
-    Row("changes after a drop, without a validator", "2M drop, change", at_most(3), "not_media", BARE),
+    Row("changes after a drop, with equal size", "2M drop, change", exactly(3), becomes=True, often=True),
+    Row("changes after a drop, a validator only", "2M drop, change", exactly(3), None, DATED, becomes=True),
+    Row("changes after a drop, without a validator", "2M drop, change", at_most(4), None, BARE, becomes=True),
+    Row("changes after a drop to what is no media", "2M drop, change", at_most(3), "not_media"),
+    Row("changes twice", "2M drop, 2M drop change, change", at_most(5), becomes=True),
+    Row("a login page after a drop", "2M drop, html", exactly(2), "not_media"),
+    Row("416 although bytes are missing, once", "2M drop, 416, ok", at_most(3)),
     Row("drops without a validator", "2M drop, 1M drop, ok", exactly(3), resource=BARE),
     Row("If-Range answered with everything", "2M drop if-range-whole", at_most(6)),
     Row("a new ETag in each answer", "2M drop, 1M drop, ok", at_most(8), resource={"etag": "token"}),
@@ -86,6 +94,11 @@ ROWS = [
     Row("500 on ranges, for a while", "2M drop, 500 on-range, 502 on-range, ok", exactly(4)),
     Row("a byte flipped once, though the digest tells", "flip 3M, ok", exactly(2), None, REPR),
     Row("a byte flipped for ever", "flip 3M", exactly(2), "wrong_digest", REPR, often=True),
+    Row("a byte flipped once, told by the old Digest", "flip 3M, ok", exactly(2), None, OLD),
+    Row("a byte flipped for ever, told by the old Digest", "flip 3M", exactly(2), "wrong_digest", OLD, often=True),
+    Row("a byte flipped for ever, told by MD5", "flip 3M", exactly(2), "wrong_digest", {"digest": "md5"}),
+    Row("a byte flipped once, told by Content-MD5", "flip 3M, ok", exactly(2), None, {"digest": "content-md5"}),
+    Row("a Digest of each part", "2M drop, ok", exactly(2), None, {"digest": "of the part"}),
     Row("a byte flipped, told by the person", "flip 3M", exactly(2), "wrong_digest", words=("--sha256", "{sha256}")),
     Row("a login page instead of the film", "html", exactly(1), "not_media"),
     Row("gzip although identity was asked", "gzip", exactly(1), "unsupported_source"),
@@ -95,6 +108,9 @@ ROWS = [
     Row("an expired link", "2M drop, 403", exactly(2), "expired_link", query="?Expires=1700000000&Signature=x"),
     Row("refused after a while, by no date", "2M drop, 403", exactly(2), "http_refused"),
     Row("404", "404", exactly(1), "not_found"),
+    Row("403", "403", exactly(1), "http_refused"),
+    Row("401", "401", exactly(1), "http_refused"),
+    Row("410", "410", exactly(1), "not_found"),
     Row("408 once", "408, ok", exactly(2)),
     Row("redirects in a circle", "redirect-loop", exactly(11), "redirect_loop"),
     Row("redirects to a file", "redirect file:///etc/passwd", exactly(1), "redirect_loop"),
@@ -113,13 +129,15 @@ ROWS = [
 )
 def test_whole_or_the_failure_that_it_is(row: Row, command: Command, clips: Path) -> None:
     film = bulk_clip(clips, SIZE)
-    digest = hashlib.sha256(film.read_bytes()).hexdigest()
-    with Origin({"film.mp4": Resource(film, story=row.story, **row.resource)}) as origin:
+    other = padded(clip(clips), film.stat().st_size) if row.becomes else None
+    digest = hashlib.sha256((other or film).read_bytes()).hexdigest()
+    with Origin({"film.mp4": Resource(film, story=row.story, replacement=other, **row.resource)}) as origin:
         words = [word.format(sha256=digest) for word in row.words]
         ended = command.run(origin.url("film.mp4") + row.query, *words, timeout=MOST_SECONDS)
         asked = [request for request in origin.requests if not request.peek]
+        methods = {request.method for request in origin.requests}
     assert len(asked) in row.requests, [(one.range, one.status, one.ended) for one in asked]
-    assert all(request.method == "GET" for request in asked)
+    assert methods == {"GET"}, "what refuses HEAD refuses nothing that we ask"
     if row.failure is None:
         assert ended.code == 0, ended.stdout + ended.stderr
         assert_stored(command, film, digest)

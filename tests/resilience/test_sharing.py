@@ -164,6 +164,12 @@ def test_of_those_who_have_nothing_on_a_host_the_first_come_is_the_first_served(
     assert Books(host=Host(held=19, waiting=(EARLIER,))).granted("a", wanted=1) == 0
 
 
+def test_the_first_in_line_takes_one_and_leaves_the_others_that_have_nothing_one_each() -> None:
+    assert Books(host=Host(held=17, waiting=(LATER, LATER))).granted("a", wanted=3) == 1
+    assert Books(host=Host(held=15, waiting=(LATER,))).granted("a", wanted=8) == 4, "nobody else wants the rest"
+    assert Books(host=Host(held=17, waiting=(EARLIER, LATER, LATER))).granted("a", wanted=3) == 1
+
+
 def test_who_waits_for_a_doubtful_origin_is_in_nobodys_way_while_its_half_is_full() -> None:
     full_of_doubt = Host(held=10, held_at_doubtful=10, waiting_at_doubtful=(EARLIER,) * 12)
     assert Books(host=full_of_doubt).granted("a", held=1, wanted=20) == 6

@@ -5,6 +5,7 @@ the clock is passed in. Only the `Step` makes an answer wrong: without one, RFC 
 """
 
 import base64
+import hashlib
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -150,6 +151,8 @@ def _file(head: RequestHead, shown: Representation, step: Step) -> Answer:
         return Answer(200, headers, Span(0, shown.size))
     if step.wrong_range:
         span = _beside(span, shown.size)
+    if shown.resource.digest == "of the part":
+        headers = (*headers, ("Digest", f"SHA-256={_part_digest(shown, span)}"))
     return Answer(206, (*headers, ("Content-Range", f"bytes {span.first}-{span.end - 1}/{shown.size}")), span)
 
 
@@ -185,11 +188,25 @@ def _description(shown: Representation) -> Headers:
         ("Last-Modified", shown.last_modified),
         ("Accept-Ranges", resource.accept_ranges),
         ("Repr-Digest", f"sha-256=:{_base64(shown)}:" if resource.repr_digest else None),
-        ("Digest", f"SHA-256={_base64(shown)}" if resource.digest else None),
+        *_old_digests(shown),
     )
     told = tuple((name, value) for name, value in optional if value is not None)
     return (("Content-Type", shown.content_type), *told)
 
 
-def _base64(shown: Representation) -> str:
-    return base64.b64encode(shown.sha256()).decode()
+def _old_digests(shown: Representation) -> tuple[tuple[str, str | None], ...]:
+    kind = shown.resource.digest
+    return (
+        ("Digest", f"SHA-256={_base64(shown)}" if kind == "sha-256" else None),
+        ("Digest", f"MD5={_base64(shown, 'md5')}" if kind == "md5" else None),
+        ("Content-MD5", _base64(shown, "md5") if kind == "content-md5" else None),
+    )
+
+
+def _part_digest(shown: Representation, span: Span) -> str:
+    with shown.reader() as read:
+        return base64.b64encode(hashlib.sha256(read(span.first, span.end - span.first)).digest()).decode()
+
+
+def _base64(shown: Representation, algorithm: str = "sha256") -> str:
+    return base64.b64encode(shown.hashed(algorithm)).decode()

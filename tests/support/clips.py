@@ -179,6 +179,16 @@ def cut(path: Path, share: float) -> Path:
     return Path(part.name).replace(finished)
 
 
+def padded(path: Path, size_bytes: int) -> Path:
+    """A copy of an mp4 of exactly this size, filled up by a box that players skip."""
+    left = size_bytes - path.stat().st_size
+    assert left >= 8, f"{path} is too large for {size_bytes} bytes"
+    finished = path.with_name(f"{path.stem}-padded{size_bytes}{path.suffix}")
+    with tempfile.NamedTemporaryFile(dir=path.parent, delete=False) as made:
+        made.write(path.read_bytes() + left.to_bytes(4, "big") + b"free" + bytes(left - 8))
+    return Path(made.name).replace(finished)
+
+
 def bulk_clip(folder: Path, size_bytes: int, *, ffmpeg: str | None = None) -> Path:
     """A playable mp4 (moov first) of at least this size: noise, which does not compress."""
     recipe = Recipe(

@@ -65,7 +65,7 @@ class Synthetic:
 
     def sha256(self) -> str:
         """Hexadecimal digest of the whole."""
-        return _digest(self, _examine(self), 0).hex()
+        return _digest(self, _examine(self), None).hex()
 
     def _page(self, number: int) -> bytes:
         stamp = hashlib.blake2b(f"{self.seed}:{number}".encode(), digest_size=STAMP_BYTES).digest()
@@ -93,10 +93,13 @@ class Resource:
     last_modified: bool = True
     repr_digest: Literal["sha-256"] | None = None
     """RFC 9530 `Repr-Digest`; hashing a large file takes its time at the first request."""
-    digest: Literal["sha-256"] | None = None
-    """The older `Digest: SHA-256=…` of RFC 3230."""
+    digest: Literal["sha-256", "md5", "content-md5", "of the part"] | None = None
+    """The older `Digest: SHA-256=…` or `Digest: MD5=…` of RFC 3230, or `Content-MD5`: of the whole file. `of the part`
+    is a SHA-256 of what the answer holds, as many servers take RFC 3230 to mean."""
     content_type: str | None = None
     """None guesses by name."""
+    replacement: Content | None = None
+    """What `change` makes of it, for ever; None: other bytes of the same size, each time."""
     accept_ranges: Literal["bytes", "none"] | None = "bytes"
     """`none` says so and ignores Range; None sends no header but honours Range."""
 
@@ -111,7 +114,18 @@ class Representation:
     examined: tuple[int, int] = field(init=False)
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "examined", _examine(self.resource.content))
+        object.__setattr__(self, "examined", _examine(self.content))
+
+    @property
+    def content(self) -> Content:
+        """What is read, before a change that has no replacement is made to it."""
+        replaced = self.resource.replacement if self.generation else None
+        return self.resource.content if replaced is None else replaced
+
+    @property
+    def table(self) -> bytes | None:
+        """How a change alters each byte."""
+        return None if self.resource.replacement is not None else _table(self.generation)
 
     @property
     def size(self) -> int:
@@ -127,9 +141,7 @@ class Representation:
         if kind == "token":
             return f'"{secrets.token_hex(8)}"'
         if kind in ("strong", "weak"):
-            return (
-                "W/" if kind == "weak" else ""
-            ) + f'"{_fingerprint(self.resource.content, self.examined)}-{self.generation}"'
+            return ("W/" if kind == "weak" else "") + f'"{_fingerprint(self.content, self.examined)}-{self.generation}"'
         return f'"{kind}"' if not self.generation else f'"{kind}-{self.generation}"'
 
     @property
@@ -149,14 +161,17 @@ class Representation:
 
     def sha256(self) -> bytes:
         """Digest of the whole file in this generation."""
-        return _digest(self.resource.content, self.examined, self.generation)
+        return self.hashed("sha256")
+
+    def hashed(self, algorithm: str) -> bytes:
+        """The same with another algorithm of hashlib's."""
+        return _digest(self.content, self.examined, self.table, algorithm)
 
     @contextmanager
     def reader(self) -> Iterator[Read]:
         """Gives a function that reads this generation; holds the file open meanwhile."""
-        with _reader(self.resource.content) as read:
-            table = _table(self.generation)
-            yield _translated(read, table) if table else read
+        with _reader(self.content) as read:
+            yield _translated(read, self.table) if self.table else read
 
 
 def _translated(read: Read, table: bytes) -> Read:
@@ -197,10 +212,9 @@ def _reader(content: Content) -> Iterator[Read]:
 
 
 @lru_cache(maxsize=16)
-def _digest(content: Content, examined: tuple[int, ...], generation: int) -> bytes:
+def _digest(content: Content, examined: tuple[int, ...], table: bytes | None, algorithm: str = "sha256") -> bytes:
     size = _examine(content)[0]
-    table = _table(generation)
-    digest = hashlib.sha256()
+    digest = hashlib.new(algorithm)
     with _reader(content) as read:
         for offset in range(0, size, BLOCK_BYTES):
             block = read(offset, BLOCK_BYTES)

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
+from typing import Literal
 
 import anyio
 import pytest
@@ -429,10 +430,26 @@ def test_a_byte_flipped_always_is_a_wrong_digest_after_two_requests(tmp_path: Pa
     assert got.path.read_bytes() == b"", "nothing of it may be resumed"
 
 
-def test_the_old_digest_header_is_checked_too(tmp_path: Path, limits: TransferSettings) -> None:
-    old = Resource(CLIP, story="flip 2M", digest="sha-256")
+@pytest.mark.parametrize("kind", ["sha-256", "md5", "content-md5"])
+def test_an_old_digest_header_is_checked_too(
+    kind: Literal["sha-256", "md5", "content-md5"], tmp_path: Path, limits: TransferSettings
+) -> None:
+    old = Resource(CLIP, story="1M drop, flip 2M, ok", digest=kind)
     with Origin({"clip.mp4": old}) as origin:
+        assert fetched(origin, tmp_path, limits).bytes == WHOLE
+        assert len(downloads(origin)) == 3
+        origin.tell("clip.mp4", "1M drop, flip 2M")
+        (tmp_path / "source.journal").unlink()
         assert type(fetched(origin, tmp_path, limits).failure) is WrongDigest
+
+
+def test_an_old_digest_header_that_speaks_of_the_part_is_not_held_against_the_whole(
+    tmp_path: Path, limits: TransferSettings
+) -> None:
+    old = Resource(CLIP, story="1M drop, 500K drop, ok", digest="of the part")
+    with Origin({"clip.mp4": old}) as origin:
+        assert fetched(origin, tmp_path, limits).bytes == WHOLE
+        assert len(downloads(origin)) == 3
 
 
 def test_a_digest_that_the_person_gave_is_checked(media: Path, tmp_path: Path, limits: TransferSettings) -> None:

@@ -30,7 +30,7 @@ from tidegate.model import Identity, Source
 from tidegate.settings import Settings, TransferSettings
 from tidegate.transfer.fetch import FileFetched, Renew, fetch_file, identify
 from tidegate.transfer.http import HttpExchange
-from tidegate.transfer.mirrors import expired, metalink_urls, proven_same
+from tidegate.transfer.mirrors import expired, proven_same, read_metalink
 from tidegate.transfer.outside import Outside
 from tidegate.transfer.resolvers.direct import DirectResolver
 from tidegate.transfer.transport import pool_of
@@ -177,7 +177,7 @@ def test_a_mirror_says_what_a_source_is_whose_origin_is_gone(outside: Outside) -
     ],
 )
 def test_a_metalink_that_is_none_or_leads_elsewhere_gives_no_links(document: bytes) -> None:
-    assert metalink_urls(document) == {}
+    assert read_metalink(document).urls == {}
 
 
 A, B = "sha256:" + "aa" * 32, "sha256:" + "bb" * 32

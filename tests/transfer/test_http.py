@@ -19,7 +19,7 @@ from tests.transfer.scripted import Scripted, head
 from tidegate.errors import BadInput, ConnectionFailed, Evidence, RangeMismatch, RedirectLoop
 from tidegate.model import Source
 from tidegate.settings import TransferSettings
-from tidegate.transfer.answers import begins_at, digests, file_name, retry_after_seconds, total_bytes
+from tidegate.transfer.answers import begins_at, claimed_digests, digests, file_name, retry_after_seconds, total_bytes
 from tidegate.transfer.http import HttpExchange
 from tidegate.transfer.transport.base import Headers
 
@@ -52,27 +52,47 @@ def test_no_retry_after_breaks_the_reader_or_waits_for_ever(value: str) -> None:
 
 
 SHA = "47DEQpj8HBSa+/TImW+5JCeuQeRkm5NMpJWZG3hSuFU="
+MD5, MD5_HEX = "1B2M2Y8AsgTpgAmY7PhCfg==", "md5:d41d8cd98f00b204e9800998ecf8427e"
+OTHER_MD5 = "AAAAAAAAAAAAAAAAAAAAAA=="
 SHA_HEX = "sha256:e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"
 
 
 @pytest.mark.parametrize(
-    ("headers", "partial", "taken"),
+    ("headers", "whole", "taken"),
     [
-        ({"Repr-Digest": f"sha-256=:{SHA}:"}, False, {SHA_HEX}),
         ({"Repr-Digest": f"sha-256=:{SHA}:"}, True, {SHA_HEX}),
-        ({"Digest": f"SHA-256={SHA}"}, False, {SHA_HEX}),
-        ({"Digest": f"SHA-256={SHA}"}, True, set()),
+        ({"Repr-Digest": f"sha-256=:{SHA}:"}, False, {SHA_HEX}),
+        ({"Digest": f"SHA-256={SHA}"}, True, {SHA_HEX}),
+        ({"Digest": f"SHA-256={SHA}"}, False, set()),
+        ({"Content-Digest": f"sha-256=:{SHA}:"}, True, {SHA_HEX}),
         ({"Content-Digest": f"sha-256=:{SHA}:"}, False, set()),
-        ({"Repr-Digest": f"unixsum=:aGk=:, sha-256=:{SHA}:"}, False, {SHA_HEX}),
-        ({"Repr-Digest": "sha-256=:not base64!:"}, False, set()),
-        ({"Repr-Digest": "sha-256=::"}, False, set()),
-        ({"Repr-Digest": "sha-256=:c2hvcnQ=:"}, False, set()),
-        ({"Digest": f"SHA-256={SHA_HEX.removeprefix('sha256:')}"}, False, set()),
-        ({}, False, set()),
+        ({"Content-MD5": MD5}, True, {MD5_HEX}),
+        ({"Content-MD5": MD5}, False, set()),
+        ({"Digest": f"SHA-256={SHA},MD5={MD5}"}, True, {SHA_HEX, MD5_HEX}),
+        ({"Digest": f"SHA-256={SHA},MD5={MD5}", "Content-MD5": OTHER_MD5}, True, {SHA_HEX}),
+        ({"Repr-Digest": f"unixsum=:aGk=:, sha-256=:{SHA}:"}, True, {SHA_HEX}),
+        ({"Repr-Digest": "sha-256=:not base64!:"}, True, set()),
+        ({"Repr-Digest": "sha-256=::"}, True, set()),
+        ({"Repr-Digest": "sha-256=:c2hvcnQ=:"}, True, set()),
+        ({"Digest": f"SHA-256={SHA_HEX.removeprefix('sha256:')}"}, True, set()),
+        ({}, True, set()),
     ],
 )
-def test_only_digests_of_the_whole_file_are_taken(headers: dict[str, str], partial: bool, taken: set[str]) -> None:
-    assert set(digests(Headers(headers), partial=partial)) == taken
+def test_only_digests_of_the_whole_file_are_taken(headers: dict[str, str], whole: bool, taken: set[str]) -> None:
+    assert set(digests(Headers(headers), whole=whole)) == taken
+
+
+@pytest.mark.parametrize(
+    ("headers", "claimed"),
+    [
+        ({"Digest": f"SHA-256={SHA}"}, (SHA_HEX,)),
+        ({"Content-MD5": MD5}, (MD5_HEX,)),
+        ({"Digest": f"md5={MD5}", "Content-MD5": OTHER_MD5}, ()),
+        ({"Content-Digest": f"sha-256=:{SHA}:"}, ()),
+    ],
+)
+def test_what_may_be_of_the_whole_or_of_a_part_is_a_claim(headers: dict[str, str], claimed: tuple[str, ...]) -> None:
+    assert claimed_digests(Headers(headers)) == claimed
 
 
 @pytest.mark.parametrize(

@@ -37,6 +37,13 @@ def test_what_only_one_answer_says_decides_nothing(given: dict[str, object]) -> 
     assert told(digests=("md5:00",)).same_content_as(told(digests=(A,)))
 
 
+def test_a_claim_that_answers_about_different_parts_make_alike_is_a_digest_of_the_whole() -> None:
+    assert told(claims=(A, "md5:00")).settled_by(told(claims=(A, "md5:11"))).digests == (A,)
+    assert told(digests=(B,), claims=(A,)).settled_by(PLAIN).digests == (B,)
+    assert told(claims=(A,)).same_content_as(told(claims=(B,))), "alone it says nothing"
+    assert told(claims=(A,)).key == PLAIN.key
+
+
 def test_the_order_of_digests_means_nothing() -> None:
     assert told(digests=("md5:00", A)).key == told(digests=(A, "md5:00")).key
 

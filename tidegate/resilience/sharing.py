@@ -228,14 +228,15 @@ class Clerk:
         return Share(**asked, since=since if ask.wanted else None)
 
     def _host_room(self, origin: Origin, asked: Share, host: Host) -> int:
-        """How many more connections this host may have, after those who have none and came earlier.
+        """How many more connections this share may have of its host, after those who have none.
 
         Doubtful origins share one half of them. Who waits for his part of that half is in the way of nobody else.
         """
-        room = self.limits.connections - asked.held - host.held - _before(asked, self._line(host))
+        room = _in_line(self.limits.connections - asked.held - host.held, asked, self._line(host))
         if not self.doubtful(origin):
             return room
-        return min(room, self._half - asked.held - host.held_at_doubtful - _before(asked, host.waiting_at_doubtful))
+        left = self._half - asked.held - host.held_at_doubtful
+        return min(room, _in_line(left, asked, host.waiting_at_doubtful))
 
     def _others_have_nothing(self, origin: Origin, share: Share, host: Host) -> bool:
         """Whether a connection of this share's would be of use to somebody on this host who has none."""
@@ -308,9 +309,16 @@ def spacing_seconds(limits: GateSettings) -> float:
     return max(least, 1 / limits.requests_per_second) if limits.requests_per_second else least
 
 
-def _before(asked: Share, waiting: Sequence[float]) -> int:
-    """How many of those who have nothing come first: all, for a share that has something."""
-    return len(waiting) if asked.held else sum(since < (asked.since or 0.0) for since in waiting)
+def _in_line(free: int, asked: Share, waiting: Sequence[float]) -> int:
+    """How many of the free connections are this share's, where others wait who have nothing.
+
+    It gets its first one after those who have waited longer, and a further one only when nobody of them is left.
+    """
+    further = free - len(waiting)
+    if asked.held:
+        return further
+    earlier = sum(since < (asked.since or 0.0) for since in waiting)
+    return max(further, min(1, free - earlier))
 
 
 def _poorer(waiting: Sequence[Share], mine: Share) -> bool:

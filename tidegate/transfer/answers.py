@@ -147,10 +147,21 @@ def retry_after_seconds(value: str | None, now: float) -> float | None:
         return None
 
 
-def digests(headers: Headers, *, partial: bool) -> tuple[Digest, ...]:
-    """Digests of the whole representation: `Repr-Digest` always is, the old `Digest` too; `Content-Digest` is not."""
-    old = "" if partial else headers.get("Digest", "")
-    return tuple(filter(None, (_digest(item) for item in f"{headers.get('Repr-Digest', '')},{old}".split(","))))
+def digests(headers: Headers, *, whole: bool) -> tuple[Digest, ...]:
+    """Digests that are certainly of the whole file. `Repr-Digest` always is; the others where the answer is `whole`."""
+    told = [headers.get("Repr-Digest", "")]
+    if whole:
+        told += [headers.get("Content-Digest", ""), headers.get("Digest", ""), _content_md5(headers)]
+    return _unanimous(told)
+
+
+def claimed_digests(headers: Headers) -> tuple[Digest, ...]:
+    """Digests of which the header does not say whether they are of the whole file, or of the part that was asked for.
+
+    RFC 3230 means the whole file, many servers the part; `Content-MD5` was changed from one to the other. Answers that
+    give the same one for different parts settle it.
+    """
+    return _unanimous([headers.get("Digest", ""), _content_md5(headers)])
 
 
 def file_name(headers: Headers, redacted: str) -> str:
@@ -177,6 +188,18 @@ def links(headers: Headers, url: str, relation: str) -> tuple[tuple[str, dict[st
             except ValueError:
                 continue
     return tuple(found)
+
+
+def _content_md5(headers: Headers) -> str:
+    value = headers.get("Content-MD5", "")
+    return f"md5={value}" if value else ""
+
+
+def _unanimous(told: list[str]) -> tuple[Digest, ...]:
+    """What the headers say, but for algorithms on which they contradict each other."""
+    found = dict.fromkeys(filter(None, (_digest(item) for item in ",".join(told).split(","))))
+    names = [digest.partition(":")[0] for digest in found]
+    return tuple(digest for digest, name in zip(found, names, strict=True) if names.count(name) == 1)
 
 
 def _digest(item: str) -> Digest | None:

@@ -41,6 +41,7 @@ from tidegate.transfer.mirrors import Elsewhere, expired, proven_same
 from tidegate.transfer.outside import Outside
 from tidegate.transfer.part import Part, opened_part
 from tidegate.transfer.pieces import Widening
+from tidegate.transfer.spread import Spread
 from tidegate.transfer.verify import algorithms_for, require_promised
 
 __all__ = ["OVERLAP_BYTES", "Fetch", "FileFetched", "fetch_file", "identify"]
@@ -67,6 +68,8 @@ class Fetch:
     """What the origin asked says the source is, where that is another one than the part's."""
     blake3: Digest | None = None
     """The whole file's digest, once it is complete and checked."""
+    distrust: Callable[[], None] = lambda: None
+    """Told that the bytes of all places together were not what was promised."""
     clock: Callable[[], float] = time.monotonic
     _seconds: float = 0.0
     _reused: int = 0
@@ -136,7 +139,7 @@ class Fetch:
     async def _try(self) -> None:
         if not self._done():
             await Crew(self._course).run()
-        if self.part.complete and self.until is None:
+        if self.part.complete:
             await self._verify()
 
     def _done(self) -> bool:
@@ -150,6 +153,7 @@ class Fetch:
             found = await in_thread(follower.digests, algorithms_for(promised))
             require_promised(found, promised)
         except WrongDigest:
+            self.distrust()
             await in_thread(self.part.restart)
             raise
         self.blake3 = found["blake3"]
@@ -249,7 +253,7 @@ async def fetch_file(
 
 @dataclass
 class _FileFetch:
-    """The origins of one file, one after the other."""
+    """The origins of one file: at once where a digest proves the mixture, else one after the other."""
 
     outside: Outside
     source: Source
@@ -276,7 +280,9 @@ class _FileFetch:
         if isinstance(failure, LimitReached):
             return
         known = [mirror.get_secret_value() for mirror in self.source.mirrors]
-        for url in [*known, *await self._elsewhere.found(self.outside)]:
+        named = await self._elsewhere.found(self.outside, self.identity.size_bytes)
+        self.promised |= self._elsewhere.digests
+        for url in dict.fromkeys([*known, *named]):
             if url != self.source.url.get_secret_value():
                 shown = redact_url(url)
                 self.outside.observe(Note(f"{failure.message}; trying the mirror {shown}", "warning"))
@@ -307,13 +313,40 @@ class _FileFetch:
             return FileFetched(part.path, self.stats, fetch.blake3, checked, part.end_is_certain)
 
     async def _run(self, source: Source, part: Part, told: Identity | None) -> Fetch:
+        promised = set(self.promised)
+        spread = self._spread(source, promised, trusted=told is None and source is self.source)
+        try:
+            return await self._through(spread, part, promised, told)
+        except SourceChanged:
+            if not spread.mixed:
+                raise
+            spread.distrust()
+            return await self._through(spread, part, promised, told)
+
+    async def _through(self, spread: Spread, part: Part, promised: set[Digest], told: Identity | None) -> Fetch:
         limits, observe = self.outside.limits, self.outside.observe
-        fetch = Fetch(self._connect(source), part, limits, observe, promised=set(self.promised), identity=told)
+        fetch = Fetch(spread, part, limits, observe, promised=promised, identity=told, distrust=spread.distrust)
         try:
             await fetch.run()
         finally:
             self.stats += fetch.stats
         return fetch
+
+    def _spread(self, source: Source, promised: set[Digest], *, trusted: bool) -> Spread:
+        own = source.url.get_secret_value()
+
+        def links() -> list[str]:
+            known = [mirror.get_secret_value() for mirror in source.mirrors]
+            return [url for url in dict.fromkeys([*known, *self._elsewhere.named]) if url != own]
+
+        return Spread(
+            self._connect(source),
+            lambda url: self._connect(Source(url=SecretStr(url))),
+            links,
+            promised,
+            self.outside.observe,
+            trusted=trusted,
+        )
 
     async def _renewed(self, source: Source, part: Part, refused: HttpRefused) -> tuple[Source, Part, Identity | None]:
         """A fresh link in place of one that has expired, once."""

@@ -262,7 +262,9 @@ class Gates:
             while True:
                 now = self.clock()
                 due = [(at, gate) for gate in self._gates.values() if (at := gate.due_at()) is not None]
-                at, gate = min(due, key=lambda one: one[0], default=(leaves_at, None))
+                # Of several that are urgent, the one that has waited longest for an answer: one origin whose calls are
+                # shorter than an exchange takes is urgent again each time, and would keep the others waiting for ever.
+                at, gate = min(due, key=lambda one: (one[0], one[1].answered_at), default=(leaves_at, None))
                 if at <= now:
                     if gate is None:
                         self._keeper = None

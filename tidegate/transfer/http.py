@@ -15,6 +15,7 @@ from tidegate.model import Identity, Source
 from tidegate.settings import TransferSettings
 from tidegate.transfer.answers import (
     begins_at,
+    claimed_digests,
     covered,
     digests,
     file_name,
@@ -82,7 +83,7 @@ class HttpExchange:
         if heard.status == HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE:
             return self._nothing_left(heard, start, expected)
         raise_for_status(heard.status, heard.reply.reason, heard.headers, heard.evidence)
-        identity = self._identity(heard)
+        identity = self._identity(heard).settled_by(expected)
         if not expected.same_content_as(identity):
             if _is_page(identity) and not _is_page(expected):  # a login, a captcha, an error in disguise
                 raise NotMedia("The origin answers with a web page now", evidence=heard.evidence)
@@ -108,17 +109,20 @@ class HttpExchange:
         self._noted(heard.url, heard.headers)
         etag = only(heard.headers, "ETag")
         partial = heard.status == HTTPStatus.PARTIAL_CONTENT
+        size = total_bytes(heard.status, heard.headers)
+        whole = not partial or (size is not None and covered(heard.headers) == (0, size - 1))
         weak = etag is not None and etag.startswith("W/")
         self.told = Identity(
             url=self._source.redacted,
             name=file_name(heard.headers, self._source.redacted),
-            size_bytes=total_bytes(heard.status, heard.headers),
+            size_bytes=size,
             etag=etag if etag and not weak else None,
             weak_etag=etag if weak else None,
             last_modified=only(heard.headers, "Last-Modified"),
             ranges=partial and "Content-Range" in heard.headers,
             content_type=heard.headers.get("Content-Type"),
-            digests=digests(heard.headers, partial=partial),
+            digests=digests(heard.headers, whole=whole),
+            claims=() if whole else claimed_digests(heard.headers),
         )
         return self.told
 

@@ -6,6 +6,7 @@ is kept over a crash.
 
 from __future__ import annotations
 
+import hashlib
 import re
 from collections.abc import Mapping
 from contextlib import suppress
@@ -26,6 +27,8 @@ METALINK_TYPES = ("application/metalink4+xml", "application/metalink+xml")
 MOST_MIRRORS = 8
 """How many copies are tried at most, however many are told."""
 
+_HASHES = {"sha256": "sha256", "sha512": "sha512", "sha1": "sha1", "sha": "sha1", "md5": "md5"}
+"""Types of hashes in a Metalink, without their hyphens, by hashlib's names."""
 _EXPIRY = frozenset({"expires", "expire", "expiry", "exp", "e"})
 _LEAST_EPOCH = 10**9
 """What is smaller is no point in time."""
@@ -38,6 +41,8 @@ class Elsewhere:
     duplicates: dict[str, int] = field(default_factory=dict)
     """Links, with the priority that the origin gives them: the lowest first."""
     metalinks: dict[str, None] = field(default_factory=dict)
+    digests: frozenset[Digest] = frozenset()
+    """What a Metalink says that the whole file must have."""
 
     def note(self, url: str, headers: Headers) -> None:
         """Take down what an answer tells in its `Link` headers (RFC 6249)."""
@@ -47,26 +52,60 @@ class Elsewhere:
             if told.get("type", "").lower() in METALINK_TYPES:
                 self.metalinks[target] = None
 
-    async def found(self, outside: Outside) -> tuple[str, ...]:
-        """Links to copies, best first. A Metalink that cannot be had is no failure."""
+    @property
+    def named(self) -> tuple[str, ...]:
+        """Links to copies that are known by now, best first."""
+        return tuple(sorted(self.duplicates, key=lambda url: self.duplicates[url]))[:MOST_MIRRORS]
+
+    async def found(self, outside: Outside, size_bytes: int | None) -> tuple[str, ...]:
+        """The same, with those of a Metalink, which is asked for now, and whose digests are kept. One that cannot be
+        had, or is about a file of another size, is no failure."""
         for url in list(self.metalinks)[:1]:
             with suppress(TidegateError):
                 wanted = Wanted(url, most_bytes=METALINK_BYTES, what="metalink", decode=True)
-                self.duplicates |= metalink_urls((await ask(outside, wanted)).body)
-        return tuple(sorted(self.duplicates, key=lambda url: self.duplicates[url]))[:MOST_MIRRORS]
+                read = read_metalink((await ask(outside, wanted)).body)
+                if size_bytes is None or read.size_bytes in (None, size_bytes):
+                    self.duplicates |= read.urls
+                    self.digests |= read.digests
+        return self.named
 
 
-def metalink_urls(document: bytes) -> dict[str, int]:
-    """http(s) links of the first file of a Metalink (RFC 5854), with their priorities; none of what cannot be read."""
+@dataclass(frozen=True)
+class Metalink:
+    """What a Metalink says of its first file."""
+
+    urls: dict[str, int] = field(default_factory=dict)
+    """http(s) links, with their priorities."""
+    digests: frozenset[Digest] = frozenset()
+    size_bytes: int | None = None
+
+
+def read_metalink(document: bytes) -> Metalink:
+    """Read a Metalink (RFC 5854, and the version before it); nothing of what cannot be read."""
     if re.search(rb"<!(?:DOCTYPE|ENTITY)", document, re.IGNORECASE):
-        return {}  # nothing that a Metalink needs, and all that can be made to explode
+        return Metalink()  # nothing that a Metalink needs, and all that can be made to explode
     try:
         root = ElementTree.fromstring(document)  # noqa: S314  # without DOCTYPE and at most 1 MiB of it
     except ElementTree.ParseError:
-        return {}
+        return Metalink()
     file = next(root.iterfind(".//{*}file"), None)
-    urls = [] if file is None else [(one.text or "", one.get("priority", "")) for one in file.iterfind(".//{*}url")]
-    return {url.strip(): _priority(pri) for url, pri in urls if urlsplit(url.strip()).scheme in ("http", "https")}
+    if file is None:
+        return Metalink()
+    urls = [((one.text or "").strip(), one.get("priority", "")) for one in file.iterfind(".//{*}url")]
+    hashes = [_hash(one.get("type", ""), (one.text or "").strip()) for one in file.iterfind(".//{*}hash")]
+    size = (file.findtext("{*}size") or "").strip()
+    return Metalink(
+        {url: _priority(pri) for url, pri in urls if urlsplit(url).scheme in ("http", "https")},
+        frozenset(filter(None, hashes)),
+        int(size) if re.fullmatch(r"[0-9]{1,18}", size) else None,
+    )
+
+
+def _hash(kind: str, value: str) -> Digest | None:
+    """A hash of the whole file; those of its pieces carry no type."""
+    name = _HASHES.get(kind.lower().replace("-", ""))
+    fits = name is not None and re.fullmatch(rf"[0-9a-fA-F]{{{2 * hashlib.new(name).digest_size}}}", value)
+    return f"{name}:{value.lower()}" if fits else None
 
 
 def proven_same(source: Identity, other: Identity, promised: frozenset[Digest]) -> bool:
