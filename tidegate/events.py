@@ -84,13 +84,22 @@ class StageEnded:
 
 
 @dataclass(frozen=True)
+class PathTaken:
+    """Which way a part of the engine goes in this run: with everything it has, or the plain one."""
+
+    part: Literal["transfer", "process"]
+    path: Literal["full", "plain"]
+    why: str = ""
+
+
+@dataclass(frozen=True)
 class Waiting:
     """The run waits for something that it can name; None when it goes on."""
 
     what: str | None
 
 
-Event = Note | Waiting | Advance | Strain | RunStarted | RunEnded | StageStarted | StageEnded
+Event = Note | Waiting | Advance | Strain | PathTaken | RunStarted | RunEnded | StageStarted | StageEnded
 
 
 class Observer(Protocol):
@@ -111,3 +120,14 @@ def together(*observers: Observer) -> Observer:
             observer(event)
 
     return tell_all
+
+
+class Paths:
+    """An observer that keeps which way each part went: the plain one, should it have been taken even once."""
+
+    def __init__(self) -> None:
+        self.taken: dict[str, str] = {}
+
+    def __call__(self, event: Event, /) -> None:
+        if isinstance(event, PathTaken) and self.taken.get(event.part) != "plain":
+            self.taken[event.part] = event.path

@@ -628,6 +628,8 @@ class Outcome(Value):
     """What this run asked of the source: identify, probe and download together."""
     origins: tuple[OriginStats, ...] = ()
     """What this run had to do with each origin."""
+    paths: dict[str, str] = Field(default_factory=dict)
+    """Which way `transfer` and `process` went in this run, where they had any work: `full` or `plain`."""
     remux: RemuxResult | None = None
     analysis: AnalysisResult | None = None
     published: PublishResult | None = None
