@@ -49,7 +49,7 @@ async def attempted(way: Way, source: Source, begins: Beginning) -> Outcome:
     try:
         async with opened_ledger(way.bench.settings, observe) as ledger, leased(ledger, begins, observe) as lease:
             async with shown() as progress:
-                everybody = together(observe, lease, progress, way.paths)
+                everybody = together(observe, lease, progress, way.account)
                 gates = Gates(way.bench.settings.gate, ledger, everybody)
                 way.bench = replace(way.bench, observe=everybody, fence=lease.fence, gates=gates)
                 everybody(Note(f"limits: {limits_line(way.bench.settings)}", "detail"))
@@ -99,7 +99,7 @@ async def _to_its_end(way: Way, source: Source, lease: Lease) -> Outcome:
             return await _evidence(way, as_failure(error))
         else:
             break
-    return way.outcome.model_copy(update={"origins": way.bench.gates.statistics(), "paths": way.paths.taken})
+    return way.outcome.model_copy(update={"origins": way.bench.gates.statistics(), **way.account.facts})
 
 
 async def _evidence(way: Way, error: TidegateError) -> Outcome:
@@ -117,7 +117,7 @@ async def _evidence(way: Way, error: TidegateError) -> Outcome:
 def _failure(way: Way, error: TidegateError) -> Outcome:
     failure = describe(error, now=datetime.now(UTC))
     origins = way.bench.gates.statistics()
-    told = {"status": "failed", "failure": failure, "origins": origins, "paths": way.paths.taken}
+    told = {"status": "failed", "failure": failure, "origins": origins, **way.account.facts}
     return way.outcome.model_copy(update=told)
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
 
-from tidegate.model import Outcome
+from tidegate.model import Outcome, ResourceUse
 
 Level = Literal["debug", "detail", "info", "warning", "error"]
 """`detail` is for logs, and for a terminal only when it was asked to tell everything."""
@@ -84,6 +84,15 @@ class StageEnded:
 
 
 @dataclass(frozen=True)
+class ToolEnded:
+    """A tool has ended, in whatever way, and this is what it used."""
+
+    stage: str | None
+    tool: str
+    resources: ResourceUse
+
+
+@dataclass(frozen=True)
 class PathTaken:
     """Which way a part of the engine goes in this run: with everything it has, or the plain one."""
 
@@ -99,7 +108,7 @@ class Waiting:
     what: str | None
 
 
-Event = Note | Waiting | Advance | Strain | PathTaken | RunStarted | RunEnded | StageStarted | StageEnded
+Event = Note | Waiting | Advance | Strain | ToolEnded | PathTaken | RunStarted | RunEnded | StageStarted | StageEnded
 
 
 class Observer(Protocol):
@@ -122,12 +131,28 @@ def together(*observers: Observer) -> Observer:
     return tell_all
 
 
-class Paths:
-    """An observer that keeps which way each part went: the plain one, should it have been taken even once."""
+class Account:
+    """An observer that keeps what a run's report tells of its tools.
+
+    `paths`: which way each part went; the plain one, should it have been taken even once. `resources`: what the tools
+    of each stage used, those that failed too.
+    """
 
     def __init__(self) -> None:
-        self.taken: dict[str, str] = {}
+        self.paths: dict[str, str] = {}
+        self.resources: dict[str, ResourceUse] = {}
 
     def __call__(self, event: Event, /) -> None:
-        if isinstance(event, PathTaken) and self.taken.get(event.part) != "plain":
-            self.taken[event.part] = event.path
+        match event:
+            case PathTaken() if self.paths.get(event.part) != "plain":
+                self.paths[event.part] = event.path
+            case ToolEnded(stage=str(stage)):
+                before = self.resources.get(stage)
+                self.resources[stage] = before + event.resources if before else event.resources
+            case _:
+                pass
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """As fields of an outcome."""
+        return {"paths": dict(self.paths), "resources": dict(self.resources)}

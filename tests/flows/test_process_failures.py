@@ -193,6 +193,10 @@ def test_too_much_memory_steps_down_to_a_smaller_picture_and_the_report_tells_th
     assert ended.document["paths"] == {"process": "full", "transfer": "full"}
     report = json.loads(Path(ended.document["report"]["json"]).read_text())
     assert report["paths"] == ended.document["paths"]
+    used = report["resources"]["remux"]
+    assert used["enforced_by"] == guard and used["memory_cap_bytes"] == 1000 * MB
+    assert used["peak_memory_bytes"] < 1.1 * 1000 * MB or guard == "sampling"
+    assert len(used["curve"]) >= 1
     assert left_running(command) == []
 
 

@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tidegate.model import ResourceUse
 from tidegate.process.usage import Alerts, Limits, Point, Sample, Use, thinned, trend
 from tidegate.resilience.load import Load
 
@@ -101,3 +102,23 @@ def test_what_was_never_looked_at_used_nothing() -> None:
 
 def test_the_kernels_own_count_of_processor_time_is_believed_where_it_is_more() -> None:
     assert Use().summed(2.0, cap_bytes=None, enforced_by="none", cpu_seconds=3.0).mean_cpu_percent == 150.0
+
+
+uses = st.builds(
+    ResourceUse,
+    seconds=st.floats(0, 1e5),
+    samples=st.integers(0, 1000),
+    peak_memory_bytes=st.integers(0, 10**12),
+    mean_memory_bytes=st.integers(0, 10**12),
+    read_bytes=st.integers(0, 10**15),
+)
+
+
+@given(uses, uses)
+def test_two_tools_of_a_stage_add_up(one: ResourceUse, other: ResourceUse) -> None:
+    both = one + other
+    assert both.peak_memory_bytes == max(one.peak_memory_bytes, other.peak_memory_bytes)
+    assert both.seconds == pytest.approx(one.seconds + other.seconds, abs=0.001)
+    means = sorted((one.mean_memory_bytes, other.mean_memory_bytes))
+    assert means[0] - 1 <= both.mean_memory_bytes <= means[1] + 1 or both.seconds == 0
+    assert (both.samples, both.read_bytes) == (one.samples + other.samples, one.read_bytes + other.read_bytes)

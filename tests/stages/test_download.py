@@ -23,7 +23,7 @@ from tests.support.leaks import leftovers
 from tests.support.origin import Origin, Resource
 from tidegate import stages
 from tidegate.errors import DiskFull, NotMedia
-from tidegate.events import Event, Note, Paths, together
+from tidegate.events import Account, Event, Note, together
 from tidegate.model import DownloadResult, ProbeResult, Source
 from tidegate.settings import Settings, StoreSettings
 from tidegate.stages import Workbench
@@ -202,8 +202,8 @@ def test_stored_bytes_that_are_not_as_promised_are_fetched_anew(own: Workbench, 
 # --- the two paths ----------------------------------------------------------------------------------
 
 
-def told_by(bench: Workbench, engine: str) -> tuple[Workbench, Paths, list[str]]:
-    paths, notes = Paths(), []
+def told_by(bench: Workbench, engine: str) -> tuple[Workbench, Account, list[str]]:
+    account, notes = Account(), []
 
     def hear(event: Event) -> None:
         if isinstance(event, Note):
@@ -211,22 +211,22 @@ def told_by(bench: Workbench, engine: str) -> tuple[Workbench, Paths, list[str]]
 
     transfer = bench.settings.transfer.model_copy(update={"engine": engine})
     settings = bench.settings.model_copy(update={"transfer": transfer})
-    return replace(bench, settings=settings, observe=together(paths, hear)), paths, notes
+    return replace(bench, settings=settings, observe=together(account, hear)), account, notes
 
 
 @pytest.mark.parametrize(("engine", "path"), [("full", "full"), ("plain", "plain"), ("0%", "plain"), ("100%", "full")])
 def test_the_switch_says_which_path_a_transfer_takes(engine: str, path: str, own: Workbench, clips: Path) -> None:
-    bench, paths, _ = told_by(own, engine)
+    bench, account, _ = told_by(own, engine)
     with Origin({"film.mp4": clip(clips)}) as origin:
         downloaded(bench, origin.url("film.mp4"))
-    assert paths.taken == {"transfer": path}
+    assert account.paths == {"transfer": path}
 
 
 def test_a_mistake_of_ours_in_the_full_path_is_made_good_by_the_plain_one_once(
     own: Workbench, clips: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     media = bulk_clip(clips, 24 * MIB)
-    bench, paths, notes = told_by(own, "full")
+    bench, account, notes = told_by(own, "full")
     real = Crew._widen
 
     def breaks(crew: Crew, *told: Any) -> None:
@@ -239,7 +239,7 @@ def test_a_mistake_of_ours_in_the_full_path_is_made_good_by_the_plain_one_once(
         got = downloaded(bench, origin.url("film.mp4"))
         assert origin.bytes_sent("film.mp4") < 1.3 * media.stat().st_size, "it went on from what was here"
     assert bench.store.path(got.asset).read_bytes() == media.read_bytes()
-    assert paths.taken == {"transfer": "plain"}
+    assert account.paths == {"transfer": "plain"}
     assert [note for note in notes if "ZeroDivisionError: of ours" in note and "single stream" in note]
 
 
