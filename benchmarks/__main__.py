@@ -21,7 +21,7 @@ def main() -> int:
             print(pairs.row(), flush=True)
             met = met and pairs.ratio("wall") <= pairs.goal
     print(f"\n{FIGURES_HEADER}", flush=True)
-    for source in (ledger, redone):
+    for source in (supervised_ffmpeg, ledger, redone):
         for figure in source.figures():
             print(figure.row(), flush=True)
             met = met and figure.met

@@ -22,11 +22,12 @@ from tidegate.durable.ledger import AttemptState, Beginning
 from tidegate.durable.ledger.decide import LOST_TOUCH
 from tidegate.durable.ledger.lease import Lease, leased
 from tidegate.errors import Coordination, SourceChanged, Superseded, TidegateError, Unknown, as_failure
-from tidegate.events import Note, together
+from tidegate.events import Note, PathTaken, together
 from tidegate.model import Outcome, Source
 from tidegate.redact import redact_url
 from tidegate.report.failure import describe
 from tidegate.report.terminal import limits_line, origin_line
+from tidegate.settings import Settings
 from tidegate.stages import publish_failure
 from tidegate.transfer.gates import Gates
 from tidegate.transfer.transport import pool_of
@@ -48,10 +49,11 @@ async def attempted(way: Way, source: Source, begins: Beginning) -> Outcome:
     try:
         async with opened_ledger(way.bench.settings, observe) as ledger, leased(ledger, begins, observe) as lease:
             async with shown() as progress:
-                everybody = together(observe, lease, progress)
+                everybody = together(observe, lease, progress, way.account)
                 gates = Gates(way.bench.settings.gate, ledger, everybody)
                 way.bench = replace(way.bench, observe=everybody, fence=lease.fence, gates=gates)
                 everybody(Note(f"limits: {limits_line(way.bench.settings)}", "detail"))
+                everybody(_process_path(way.bench.settings))
                 try:
                     outcome = await _to_its_end(way, source, lease)
                 finally:
@@ -97,7 +99,7 @@ async def _to_its_end(way: Way, source: Source, lease: Lease) -> Outcome:
             return await _evidence(way, as_failure(error))
         else:
             break
-    return way.outcome.model_copy(update={"origins": way.bench.gates.statistics()})
+    return way.outcome.model_copy(update={"origins": way.bench.gates.statistics(), **way.account.facts})
 
 
 async def _evidence(way: Way, error: TidegateError) -> Outcome:
@@ -115,7 +117,14 @@ async def _evidence(way: Way, error: TidegateError) -> Outcome:
 def _failure(way: Way, error: TidegateError) -> Outcome:
     failure = describe(error, now=datetime.now(UTC))
     origins = way.bench.gates.statistics()
-    return way.outcome.model_copy(update={"status": "failed", "failure": failure, "origins": origins})
+    told = {"status": "failed", "failure": failure, "origins": origins, **way.account.facts}
+    return way.outcome.model_copy(update=told)
+
+
+def _process_path(settings: Settings) -> PathTaken:
+    if settings.process.supervision == "on":
+        return PathTaken("process", "full")
+    return PathTaken("process", "plain", "TIDEGATE_PROCESS_SUPERVISION=off")
 
 
 def failed_before_it_began(source: SourceRequest, reason: object) -> Outcome:

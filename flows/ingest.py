@@ -33,7 +33,7 @@ from tasks.observe import run_observer
 from tasks.policies import Stage
 from tidegate.durable.ledger.lease import Lease
 from tidegate.errors import CircuitOpen
-from tidegate.events import RunEnded, RunStarted
+from tidegate.events import Account, RunEnded, RunStarted
 from tidegate.model import (
     NO_WISH,
     Aim,
@@ -86,6 +86,7 @@ class Way:
         self._wish = wish
         self._lease: Lease | None = None
         self._patience_seconds = patience_seconds()
+        self.account = Account()
         self._tried: list[Tried] = []
 
     async def go(self, source: Source, lease: Lease) -> None:
@@ -129,7 +130,7 @@ class Way:
         if self._until == "analyze":
             return
 
-        self._note(origins=self.bench.gates.statistics())
+        self._note(origins=self.bench.gates.statistics(), **self.account.facts)
         published = await self._stage(
             publish.stage(self.bench, media, analysis, self.target), self.outcome, self.target
         )

@@ -33,6 +33,7 @@ from tidegate.durable.threads import in_thread
 from tidegate.errors import Evidence, Stuck
 from tidegate.events import Note, Observer
 from tidegate.model import Value
+from tidegate.process.cgroup import sweep
 from tidegate.process.leftovers import end_leftovers, end_owner
 from tidegate.settings import Settings
 
@@ -180,6 +181,8 @@ class StuckRuns:
 def _clear(ledger: Ledger, settings: Settings, observe: Observer, dry_run: bool) -> Maintenance:
     """Make room. Blocking."""
     home, now = Home(settings.store.home), datetime.now(UTC)
+    for group in () if dry_run else sweep():
+        observe(Note(f"Removed a control group whose maker is gone: {group}"))
     _forget_missing(ledger)
     left = ledger.open_attempts()
     live = frozenset(one.work_key for one in left if one.work_key and one.state is AttemptState.RUNNING)

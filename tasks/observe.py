@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from prefect.exceptions import MissingContextError
 from prefect.logging import get_run_logger
 
-from tidegate.events import Event, Note, Observer, StageEnded, StageStarted
+from tidegate.events import Event, Note, Observer, PathTaken, StageEnded, StageStarted
 
 _listeners: list[Observer] = []
 
@@ -65,5 +65,8 @@ def _log(logger: logging.Logger | logging.LoggerAdapter[logging.Logger], event: 
             logger.info("%s: from its checkpoint", event.stage)
         case StageEnded():
             logger.info("%s: %s after %.1f s", event.stage, event.state, event.seconds)
+        case PathTaken():
+            level = logging.INFO if event.path == "plain" else logging.DEBUG
+            logger.log(level, "%s: the %s path%s", event.part, event.path, f" ({event.why})" if event.why else "")
         case _:
             pass

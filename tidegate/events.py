@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
 
-from tidegate.model import Outcome
+from tidegate.model import Outcome, ResourceUse
 
 Level = Literal["debug", "detail", "info", "warning", "error"]
 """`detail` is for logs, and for a terminal only when it was asked to tell everything."""
@@ -84,13 +84,31 @@ class StageEnded:
 
 
 @dataclass(frozen=True)
+class ToolEnded:
+    """A tool has ended, in whatever way, and this is what it used."""
+
+    stage: str | None
+    tool: str
+    resources: ResourceUse
+
+
+@dataclass(frozen=True)
+class PathTaken:
+    """Which way a part of the engine goes in this run: with everything it has, or the plain one."""
+
+    part: Literal["transfer", "process"]
+    path: Literal["full", "plain"]
+    why: str = ""
+
+
+@dataclass(frozen=True)
 class Waiting:
     """The run waits for something that it can name; None when it goes on."""
 
     what: str | None
 
 
-Event = Note | Waiting | Advance | Strain | RunStarted | RunEnded | StageStarted | StageEnded
+Event = Note | Waiting | Advance | Strain | ToolEnded | PathTaken | RunStarted | RunEnded | StageStarted | StageEnded
 
 
 class Observer(Protocol):
@@ -111,3 +129,30 @@ def together(*observers: Observer) -> Observer:
             observer(event)
 
     return tell_all
+
+
+class Account:
+    """An observer that keeps what a run's report tells of its tools.
+
+    `paths`: which way each part went; the plain one, should it have been taken even once. `resources`: what the tools
+    of each stage used, those that failed too.
+    """
+
+    def __init__(self) -> None:
+        self.paths: dict[str, str] = {}
+        self.resources: dict[str, ResourceUse] = {}
+
+    def __call__(self, event: Event, /) -> None:
+        match event:
+            case PathTaken() if self.paths.get(event.part) != "plain":
+                self.paths[event.part] = event.path
+            case ToolEnded(stage=str(stage)):
+                before = self.resources.get(stage)
+                self.resources[stage] = before + event.resources if before else event.resources
+            case _:
+                pass
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """As fields of an outcome."""
+        return {"paths": dict(self.paths), "resources": dict(self.resources)}

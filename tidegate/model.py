@@ -392,6 +392,27 @@ class ResourceUse(Value):
     enforced_by: Literal["cgroup", "sampling", "none"] = "none"
     """Who holds the tree to its memory cap."""
 
+    def __add__(self, other: ResourceUse) -> ResourceUse:
+        """Both, one after the other: times and bytes add up, and the curve is that of the higher peak."""
+        larger = self if self.peak_memory_bytes >= other.peak_memory_bytes else other
+        seconds = self.seconds + other.seconds
+
+        def mean(mine: float, theirs: float) -> float:
+            return (mine * self.seconds + theirs * other.seconds) / seconds if seconds else 0.0
+
+        return larger.model_copy(
+            update={
+                "seconds": round(seconds, 3),
+                "samples": self.samples + other.samples,
+                "mean_memory_bytes": round(mean(self.mean_memory_bytes, other.mean_memory_bytes)),
+                "peak_cpu_percent": max(self.peak_cpu_percent, other.peak_cpu_percent),
+                "mean_cpu_percent": round(mean(self.mean_cpu_percent, other.mean_cpu_percent), 1),
+                "read_bytes": self.read_bytes + other.read_bytes,
+                "written_bytes": self.written_bytes + other.written_bytes,
+                "alerts": tuple(dict.fromkeys((*self.alerts, *other.alerts))),
+            }
+        )
+
 
 class OriginStats(Value):
     """What a run, or all runs together, had to do with one origin."""
@@ -637,6 +658,10 @@ class Outcome(Value):
     """What this run asked of the source: identify, probe and download together."""
     origins: tuple[OriginStats, ...] = ()
     """What this run had to do with each origin."""
+    resources: dict[str, ResourceUse] = Field(default_factory=dict)
+    """What tools used in this run, by stage: all of one stage together."""
+    paths: dict[str, str] = Field(default_factory=dict)
+    """Which way `transfer` and `process` went in this run, where they had any work: `full` or `plain`."""
     remux: RemuxResult | None = None
     analysis: AnalysisResult | None = None
     published: PublishResult | None = None

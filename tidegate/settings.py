@@ -12,7 +12,7 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from tidegate.errors import BadInput
@@ -118,6 +118,9 @@ class TransferSettings(Group):
     `TIDEGATE_NETWORK` is set."""
     transport: Literal["sockets", "httpx"] = "sockets"
     """How bytes travel. `httpx` is slower; it is also used wherever the environment names a proxy."""
+    engine: Annotated[str, StringConstraints(pattern=r"^(full|plain|(100|[1-9]?[0-9])%)$")] = "full"
+    """`plain` takes one connection and one segment at a time. A share such as `25%` is how much of all work, told by
+    its key, takes the full path; the rest takes the plain one."""
     extract_timeout: Seconds = timedelta(minutes=2)
     """Seconds that yt-dlp may take to find the media of a page; it asks a site several times."""
     tool_stall_timeout: Seconds = timedelta(minutes=5)

@@ -134,6 +134,24 @@ def test_a_second_ctrl_c_does_not_wait_and_leaves_nothing_behind(command: Comman
     interrupted(stopped, 130, command)
 
 
+@pytest.mark.slow
+def test_ctrl_c_ends_a_tool_that_hears_nothing_within_twelve_seconds(
+    command: Command, clips: Path, tmp_path: Path
+) -> None:
+    """With the pause between TERM and KILL as it is by default; a child in a session of its own goes too."""
+    away = "setsid sh -c \"trap '' TERM INT HUP; exec sleep 600\" >/dev/null 2>&1 &"
+    deaf = witness(tmp_path, before=f"case \"$*\" in *' -i '*) {away} trap '' TERM INT; sleep 300;; esac")
+    command.environment |= {"TIDEGATE_TOOLS_FFMPEG": str(deaf), "TIDEGATE_PROCESS_END_GRACE": "10"}
+    command.environment |= {"TIDEGATE_PROCESS_STALL_TIMEOUT": "90"}
+    with Origin({"film.mp4": clip(clips, "h264_10bit_mp4", seconds=2)}) as origin:
+        with command.started(origin.url("film.mp4")) as process:
+            wait_in(process, lambda: len(works(deaf)) == 1)
+            stopped = stop(process, signal.SIGINT)
+        assert 9.0 <= stopped.seconds <= 12.0
+        interrupted(stopped, 130, command)
+        goes_on_after_ffmpeg(command, origin)
+
+
 @pytest.mark.parametrize(("number", "code"), POLITE, ids=["Ctrl-C", "SIGTERM"])
 def test_a_run_that_is_stopped_while_it_starts_ends_in_the_same_way(
     number: signal.Signals, code: int, command: Command, clips: Path

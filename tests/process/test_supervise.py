@@ -5,8 +5,12 @@ After each of them no process, descriptor or thread may be left (fixture `nothin
 
 from __future__ import annotations
 
+import contextlib
+import itertools
 import os
+import random
 import signal
+import subprocess
 import sys
 import time
 from collections.abc import Callable
@@ -17,10 +21,22 @@ import psutil
 import pytest
 
 from tests.support import fake_tool
-from tests.support.leaks import children, wait_until_childless
-from tidegate.errors import PermissionRefused, ProcessKilled, ProcessTimeout, StalledProcess, ToolMissing
+from tests.support.command import wait_until
+from tests.support.leaks import children, open_descriptors, wait_until_childless
+from tidegate.durable.owner import this_process
+from tidegate.errors import (
+    PermissionRefused,
+    ProcessKilled,
+    ProcessTimeout,
+    StalledProcess,
+    TidegateError,
+    ToolMissing,
+)
+from tidegate.events import Note, PathTaken
+from tidegate.process.cgroup import PREFIX, own_place
 from tidegate.process.ffmpeg import Progress
 from tidegate.process.supervise import DRAIN_SECONDS, Finished, Job, run
+from tidegate.process.tree import Tree
 from tidegate.settings import ProcessSettings
 
 pytestmark = pytest.mark.usefixtures("nothing_left")
@@ -325,6 +341,91 @@ def test_many_children_at_once_end_with_their_group() -> None:
     assert time.monotonic() - started < 8
 
 
+SWEEP_ACTS = [
+    ("hang",),
+    ("progress 400 every 2ms",),
+    ("ignore-term", "spawn-stubborn 60s", "hang"),
+    ("spawn-detached 60s", "stdout 1M", "exit 3"),
+    ("stderr 10M", "print done"),
+    ("stop",),
+    ("allocate 300M", "hang"),
+]
+"""What a child may be doing when the cancellation comes; the last one is at its memory cap about then."""
+
+
+def swept(seed: int) -> None:
+    """Cancel at a random moment: while it starts, runs, is ended, or has just ended by itself."""
+    chosen = random.Random(seed)
+    acts, moment = chosen.choice(SWEEP_ACTS), chosen.choice((0.0, 0.02, 0.3)) + chosen.random() * 0.25
+    limits = ProcessSettings(
+        startup_grace=chosen.choice((0.1, 30)),
+        stall_timeout=chosen.choice((0.1, 30)),
+        tick=chosen.choice((0.01, 0.1)),
+        sample_every=0.02,
+        end_grace=0.2,
+        memory_guard=chosen.choice(("auto", "sampling")),
+    )
+    cap = chosen.choice((None, 200 * 1024**2))
+
+    async def main() -> None:
+        with anyio.move_on_after(moment), contextlib.suppress(TidegateError):
+            await run(job(*acts, memory_cap_bytes=cap, deadline=chosen.choice((0.2, 30.0))), limits)
+
+    anyio.run(main)
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_cancelling_at_any_moment_leaves_nothing(seed: int, mark: str) -> None:
+    """No process, no descriptor, no thread (`nothing_left`), and no control group."""
+    swept(seed)
+    assert wait_until_childless(mark, 1.0) == []
+    assert own_groups() == []
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize("tens", range(20))
+def test_cancelling_at_many_moments_leaves_nothing(tens: int, mark: str) -> None:
+    before = open_descriptors()
+    for seed in range(100 + 10 * tens, 110 + 10 * tens):
+        swept(seed)
+        assert wait_until_childless(mark, 1.0) == [], seed
+        assert own_groups() == [], seed
+        assert len(open_descriptors()) <= len(before), seed
+
+
+def own_groups() -> list[str]:
+    place = own_place()
+    mine = f"{PREFIX}{this_process().namespace}-{os.getpid()}-*"
+    return [path.name for path in place.folder.glob(mine)] if place else []
+
+
+@pytest.mark.parametrize("pause", [0.1, 0.5])
+def test_two_interrupts_leave_nothing(pause: float, tmp_path: Path, mark: str) -> None:
+    """The second breaks the shield behind which the first one's end is awaited; the group is killed all the same."""
+    acts = ("ignore-term", "spawn-stubborn 60s", "spawn-detached 60s", f"pid {tmp_path / 'pid'}", "hang")
+    program = (
+        "import sys, anyio\n"
+        "from tidegate.process.supervise import Job, run\n"
+        "from tidegate.settings import ProcessSettings\n"
+        f"anyio.run(run, Job('it', {[*TOOL, *acts]!r}, 60.0), ProcessSettings(end_grace=30))"
+    )
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
+    process = subprocess.Popen([sys.executable, "-c", program], env=environment, stderr=subprocess.PIPE)
+    try:
+        wait_until(lambda: (tmp_path / "pid").exists() and (tmp_path / "pid").read_text())
+        process.send_signal(signal.SIGINT)
+        time.sleep(pause)
+        process.send_signal(signal.SIGINT)
+        started = time.monotonic()
+        process.communicate(timeout=20)
+        assert time.monotonic() - started < 8
+    finally:
+        process.kill()
+        process.wait()
+    assert wait_until_childless(mark) == []
+
+
 # --- the death of the supervisor -------------------------------------------------------------------
 
 
@@ -365,3 +466,60 @@ def test_a_child_that_advances_outlives_its_first_limit() -> None:
 def test_a_child_that_crawls_is_ended_at_its_limit() -> None:
     with pytest.raises(ProcessTimeout):
         supervised("sleep 20s", deadline=0.5, share=lambda: 0.01)
+
+
+# --- within a second, whatever the clock says -------------------------------------------------------
+
+
+@pytest.mark.parametrize("act", ["exit 3", "die SIGKILL", "die SIGSEGV"])
+def test_the_end_of_a_child_is_known_within_a_second(act: str, tmp_path: Path) -> None:
+    """Although the watch looks only every 5 s."""
+    patient = ProcessSettings()
+    with contextlib.suppress(ProcessKilled):
+        supervised(f"write {tmp_path / 'now'} 1", act, limits=patient)
+    assert time.time() - (tmp_path / "now").stat().st_mtime < 1.0
+
+
+def test_a_clock_that_is_set_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Only the monotonic clock counts: with the time of day a day off, and going backwards, nothing stalls or ends."""
+    leaps = itertools.cycle((0.0, 86400.0, -86400.0))
+    real = time.time
+    monkeypatch.setattr(time, "time", lambda: real() + next(leaps))
+    assert with_progress("progress 15 every 100ms").exit_code == 0
+
+
+def test_risk_is_told_when_a_limit_comes_near() -> None:
+    said: list[str] = []
+
+    def hear(event: object) -> None:
+        if isinstance(event, Note):
+            said.append(event.message)
+
+    with pytest.raises(ProcessTimeout):
+        supervised("progress 1000 every 50ms", deadline=2.0, observe=hear)
+    assert [note for note in said if "risk" in note] == [
+        "the tool: the risk that a limit ends it is high",
+        "the tool: the risk that a limit ends it is critical",
+    ]
+    assert any("of the 2 s that it may take have passed" in note for note in said)
+
+
+def test_a_monitor_that_breaks_is_left_out_and_the_tool_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A mistake of ours must not cost the work: the plain path takes over, and says so."""
+    events: list[object] = []
+
+    def break_down(*_: object) -> None:
+        raise ZeroDivisionError("of ours")
+
+    monkeypatch.setattr(Tree, "sample", break_down)
+    done = supervised("progress 5 every 100ms", "print done", observe=events.append)
+    assert (done.exit_code, done.monitored) == (0, False)
+    assert [event.path for event in events if isinstance(event, PathTaken)] == ["plain"]
+    assert any("its monitor failed" in event.message for event in events if isinstance(event, Note))
+
+
+def test_without_supervision_silence_is_no_stall_and_the_deadline_still_ends_it() -> None:
+    off = QUICK.model_copy(update={"supervision": "off"})
+    assert supervised("sleep 2500ms", limits=off).exit_code == 0
+    seconds, _ = seconds_of(lambda: supervised("spawn 60s", "hang", limits=off, deadline=0.6), ProcessTimeout)
+    assert seconds < 4

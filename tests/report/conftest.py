@@ -26,6 +26,7 @@ from tidegate.model import (
     PublishResult,
     RemuxResult,
     Rendition,
+    ResourceUse,
     StageRecord,
     Strategy,
     StreamInfo,
@@ -82,6 +83,9 @@ def outcome(failure: Failure, tmp_path: Path) -> Outcome:
         work_key="1fde2049" * 4,
         flow_run_id="0198c0de",
         ui_url="http://127.0.0.1:4200/runs/flow-run/0198c0de",
+        resources={
+            "remux": ResourceUse(seconds=2.5, samples=3, peak_memory_bytes=90_000_000, curve=((0.1, 80_000_000, 99.0),))
+        },
         stages={name: StageRecord(state="completed", cached=name == "probe", seconds=1.5) for name in STAGES},
         probe=ProbeResult(
             identity=Identity(url="https://host/film.mp4", name=HOSTILE),

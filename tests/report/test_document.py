@@ -13,11 +13,20 @@ from tests.support.command import ROOT
 from tidegate.model import Outcome, StreamInfo, TransferStats
 from tidegate.report.document import document
 
-BY_NAME = {"stages": "NAME", "analysis": "DETECTOR"}
+BY_NAME = {"stages": "NAME", "analysis": "DETECTOR", "resources": "STAGE"}
 """Objects whose keys are names of stages and detectors."""
 TAKEN_APART = ("download", "output", "report")
 """Objects of which the page lists each field."""
-MEANINGS = ("media", "failure", "stages.NAME", "analysis.DETECTOR", "output.ladder", "output.verification", "findings")
+MEANINGS = (
+    "media",
+    "failure",
+    "stages.NAME",
+    "analysis.DETECTOR",
+    "resources.STAGE",
+    "output.ladder",
+    "output.verification",
+    "findings",
+)
 """Fields whose inner names stand in the column `meaning`."""
 
 PAGE = (ROOT / "docs" / "json.md").read_text()

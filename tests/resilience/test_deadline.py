@@ -15,7 +15,9 @@ from tidegate.resilience.deadline import (
     outer,
     processing_seconds,
     publish_seconds,
+    slower_of,
 )
+from tidegate.resilience.load import Load, load_factor
 from tidegate.settings import ProcessSettings
 
 LEAST = timedelta(minutes=30)
@@ -87,3 +89,59 @@ def test_extensions_end_however_steadily_it_advances() -> None:
         limit, before, extensions = now, before + 0.05, extensions + 1
         assert extensions <= 20
     assert limit <= LONGEST_EXTENDED.total_seconds()
+
+
+rungs = st.floats(0.5, 1.0)
+loads = st.builds(Load, memory=st.floats(0, 1), cpu=st.floats(0, 1))
+
+
+@given(elapsed_times, sizes, slow, rungs, loads)
+def test_a_rung_and_a_busy_machine_scale_every_limit_of_a_download(
+    elapsed: float, left: int | None, speed: float, factor: float, load: Load
+) -> None:
+    told = {"least": LEAST, "elapsed": elapsed, "remaining_bytes": left, "speed": speed, "minimum_speed": MINIMUM}
+    plain = download_seconds(**told)  # type: ignore[arg-type]
+    scaled = download_seconds(**told, load=load, factor=factor)  # type: ignore[arg-type]
+    assert plain is not None and scaled == pytest.approx(plain * factor * load_factor(load))
+
+
+@given(loads)
+def test_a_machine_is_busy_beyond_four_fifths_of_its_memory_or_nine_tenths_of_its_processors(load: Load) -> None:
+    assert load_factor(load) == (1.25 if load.memory > 0.8 or load.cpu > 0.9 else 1.0)
+
+
+@given(st.floats(0, 1e9), st.integers(0, 10**12), elapsed_times)
+def test_a_projection_trusts_neither_a_fast_minute_nor_a_fast_mean(
+    window: float, received: int, elapsed: float
+) -> None:
+    speed = slower_of(window, received, elapsed)
+    assert 0 <= speed <= window
+    assert speed <= (received / elapsed if elapsed else 0.0)
+
+
+@given(st.integers(0, 10**14), rungs)
+def test_a_rung_scales_the_time_of_processing(size: int, factor: float) -> None:
+    limits = ProcessSettings()
+    assert processing_seconds(limits, size, factor) == pytest.approx(processing_seconds(limits, size) * factor)
+
+
+@given(st.floats(10, MINIMUM, exclude_max=True), st.integers(10**5, 10**8), st.floats(0.05, 0.95))
+def test_looked_at_again_and_again_a_steady_download_comes_through_and_one_that_stops_does_not(
+    speed: float, total: int, stops_at: float
+) -> None:
+    def limit(now: float, received: float, recent: float) -> float:
+        told = download_seconds(
+            least=LEAST,
+            elapsed=now,
+            remaining_bytes=round(total - received),
+            speed=slower_of(recent, round(received), now),
+            minimum_speed=MINIMUM,
+        )
+        assert told is not None
+        return told
+
+    needed = total / speed
+    moments = [needed * share / 20 for share in range(1, 21)]
+    assert all(now <= limit(now, now * speed, speed) for now in moments)
+    stopped = needed * stops_at
+    assert limit(stopped, stopped * speed, 0.0) == LEAST.total_seconds(), "what is left is never reached"

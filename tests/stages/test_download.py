@@ -9,8 +9,10 @@ import hashlib
 import json
 import os
 import sys
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import anyio
 import pytest
@@ -21,9 +23,11 @@ from tests.support.leaks import leftovers
 from tests.support.origin import Origin, Resource
 from tidegate import stages
 from tidegate.errors import DiskFull, NotMedia
+from tidegate.events import Account, Event, Note, together
 from tidegate.model import DownloadResult, ProbeResult, Source
 from tidegate.settings import Settings, StoreSettings
 from tidegate.stages import Workbench
+from tidegate.transfer.crew import Crew
 from tidegate.transfer.resolvers.base import WHOLE_FILE
 
 MIB = 1024 * 1024
@@ -193,3 +197,63 @@ def test_stored_bytes_that_are_not_as_promised_are_fetched_anew(own: Workbench, 
         result = anyio.run(run)
     assert own.store.path(result.asset).read_bytes() == new.read_bytes()
     assert source.sha256 in result.checked
+
+
+# --- the two paths ----------------------------------------------------------------------------------
+
+
+def told_by(bench: Workbench, engine: str) -> tuple[Workbench, Account, list[str]]:
+    account, notes = Account(), []
+
+    def hear(event: Event) -> None:
+        if isinstance(event, Note):
+            notes.append(event.message)
+
+    transfer = bench.settings.transfer.model_copy(update={"engine": engine})
+    settings = bench.settings.model_copy(update={"transfer": transfer})
+    return replace(bench, settings=settings, observe=together(account, hear)), account, notes
+
+
+@pytest.mark.parametrize(("engine", "path"), [("full", "full"), ("plain", "plain"), ("0%", "plain"), ("100%", "full")])
+def test_the_switch_says_which_path_a_transfer_takes(engine: str, path: str, own: Workbench, clips: Path) -> None:
+    bench, account, _ = told_by(own, engine)
+    with Origin({"film.mp4": clip(clips)}) as origin:
+        downloaded(bench, origin.url("film.mp4"))
+    assert account.paths == {"transfer": path}
+
+
+def test_a_mistake_of_ours_in_the_full_path_is_made_good_by_the_plain_one_once(
+    own: Workbench, clips: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    media = bulk_clip(clips, 24 * MIB)
+    bench, account, notes = told_by(own, "full")
+    real = Crew._widen
+
+    def breaks(crew: Crew, *told: Any) -> None:
+        if crew._limits.connections > 1 and crew._part.received_bytes >= 4 * MIB:
+            raise ZeroDivisionError("of ours")
+        real(crew, *told)
+
+    monkeypatch.setattr(Crew, "_widen", breaks)
+    with Origin({"film.mp4": Resource(media, story="throttle 8M")}) as origin:
+        got = downloaded(bench, origin.url("film.mp4"))
+        assert origin.bytes_sent("film.mp4") < 1.3 * media.stat().st_size, "it went on from what was here"
+    assert bench.store.path(got.asset).read_bytes() == media.read_bytes()
+    assert account.paths == {"transfer": "plain"}
+    assert [note for note in notes if "ZeroDivisionError: of ours" in note and "single stream" in note]
+
+
+def test_a_mistake_that_the_plain_path_makes_too_is_told(
+    own: Workbench, clips: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls = []
+
+    async def breaks(crew: Crew) -> None:
+        calls.append(crew._limits.connections)
+        raise ZeroDivisionError("of ours")
+
+    monkeypatch.setattr(Crew, "run", breaks)
+    bench, _, _ = told_by(own, "full")
+    with Origin({"film.mp4": clip(clips)}) as origin, pytest.raises(ZeroDivisionError):
+        downloaded(bench, origin.url("film.mp4"))
+    assert calls == [bench.settings.transfer.connections, 1], "once each"

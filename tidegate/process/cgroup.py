@@ -66,7 +66,8 @@ class MemoryGroup:
     def members(self) -> list[int]:
         """The processes in it; wherever they went, sessions and orphans too."""
         with contextlib.suppress(OSError, ValueError):
-            return [int(word) for word in (self.folder / "cgroup.procs").read_text().split()]
+            pids = [int(word) for word in (self.folder / "cgroup.procs").read_text().split()]
+            return [pid for pid in pids if pid > 0]  # 0: somebody of another PID namespace; to signal it means us
         return []
 
     def exhausted(self) -> bool:

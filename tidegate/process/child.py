@@ -123,10 +123,24 @@ def spawn(job: Job, limits: ProcessSettings) -> Child:
         HostFailure: the system does not start it.
     """
     group, mark = _memory_group(job, limits), secrets.token_hex(8)
-    handle = group.opened() if group else None
-    started = job.clock()
+    started, process = job.clock(), None
     try:
-        process = subprocess.Popen(
+        process = _started(job, mark, group)
+    except FileNotFoundError as error:
+        raise ToolMissing(f"{job.name} is not installed at {job.argv[0]}") from error
+    except OSError as error:
+        raise from_os_error(error, f"starting {job.name}") from error
+    finally:
+        if group and (process is None or not (group.members() or is_zombie(process.pid))):
+            group.remove()  # nothing was started, or we may make groups, but not move a process into one
+            group = None
+    return Child(job, limits, process, mark, started, group, Output(job.on_stdout), Output(job.on_stderr))
+
+
+def _started(job: Job, mark: str, group: MemoryGroup | None) -> subprocess.Popen[bytes]:
+    handle = group.opened() if group else None
+    try:
+        return subprocess.Popen(
             job.argv,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
@@ -137,23 +151,9 @@ def spawn(job: Job, limits: ProcessSettings) -> Child:
             # Without it a SIGKILL of this process leaves the tool running, writing into a file that the next run owns.
             preexec_fn=die_with_parent if handle is None else born_into(handle),
         )
-    except BaseException as error:
-        if group:
-            group.remove()
-        raise _translated(error, job) from error
     finally:
         if handle is not None:
             os.close(handle)
-    if group and process.pid not in group.members() and not is_zombie(process.pid):
-        group.remove()  # we may make groups, but not move a process into one
-        group = None
-    return Child(job, limits, process, mark, started, group, Output(job.on_stdout), Output(job.on_stderr))
-
-
-def _translated(error: BaseException, job: Job) -> BaseException:
-    if isinstance(error, FileNotFoundError):
-        return ToolMissing(f"{job.name} is not installed at {job.argv[0]}")
-    return from_os_error(error, f"starting {job.name}") if isinstance(error, OSError) else error
 
 
 def _memory_group(job: Job, limits: ProcessSettings) -> MemoryGroup | None:

@@ -13,7 +13,7 @@ import anyio
 import psutil
 
 from tidegate.errors import TidegateError
-from tidegate.events import Note, Risk, Strain
+from tidegate.events import Note, PathTaken, Risk, Strain
 from tidegate.process.child import Child, exhausted
 from tidegate.process.kinship import strays
 from tidegate.process.usage import TREND_SAMPLES, Alerts, Limits, Sample
@@ -37,6 +37,7 @@ async def monitor(child: Child) -> None:
         child.monitored = False
         told = f"{child.job.name}: its monitor failed and is left out ({type(error).__name__}: {error})"
         child.job.observe(Note(told, "warning"))
+        child.job.observe(PathTaken("process", "plain", "the monitor failed"))
 
 
 class _Monitor:

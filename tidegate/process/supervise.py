@@ -18,6 +18,7 @@ import anyio
 
 from tidegate.durable.children import ProcessGroup, recorded
 from tidegate.errors import ProcessKilled, ProcessTimeout, StalledProcess, reason_of
+from tidegate.events import ToolEnded
 from tidegate.process.child import Child, end, exhausted, exited, spawn
 from tidegate.process.job import Finished, Job
 from tidegate.process.monitor import monitor
@@ -51,7 +52,10 @@ async def run(job: Job, limits: ProcessSettings) -> Finished:
         try:
             await _watched(child)
         finally:
-            await end(child)
+            try:
+                await end(child)
+            finally:
+                job.observe(ToolEnded(job.stage, job.name, child.used()))
     code = child.process.returncode
     assert code is not None  # noqa: S101  # _exited has returned
     if child.exhausted:

@@ -26,6 +26,8 @@ def document(outcome: Outcome) -> dict[str, Any]:
         "media": _media(outcome.probe.preview) if outcome.probe and outcome.probe.preview else None,
         "download": _download(outcome, outcome.download) if outcome.download else None,
         "tried": [tried.model_dump() for tried in outcome.tried],
+        "resources": {stage: used.model_dump(mode="json") for stage, used in outcome.resources.items()},
+        "paths": dict(outcome.paths),
         "origins": [origin.model_dump() for origin in outcome.origins],
         "output": _output(outcome.remux, published.video if published else None) if outcome.remux else None,
         "analysis": _analysis(outcome.analysis) if outcome.analysis else None,

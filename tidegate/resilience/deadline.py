@@ -7,10 +7,13 @@ from __future__ import annotations
 
 from datetime import timedelta
 
+from tidegate.resilience.load import IDLE, Load, load_factor
 from tidegate.settings import ProcessSettings
 
 SAFETY = 1.5
 """How much longer than projected something may take."""
+SPEED_WINDOW = timedelta(minutes=1)
+"""Over how long a download's present speed is taken."""
 
 ADVANCE = 0.05
 """How much of the whole a process must have done since its last limit to be given another."""
@@ -21,23 +24,37 @@ OUTER_GUARD = timedelta(seconds=60)
 
 
 def download_seconds(
-    *, least: timedelta, elapsed: float, remaining_bytes: int | None, speed: float, minimum_speed: int
+    *,
+    least: timedelta,
+    elapsed: float,
+    remaining_bytes: int | None,
+    speed: float,
+    minimum_speed: int,
+    load: Load = IDLE,
+    factor: float = 1.0,
 ) -> float | None:
     """Seconds since its start that a download may take; None while it is fast enough to have no limit.
 
     max(least, elapsed + remaining ÷ speed × 1.5), and no limit at or above the minimum speed: a fixed limit kills
-    healthy 30 GB files. An unknown length counts as nothing remaining.
+    healthy 30 GB files. An unknown length counts as nothing remaining. Times the rung's `factor`, and more while the
+    machine is busy with others.
     """
     if speed >= minimum_speed:
         return None
     projected = elapsed + (remaining_bytes or 0) / speed * SAFETY if speed > 0 else 0.0
-    return max(least.total_seconds(), projected)
+    return max(least.total_seconds(), projected) * factor * load_factor(load)
 
 
-def processing_seconds(limits: ProcessSettings, input_bytes: int) -> float:
-    """Seconds that processing or analysing a file may take: 20 min + 1 min per 10^9 bytes, at most 2 h."""
+def slower_of(window_speed: float, received_bytes: int, elapsed: float) -> float:
+    """The speed that a projection may trust: the lower of the last minute's and of the whole attempt's mean."""
+    return min(window_speed, received_bytes / elapsed if elapsed > 0 else 0.0)
+
+
+def processing_seconds(limits: ProcessSettings, input_bytes: int, factor: float = 1.0) -> float:
+    """Seconds that processing or analysing a file may take: 20 min + 1 min per 10^9 bytes, at most 2 h, times the
+    rung's `factor`."""
     wanted = limits.base_timeout + timedelta(minutes=input_bytes / 1e9)
-    return min(wanted, limits.longest_timeout).total_seconds()
+    return min(wanted, limits.longest_timeout).total_seconds() * factor
 
 
 def extended_seconds(*, elapsed: float, share: float | None, share_before: float) -> float | None:

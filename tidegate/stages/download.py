@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import shutil
 from collections.abc import AsyncIterator, Mapping
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -21,8 +22,8 @@ from tidegate.durable.crash_points import reached
 from tidegate.durable.lock import acquired, released
 from tidegate.durable.store import describe
 from tidegate.durable.threads import in_thread, still_wanted
-from tidegate.errors import Evidence, NotMedia, TruncatedMedia, WrongDigest, from_os_error
-from tidegate.events import Note
+from tidegate.errors import Evidence, NotMedia, TidegateError, TruncatedMedia, WrongDigest, from_os_error
+from tidegate.events import Note, PathTaken
 from tidegate.model import (
     NO_WISH,
     Asset,
@@ -40,9 +41,11 @@ from tidegate.model import (
 from tidegate.process.inspect import inspect
 from tidegate.process.join import joined
 from tidegate.resilience.deadline import processing_seconds
+from tidegate.resilience.rollout import path_of
 from tidegate.stages.outside import outside_of
 from tidegate.stages.verification import tolerance_seconds
 from tidegate.stages.workbench import Workbench
+from tidegate.transfer.outside import Outside
 from tidegate.transfer.resolvers import by_name
 from tidegate.transfer.resolvers.base import Fetched, Fetching
 from tidegate.transfer.verify import check_digests
@@ -89,7 +92,7 @@ async def download(
         duration_seconds=wish.duration_seconds,
     )
     async with _alone(bench, folder):
-        stored, stats, checked, media = await _brought(bench, source, probe, what)
+        stored, stats, checked, media = await _brought(bench, source, probe, what, key)
     return DownloadResult(
         asset=stored.asset,
         rendition=rendition,
@@ -116,19 +119,19 @@ async def _alone(bench: Workbench, folder: Path) -> AsyncIterator[None]:
 
 
 async def _brought(
-    bench: Workbench, source: Source, probe: ProbeResult, what: Fetching
+    bench: Workbench, source: Source, probe: ProbeResult, what: Fetching, key: str
 ) -> tuple[Stored, TransferStats, frozenset[Digest], MediaInfo]:
     """The asset in the store, what it cost, which digests hold, and what is in it."""
     noted = _note(bench, what, datetime.now(UTC))
     if noted is not None and await _stands(bench, noted, what):
         media = await _inspected(bench, _paths(bench, noted.asset), noted)
         return noted, TransferStats(bytes_reused=noted.asset.size_bytes), what.promised, media
-    fetched, files, asset = await _fetched(bench, source, probe.resolver, what)
+    fetched, files, asset = await _fetched(bench, source, probe.resolver, what, key)
     if noted is not None and noted.asset != asset:
         # They were whole when the note was written: the disk has changed them since, here or in the store, or both.
         bench.observe(Note("The bytes here are not those that were received; fetching them again", "warning"))
         await in_thread(_emptied, what.folder)
-        fetched, files, asset = await _fetched(bench, source, probe.resolver, what)
+        fetched, files, asset = await _fetched(bench, source, probe.resolver, what, key)
     stored = Stored(
         identity=what.identity.key,
         asset=asset,
@@ -143,12 +146,39 @@ async def _brought(
 
 
 async def _fetched(
-    bench: Workbench, source: Source, resolver: str, what: Fetching
+    bench: Workbench, source: Source, resolver: str, what: Fetching, key: str
 ) -> tuple[Fetched, dict[str, Path], Asset]:
     """The rendition in its folder, and the asset that it will be."""
-    fetched = await by_name(resolver).fetch(outside_of(bench, "download"), source, what)
+    fetched = await _by_its_path(bench, source, resolver, what, key)
     files = await _single(bench, fetched, what.folder)
     return fetched, files, await in_thread(describe, files, dict(fetched.known))
+
+
+async def _by_its_path(bench: Workbench, source: Source, resolver: str, what: Fetching, key: str) -> Fetched:
+    """Fetch on the path that the rollout switch gives this work; the plain one stands in for a full one that broke.
+
+    What both leave in the folder is the same, so the one goes on where the other ended.
+    """
+    outside, engine = outside_of(bench, "download"), bench.settings.transfer.engine
+    fetch = by_name(resolver).fetch
+    if path_of(engine, key) == "plain":
+        bench.observe(PathTaken("transfer", "plain", f"TIDEGATE_TRANSFER_ENGINE={engine}"))
+        return await fetch(_plain(outside), source, what)
+    bench.observe(PathTaken("transfer", "full"))
+    try:
+        return await fetch(outside, source, what)
+    except (TidegateError, OSError):
+        raise
+    except Exception as error:  # noqa: BLE001  # a mistake of ours must not cost the download
+        reason = f"{type(error).__name__}: {error}"
+        bench.observe(Note(f"The transfer engine failed ({reason}); taking a single stream instead", "warning"))
+        bench.observe(PathTaken("transfer", "plain", "the full path failed"))
+        return await fetch(_plain(outside), source, what)
+
+
+def _plain(outside: Outside) -> Outside:
+    """One connection, and one segment at a time."""
+    return replace(outside, limits=outside.limits.model_copy(update={"connections": 1, "segments_at_once": 1}))
 
 
 async def _single(bench: Workbench, fetched: Fetched, folder: Path) -> dict[str, Path]:

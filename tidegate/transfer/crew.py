@@ -30,7 +30,8 @@ from tidegate.errors import (
 )
 from tidegate.events import Advance, Note, Observer
 from tidegate.model import Digest, Identity
-from tidegate.resilience.deadline import download_seconds
+from tidegate.resilience.deadline import SPEED_WINDOW, download_seconds, slower_of
+from tidegate.resilience.load import LoadMeter
 from tidegate.resilience.stall import SpeedWindow
 from tidegate.settings import TransferSettings
 from tidegate.transfer.conversation import reading
@@ -146,6 +147,7 @@ class Crew:
         self._part = course.part
         self._limits = course.limits
         self._team: list[Connection] = []
+        self._load = LoadMeter()
         self._spoiled = False
         """Whether what is here contradicts what came: neither is kept."""
         self._all_was_sent = False
@@ -419,7 +421,9 @@ class Crew:
         """The stall clocks, the deadline and the number of connections: it looks at bytes and never waits for one."""
         course, limits = self._course, self._limits
         whole = SpeedWindow(limits.stall_timeout, limits.minimum_speed)
+        minute = SpeedWindow(SPEED_WINDOW, limits.minimum_speed)
         whole.record(course.clock(), course.bytes_received)
+        minute.record(course.clock(), course.bytes_received)
         tick = min(limits.stall_tick, limits.stall_timeout).total_seconds()
         step = min(tick, LOOK_SECONDS)
         next_tick = course.clock() + tick
@@ -430,8 +434,9 @@ class Crew:
             self._clock_speeds(now)
             if now >= next_tick:
                 whole.record(now, course.bytes_received)
+                minute.record(now, course.bytes_received)
                 self._end_the_stalled()
-                self._keep_the_deadline(whole, now)
+                self._keep_the_deadline(minute, now)
                 next_tick = now + tick
             if now >= next_show:
                 self._show(whole.speed())
@@ -452,14 +457,15 @@ class Crew:
                 connection.stalled = True
                 connection.exchange.abort()
 
-    def _keep_the_deadline(self, whole: SpeedWindow, now: float) -> None:
+    def _keep_the_deadline(self, minute: SpeedWindow, now: float) -> None:
         elapsed = now - self._course.started
         limit = download_seconds(
             least=self._limits.deadline,
             elapsed=elapsed,
             remaining_bytes=self._missing(),
-            speed=min(whole.speed(), self._course.bytes_received / elapsed if elapsed > 0 else 0.0),
+            speed=slower_of(minute.speed(), self._course.bytes_received, elapsed),
             minimum_speed=self._limits.minimum_speed,
+            load=self._load.sample(),
         )
         if limit is not None and elapsed > limit:
             raise DownloadDeadline(f"Not complete after {elapsed:.0f} s", evidence=self._course.evidence)

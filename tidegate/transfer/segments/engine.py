@@ -17,7 +17,8 @@ from tidegate.durable.threads import in_thread
 from tidegate.errors import DownloadDeadline, TidegateError
 from tidegate.events import Advance, Note
 from tidegate.model import Digest, Gap, Source, TransferStats
-from tidegate.resilience.deadline import download_seconds
+from tidegate.resilience.deadline import SPEED_WINDOW, download_seconds, slower_of
+from tidegate.resilience.load import LoadMeter
 from tidegate.resilience.stall import SpeedWindow
 from tidegate.transfer.outside import Outside
 from tidegate.transfer.playlists.media import Resource, Segment
@@ -52,6 +53,7 @@ class Haul:
     ) -> None:
         self.supply = Supply(outside, source, allow_gaps=allow_gaps, may_renew=may_renew, clock=clock)
         self._total_seconds: float | None = None
+        self._load = LoadMeter()
 
     @property
     def outside(self) -> Outside:
@@ -141,11 +143,13 @@ class Haul:
         """Show how far it is, and keep the deadline. Each request has its own stall clock."""
         limits = self.outside.limits
         window = SpeedWindow(limits.stall_timeout, limits.minimum_speed)
+        minute = SpeedWindow(SPEED_WINDOW, limits.minimum_speed)
         while True:
             now = self.supply.clock()
             window.record(now, self.supply.bytes_received)
+            minute.record(now, self.supply.bytes_received)
             self._show(window.speed())
-            self._judge(window, now)
+            self._judge(minute, now)
             await anyio.sleep(SHOWN_EVERY_SECONDS)
 
     def _show(self, speed: float) -> None:
@@ -158,7 +162,7 @@ class Haul:
             return None
         return max(float(done), done * self._total_seconds / self.supply.done_seconds)
 
-    def _judge(self, window: SpeedWindow, now: float) -> None:
+    def _judge(self, minute: SpeedWindow, now: float) -> None:
         elapsed = now - self.supply.started
         done = self.supply.bytes_received + self.supply.bytes_reused
         estimated = self._estimated_bytes(done)
@@ -166,8 +170,9 @@ class Haul:
             least=self.outside.limits.deadline,
             elapsed=elapsed,
             remaining_bytes=round(estimated - done) if estimated is not None else None,
-            speed=min(window.speed(), self.supply.bytes_received / elapsed if elapsed > 0 else 0.0),
+            speed=slower_of(minute.speed(), self.supply.bytes_received, elapsed),
             minimum_speed=self.outside.limits.minimum_speed,
+            load=self._load.sample(),
         )
         if limit is not None and elapsed > limit:
             raise DownloadDeadline(f"Not complete after {elapsed:.0f} s")
