@@ -42,8 +42,8 @@ def output_arguments(decision: Decision, media: MediaInfo, threads: int) -> list
     """Everything between the input and the output's name."""
     return [
         *_maps(decision, media),
-        *_video(decision, media, threads),
-        *_audio(decision, media),
+        *video_arguments(decision, media, threads),
+        *audio_arguments(decision, media),
         *(("-c:s", decision.subtitles) if decision.subtitles != "none" else ()),
         *("-map_metadata", "0", "-map_chapters", "0", "-dn"),
         # Only for repair: elsewhere it would undo the edit list that lets picture and sound begin together.
@@ -66,7 +66,8 @@ def _maps(decision: Decision, media: MediaInfo) -> list[str]:
     return [word for index in wanted for word in ("-map", places[index])]
 
 
-def _video(decision: Decision, media: MediaInfo, threads: int) -> list[str]:
+def video_arguments(decision: Decision, media: MediaInfo, threads: int) -> list[str]:
+    """The picture's codec and filters, without its map: for the whole file or for a piece of it."""
     if decision.video == "none" or media.video is None:
         return []
     if decision.video == "copy":
@@ -84,7 +85,8 @@ def _video(decision: Decision, media: MediaInfo, threads: int) -> list[str]:
     ]
 
 
-def _audio(decision: Decision, media: MediaInfo) -> list[str]:
+def audio_arguments(decision: Decision, media: MediaInfo) -> list[str]:
+    """The codecs of every kept audio stream, without their maps."""
     if decision.audio == "none":
         return []
     if decision.audio == "copy":
