@@ -613,6 +613,10 @@ class PublishResult(Value):
     def video(self) -> Path:
         return self.folder / self.tracks[0].name
 
+    def beside(self, sidecar: str) -> Path:
+        """Where the sidecar of this name lies: under the video's name."""
+        return self.folder / f"{self.video.stem}.{sidecar}"
+
 
 StageResult = ProbeResult | DownloadResult | RemuxResult | AnalysisResult | PublishResult
 

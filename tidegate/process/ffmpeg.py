@@ -16,7 +16,7 @@ from pathlib import Path
 from tidegate.errors import ToolMissing
 from tidegate.events import Advance, Observer
 from tidegate.process.demuxers import ALLOWED_DEMUXERS
-from tidegate.process.diagnose import diagnose
+from tidegate.process.diagnose import diagnose, ran_out_of_space
 from tidegate.process.output import LineSink, ignore_line
 from tidegate.process.supervise import Finished, Job, run
 from tidegate.settings import ProcessSettings, ToolSettings
@@ -141,7 +141,7 @@ async def run_ffmpeg(
         observe=observe,
     )
     finished = await run(job, limits)
-    if finished.exit_code != 0:
+    if finished.exit_code != 0 or ran_out_of_space(finished):
         raise diagnose(finished)
     return finished
 
