@@ -88,6 +88,8 @@ def _hdr(transfer: str) -> tuple[str, ...]:
 
 
 FIELDS = lavfi(PICTURE.replace("rate=25", "rate=50"), SOUND)
+LIFE = lavfi("life=size={size}:rate=25:random_seed=7", SOUND)
+"""Pictures that idet knows for whole ones; of test cards it says now this, now that."""
 INTERLACED = ("-vf", "tinterlace=interleave_top,setfield=tff")
 MIXED_TIMES = (
     "-vf",
@@ -230,8 +232,9 @@ SHAPES = [
     _row(
         "progressive, told as interlaced",
         ".ts",
-        (*H264, "-preset", "veryfast", "-flags", "+ilme+ildct", "-x264-params", "tff=1", *AAC),
+        (*H264, "-preset", "veryfast", "-flags", "+ilme+ildct", "-x264-params", "tff=1", *AAC, "-t", "{seconds}"),
         EVERYWHERE,
+        inputs=LIFE,
     ),
     _row("variable rate", ".mp4", (*MIXED_TIMES, *H264, *AAC), EVERYWHERE),
     _row("variable rate, encoded", ".mkv", (*MIXED_TIMES, *HEVC, *AAC), PICTURE_UNIVERSAL, often=True),

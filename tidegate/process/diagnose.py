@@ -143,12 +143,12 @@ where a shell stood between."""
 
 def diagnose(finished: Finished) -> TidegateError:
     """The failure that a bad exit means, with its evidence."""
-    text = _said(finished)
-    last = _last_complaint(finished.stderr.tail)
+    lines = _said(finished).splitlines()
     for pattern in CATALOGUE:
-        if re.search(pattern.regex, text):
-            return pattern.failure(f"ffmpeg failed: {last}", evidence=finished.evidence)
-    failure = EXIT_CODES.get(finished.exit_code, RefusedByMuxer)
+        telling = [line for line in lines if re.search(pattern.regex, line)]
+        if telling:
+            return pattern.failure(f"ffmpeg failed: {_untagged(telling[-1])}", evidence=finished.evidence)
+    failure, last = EXIT_CODES.get(finished.exit_code, RefusedByMuxer), _last_complaint(finished.stderr.tail)
     return failure(f"ffmpeg failed with exit code {finished.exit_code}: {last}", evidence=finished.evidence)
 
 
@@ -167,7 +167,11 @@ def _is_message(line: str) -> bool:
 
 
 def _last_complaint(text: str) -> str:
-    lines = [line for line in text.splitlines() if line.strip()]
+    lines = [line for line in text.splitlines() if _untagged(line)]
     complaints = [line for line in lines if "[error]" in line or "[fatal]" in line]
-    line = (complaints or lines or ["it said nothing"])[-1]
+    return _untagged((complaints or lines or ["it said nothing"])[-1])
+
+
+def _untagged(line: str) -> str:
+    """A line without the level and the addresses before it."""
     return re.sub(r"\[[\w#:/]+(?: @ 0x[0-9a-f]+)?\]\s*", "", line).strip()

@@ -60,8 +60,15 @@ def output_arguments(decision: Decision, media: MediaInfo, threads: int) -> list
         *("-max_muxing_queue_size", "4096"),
         *("-fflags", "+bitexact", "-flags:v", "+bitexact", "-flags:a", "+bitexact"),
         *(("-movflags", "+faststart", "-write_tmcd", "0") if decision.container == "mp4" else ()),
+        *(("-strict", "experimental") if _holds_flac(decision, media) else ()),
         *("-f", _MUXERS[decision.container]),
     ]
+
+
+def _holds_flac(decision: Decision, media: MediaInfo) -> bool:
+    """FLAC that is copied into MP4: ffmpeg 5.1 refuses it unless it is told that this is an experiment."""
+    kept = [s for s in media.of_kind("audio") if s.index in decision.keep_audio and s.codec == "flac"]
+    return bool(kept) and decision.audio == "copy" and decision.container == "mp4"
 
 
 def sidecar_arguments(sidecar: Sidecar, media: MediaInfo) -> list[str]:
