@@ -50,6 +50,8 @@ STEADY_MILLISECONDS = 2
 """By how much times that were rounded, and rounded again, may differ at a steady rate."""
 STRAY_SHARE = 0.02
 """Share of the distances between pictures that may be others at a steady rate: holes, joins."""
+FEW_STRAYS = 2
+"""So many say nothing, however short the film is."""
 SETTLED_AFTER = 600
 """Pictures whose times are kept to be sorted, where a file has hardly any keyframe."""
 TURNED_WITHIN = 32
@@ -166,7 +168,7 @@ class Rhythm:
             return False
         [(usual, _)] = self._distances.most_common(1)
         strays = sum(n for distance, n in self._distances.items() if abs(distance - usual) > STEADY_MILLISECONDS)
-        return strays > STRAY_SHARE * self._distances.total()
+        return strays > max(FEW_STRAYS, STRAY_SHARE * self._distances.total())
 
 
 class Samples:
@@ -187,9 +189,10 @@ class Samples:
 
     def take(self, packet: Any) -> None:
         at = float(packet.pts * packet.time_base) if packet.pts is not None else None
-        if packet.is_keyframe and at is not None:
-            self._at_key(at)
-        if self._until is not None and not (at is not None and at < self._began):  # pictures that lean on the last GOP
+        if packet.is_keyframe:
+            self._at_key(at if at is not None else self._extent.end or 0.0)
+        leans_back = at is not None and at < self._began  # on pictures of the stretch before, which nobody decoded
+        if self._until is not None and not leans_back:
             decode_packet(packet, self._extent, measured=False)
 
     def end(self, packet: Any) -> None:
@@ -210,7 +213,8 @@ class Samples:
     def _drain(self) -> None:
         """What is still inside the decoder; then it forgets, and begins anew at the next keyframe."""
         context = self._stream.codec_context
-        decoded(lambda: context.decode(None), self._extent, self._until or 0.0, measured=False)
+        tick = self._stream.time_base
+        decoded(lambda: context.decode(None), self._extent, self._until or 0.0, tick, measured=False)
         context.flush_buffers()
         self._until = None
 
@@ -313,12 +317,18 @@ def read_all(container: Any, streams: list[dict[str, Any]], depth: str) -> None:
 
 
 def packets_of(container: Any) -> Iterator[Any]:
-    """Every packet. A demuxer that searches long for the next one after damage says "try again" in between."""
+    """Every packet. A demuxer that searches long for the next one after damage says "try again" in between.
+
+    In a damaged transport stream a stream may appear that was not there at the beginning. PyAV leaves its packets out,
+    and then stumbles over it as it ends all streams, the known ones first: nothing of those is missing.
+    """
     for _ in range(RESYNCS):
         try:
             yield from container.demux()
         except av.error.BlockingIOError:
             continue
+        except IndexError:
+            return
         return
 
 
@@ -357,11 +367,12 @@ def turn(packet: Any, extent: Extent) -> None:
 
 def decode_packet(packet: Any, extent: Extent, *, measured: bool = True) -> None:
     at = float(packet.pts * packet.time_base) if packet.pts is not None else extent.end or 0.0
-    decoded(packet.decode, extent, at, measured=measured)
+    decoded(packet.decode, extent, at, packet.time_base, measured=measured)
 
 
-def decoded(decode: Callable[[], list[Any]], extent: Extent, at: float, *, measured: bool) -> None:
-    """Decode at a place, and note how it went; `measured`: by its frames the stream's length is measured."""
+def decoded(decode: Callable[[], list[Any]], extent: Extent, at: float, tick: Any, *, measured: bool) -> None:
+    """Decode at a place, and note how it went; `measured`: by its frames the stream's length is measured. `tick` is the
+    stream's time base, for frames that come without one."""
     try:
         frames = decode()
     except av.error.EOFError:
@@ -376,7 +387,9 @@ def decoded(decode: Callable[[], list[Any]], extent: Extent, at: float, *, measu
         if extent.rotation is None:
             extent.rotation = getattr(frame, "rotation", None)
         samples = getattr(frame, "samples", 0)
-        length = samples / frame.sample_rate if samples else float((frame.duration or 0) * (frame.time_base or 0))
+        length = (
+            samples / frame.sample_rate if samples else float((frame.duration or 0) * (frame.time_base or tick or 0))
+        )
         extent.decoded += length
         if measured:
             extent.add(frame, length)
