@@ -29,7 +29,7 @@ class Pattern:
     regex: str
     failure: type[TidegateError]
     examples: tuple[str, ...]
-    """Lines that builds really said: 5.1 first, then newer ones (7 to 9) where they spell it otherwise."""
+    """What builds say: 5.1 first, then newer ones (6.1 to 9.0) where they spell it otherwise."""
 
 
 CATALOGUE: tuple[Pattern, ...] = (

@@ -227,8 +227,8 @@ def sidecars(media: MediaInfo, *, mp4: bool) -> tuple[Sidecar, ...]:
     """The files beside the video: what the container does not take, and text subtitles for players that read only
     files. Streams that hold nothing make none."""
     made = []
-    for stream in media.of_kind("subtitle") if mp4 else ():
-        if stream.packets == 0:
+    for stream in media.of_kind("subtitle"):
+        if stream.packets == 0 or (stream.codec in MATROSKA_SUBTITLES and not mp4):
             continue
         name = f"subtitles-{stream.index}{_language(stream)}"
         if stream.codec in TEXT_SUBTITLES:
