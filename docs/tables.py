@@ -16,11 +16,20 @@ from typing import Any
 
 from tidegate import settings
 from tidegate.errors import POLICIES, Inside, Policy, TidegateError, snake_case
-from tidegate.model import ProfileName
+from tidegate.model import Decision, MediaInfo, ProfileName, Quality, Strategy, StreamInfo
+from tidegate.process.diagnose import CATALOGUE
 from tidegate.resilience.quality import MB, RUNGS
 from tidegate.settings import Group, Settings
-from tidegate.stages.decide import ALLOWED
+from tidegate.stages.decide import (
+    ALLOWED,
+    MATROSKA_SUBTITLES,
+    PICTURE_SUBTITLES,
+    TEXT_SUBTITLES,
+    decide,
+    sidecars,
+)
 from tidegate.stages.detectors import DETECTORS
+from tidegate.stages.recipes import audio_arguments, filters, output_arguments, repair_arguments, video_arguments
 
 DOCS = Path(__file__).resolve().parent
 
@@ -92,6 +101,133 @@ def rungs() -> Iterator[str]:
         )
 
 
+def _stream(kind: str, codec: str, **told: Any) -> StreamInfo:
+    sound = {"sample_rate": 48000, "channels": 2} if kind == "audio" else {}
+    picture = {"pix_fmt": "yuv420p", "bit_depth": 8, "width": 1920, "height": 1080} if kind == "video" else {}
+    return StreamInfo.model_validate({"index": 0, "kind": kind, "codec": codec, **sound, **picture, **told})
+
+
+PICTURES: dict[str, StreamInfo] = {
+    "H.264 up to High, 8 bit 4:2:0 (also full range)": _stream("video", "h264", profile="High"),
+    "H.264 10 bit": _stream("video", "h264", pix_fmt="yuv420p10le", bit_depth=10),
+    "H.264 4:2:2 or 4:4:4": _stream("video", "h264", pix_fmt="yuv422p"),
+    "H.264 High 4:4:4 Predictive (lossless 4:2:0)": _stream("video", "h264", profile="High 4:4:4 Predictive"),
+    "H.264 beyond level 5.2": _stream("video", "h264", level=62),
+    "more than 2304 lines": _stream("video", "h264", height=4320, width=7680),
+    "H.264, interlaced as seen": _stream("video", "h264", field_order="tt", scan="tff"),
+    "H.264, interlaced only by its header": _stream("video", "h264", field_order="tt", scan="progressive"),
+    "HEVC 8 or 10 bit": _stream("video", "hevc"),
+    "HEVC 12 bit, or 4:2:2": _stream("video", "hevc", pix_fmt="yuv422p10le", bit_depth=10),
+    "HEVC HDR (PQ, HLG)": _stream("video", "hevc", pix_fmt="yuv420p10le", bit_depth=10, color_transfer="smpte2084"),
+    "VP9": _stream("video", "vp9"),
+    "AV1": _stream("video", "av1"),
+    "MPEG-4 part 2": _stream("video", "mpeg4"),
+    "VP8, MPEG-1/2, WMV, Theora, MJPEG, ProRes, DV, FFV1 …": _stream("video", "mpeg2video"),
+    "MPEG-2, interlaced as seen": _stream("video", "mpeg2video", scan="bff"),
+}
+SOUNDS: dict[str, StreamInfo] = {
+    name: _stream("audio", codec)
+    for name, codec in {
+        "AAC": "aac",
+        "AC-3, E-AC-3": "ac3",
+        "Opus": "opus",
+        "MP3": "mp3",
+        "FLAC, ALAC": "flac",
+        "DTS, TrueHD": "dts",
+        "Vorbis, MP2, PCM, WMA …": "vorbis",
+    }.items()
+}
+
+
+def decisions() -> Iterator[str]:
+    """What `decide` makes of each picture and each sound alone."""
+    yield f"| source | {' | '.join(f'`{name}`' for name in ProfileName)} |"
+    yield "|---|---|---|---|"
+    for name, stream in (PICTURES | SOUNDS).items():
+        media = MediaInfo(container="any", streams=(stream,))
+        cells = [_decided(decide(media, profile, Quality.AUTO), stream) for profile in ProfileName]
+        yield f"| {name} | {' | '.join(cells)} |"
+
+
+def _decided(decision: Decision, stream: StreamInfo) -> str:
+    said = decision.video if stream.kind == "video" else decision.audio
+    words = {"h264": "encoded", "aac": "AAC"}.get(said, said)
+    fields = ", deinterlaced" if decision.deinterlace else ""
+    mapped = ", tone-mapped, told" if decision.tone_map else ""
+    height = f", {decision.height} lines" if decision.height else ""
+    return f"{words}{fields}{mapped}{height}{' (Matroska)' if decision.container == 'matroska' else ''}"
+
+
+def subtitles() -> Iterator[str]:
+    yield "| subtitles | in MP4 | beside the video | in Matroska (`original`) |"
+    yield "|---|---|---|---|"
+    named = dict.fromkeys(sorted(TEXT_SUBTITLES), "text") | dict.fromkeys(PICTURE_SUBTITLES, "picture")
+    for codec, kind in {**named, "dvb_teletext": "", "eia_608": ""}.items():
+        stream = _stream("subtitle", codec)
+        media = MediaInfo(container="any", streams=(_stream("video", "h264", index=1), stream))
+        beside = [f"`.{sidecar.name.rpartition('.')[2]}`" for sidecar in sidecars(media, mp4=True)]
+        inside = "`mov_text`" if kind == "text" else "–"
+        kept = "as it is" if codec in MATROSKA_SUBTITLES else "beside it" if kind else "dropped and told"
+        yield f"| `{codec}` | {inside} | {', '.join(beside) or 'dropped and told'} | {kept} |"
+
+
+def flags() -> Iterator[str]:
+    """The flags as `recipes` gives them, for a film of H.264 or MPEG-2 with AC-3."""
+    yield "| strategy | before the input | picture | sound | the file |"
+    yield "|---|---|---|---|---|"
+    for strategy, codec in ((Strategy.COPY, "hevc"), (Strategy.REPAIR, "hevc"), (Strategy.TRANSCODE, "mpeg2video")):
+        media = MediaInfo(container="any", streams=(_stream("video", codec), _stream("audio", "ac3", index=1)))
+        decision = _made_by(strategy)
+        picture, sound = video_arguments(decision, media, 2), audio_arguments(decision, media)
+        maps = ["-map", "0:0", "-map", "0:1"]
+        everything = output_arguments(decision, media, 2)
+        rest = everything[len(maps) + len(picture) + len(sound) :]
+        cells = [" ".join(words) for words in (repair_arguments(decision), picture, sound, rest)]
+        yield f"| {strategy} | {' | '.join(f'`{cell}`' if cell else '–' for cell in cells)} |"
+
+
+def _made_by(strategy: Strategy) -> Decision:
+    encodes = strategy is Strategy.TRANSCODE
+    return Decision(
+        strategy=strategy,
+        container="mp4",
+        video="h264" if encodes else "copy",
+        audio="aac" if encodes else "copy",
+        subtitles="none",
+        keep_audio=(1,),
+    )
+
+
+def pictures_steps() -> Iterator[str]:
+    """What is added to the picture's filters, and when."""
+    yield "| when | filters, in this order |"
+    yield "|---|---|"
+    plain, video = _made_by(Strategy.TRANSCODE), PICTURES["HEVC 8 or 10 bit"]
+    hdr = PICTURES["HEVC HDR (PQ, HLG)"]
+    cases = {
+        "always": (plain, video),
+        "the pictures are fields, the top one first": (plain.model_copy(update={"deinterlace": "tff"}), video),
+        "an odd side": (plain, video.model_copy(update={"width": 1919})),
+        "pixels that are not square (16:11)": (
+            plain,
+            _stream("video", "x", width=720, height=576, sample_aspect=16 / 11),
+        ),
+        "a lower rung": (plain.model_copy(update={"height": 720}), video),
+        "HDR": (plain.model_copy(update={"tone_map": "zscale"}), hdr),
+        "HDR, and an ffmpeg without zscale": (plain.model_copy(update={"tone_map": "plain"}), hdr),
+    }
+    for name, (decision, stream) in cases.items():
+        yield f"| {name} | `{','.join(filters(decision, stream))}` |"
+
+
+def last_words() -> Iterator[str]:
+    yield "| `failure.type` | a line that means it | as newer builds say it |"
+    yield "|---|---|---|"
+    for pattern in CATALOGUE:
+        older, *_, newer = pattern.examples
+        yield f"| `{snake_case(pattern.failure.__name__)}` | `{older}` | `{newer}` |"
+
+
 def detectors() -> Iterator[str]:
     yield "| detector | looks at | ffmpeg filter |"
     yield "|---|---|---|"
@@ -106,6 +242,11 @@ TABLES: dict[str, Callable[[], Iterator[str]]] = {
     "profiles": profiles,
     "rungs": rungs,
     "detectors": detectors,
+    "decisions": decisions,
+    "subtitles": subtitles,
+    "flags": flags,
+    "filters": pictures_steps,
+    "lastwords": last_words,
 }
 
 

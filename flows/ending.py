@@ -18,11 +18,20 @@ from flows.attempts import opened_ledger, seen_to_by_others, why_superseded
 from flows.request import SourceRequest
 from flows.rests import comes_again
 from tasks.progress import shown
-from tidegate.durable.ledger import AttemptState, Beginning
+from tidegate.durable.ledger import AttemptState, Beginning, Ledger
+from tidegate.durable.ledger.codecs import seen_in
 from tidegate.durable.ledger.decide import LOST_TOUCH
 from tidegate.durable.ledger.lease import Lease, leased
-from tidegate.errors import Coordination, SourceChanged, Superseded, TidegateError, Unknown, as_failure
-from tidegate.events import Note, PathTaken, together
+from tidegate.errors import (
+    Coordination,
+    LedgerUnavailable,
+    SourceChanged,
+    Superseded,
+    TidegateError,
+    Unknown,
+    as_failure,
+)
+from tidegate.events import Note, Observer, PathTaken, together
 from tidegate.model import Outcome, Source
 from tidegate.redact import redact_url
 from tidegate.report.failure import describe
@@ -59,6 +68,7 @@ async def attempted(way: Way, source: Source, begins: Beginning) -> Outcome:
                 finally:
                     await gates.flush()
                     pool_of(gates).close()
+                await _counted(ledger, outcome, everybody)
                 for origin in gates.statistics():
                     everybody(Note(origin_line(origin), "detail"))
             _conclude(lease, outcome)
@@ -75,6 +85,14 @@ async def attempted(way: Way, source: Source, begins: Beginning) -> Outcome:
         return _failure(way, error)
     except Exception as error:  # noqa: BLE001  # whatever it is, the run ends with a report
         return await _evidence(way, as_failure(error))
+
+
+async def _counted(ledger: Ledger, outcome: Outcome, observe: Observer) -> None:
+    """Count the codecs that came: a courtesy to people, which may not cost the run its end."""
+    try:
+        await to_thread.run_sync(ledger.codecs.count, seen_in(outcome))
+    except LedgerUnavailable as error:
+        observe(Note(f"the codecs of this run were not counted: {error.message}", "warning"))
 
 
 def _conclude(lease: Lease, outcome: Outcome) -> None:

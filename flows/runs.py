@@ -29,6 +29,7 @@ from tidegate.settings import Settings
 
 if TYPE_CHECKING:
     from tidegate.durable.ledger import Attempt
+    from tidegate.durable.ledger.codecs import Counted
     from tidegate.model import Value
 
 DONE, FAILED = 0, 1
@@ -53,6 +54,7 @@ def _parser() -> argparse.ArgumentParser:
         description="List the runs of the last week as the ledger has them, or run one of the caretaking flows.",
     )
     parser.add_argument("flow", nargs="?", choices=["recover", "maintain"], help="the flow to run; none: list runs")
+    parser.add_argument("--codecs", action="store_true", help="list the codecs that came, and how they ended")
     parser.add_argument("--dry-run", action="store_true", help="only say what would be done")
     parser.add_argument("--json", action="store_true", dest="as_json", help="one JSON document on stdout")
     return parser
@@ -62,6 +64,8 @@ def _listed(settings: Settings, words: argparse.Namespace) -> int:
     from tidegate.durable.ledger import Ledger
 
     ledger = Ledger.open(settings.ledger, Home(settings.store.home))
+    if words.codecs:
+        return _codecs_listed(ledger.codecs.all(), words.as_json)
     attempts = ledger.recent(LISTED.total_seconds())
     if words.as_json:
         _print_json([attempt.model_dump(mode="json") for attempt in attempts])
@@ -73,6 +77,22 @@ def _listed(settings: Settings, words: argparse.Namespace) -> int:
     cut_short = unfinished(attempts, ledger.now(), this_process(), settings.ledger)
     for attempt in cut_short:
         print(f"can be resumed: python -m flows.run --resume {attempt.id}   # {attempt.title}")  # noqa: T201
+    return DONE
+
+
+def _codecs_listed(counted: Sequence[Counted], as_json: bool) -> int:
+    if as_json:
+        _print_json([{**one.codec.model_dump(), "streams": one.streams, "seen_at": one.seen_at} for one in counted])
+        return DONE
+    table = Table("streams", "kind", "codec", "", "strategy", "ended", "last", box=None)
+    for one in counted:
+        last = datetime.fromtimestamp(one.seen_at, UTC).astimezone()
+        codec = one.codec
+        table.add_row(
+            *(str(one.streams), codec.kind, codec.codec, codec.detail, codec.strategy, codec.outcome),
+            f"{last:%Y-%m-%d %H:%M}",
+        )
+    Console().print(table)
     return DONE
 
 

@@ -195,10 +195,28 @@ class StreamInfo(Value):
     field_order: str | None = None
     frame_rate: float | None = None
     color_transfer: str | None = None
+    """Of HDR only: `smpte2084` (PQ) or `arib-std-b67` (HLG)."""
+    color_primaries: str | None = None
+    color_space: str | None = None
+    level: int | None = None
+    """As the codec numbers it: H.264 level 5.1 is 51."""
+    sample_aspect: float | None = None
+    """A pixel's width over its height, where they differ."""
+    rotation: int = 0
+    """By how many degrees players turn the picture, as a phone's camera was held."""
+    variable_rate: bool = False
+    """Whether the distances between its pictures differ, beyond rounding."""
+    scan: Literal["progressive", "tff", "bff"] | None = None
+    """What a sample of the pictures showed: whole ones, or two fields with the top or the bottom one first. None: not
+    looked at. `field_order` is what the header says, which is often wrong."""
     sample_rate: int | None = None
     channels: int | None = None
     language: str | None = None
     attached_picture: bool = False
+    default: bool = False
+    """Whether players are asked to take it unless the viewer chooses another."""
+    file_name: str | None = None
+    """Of an attachment."""
     duration_seconds: float | None = None
     """What the header says."""
     start_seconds: float | None = None
@@ -216,6 +234,8 @@ class StreamInfo(Value):
     """Packets from the first keyframe on; those that an edit list hides are not counted."""
     frames: int | None = None
     """Decoded frames; None when nothing was decoded."""
+    decoded_seconds: float | None = None
+    """How much of it was decoded; None when nothing was."""
     decode_errors: int = 0
     """Places that cannot be decoded, the first and last half second excepted."""
     edge_errors: int = 0
@@ -240,8 +260,9 @@ class MediaInfo(Value):
     duration_seconds: float | None = None
     """What the container's header says."""
     streams: tuple[StreamInfo, ...] = ()
-    depth: Literal["header", "packets", "frames"] = "header"
-    """How far the inspection went: headers only, every packet read, or every frame decoded."""
+    depth: Literal["header", "packets", "sampled", "frames"] = "header"
+    """How far the inspection went: headers only, every packet read, every packet read and samples decoded, or every
+    frame decoded."""
     missing_bytes: int = 0
     """How far the container's own structure reaches beyond the end of the file."""
     declares_duration: bool = False
@@ -492,6 +513,17 @@ class Strategy(StrEnum):
     TRANSCODE = "transcode"
 
 
+class Sidecar(Value):
+    """A small file that is published beside the video: what its container cannot hold, or not every player reads."""
+
+    index: int
+    """Of the source's stream."""
+    name: str
+    """Of the track in the asset, such as `subtitles-2.eng.vtt`."""
+    codec: Literal["copy", "webvtt"]
+    muxer: Literal["webvtt", "sup", "matroska", "image2"]
+
+
 class Decision(Value):
     """What the decision table says about one source and profile."""
 
@@ -506,6 +538,14 @@ class Decision(Value):
     keep_audio: tuple[int, ...] = ()
     """Indexes of the source's audio streams that are kept."""
     keep_subtitles: tuple[int, ...] = ()
+    keep_covers: tuple[int, ...] = ()
+    """Indexes of attached pictures that the container takes."""
+    keep_attachments: tuple[int, ...] = ()
+    deinterlace: Literal["tff", "bff"] | None = None
+    """Make whole pictures of two fields each, with the top or the bottom one first; only where it is encoded."""
+    tone_map: Literal["zscale", "plain"] | None = None
+    """How HDR becomes SDR: by tone mapping, or by a mere change of format where ffmpeg lacks the filter."""
+    sidecars: tuple[Sidecar, ...] = ()
 
 
 class Aim(Value):
@@ -521,6 +561,14 @@ class Verification(Value):
     """What was checked about an output, and what was found."""
 
     checks: tuple[str, ...]
+    depth: Literal["full", "sampled"] = "full"
+    """Whether every frame was decoded, or samples only."""
+    decoded_seconds: float = 0.0
+    """How much of the longest stream was decoded."""
+    length_seconds: float = 0.0
+    """How long that stream is."""
+    end_skew_seconds: float = 0.0
+    """By how much the ends of picture and sound lie further apart than in the source, or nearer."""
     decode_errors: int = 0
     """Places at the very beginning or end that cannot be decoded; elsewhere a single one fails the verification."""
     worst_difference_seconds: float = 0.0
@@ -543,7 +591,7 @@ class RemuxResult(Value):
     asset: Asset
     decision: Decision
     media: MediaInfo
-    """The output with every frame decoded."""
+    """The output, decoded as far as `verification.depth` says."""
     verification: Verification
     ladder: tuple[LadderStep, ...]
     aim: Aim | None = None
@@ -594,6 +642,10 @@ class PublishResult(Value):
     @property
     def video(self) -> Path:
         return self.folder / self.tracks[0].name
+
+    def beside(self, sidecar: str) -> Path:
+        """Where the sidecar of this name lies: under the video's name."""
+        return self.folder / f"{self.video.stem}.{sidecar}"
 
 
 StageResult = ProbeResult | DownloadResult | RemuxResult | AnalysisResult | PublishResult

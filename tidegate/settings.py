@@ -161,6 +161,11 @@ class ProcessSettings(Group):
     else the monitor, which samples and kills."""
     supervision: Literal["on", "off"] = "on"
     """`off` drops monitor, memory caps and stall clock; deadlines, drained pipes and the end of the group stay."""
+    verify: Literal["auto", "full", "sampled"] = "auto"
+    """How a result is checked: `full` decodes every frame; `sampled` decodes its beginning, its end and samples between
+    them, and counts every packet; `auto` is full up to `verify_full_below`."""
+    verify_full_below: int = Field(default=8_000_000_000, gt=0)
+    """Bytes beyond which `auto` decodes samples only: to decode 8 GB takes about as long as to fetch them again."""
 
 
 class ToolSettings(Group):

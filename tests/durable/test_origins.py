@@ -304,7 +304,7 @@ def test_a_ledger_of_version_1_gets_its_origins_and_keeps_its_attempts(
     again = Ledger.open(limits, home)
     assert state(again.origins) is State.OPEN
     with again._database.reading() as connection:
-        assert connection.execute(text("SELECT version FROM schema_version")).scalar_one() == 2
+        assert connection.execute(text("SELECT version FROM schema_version")).scalar_one() == 3
     again.close()
 
 

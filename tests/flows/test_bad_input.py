@@ -141,6 +141,7 @@ MISUSES = [
     Misuse("a directory as file://", ("file://{folder}",), "is a directory"),
     Misuse("a missing file", ("{folder}/no-such-film.mp4",), "There is no file"),
     Misuse("a device", ("/dev/null",), "not a regular file"),
+    Misuse("a FIFO, which nobody writes into", ("{folder}/fifo",), "not a regular file"),
     Misuse("no source", ("",), "empty"),
     Misuse("a link without a host", ("http:///film.mp4",), "not a complete link"),
     Misuse("a link with a bad port", ("http://127.0.0.1:99999/film.mp4",), "not a complete link"),
@@ -163,6 +164,7 @@ MISUSES = [
 def test_bad_usage_is_refused_before_any_work(misuse: Misuse, command: Command, tmp_path: Path) -> None:
     film = tmp_path / "film.mp4"
     film.write_bytes(TEXT)
+    os.mkfifo(tmp_path / "fifo")
     command.environment |= dict([misuse.setting] if misuse.setting else [])
     ended = command.run(*(word.format(folder=tmp_path, film=film) for word in misuse.words))
     assert ended.code == 2, ended.stderr

@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import re
+import shutil
+import subprocess
+from contextlib import nullcontext
 from pathlib import Path
 
+import imageio_ffmpeg
 import pytest
 
+from tests.support.disks import volume
 from tidegate.errors import (
     BadTimestamps,
     DiskFull,
@@ -16,7 +21,7 @@ from tidegate.errors import (
     RefusedByMuxer,
     TidegateError,
 )
-from tidegate.process.diagnose import CATALOGUE, Pattern, diagnose
+from tidegate.process.diagnose import CATALOGUE, EXIT_CODES, Pattern, diagnose, ran_out_of_space
 from tidegate.process.output import Output
 from tidegate.process.supervise import Finished, Job
 
@@ -27,18 +32,60 @@ def finished(stderr: str, exit_code: int = 1) -> Finished:
     return Finished(Job("ffmpeg", ["ffmpeg"], 1.0), exit_code, Output(), output, 0.1)
 
 
-@pytest.mark.parametrize("pattern", CATALOGUE, ids=lambda p: p.failure.__name__)
-def test_every_example_matches_its_own_pattern_first(pattern: Pattern) -> None:
-    assert next(p for p in CATALOGUE if re.search(p.regex, pattern.example)) is pattern
+EXAMPLES = [(pattern, line) for pattern in CATALOGUE for line in pattern.examples]
 
 
-@pytest.mark.parametrize("pattern", CATALOGUE, ids=lambda p: p.failure.__name__)
-def test_every_example_becomes_its_failure_with_the_line_in_the_message(pattern: Pattern) -> None:
-    failure = diagnose(finished(f"[info] Stream mapping:\n[error] {pattern.example}\n"))
+@pytest.mark.parametrize(("pattern", "line"), EXAMPLES, ids=[line[:60] for _, line in EXAMPLES])
+def test_every_example_is_known_by_its_own_pattern_first_and_becomes_its_failure(pattern: Pattern, line: str) -> None:
+    assert next(p for p in CATALOGUE if re.search(p.regex, line)) is pattern
+    failure = diagnose(finished(f"[info] Stream mapping:\n{line}\n"))
     assert type(failure) is pattern.failure
     assert failure.evidence.exit_code == 1
     assert failure.message.startswith("ffmpeg failed: ")
     assert failure.message != "ffmpeg failed: "
+
+
+def test_every_pattern_has_an_example() -> None:
+    assert all(pattern.examples for pattern in CATALOGUE)
+
+
+@pytest.mark.parametrize(("code", "failure"), EXIT_CODES.items())
+def test_an_exit_code_speaks_where_no_line_does(code: int, failure: type[TidegateError]) -> None:
+    assert type(diagnose(finished("[warning] something else", code))) is failure
+    assert type(diagnose(finished("[error] o.mp4: No space left on device", code))) is DiskFull
+
+
+def test_a_full_disk_is_seen_although_the_exit_code_is_0() -> None:
+    said = "[error] Error writing trailer of out.mkv: No space left on device\n"
+    assert ran_out_of_space(finished(said, exit_code=0))
+    assert not ran_out_of_space(finished("[info]     title : No space left on device\n", exit_code=0))
+
+
+@pytest.mark.parametrize("tool", ["ffmpeg", imageio_ffmpeg.get_ffmpeg_exe()], ids=["on PATH", "in the wheel"])
+@pytest.mark.parametrize(
+    ("words", "failure"),
+    [
+        (("-c:v", "libnope", "{folder}/o.mp4"), EncoderUnknown),
+        (("-vf", "nopefilter", "{folder}/o.mp4"), EncoderUnknown),
+        (("-c:v", "ffv1", "-f", "mpegts", "-nopeopt", "1", "{folder}/o.ts"), EncoderUnknown),
+        (("-c:v", "libx264", "-f", "ogg", "{folder}/o.ogg"), RefusedByMuxer),
+        (("-c:v", "libx264", "-qp", "0", "{full}/o.mkv"), DiskFull),
+        (("-c:v", "libx264", "-qp", "0", "{full}/o.mp4"), DiskFull),
+    ],
+)
+def test_what_the_builds_here_say_is_understood(
+    tool: str, words: tuple[str, ...], failure: type[TidegateError], tmp_path: Path
+) -> None:
+    if shutil.which(tool) is None:
+        pytest.skip(f"there is no {tool}")
+    source = ["-f", "lavfi", "-i", "testsrc2=size=320x240:duration=3"]
+    with volume(tmp_path / "full", "size=64k") if "{full}" in words[-1] else nullcontext() as full:
+        told = [word.format(folder=tmp_path, full=full) for word in words]
+        argv = [tool, "-nostdin", "-hide_banner", "-nostats", "-loglevel", "level+info", *source, *told]
+        done = subprocess.run(argv, capture_output=True, text=True, stdin=subprocess.DEVNULL)
+    ended = finished(done.stderr, done.returncode)
+    assert done.returncode or ran_out_of_space(ended)
+    assert type(diagnose(ended)) is failure, done.stderr
 
 
 @pytest.mark.parametrize(

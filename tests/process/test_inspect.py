@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import random
 import subprocess
 import sys
 import time
@@ -10,10 +11,12 @@ from functools import partial
 from pathlib import Path
 
 import anyio
+import av
+import imageio_ffmpeg
 import pytest
 
 from tests.support import clips as clip_recipes
-from tests.support.clips import clip, cut
+from tests.support.clips import Recipe, clip, cut, lavfi, make
 from tidegate.errors import NotMedia, TidegateError
 from tidegate.events import unobserved
 from tidegate.model import MediaInfo
@@ -187,3 +190,91 @@ def test_the_child_needs_nothing_of_ours() -> None:
     loaded = {name.partition(".")[0] for name in done.stdout.split()}
     assert "av" in loaded
     assert not loaded & {"tidegate", "pydantic", "prefect", "httpx"}
+
+
+# --- samples in place of every frame ----------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def long_film(clips: Path) -> Path:
+    """Ten minutes, small: a keyframe every 2 s."""
+    picture = "testsrc2=size=64x48:rate=5:duration={seconds}"
+    recipe = Recipe(
+        ".mp4",
+        lavfi(picture, clip_recipes.SOUND),
+        ("-c:v", "libx264", "-preset", "ultrafast", "-pix_fmt", "yuv420p", "-g", "10", *clip_recipes.AAC),
+    )
+    return make(clips, "long", recipe, seconds=600, size="")
+
+
+def spoiled(film: Path, at_seconds: float, made: Path) -> Path:
+    """A copy in which the first keyframe of the picture from there on is garbage."""
+    with av.open(str(film)) as container:
+        packet = next(
+            packet
+            for packet in container.demux(container.streams.video[0])
+            if packet.is_keyframe and packet.pts * packet.time_base >= at_seconds
+        )
+        place, size = packet.pos, packet.size
+    content = bytearray(film.read_bytes())
+    content[place + 5 : place + size] = b"\xa5" * (size - 5)
+    made.write_bytes(content)
+    return made
+
+
+def test_samples_are_decoded_and_every_packet_is_counted(long_film: Path) -> None:
+    sampled, whole = look(long_film, "sampled"), look(long_film, "packets")
+    for one, other in zip(sampled.streams, whole.streams, strict=True):
+        assert (one.packets, one.decode_errors, one.edge_errors) == (other.packets, 0, 0)
+        assert one.span_seconds == other.span_seconds
+        assert one.decoded_seconds is not None and 150 <= one.decoded_seconds <= 260
+    video = sampled.video
+    assert video is not None and video.frames == pytest.approx((video.decoded_seconds or 0) * 5, abs=1)
+
+
+def test_a_short_film_is_decoded_whole_even_by_samples(clips: Path) -> None:
+    for name in clip_recipes.RECIPES:
+        path = clip(clips, name, seconds=2)
+        sampled, frames = look(path, "sampled"), look(path, "frames")
+        for one, other in zip(sampled.streams, frames.streams, strict=True):
+            assert (one.frames, one.decode_errors) == (other.frames, 0), name
+
+
+@pytest.mark.parametrize(("at", "noticed"), [(10.0, True), (52.0, True), (62.0, False), (590.0, True)])
+def test_samples_find_damage_inside_them_only_and_every_frame_finds_all(
+    at: float, noticed: bool, long_film: Path, tmp_path: Path
+) -> None:
+    damaged = spoiled(long_film, at, tmp_path / "spoiled.mp4")
+    sampled, full = look(damaged, "sampled").video, look(damaged, "frames").video
+    assert sampled is not None and full is not None
+    assert full.decode_errors > 0
+    assert (sampled.decode_errors > 0) == noticed
+
+
+def test_a_turned_picture_and_an_uneven_rate_are_seen(clips: Path, tmp_path: Path) -> None:
+    steady = clip(clips, seconds=2)
+    turned, uneven = tmp_path / "turned.mp4", tmp_path / "uneven.mkv"
+    words = [imageio_ffmpeg.get_ffmpeg_exe(), "-v", "error", "-y"]
+    subprocess.run([*words, "-display_rotation", "90", "-i", steady, "-c", "copy", turned], check=True)
+    some = "select='not(mod(n,3))+between(mod(n,25),15,20)'"
+    subprocess.run([*words, "-i", steady, "-vf", some, "-fps_mode", "vfr", "-c:v", "ffv1", uneven], check=True)
+    facts = [look(path, "packets").video for path in (steady, turned, uneven)]
+    assert [(video.rotation, video.variable_rate) for video in facts if video] == [(0, False), (90, False), (0, True)]
+
+
+@pytest.mark.parametrize("name", clip_recipes.RECIPES)
+def test_no_steady_clip_counts_as_uneven(name: str, clips: Path) -> None:
+    assert not any(stream.variable_rate for stream in look(clip(clips, name, seconds=2), "packets").streams)
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_a_transport_stream_with_flipped_bytes_gets_an_answer(seed: int, clips: Path, tmp_path: Path) -> None:
+    """In one of them a stream appears that was not there at the beginning."""
+    chance = random.Random(seed)
+    content = bytearray(clip(clips, "h264_aac_ts", seconds=4, size="160x120").read_bytes())
+    for at in range(0, len(content), 400):
+        content[min(len(content) - 1, at + chance.randrange(400))] ^= 1 << chance.randrange(8)
+    damaged = tmp_path / "flipped.ts"
+    damaged.write_bytes(content)
+    for depth in ("packets", "sampled", "frames"):
+        assert look(damaged, depth).streams

@@ -6,7 +6,7 @@ import pytest
 
 from tidegate.errors import NotMedia
 from tidegate.model import Decision, MediaInfo, ProfileName, Quality, Strategy, StreamInfo
-from tidegate.stages.decide import ALLOWED, decide, findings, ladder
+from tidegate.stages.decide import ALLOWED, decide, findings, ladder, worth_a_look
 
 UNIVERSAL, MODERN, ORIGINAL = ProfileName.UNIVERSAL, ProfileName.MODERN, ProfileName.ORIGINAL
 
@@ -159,9 +159,8 @@ def test_all_living_audio_is_kept_and_one_bad_stream_encodes_them_all() -> None:
         ("subrip", ORIGINAL, "aac", "mov_text"),
         ("subrip", ORIGINAL, "vorbis", "copy"),
         ("hdmv_pgs_subtitle", ORIGINAL, "vorbis", "copy"),
-        ("hdmv_pgs_subtitle", UNIVERSAL, "aac", "none"),
-        ("hdmv_pgs_subtitle", ORIGINAL, "aac", "none"),
-        ("dvb_subtitle", MODERN, "aac", "none"),
+        ("eia_608", UNIVERSAL, "aac", "none"),
+        ("dvb_teletext", ORIGINAL, "vorbis", "none"),
     ],
 )
 def test_subtitles_are_kept_where_the_container_takes_them_and_told_where_not(
@@ -201,17 +200,120 @@ def test_original_keeps_the_height_whatever_was_asked() -> None:
     assert (decision.strategy, decision.height) == (Strategy.COPY, None)
 
 
-def test_hdr_that_is_reduced_is_told() -> None:
-    source = media(video(HEVC_10, color_transfer="smpte2084"), audio())
-    assert [f.code for f in findings(source, decide(source, UNIVERSAL, Quality.AUTO))] == ["hdr_reduced"]
-    assert findings(source, decide(source, MODERN, Quality.AUTO)) == ()
+@pytest.mark.parametrize(
+    ("codec", "profile", "beside"),
+    [
+        ("subrip", UNIVERSAL, "subtitles-2.eng.vtt"),
+        ("ass", MODERN, "subtitles-2.eng.vtt"),
+        ("mov_text", ORIGINAL, "subtitles-2.eng.vtt"),
+        ("hdmv_pgs_subtitle", UNIVERSAL, "subtitles-2.eng.sup"),
+        ("dvd_subtitle", MODERN, "subtitles-2.eng.mks"),
+        ("dvb_subtitle", ORIGINAL, "subtitles-2.eng.mks"),
+    ],
+)
+def test_subtitles_lie_beside_the_video_too_and_nothing_is_told(codec: str, profile: ProfileName, beside: str) -> None:
+    source = media(video(H264), audio(), subtitle(codec) | {"language": "eng"})
+    decision = decide(source, profile, Quality.AUTO)
+    assert [sidecar.name for sidecar in decision.sidecars] == [beside]
+    assert findings(source, decision) == ()
+
+
+@pytest.mark.parametrize("language", [None, "und", "../../x", "a b", "x" * 40])
+def test_a_language_that_is_no_tag_is_not_part_of_a_file_name(language: str | None) -> None:
+    source = media(video(H264), subtitle("subrip") | {"language": language})
+    assert [sidecar.name for sidecar in decide(source, UNIVERSAL, Quality.AUTO).sidecars] == ["subtitles-1.vtt"]
+
+
+def test_subtitles_without_a_line_make_no_file() -> None:
+    assert decide(media(video(H264), subtitle("subrip") | {"packets": 0}), UNIVERSAL, Quality.AUTO).sidecars == ()
+
+
+def test_what_matroska_holds_is_not_beside_it_but_a_cover_is() -> None:
+    cover = video({"codec": "mjpeg"}, attached_picture=True)
+    font = {"kind": "attachment", "codec": "ttf", "file_name": "a.ttf"}
+    source = media(video(VP8), audio("vorbis"), subtitle("subrip"), cover, font)
+    decision = decide(source, ORIGINAL, Quality.AUTO)
+    assert [sidecar.name for sidecar in decision.sidecars] == ["cover-3.jpg"]
+    assert (decision.keep_subtitles, decision.keep_covers, decision.keep_attachments) == ((2,), (), (4,))
+    assert findings(source, decision) == ()
+
+
+def test_mp4_keeps_a_cover_and_tells_of_an_attachment_that_it_cannot_hold() -> None:
+    font = {"kind": "attachment", "codec": "ttf", "file_name": "a.ttf"}
+    source = media(video(H264), audio(), video({"codec": "png"}, attached_picture=True), font)
+    decision = decide(source, UNIVERSAL, Quality.AUTO)
+    assert (decision.keep_covers, decision.keep_attachments) == ((2,), ())
+    assert [finding.code for finding in findings(source, decision)] == ["attachment_dropped"]
+
+
+@pytest.mark.parametrize("transfer", ["smpte2084", "arib-std-b67"])
+def test_hdr_is_kept_or_its_loss_is_told(transfer: str) -> None:
+    source = media(video(HEVC_10, color_transfer=transfer), audio())
+    told = [
+        [f.code for f in findings(source, decide(source, profile, Quality.AUTO, can_tone_map=can))]
+        for profile, can in ((UNIVERSAL, True), (UNIVERSAL, False), (MODERN, False), (ORIGINAL, False))
+    ]
+    assert told == [["hdr_tone_mapped"], ["hdr_reduced"], [], []]
+
+
+@pytest.mark.parametrize(
+    ("told", "universal", "modern"),
+    [
+        ({"profile": "High"}, KEEP, KEEP),
+        ({"profile": "Constrained Baseline", "level": 31}, KEEP, KEEP),
+        ({"profile": "High 10"}, PICTURE, PICTURE),
+        ({"profile": "High 4:4:4 Predictive"}, PICTURE, PICTURE),
+        ({"profile": "High", "level": 52}, KEEP, KEEP),
+        ({"profile": "High", "level": 62}, PICTURE, KEEP),
+        ({"height": 4320}, PICTURE, KEEP),
+    ],
+)
+def test_profiles_and_levels_that_decoders_refuse_are_encoded(
+    told: dict[str, object], universal: str, modern: str
+) -> None:
+    source = media(video(H264, **told), audio())
+    decisions = [decide(source, profile, Quality.AUTO) for profile in (UNIVERSAL, MODERN)]
+    assert [short(decision) for decision in decisions] == [universal, modern]
+    assert decisions[0].height == (2160 if told.get("height") else None)
+
+
+@pytest.mark.parametrize(
+    ("header", "scan", "universal", "fields"),
+    [
+        ("tt", None, PICTURE, "tff"),
+        ("bt", None, PICTURE, "bff"),
+        ("tt", "progressive", KEEP, None),
+        ("progressive", "bff", PICTURE, "bff"),
+        ("tt", "bff", PICTURE, "bff"),
+        ("progressive", None, KEEP, None),
+    ],
+)
+def test_fields_are_what_a_look_shows_and_only_without_one_what_the_header_says(
+    header: str, scan: str | None, universal: str, fields: str | None
+) -> None:
+    source = media(video(H264, field_order=header, scan=scan), audio())
+    decision = decide(source, UNIVERSAL, Quality.AUTO)
+    assert (short(decision), decision.deinterlace) == (universal, fields)
+    assert any("interlaced" in reason for reason in decision.reasons) == (fields is not None)
+    assert short(decide(source, MODERN, Quality.AUTO)) == KEEP
+
+
+def test_pictures_are_looked_at_only_where_it_matters() -> None:
+    def looked(told: dict[str, object], profile: ProfileName) -> bool:
+        source = media(video(told), audio())
+        return worth_a_look(source, profile, decide(source, profile, Quality.AUTO))
+
+    assert not looked(H264 | {"field_order": "progressive"}, UNIVERSAL)
+    assert looked(H264 | {"field_order": "tt"}, UNIVERSAL)
+    assert looked(MPEG2 | {"field_order": "progressive"}, MODERN)
+    assert not looked(MPEG2 | {"field_order": "tt"}, ORIGINAL)
 
 
 # --- the ladder -------------------------------------------------------------------------------------
 
 
 def steps(source: MediaInfo, profile: ProfileName) -> list[str]:
-    return [f"{r.strategy} {r.video}+{r.audio}" for r in ladder(decide(source, profile, Quality.AUTO), profile)]
+    return [f"{r.strategy} {r.video}+{r.audio}" for r in ladder(decide(source, profile, Quality.AUTO), profile, source)]
 
 
 def test_copying_climbs_to_repair_and_then_to_encoding_everything() -> None:
@@ -240,7 +342,8 @@ def test_a_ladder_invents_no_stream() -> None:
 def test_no_rung_is_tried_twice() -> None:
     for profile in ProfileName:
         for picture, sound, *_ in TABLE:
-            rungs = ladder(decide(media(video(picture), audio(sound)), profile, Quality.AUTO), profile)
+            source = media(video(picture), audio(sound))
+            rungs = ladder(decide(source, profile, Quality.AUTO), profile, source)
             assert len({rung.model_dump_json() for rung in rungs}) == len(rungs)
 
 

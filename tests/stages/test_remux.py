@@ -41,7 +41,7 @@ EXPECTED = {
     "h264_faults_mp4": EVERYWHERE,
     "h264_cover_mp4": EVERYWHERE,
     "h264_subtitles_mkv": EVERYWHERE,
-    "h264_interlaced_ts": EVERYWHERE,
+    "h264_interlaced_ts": EVERYWHERE | {UNIVERSAL: "transcode mp4"},
 }
 
 
@@ -100,12 +100,17 @@ def test_subtitles_come_along(bench: Workbench, made: Made) -> None:
     result = remuxed(bench, made("h264_subtitles_mkv"), UNIVERSAL)
     [subtitles] = result.media.of_kind("subtitle")
     assert (subtitles.codec, subtitles.language) == ("mov_text", "eng")
+    beside = result.asset.tracks[1]
+    assert beside.name == "subtitles-2.eng.vtt"
+    lines = bench.store.path(result.asset, beside).read_text()
+    assert lines.startswith("WEBVTT") and "Änd the second" in lines
 
 
 def test_cover_art_is_not_taken_for_the_film(bench: Workbench, made: Made) -> None:
     result = remuxed(bench, made("h264_cover_mp4"), UNIVERSAL)
     assert result.media.video is not None
     assert (result.media.video.width, result.media.video.frames) == (320, 50)
+    assert [stream.codec for stream in result.media.streams if stream.attached_picture] == ["mjpeg"]
 
 
 def test_a_cap_scales_the_picture_down(bench: Workbench, clips: Path, downloaded: Downloaded) -> None:

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from tidegate.errors import Climb, TruncatedMedia, VerificationFailed
 from tidegate.model import Decision, MediaInfo, Strategy, StreamInfo
+from tidegate.settings import ProcessSettings
 from tidegate.stages.download import refuse_truncated
-from tidegate.stages.verification import tolerance_seconds, verify
+from tidegate.stages.verification import SKEW_SECONDS, depth_for, tolerance_seconds, verify
 
 COPY = Decision(strategy=Strategy.COPY, container="mp4", video="copy", audio="copy", subtitles="none", keep_audio=(1,))
 TRANSCODE = COPY.model_copy(update={"strategy": Strategy.TRANSCODE, "video": "h264", "audio": "aac"})
@@ -95,6 +98,54 @@ def test_the_worst_difference_is_told() -> None:
     assert verify(SOURCE, output, COPY).worst_difference_seconds == 0.25
 
 
+def test_sound_that_runs_away_from_the_picture_is_refused_in_a_long_film_too() -> None:
+    film = media(changed(PICTURE, end_seconds=7200), changed(SOUND, end_seconds=7200))
+    apart = media(changed(PICTURE, end_seconds=7199.2), changed(SOUND, end_seconds=7200.8))
+    with pytest.raises(VerificationFailed, match=r"moved by 1\.60 s"):
+        verify(film, apart, TRANSCODE)
+    together = media(changed(PICTURE, end_seconds=7199.2), changed(SOUND, end_seconds=7199.2))
+    assert verify(film, together, TRANSCODE).end_skew_seconds == 0
+
+
+def test_a_cover_that_was_to_be_kept_is_missed() -> None:
+    keeping = COPY.model_copy(update={"keep_covers": (2,)})
+    cover = StreamInfo(index=2, kind="video", codec="mjpeg", attached_picture=True)
+    with pytest.raises(VerificationFailed, match="attached pictures"):
+        verify(media(PICTURE, SOUND, cover), SOURCE, keeping)
+    verify(media(PICTURE, SOUND, cover), media(PICTURE, SOUND, cover), keeping)
+
+
+@pytest.mark.parametrize(
+    ("asked", "size", "depth"),
+    [
+        ("auto", 999, "frames"),
+        ("auto", 1000, "frames"),
+        ("auto", 1001, "sampled"),
+        ("full", 1001, "frames"),
+        ("sampled", 1, "sampled"),
+    ],
+)
+def test_how_deep_a_result_is_checked_depends_on_its_size_unless_it_was_asked(
+    asked: Literal["auto", "full", "sampled"], size: int, depth: str
+) -> None:
+    assert depth_for(ProcessSettings(verify=asked, verify_full_below=1000), size) == depth
+
+
+def test_a_verification_says_how_much_it_decoded() -> None:
+    full = verify(SOURCE, SOURCE, COPY)
+    assert (full.depth, full.decoded_seconds, full.length_seconds) == ("full", 60, 60)
+    sampled = SOURCE.model_copy(
+        update={
+            "depth": "sampled",
+            "streams": tuple(changed(s, frames=300, decoded_seconds=12) for s in SOURCE.streams),
+        }
+    )
+    for decision in (COPY, TRANSCODE):
+        told = verify(SOURCE, sampled, decision)
+        assert (told.depth, told.decoded_seconds, told.length_seconds) == ("sampled", 12, 60)
+        assert "every frame decoded" not in told.checks
+
+
 @given(st.floats(0, 1e5))
 def test_the_tolerance_is_half_a_second_or_half_a_percent(length: float) -> None:
     assert tolerance_seconds(length) == max(0.5, length * 0.005)
@@ -104,7 +155,7 @@ def test_the_tolerance_is_half_a_second_or_half_a_percent(length: float) -> None
 def test_the_verdict_is_the_same_in_both_directions(length: float, share: float) -> None:
     source = media(changed(PICTURE, end_seconds=length), changed(SOUND, end_seconds=length))
     for sign in (1, -1):
-        end = length + sign * share * tolerance_seconds(length)
+        end = length + sign * share * min(tolerance_seconds(length), SKEW_SECONDS)
         verify(source, media(changed(PICTURE, end_seconds=end), changed(SOUND, end_seconds=length)), TRANSCODE)
 
 

@@ -28,48 +28,137 @@ class Pattern:
 
     regex: str
     failure: type[TidegateError]
-    example: str
+    examples: tuple[str, ...]
+    """What builds say: 5.1 first, then newer ones (6.1 to 9.0) where they spell it otherwise."""
 
 
 CATALOGUE: tuple[Pattern, ...] = (
     Pattern(
         r"No space left on device|Disk quota exceeded",
         DiskFull,
-        "av_interleaved_write_frame(): No space left on device",
+        (
+            "[error] av_interleaved_write_frame(): No space left on device",
+            "[error] Error writing trailer of out.mkv: No space left on device",
+            "[error] Could not write header for output file #0 (incorrect codec parameters ?): No space left on device",
+            "[out#0/mp4 @ 0x1] [error] Task finished with error code: -28 (No space left on device)",
+            "[out#0/matroska @ 0x1] [error] Error writing trailer: No space left on device",
+        ),
     ),
-    Pattern(r"Permission denied|Read-only file system", PermissionRefused, "out.mp4: Permission denied"),
+    Pattern(
+        r"Permission denied|Read-only file system",
+        PermissionRefused,
+        (
+            "[error] out.mp4: Permission denied",
+            "[error] out.mp4: Read-only file system",
+            "[out#0/mp4 @ 0x1] [fatal] Error opening output out.mp4: Permission denied",
+            "[fatal] Error opening output files: Read-only file system",
+        ),
+    ),
     Pattern(
         r"Cannot allocate memory|malloc of size \d+ failed",
         MemoryExhausted,
-        "Error while filtering: Cannot allocate memory",
+        (
+            "[error] Error while filtering: Cannot allocate memory",
+            "x264 [error]: malloc of size 262146 failed",
+            "[vf#0:0 @ 0x1] [error] Error reinitializing filters: Cannot allocate memory",
+        ),
     ),
-    Pattern(r"Exiting normally, received signal \d+", ProcessKilled, "Exiting normally, received signal 15."),
     Pattern(
-        r"Unknown encoder|Encoder not found|No such filter|Unknown filter|Unrecognized option",
+        r"Exiting normally, received signal \d+|Received > \d+ system signals",
+        ProcessKilled,
+        ("[info] Exiting normally, received signal 15.", "[fatal] Received > 3 system signals, hard exiting"),
+    ),
+    Pattern(
+        r"Unknown encoder|Encoder not found|Error selecting an encoder|Unknown decoder|Decoder not found",
         EncoderUnknown,
-        "Unknown encoder 'libx264'",
+        (
+            "[fatal] Unknown encoder 'libnope'",
+            "[vost#0:0 @ 0x1] [fatal] Error selecting an encoder",
+            "[fatal] Error opening output files: Encoder not found",
+        ),
     ),
     Pattern(
-        r"[Nn]on[- ]monoton(?:ic|ous)|Invalid DTS|pts \(\S+\) < dts|Timestamps are unset|packet with unknown timestamp",
+        r"No such filter|Filter not found|Unknown filter|Unrecognized option|Option not found|Invalid time base",
+        EncoderUnknown,
+        (
+            "[AVFilterGraph @ 0x1] [error] No such filter: 'nopefilter'",
+            "[error] Unrecognized option 'display_rotation'.",
+            "[fatal] Error splitting the argument list: Option not found",
+            "[fatal] Error opening output files: Filter not found",
+            "[vost#0:0/libx264 @ 0x1] [fatal] Invalid time base: -1",
+        ),
+    ),
+    Pattern(
+        r"[Nn]on[- ]monoton(?:ic|ous)|non monotonically increasing dts|Invalid DTS|pts \(\S+\) < dts",
         BadTimestamps,
-        "[mp4 @ 0x1] Application provided invalid, non monotonically increasing dts to muxer in stream 0: 5 >= 4",
+        (
+            "[mp4 @ 0x1] [warning] Non-monotonous DTS in output stream 0:0; previous: 94, current: 0; changing to 95.",
+            "[mp4 @ 0x1] [warning] Invalid DTS: 24040 PTS: 23040 in output stream 0:0, replacing by guess",
+            "[mp4 @ 0x1] Application provided invalid, non monotonically increasing dts to muxer in stream 0: 5 >= 4",
+            "[mp4 @ 0x1] [error] pts (1) < dts (2) in stream 0",
+            "[vost#0:0/copy @ 0x1] [warning] Non-monotonic DTS; previous: 94, current: 0; changing to 95.",
+            "[vost#0:0/copy @ 0x1] [warning] Invalid DTS: 24040 PTS: 23040, replacing by guess",
+        ),
     ),
     Pattern(
-        r"not currently supported in container|Could not find tag for codec|Invalid data found|Could not write header",
+        r"Timestamps are unset|packet with unknown timestamp|first pts and dts value must be set",
+        BadTimestamps,
+        (
+            "[mpegts @ 0x1] [warning] Timestamps are unset in a packet for stream 0. This is deprecated and will stop",
+            "[matroska @ 0x1] [error] Can't write packet with unknown timestamp",
+            "[mpegts @ 0x1] [error] first pts and dts value must be set",
+        ),
+    ),
+    Pattern(
+        r"not currently supported in container|Could not find tag for codec|Unsupported codec id"
+        r"|Could not write header|Invalid data found",
         RefusedByMuxer,
-        "Could not find tag for codec vorbis in stream #1, codec not currently supported in container",
+        (
+            "[mp4 @ 0x1] [error] Could not find tag for codec ffv1 in stream #0, codec not currently supported in"
+            " container",
+            "[ogg @ 0x1] [error] Unsupported codec id in stream 0",
+            "[error] Could not write header for output file #0 (incorrect codec parameters ?): Invalid argument",
+            "[error] in.mp4: Invalid data found when processing input",
+            "[out#0/ogg @ 0x1] [error] Could not write header (incorrect codec parameters ?): Invalid argument",
+            "[in#0 @ 0x1] [error] Error opening input: Invalid data found when processing input",
+        ),
     ),
 )
+
+EXIT_CODES: dict[int, type[TidegateError]] = {
+    228: DiskFull,
+    226: PermissionRefused,
+    243: PermissionRefused,
+    244: MemoryExhausted,
+    8: EncoderUnknown,
+    -9: ProcessKilled,
+    -15: ProcessKilled,
+    137: ProcessKilled,
+    143: ProcessKilled,
+}
+"""What an exit code means that no line explains. Since 6.1 ffmpeg ends with the low byte of its error: 256 - ENOSPC,
+EROFS, EACCES, ENOMEM; 8 for an encoder, a filter or an option that it does not know. A signal is negative, or 128 more
+where a shell stood between."""
 
 
 def diagnose(finished: Finished) -> TidegateError:
     """The failure that a bad exit means, with its evidence."""
-    text = "\n".join(line for line in (finished.stderr.head + finished.stderr.tail).splitlines() if _is_message(line))
-    last = _last_complaint(finished.stderr.tail)
+    lines = _said(finished).splitlines()
     for pattern in CATALOGUE:
-        if re.search(pattern.regex, text):
-            return pattern.failure(f"ffmpeg failed: {last}", evidence=finished.evidence)
-    return RefusedByMuxer(f"ffmpeg failed with exit code {finished.exit_code}: {last}", evidence=finished.evidence)
+        telling = [line for line in lines if re.search(pattern.regex, line)]
+        if telling:
+            return pattern.failure(f"ffmpeg failed: {_untagged(telling[-1])}", evidence=finished.evidence)
+    failure, last = EXIT_CODES.get(finished.exit_code, RefusedByMuxer), _last_complaint(finished.stderr.tail)
+    return failure(f"ffmpeg failed with exit code {finished.exit_code}: {last}", evidence=finished.evidence)
+
+
+def ran_out_of_space(finished: Finished) -> bool:
+    """Whether it did, though it may call that a success: 5.1 exits with 0 when it cannot write Matroska's end."""
+    return re.search(CATALOGUE[0].regex, _said(finished)) is not None
+
+
+def _said(finished: Finished) -> str:
+    return "\n".join(line for line in (finished.stderr.head + finished.stderr.tail).splitlines() if _is_message(line))
 
 
 def _is_message(line: str) -> bool:
@@ -78,7 +167,11 @@ def _is_message(line: str) -> bool:
 
 
 def _last_complaint(text: str) -> str:
-    lines = [line for line in text.splitlines() if line.strip()]
+    lines = [line for line in text.splitlines() if _untagged(line)]
     complaints = [line for line in lines if "[error]" in line or "[fatal]" in line]
-    line = (complaints or lines or ["it said nothing"])[-1]
+    return _untagged((complaints or lines or ["it said nothing"])[-1])
+
+
+def _untagged(line: str) -> str:
+    """A line without the level and the addresses before it."""
     return re.sub(r"\[[\w#:/]+(?: @ 0x[0-9a-f]+)?\]\s*", "", line).strip()

@@ -7,6 +7,7 @@ is opened with a closed list of demuxers and the file protocol only, so a hostil
 from __future__ import annotations
 
 import os
+import re
 import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -15,7 +16,7 @@ from pathlib import Path
 from tidegate.errors import ToolMissing
 from tidegate.events import Advance, Observer
 from tidegate.process.demuxers import ALLOWED_DEMUXERS
-from tidegate.process.diagnose import diagnose
+from tidegate.process.diagnose import diagnose, ran_out_of_space
 from tidegate.process.output import LineSink, ignore_line
 from tidegate.process.supervise import Finished, Job, run
 from tidegate.settings import ProcessSettings, ToolSettings
@@ -140,7 +141,7 @@ async def run_ffmpeg(
         observe=observe,
     )
     finished = await run(job, limits)
-    if finished.exit_code != 0:
+    if finished.exit_code != 0 or ran_out_of_space(finished):
         raise diagnose(finished)
     return finished
 
@@ -156,6 +157,13 @@ async def version_of(toolchain: Toolchain, limits: ProcessSettings) -> str:
     if finished.exit_code != 0 or not said.startswith("ffmpeg version"):
         raise ToolMissing(f"{toolchain.ffmpeg} is no ffmpeg (exit {finished.exit_code})", evidence=finished.evidence)
     return said
+
+
+async def can_tone_map(toolchain: Toolchain, limits: ProcessSettings) -> bool:
+    """Whether it has the filters that make SDR of HDR; builds without the library zimg do not."""
+    finished = await run(Job("ffmpeg", [str(toolchain.ffmpeg), "-hide_banner", "-filters"], VERSION_SECONDS), limits)
+    said = finished.stdout.head + finished.stdout.tail
+    return all(re.search(rf"^ \S+ {name} ", said, re.MULTILINE) for name in ("zscale", "tonemap"))
 
 
 def _existing(path: str) -> Path:

@@ -21,7 +21,7 @@ from tidegate.settings import ProcessSettings
 
 _CHILD = Path(__file__).with_name("inspect_child.py").absolute()
 
-Depth = Literal["header", "packets", "frames"]
+Depth = Literal["header", "packets", "sampled", "frames"]
 
 
 @dataclass
@@ -60,7 +60,7 @@ async def inspect(
     observe: Observer,
     total_seconds: float | None = None,
 ) -> MediaInfo:
-    """Look at the headers, at every packet, or decode every frame.
+    """Look at the headers, at every packet, decode samples as well, or decode every frame.
 
     Raises:
         NotMedia: no allowed demuxer opens the file, or it crashed its demuxer.

@@ -8,7 +8,16 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from tidegate.model import AnalysisResult, DownloadResult, MediaInfo, Outcome, RemuxResult, StreamInfo
+from tidegate.model import (
+    AnalysisResult,
+    DownloadResult,
+    MediaInfo,
+    Outcome,
+    PublishResult,
+    RemuxResult,
+    Sidecar,
+    StreamInfo,
+)
 
 
 def document(outcome: Outcome) -> dict[str, Any]:
@@ -29,7 +38,7 @@ def document(outcome: Outcome) -> dict[str, Any]:
         "resources": {stage: used.model_dump(mode="json") for stage, used in outcome.resources.items()},
         "paths": dict(outcome.paths),
         "origins": [origin.model_dump() for origin in outcome.origins],
-        "output": _output(outcome.remux, published.video if published else None) if outcome.remux else None,
+        "output": _output(outcome.remux, published) if outcome.remux else None,
         "analysis": _analysis(outcome.analysis) if outcome.analysis else None,
         "findings": [finding.model_dump() for finding in outcome.findings],
         "report": _report(published.folder if published else outcome.report_folder),
@@ -59,10 +68,10 @@ def transfer(outcome: Outcome, size_bytes: int) -> dict[str, Any]:
     return cost.model_dump() | {"bytes_reused": reused, "seconds": round(cost.seconds, 3)}
 
 
-def _output(remux: RemuxResult, path: Path | None) -> dict[str, Any]:
+def _output(remux: RemuxResult, published: PublishResult | None) -> dict[str, Any]:
     track = remux.asset.main
     return {
-        "path": str(path) if path else None,
+        "path": str(published.video) if published else None,
         "size_bytes": track.size_bytes,
         "digest": track.digest,
         "duration_seconds": round(remux.media.length_seconds or 0.0, 3),
@@ -73,7 +82,20 @@ def _output(remux: RemuxResult, path: Path | None) -> dict[str, Any]:
         "verification": remux.verification.model_dump(mode="json"),
         "video": _stream(remux.media.video),
         "audio": _stream(remux.media.audio),
+        "sidecars": [
+            {"path": str(path) if path else None, "stream": sidecar.index, "size_bytes": size}
+            for sidecar, path, size in _sidecars(remux, published)
+        ],
     }
+
+
+def _sidecars(remux: RemuxResult, published: PublishResult | None) -> list[tuple[Sidecar, Path | None, int]]:
+    """Each with its published file, if there is one, and its size."""
+    sizes = {track.name: track.size_bytes for track in remux.asset.tracks}
+    return [
+        (one, published.beside(one.name) if published else None, sizes.get(one.name, 0))
+        for one in remux.decision.sidecars
+    ]
 
 
 def _media(media: MediaInfo) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from tidegate.events import Advance, Strain
-from tidegate.model import Failure, OriginStats, Outcome
+from tidegate.model import Failure, OriginStats, Outcome, Sidecar
 from tidegate.report.units import clock, human_size
 from tidegate.settings import Settings
 
@@ -37,6 +37,7 @@ def outcome_summary(outcome: Outcome) -> Text:
         rows.append(("result", _result_line(outcome)))
     if outcome.published is not None:
         rows.append(("file", str(outcome.published.video)))
+        rows += [("beside", str(outcome.published.beside(one.name))) for one in _sidecars(outcome)]
         rows.append(("report", str(outcome.published.folder / "report.html")))
     elif outcome.download_path is not None:
         rows.append(("source", str(outcome.download_path)))
@@ -93,6 +94,10 @@ def strain_line(event: Strain) -> str:
     if event.memory_cap_bytes:
         memory += f" of {human_size(event.memory_cap_bytes)}"
     return f"{event.tool}: {memory}, {event.cpu_percent:.0f} % CPU, risk {event.risk}"
+
+
+def _sidecars(outcome: Outcome) -> tuple[Sidecar, ...]:
+    return outcome.remux.decision.sidecars if outcome.remux else ()
 
 
 def _result_line(outcome: Outcome) -> str:

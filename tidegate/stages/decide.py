@@ -1,7 +1,7 @@
 """The decision table: what a profile asks of a source, as pure functions.
 
 The remux stage asks once for the plan and its ladder. Copying is by allow-list: ffmpeg exits 0 for many files that
-players refuse. `docs/remux.md` shows the same table.
+players refuse. `docs/stages/remux.md` shows the same tables.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from tidegate.errors import NotMedia, RefusedByMuxer
-from tidegate.model import Decision, Finding, MediaInfo, ProfileName, Quality, Strategy, StreamInfo
+from tidegate.model import Decision, Finding, MediaInfo, ProfileName, Quality, Sidecar, Strategy, StreamInfo
 from tidegate.stages.verification import tolerance_seconds
 
 STEADY_FRAMES_PER_SECOND = 5.0
@@ -21,6 +21,29 @@ MOST_CHANNELS = 8
 """What AAC can hold; more are mixed down to two."""
 MATROSKA_SUBTITLES = frozenset({"subrip", "ass", "ssa", "webvtt", "hdmv_pgs_subtitle", "dvd_subtitle", "dvb_subtitle"})
 TEXT_SUBTITLES = frozenset({"subrip", "ass", "ssa", "webvtt", "mov_text", "text"})
+PICTURE_SUBTITLES: dict[str, tuple[Literal["sup", "matroska"], str]] = {
+    "hdmv_pgs_subtitle": ("sup", "sup"),
+    "dvd_subtitle": ("matroska", "mks"),
+    "dvb_subtitle": ("matroska", "mks"),
+}
+"""Codec → the muxer and the suffix of the sidecar that holds it."""
+MP4_COVERS = frozenset({"mjpeg", "png"})
+"""What MP4 takes as attached picture."""
+COVERS = {"mjpeg": "jpg", "png": "png", "bmp": "bmp", "gif": "gif", "webp": "webp"}
+"""Codec of a picture → the suffix of its file, where the container takes none."""
+H264_PROFILES = frozenset({"Constrained Baseline", "Baseline", "Main", "High", "Progressive High", "Constrained High"})
+"""What decoders in hardware know. Lossless 4:2:0 is `High 4:4:4 Predictive`, whatever its pixel format says."""
+HIGHEST_LEVEL = 52
+"""H.264 level 5.2: 2160p at 60 pictures a second. Beyond it common decoders give up."""
+MOST_LINES = 2304
+"""What H.264 level 5.2 has room for, at 16:9."""
+SHOWN_LINES = 2160
+"""What a larger picture is scaled to, in the profile that must play everywhere."""
+FIELD_NAMES = {"tff": "top field first", "bff": "bottom field first"}
+LONGEST_LANGUAGE = 12
+"""Characters of a language tag in a file's name."""
+FIELDS: dict[str, Literal["tff", "bff"]] = {"tt": "tff", "tb": "tff", "bb": "bff", "bt": "bff"}
+"""The header's field order → which field is shown first."""
 
 
 @dataclass(frozen=True)
@@ -46,8 +69,8 @@ ALLOWED: dict[ProfileName, Allowed] = {
 """`original` never encodes: what its MP4 may not hold goes into Matroska, which holds everything."""
 
 
-def decide(media: MediaInfo, profile: ProfileName, quality: Quality) -> Decision:
-    """The plan for a source.
+def decide(media: MediaInfo, profile: ProfileName, quality: Quality, *, can_tone_map: bool = True) -> Decision:
+    """The plan for a source. `can_tone_map`: whether this ffmpeg has the filters for it.
 
     Raises:
         NotMedia: no stream can be kept.
@@ -62,21 +85,53 @@ def decide(media: MediaInfo, profile: ProfileName, quality: Quality) -> Decision
         return _only_the_container(media, video, audio)
     against_video = _against_copying_video(video, profile, quality) if video else []
     against_audio = [reason for stream in audio for reason in _against_copying_audio(stream, profile)]
-    encode = against_video or against_audio
-    return Decision(
-        strategy=Strategy.TRANSCODE if encode else Strategy.COPY,
+    plan = Decision(
+        strategy=Strategy.TRANSCODE if against_video or against_audio else Strategy.COPY,
         container="mp4",
         video="none" if video is None else "h264" if against_video else "copy",
         audio="none" if not audio else "aac" if against_audio else "copy",
         subtitles="mov_text" if _text_subtitles(media) else "none",
-        height=quality.height if video and _too_high(video, quality) else None,
+        height=_height(video, profile, quality) if video else None,
         reasons=tuple(against_video + against_audio) or (f"everything is allowed in the {profile} profile",),
         keep_audio=tuple(s.index for s in audio),
         keep_subtitles=_text_subtitles(media),
+        keep_covers=_covers(media),
+        sidecars=sidecars(media, mp4=True),
+    )
+    return encoding_video(plan, video, can_tone_map=can_tone_map) if against_video and video else plan
+
+
+def encoding_video(plan: Decision, video: StreamInfo, *, can_tone_map: bool) -> Decision:
+    """The plan with what only matters where the picture is encoded: fields and HDR."""
+    fields, reasons = fields_of(video), list(plan.reasons)
+    if fields is not None and not any("interlaced" in reason for reason in reasons):
+        reasons.append(f"the picture is interlaced, {FIELD_NAMES[fields]}")
+    tone_map: Literal["zscale", "plain"] | None = None
+    if video.color_transfer:
+        tone_map = "zscale" if can_tone_map else "plain"
+        reasons.append("HDR is reduced to SDR")
+    return plan.model_copy(
+        update={"video": "h264", "deinterlace": fields, "tone_map": tone_map, "reasons": tuple(reasons)}
     )
 
 
-def ladder(decision: Decision, profile: ProfileName) -> tuple[Decision, ...]:
+def fields_of(video: StreamInfo) -> Literal["tff", "bff"] | None:
+    """Which field comes first, or None for whole pictures: as a sample showed, or else as the header says."""
+    if video.scan is not None:
+        return None if video.scan == "progressive" else video.scan
+    return FIELDS.get(video.field_order or "")
+
+
+def worth_a_look(media: MediaInfo, profile: ProfileName, decision: Decision) -> bool:
+    """Whether a sample of the pictures would matter: they are encoded, or would be for what the header says."""
+    if media.video is None or profile is ProfileName.ORIGINAL:
+        return False
+    return decision.video == "h264" or FIELDS.get(media.video.field_order or "") is not None
+
+
+def ladder(
+    decision: Decision, profile: ProfileName, media: MediaInfo, *, can_tone_map: bool = True
+) -> tuple[Decision, ...]:
     """The plan and what to try after it: copy → repair → transcode. `original` never encodes."""
     repair = decision.model_copy(
         update={"strategy": Strategy.REPAIR, "reasons": ("copying did not give a whole file",)}
@@ -89,6 +144,8 @@ def ladder(decision: Decision, profile: ProfileName) -> tuple[Decision, ...]:
             "reasons": ("nothing less gave a whole file",),
         }
     )
+    if everything.video == "h264" and media.video is not None:
+        everything = encoding_video(everything, media.video, can_tone_map=can_tone_map)
     rungs = [decision] if decision.strategy is Strategy.TRANSCODE else [decision, repair]
     if profile is not ProfileName.ORIGINAL and (everything.video, everything.audio) != (decision.video, decision.audio):
         rungs.append(everything)
@@ -113,6 +170,7 @@ def _is_dead(audio: StreamInfo) -> bool:
 
 def findings(media: MediaInfo, decision: Decision) -> tuple[Finding, ...]:
     """What of the source the result does not have, or has otherwise."""
+    beside = {sidecar.index for sidecar in decision.sidecars}
     found = [
         Finding(code="audio_dropped", message=f"Audio stream {s.index} ({s.codec}) is declared but holds no sound")
         for s in media.of_kind("audio")
@@ -121,7 +179,7 @@ def findings(media: MediaInfo, decision: Decision) -> tuple[Finding, ...]:
     found += [
         Finding(code="subtitles_dropped", message=f"Subtitle stream {s.index} ({s.codec}) cannot be kept in the result")
         for s in media.of_kind("subtitle")
-        if s.index not in decision.keep_subtitles
+        if s.index not in decision.keep_subtitles and s.index not in beside
     ]
     found += [
         Finding(
@@ -129,13 +187,26 @@ def findings(media: MediaInfo, decision: Decision) -> tuple[Finding, ...]:
         )
         for s in media.of_kind("video")[1:]
     ]
+    found += [
+        Finding(code="cover_dropped", message=f"The attached picture {s.index} ({s.codec}) was left out")
+        for s in media.streams
+        if s.attached_picture and s.index not in decision.keep_covers and s.index not in beside
+    ]
+    found += [
+        Finding(code="attachment_dropped", message=f"The attachment {s.file_name or s.index} ({s.codec}) was left out")
+        for s in media.of_kind("attachment")
+        if s.index not in decision.keep_attachments
+    ]
     found += [finding for s in media.of_kind("video") + media.of_kind("audio") for finding in _damage(s)]
     if decision.audio == "aac" and any((s.channels or 0) > MOST_CHANNELS for s in media.of_kind("audio")):
         found.append(
             Finding(code="audio_mixed_down", message=f"More than {MOST_CHANNELS} channels were mixed down to two")
         )
-    if decision.video == "h264" and media.video is not None and media.video.color_transfer:
-        found.append(Finding(code="hdr_reduced", message="The source is HDR; the result is SDR without tone mapping"))
+    if decision.tone_map == "zscale":
+        found.append(Finding(code="hdr_tone_mapped", message="The source is HDR; the result is SDR, tone-mapped"))
+    if decision.tone_map == "plain":
+        message = "The source is HDR; the result is SDR without tone mapping: this ffmpeg lacks the filter zscale"
+        found.append(Finding(code="hdr_reduced", message=message))
     return tuple(found)
 
 
@@ -152,6 +223,38 @@ def _damage(stream: StreamInfo) -> list[Finding]:
     return found
 
 
+def sidecars(media: MediaInfo, *, mp4: bool) -> tuple[Sidecar, ...]:
+    """The files beside the video: what the container does not take, and text subtitles for players that read only
+    files. Streams that hold nothing make none."""
+    made = []
+    for stream in media.of_kind("subtitle"):
+        if stream.packets == 0 or (stream.codec in MATROSKA_SUBTITLES and not mp4):
+            continue
+        name = f"subtitles-{stream.index}{_language(stream)}"
+        if stream.codec in TEXT_SUBTITLES:
+            made.append(Sidecar(index=stream.index, name=f"{name}.vtt", codec="webvtt", muxer="webvtt"))
+        elif stream.codec in PICTURE_SUBTITLES:
+            muxer, suffix = PICTURE_SUBTITLES[stream.codec]
+            made.append(Sidecar(index=stream.index, name=f"{name}.{suffix}", codec="copy", muxer=muxer))
+    kept = _covers(media) if mp4 else ()
+    for stream in media.streams:
+        if stream.attached_picture and stream.index not in kept and stream.codec in COVERS:
+            name = f"cover-{stream.index}.{COVERS[stream.codec]}"
+            made.append(Sidecar(index=stream.index, name=name, codec="copy", muxer="image2"))
+    return tuple(made)
+
+
+def _language(stream: StreamInfo) -> str:
+    """`.eng`, where the language is one that is safe in a file's name."""
+    language = stream.language or ""
+    plain = language.isascii() and language.replace("-", "").isalnum() and len(language) <= LONGEST_LANGUAGE
+    return f".{language.lower()}" if plain and language != "und" else ""
+
+
+def _covers(media: MediaInfo) -> tuple[int, ...]:
+    return tuple(s.index for s in media.streams if s.attached_picture and s.codec in MP4_COVERS)
+
+
 def _only_the_container(media: MediaInfo, video: StreamInfo | None, audio: tuple[StreamInfo, ...]) -> Decision:
     allowed = ALLOWED[ProfileName.ORIGINAL]
     fits = (video is None or video.codec in allowed.video) and all(s.codec in allowed.audio for s in audio)
@@ -166,6 +269,9 @@ def _only_the_container(media: MediaInfo, video: StreamInfo | None, audio: tuple
         reasons=("the original profile keeps every codec",),
         keep_audio=tuple(s.index for s in audio),
         keep_subtitles=subtitles,
+        keep_covers=_covers(media) if fits else (),
+        keep_attachments=() if fits else tuple(s.index for s in media.of_kind("attachment")),
+        sidecars=sidecars(media, mp4=fits),
     )
 
 
@@ -178,8 +284,25 @@ def _against_copying_video(video: StreamInfo, profile: ProfileName, quality: Qua
         reasons.append(f"{video.bit_depth}-bit {video.codec} is refused by common players")
     elif not (video.pix_fmt or "yuv420p").startswith(("yuv420p", "yuvj420p")):
         reasons.append(f"{video.pix_fmt} is refused by common players")
+    elif video.codec == "h264" and (video.profile or "High") not in H264_PROFILES:
+        reasons.append(f"the H.264 profile {video.profile} is refused by common players")
+    if profile is ProfileName.UNIVERSAL:
+        reasons += _not_everywhere(video)
     if _too_high(video, quality):
         reasons.append(f"{video.height} lines are more than the {quality} that was asked for")
+    return reasons
+
+
+def _not_everywhere(video: StreamInfo) -> list[str]:
+    """What only some players refuse, or show badly."""
+    reasons = []
+    if video.codec == "h264" and (video.level or 0) > HIGHEST_LEVEL:
+        reasons.append(f"H.264 level {(video.level or 0) / 10:g} is more than common decoders take")
+    if (video.height or 0) > MOST_LINES:
+        reasons.append(f"{video.height} lines are more than common decoders take")
+    fields = fields_of(video)
+    if fields is not None:
+        reasons.append(f"the picture is interlaced, {FIELD_NAMES[fields]}, and browsers show both fields at once")
     return reasons
 
 
@@ -187,6 +310,14 @@ def _against_copying_audio(audio: StreamInfo, profile: ProfileName) -> list[str]
     if audio.codec in ALLOWED[profile].audio:
         return []
     return [f"{audio.codec} audio is not allowed in the {profile} profile"]
+
+
+def _height(video: StreamInfo, profile: ProfileName, quality: Quality) -> int | None:
+    """What the picture is scaled down to; None keeps its height."""
+    if _too_high(video, quality):
+        return quality.height
+    too_large = profile is ProfileName.UNIVERSAL and (video.height or 0) > MOST_LINES
+    return SHOWN_LINES if too_large else None
 
 
 def _too_high(video: StreamInfo, quality: Quality) -> bool:

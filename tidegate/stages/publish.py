@@ -29,7 +29,7 @@ from tidegate.stages.analyze import CONTACT_SHEET, WAVEFORM
 from tidegate.stages.seal import sealed, track_of, unbroken
 from tidegate.stages.workbench import Workbench
 
-RECIPE = 2
+RECIPE = 3
 """Raise it when the same inputs would give another folder: old checkpoints are then not believed."""
 
 LONGEST_SLUG = 60
@@ -117,7 +117,7 @@ def _publish(bench: Workbench, outcome: Outcome, target: Path, now: datetime) ->
         standing = unbroken(target / _meta_name(target), inputs)
         if standing is not None:
             return _adopted(bench, target, standing, now)
-        bench.require_space(target.parent, outcome.remux.asset.main.size_bytes)
+        bench.require_space(target.parent, outcome.remux.asset.size_bytes)
         prepared.mkdir()
         tracks = _fill(bench, outcome, outcome.remux, outcome.analysis, prepared, target, inputs, now)
         sync_folder(prepared)
@@ -179,16 +179,29 @@ def _fill(
     track = track_of(folder / media)
     if track.digest != remux.asset.main.digest:
         raise StoreUnavailable(f"The asset {remux.asset.address} is damaged; it was not published")
+    beside = _beside(bench, remux.asset, folder, slug_name)
     pictures = _pictures(bench, analysis, folder)
-    published = PublishResult(folder=target, tracks=(track,), recorded_at=now)
+    published = PublishResult(folder=target, tracks=(track, *beside), recorded_at=now)
     told = outcome.model_copy(update={"status": "completed", "published": published})
     captions = {_CAPTIONS[path.name]: path for path in pictures}
     page, data, meta = folder / "report.html", folder / "report.json", folder / _meta_name(target)
     write_atomic(page, _text(html_report(told, captions, title=slug_name, now=now)))
     write_atomic(data, _json(document(told)))
-    tracks = (track, *(track_of(path) for path in (*pictures, page, data)))
+    tracks = (track, *beside, *(track_of(path) for path in (*pictures, page, data)))
     write_atomic(meta, _json(sealed(_meta(told, remux), inputs, tracks)))
     return (*tracks, track_of(meta))
+
+
+def _beside(bench: Workbench, asset: Asset, folder: Path, slug_name: str) -> list[Track]:
+    """The sidecars, under the video's name: players find subtitles by it."""
+    made = []
+    for sidecar in asset.tracks[1:]:
+        path = folder / f"{slug_name}.{sidecar.name}"
+        _copy(bench, asset, sidecar.name, path)
+        made.append(track_of(path))
+        if made[-1].digest != sidecar.digest:
+            raise StoreUnavailable(f"The asset {asset.address} is damaged; it was not published")
+    return made
 
 
 def _meta_name(target: Path) -> str:

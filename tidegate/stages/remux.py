@@ -17,8 +17,8 @@ import psutil
 
 from tidegate.durable.children import own_name
 from tidegate.durable.threads import in_thread
-from tidegate.errors import Climb, ProcessFailure, TidegateError
-from tidegate.events import Note
+from tidegate.errors import BadTimestamps, Climb, ProcessFailure, RefusedByMuxer, TidegateError
+from tidegate.events import Note, unobserved
 from tidegate.model import (
     Aim,
     Decision,
@@ -29,19 +29,21 @@ from tidegate.model import (
     ProfileName,
     Quality,
     RemuxResult,
+    Sidecar,
     Strategy,
     Verification,
 )
-from tidegate.process.ffmpeg import Toolchain, base_arguments, file_url, run_ffmpeg, version_of
+from tidegate.process.ffmpeg import Toolchain, base_arguments, can_tone_map, file_url, run_ffmpeg, version_of
 from tidegate.process.inspect import inspect
 from tidegate.resilience.deadline import processing_seconds
 from tidegate.resilience.quality import cap_bytes, first_aim, rung_of, threads_for
-from tidegate.stages.decide import decide, findings, ladder, smaller
-from tidegate.stages.recipes import offsets_seconds, output_arguments, repair_arguments
-from tidegate.stages.verification import verify
+from tidegate.stages.decide import decide, findings, ladder, smaller, worth_a_look
+from tidegate.stages.recipes import offsets_seconds, output_arguments, repair_arguments, sidecar_arguments
+from tidegate.stages.scan import sample_arguments, scan_of
+from tidegate.stages.verification import depth_for, verify
 from tidegate.stages.workbench import Workbench
 
-RECIPE = 1
+RECIPE = 2
 """Raise it when the same source and profile would give another file: old checkpoints are then not believed."""
 
 TRACK = "media"
@@ -72,8 +74,9 @@ async def remux(
     version = await version_of(toolchain, bench.settings.process)  # first, so that a wrong tool costs no work
     aim = aim or aim_of(source.media, quality)
     toolchain = replace(toolchain, threads=toolchain.threads or _threads(aim))
+    source, tone_maps = await _looked_into(bench, toolchain, source, profile, quality)
     steps: list[LadderStep] = []
-    rungs = plan(source.media, profile, quality, aim)
+    rungs = plan(source.media, profile, quality, aim, can_tone_map=tone_maps)
     decision = rungs[0]
     output = bench.home.scratch(key, own_name("output")) / f"{TRACK}{suffix(decision)}.partial"
     try:
@@ -82,9 +85,15 @@ async def remux(
             media, verification = await _climb(bench, toolchain, source, rung, output, steps, rungs, aim)
             if media is not None and verification is not None:
                 break
-        asset = await in_thread(bench.store.put, {f"{TRACK}{suffix(rung)}": output})
+        beside, lost = await _sidecars(bench, toolchain, source, rung, output.parent)
+        rung = rung.model_copy(
+            update={"sidecars": tuple(sidecar for sidecar in rung.sidecars if sidecar.name in beside)}
+        )
+        asset = await in_thread(bench.store.put, {f"{TRACK}{suffix(rung)}": output, **beside})
     finally:
         output.unlink(missing_ok=True)
+        for sidecar in decision.sidecars:
+            (output.parent / sidecar.name).unlink(missing_ok=True)
     return RemuxResult(
         asset=asset,
         decision=rung,
@@ -97,6 +106,7 @@ async def remux(
             *_length_finding(source),
             *_gap_findings(source),
             *_damage(steps, verification),
+            *lost,
         ),
         ffmpeg_version=version,
         seconds=time.monotonic() - started,
@@ -109,15 +119,101 @@ def aim_of(media: MediaInfo, quality: Quality) -> Aim:
     return first_aim(quality, psutil.virtual_memory().available, media.length_seconds)
 
 
-def plan(media: MediaInfo, profile: ProfileName, quality: Quality, aim: Aim) -> tuple[Decision, ...]:
+def plan(
+    media: MediaInfo, profile: ProfileName, quality: Quality, aim: Aim, *, can_tone_map: bool = True
+) -> tuple[Decision, ...]:
     """The strategies in their order. After a step down only the last is left, with a smaller picture: the others have
     failed, or were never to be."""
-    rungs = ladder(decide(media, profile, quality), profile)
+    decision = decide(media, profile, quality, can_tone_map=can_tone_map)
+    rungs = ladder(decision, profile, media, can_tone_map=can_tone_map)
     return rungs if aim.height is None else (smaller(rungs[-1], aim.height),)
 
 
 def _threads(aim: Aim) -> int:
     return threads_for(rung_of(aim.rung), os.cpu_count() or 1, psutil.virtual_memory().available)
+
+
+async def _looked_into(
+    bench: Workbench, toolchain: Toolchain, source: DownloadResult, profile: ProfileName, quality: Quality
+) -> tuple[DownloadResult, bool]:
+    """The source with what a look at its pictures added, and whether HDR could be tone-mapped."""
+    media, tone_maps = source.media, True
+    if media.video is not None and worth_a_look(media, profile, decide(media, profile, quality)):
+        media = await _looked_at(bench, toolchain, source)
+    if media.video is not None and media.video.color_transfer:
+        tone_maps = await can_tone_map(toolchain, bench.settings.process)
+    return source.model_copy(update={"media": media}), tone_maps
+
+
+async def _looked_at(bench: Workbench, toolchain: Toolchain, source: DownloadResult) -> MediaInfo:
+    """Its media, with what samples of the pictures show. Samples that fail leave it to the header."""
+    video = source.media.video
+    assert video is not None  # noqa: S101
+    path = bench.store.path(source.asset, source.asset.tracks[video.track])
+    lines: list[str] = []
+    limits = bench.settings.process
+    try:
+        await run_ffmpeg(
+            sample_arguments(toolchain, path, video, source.media.length_seconds),
+            stage="remux",
+            limits=limits,
+            deadline_seconds=processing_seconds(limits, source.asset.size_bytes),
+            media_seconds=None,
+            observe=unobserved,
+            on_stderr=lambda line: lines.append(line) if "detection:" in line else None,
+        )
+    except (RefusedByMuxer, BadTimestamps) as error:
+        bench.observe(Note(f"remux: no sample of the pictures could be looked at: {error.message}", "warning"))
+    seen = video.model_copy(update={"scan": scan_of(lines)})
+    streams = tuple(seen if stream.index == video.index else stream for stream in source.media.streams)
+    return source.media.model_copy(update={"streams": streams})
+
+
+async def _sidecars(
+    bench: Workbench, toolchain: Toolchain, source: DownloadResult, rung: Decision, folder: Path
+) -> tuple[dict[str, Path], tuple[Finding, ...]]:
+    """The files beside the video, and what could not be made: the film is whole without them.
+
+    All in one reading; only where that fails, each on its own.
+    """
+    try:
+        return await _written(bench, toolchain, source, rung.sidecars, folder), ()
+    except (RefusedByMuxer, BadTimestamps):
+        made: dict[str, Path] = {}
+    lost: list[Finding] = []
+    for sidecar in rung.sidecars:
+        try:
+            made |= await _written(bench, toolchain, source, (sidecar,), folder)
+        except (RefusedByMuxer, BadTimestamps) as error:
+            message = f"{sidecar.name} could not be made: {error.message}"
+            lost.append(Finding(code="sidecar_lost", message=message))
+    return made, tuple(lost)
+
+
+async def _written(
+    bench: Workbench, toolchain: Toolchain, source: DownloadResult, sidecars: tuple[Sidecar, ...], folder: Path
+) -> dict[str, Path]:
+    paths = {sidecar.name: folder / sidecar.name for sidecar in sidecars}
+    if not paths:
+        return paths
+    limits = bench.settings.process
+    originals = [bench.store.path(source.asset, track) for track in source.asset.tracks]
+    words = base_arguments(toolchain.ffmpeg, *originals, offsets_seconds=offsets_seconds(source.media))
+    for sidecar in sidecars:
+        words += [*sidecar_arguments(sidecar, source.media), file_url(paths[sidecar.name])]
+    await run_ffmpeg(
+        words,
+        stage="remux",
+        limits=limits,
+        deadline_seconds=processing_seconds(limits, source.asset.size_bytes),
+        media_seconds=None,
+        observe=unobserved,
+        outputs=tuple(paths.values()),
+    )
+    for name, path in paths.items():
+        if not _size_of(path):
+            raise RefusedByMuxer(f"ffmpeg wrote nothing into {name}")
+    return paths
 
 
 async def _climb(
@@ -175,10 +271,14 @@ async def _make(
         outputs=(output,),
         memory_cap_bytes=cap_bytes(rung_of(aim.rung), psutil.virtual_memory().total),
     )
-    media = await inspect(
-        output, "frames", limits, deadline, stage="remux", observe=bench.observe, total_seconds=length
-    )
+    depth = depth_for(limits, _size_of(output))
+    media = await inspect(output, depth, limits, deadline, stage="remux", observe=bench.observe, total_seconds=length)
     return media, verify(source.media, media, rung)
+
+
+def _size_of(path: Path) -> int:
+    """In bytes; 0 where there is no file."""
+    return path.stat().st_size if path.exists() else 0
 
 
 def suffix(decision: Decision) -> str:

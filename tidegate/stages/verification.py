@@ -6,9 +6,14 @@ file remuxed with `-c copy` exits 0 and plays, only shorter.
 
 from __future__ import annotations
 
+from typing import Literal
+
 from tidegate.errors import Evidence, VerificationFailed
 from tidegate.model import Decision, MediaInfo, StreamInfo, Verification
+from tidegate.settings import ProcessSettings
 
+SKEW_SECONDS = 1.0
+"""By how much the ends of picture and sound may move against each other, however long the film: 0.5 s each."""
 ENCODED_SHARE = 0.02
 """Share of frames that encoding may merge: repeated and empty frames of a source with a variable rate."""
 
@@ -18,6 +23,13 @@ def tolerance_seconds(length: float) -> float:
     return max(0.5, 0.005 * length)
 
 
+def depth_for(limits: ProcessSettings, size_bytes: int) -> Literal["frames", "sampled"]:
+    """How deep an output of this size is inspected."""
+    if limits.verify == "auto":
+        return "frames" if size_bytes <= limits.verify_full_below else "sampled"
+    return "frames" if limits.verify == "full" else "sampled"
+
+
 def verify(source: MediaInfo, output: MediaInfo, decision: Decision) -> Verification:
     """Compare a decoded output with the packets of its source, stream by stream.
 
@@ -25,14 +37,28 @@ def verify(source: MediaInfo, output: MediaInfo, decision: Decision) -> Verifica
         VerificationFailed: a stream is missing, shorter or longer, shifted, lost packets or frames, or does not decode.
     """
     pairs = paired_streams(source, output, decision)
-    worst = 0.0
+    worst = skew = 0.0
     for ours, theirs in pairs:
         worst = max(worst, _same_length(ours, theirs), _same_place(ours, theirs, pairs[0]))
+        skew = max(skew, _ends_together(ours, theirs, pairs[0]))
         _decodes(ours)
         copied = decision.video == "copy" if ours.kind == "video" else decision.audio == "copy"
-        _nothing_lost(ours, theirs, copied=copied)
+        _nothing_lost(ours, theirs, copied=copied, sampled=output.depth == "sampled")
+    _covers_kept(output, decision)
+    longest = max((ours for ours, _ in pairs), key=lambda ours: ours.span_seconds or 0.0)
+    length = longest.span_seconds or 0.0
+    sampled = output.depth == "sampled"
     return Verification(
-        checks=("streams counted", "every frame decoded", "lengths and places compared", "packets and frames counted"),
+        checks=(
+            "streams counted",
+            "samples decoded, every packet counted" if sampled else "every frame decoded",
+            "lengths, places and ends compared",
+            "packets and frames counted",
+        ),
+        depth="sampled" if sampled else "full",
+        decoded_seconds=round(min(length, longest.decoded_seconds or 0.0) if sampled else length, 3),
+        length_seconds=round(length, 3),
+        end_skew_seconds=round(skew, 3),
         decode_errors=sum(ours.edge_errors for ours, _ in pairs),
         worst_difference_seconds=round(worst, 3),
     )
@@ -83,12 +109,37 @@ def _same_place(ours: StreamInfo, theirs: StreamInfo, first: tuple[StreamInfo, S
     return shift
 
 
-def _nothing_lost(ours: StreamInfo, theirs: StreamInfo, *, copied: bool) -> None:
+def _ends_together(ours: StreamInfo, theirs: StreamInfo, first: tuple[StreamInfo, StreamInfo]) -> float:
+    """Sound that runs away from the picture: each may be as long as it may, and both differ in other directions.
+
+    By the length that was held: where recordings were joined, the last end tells nothing of the first piece.
+    """
+    ends = [_end(stream) for stream in (ours, theirs, *first)]
+    if any(end is None for end in ends):
+        return 0.0
+    our_end, their_end, our_first, their_first = (end or 0.0 for end in ends)
+    skew = abs((our_end - our_first) - (their_end - their_first))
+    if skew > SKEW_SECONDS:
+        raise VerificationFailed(f"The end of the {ours.kind} has moved by {skew:.2f} s against the picture")
+    return skew
+
+
+def _end(stream: StreamInfo) -> float | None:
+    return None if stream.span_seconds is None else (stream.start_seconds or 0.0) + stream.span_seconds
+
+
+def _covers_kept(output: MediaInfo, decision: Decision) -> None:
+    found = sum(stream.attached_picture for stream in output.streams)
+    if found < len(decision.keep_covers):
+        raise VerificationFailed(f"The output has {found} attached pictures, expected {len(decision.keep_covers)}")
+
+
+def _nothing_lost(ours: StreamInfo, theirs: StreamInfo, *, copied: bool, sampled: bool = False) -> None:
     """Tools drop what they cannot place; counted, and told in seconds so that the tolerance is the same everywhere."""
     if not copied and ours.kind == "audio":
         _covers_as_much(ours, theirs)
         return
-    before, after = theirs.packets or 0, (ours.packets if copied else ours.frames) or 0
+    before, after = theirs.packets or 0, (ours.packets if copied or sampled else ours.frames) or 0
     if not copied and theirs.field_order not in (None, "progressive"):
         before //= 2  # each field may be a packet of its own
     length = theirs.span_seconds or 0.0

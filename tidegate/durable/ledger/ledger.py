@@ -32,6 +32,7 @@ from sqlalchemy import (
 
 from tidegate.durable.home import Home
 from tidegate.durable.ledger import decide
+from tidegate.durable.ledger.codecs import Codecs
 from tidegate.durable.ledger.database import Database, clock, insert_if_missing, now
 from tidegate.durable.ledger.origins import Origins
 from tidegate.durable.ledger.rows import Attempt, AttemptState, Kind, Progress, Reached, Recovery, Standing
@@ -99,6 +100,11 @@ class Ledger:
     def moved_aside(self) -> Path | None:
         """Where this process put a damaged ledger; None where it met none."""
         return self._database.moved_aside
+
+    @property
+    def codecs(self) -> Codecs:
+        """Which codecs came, in the same database."""
+        return Codecs(self._database)
 
     @property
     def origins(self) -> Origins:

@@ -147,6 +147,20 @@ origin_shares = Table(
 )
 
 
+codecs = Table(
+    "codecs",
+    metadata,
+    Column("kind", Text, primary_key=True),
+    Column("codec", Text, primary_key=True),
+    Column("detail", Text, primary_key=True),
+    Column("strategy", Text, primary_key=True),
+    Column("outcome", Text, primary_key=True),
+    Column("streams", BigInteger, nullable=False),
+    Column("seen_at", Double, nullable=False),
+    comment="How many streams of a codec came, what was done with them, and how it ended.",
+)
+
+
 def _origins(connection: Connection) -> None:
     """Version 2: what is known about origins."""
     for statement in (
@@ -163,7 +177,18 @@ def _origins(connection: Connection) -> None:
         connection.execute(text(statement))
 
 
-MIGRATIONS: Sequence[Callable[[Connection], None]] = (_origins,)
+def _codecs(connection: Connection) -> None:
+    """Version 3: codecs seen."""
+    connection.execute(
+        text(
+            "CREATE TABLE codecs (kind TEXT NOT NULL, codec TEXT NOT NULL, detail TEXT NOT NULL,"
+            " strategy TEXT NOT NULL, outcome TEXT NOT NULL, streams BIGINT NOT NULL,"
+            " seen_at DOUBLE PRECISION NOT NULL, PRIMARY KEY (kind, codec, detail, strategy, outcome))"
+        )
+    )
+
+
+MIGRATIONS: Sequence[Callable[[Connection], None]] = (_origins, _codecs)
 """The first leads from version 1 to 2. A released step never changes; a new one is added, and the tables above with it.
 
 An empty database gets the tables above at once: a step would add to them what they have already.

@@ -1,0 +1,54 @@
+"""Are the pictures whole, or two fields each? Found out by looking at them: what the header says is often wrong.
+
+The remux stage asks where the answer matters. One short run of ffmpeg with its filter `idet` over a few samples; a
+sample that cannot be decoded tells nothing, and the header is believed.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Literal
+
+from tidegate.model import StreamInfo
+from tidegate.process.ffmpeg import Toolchain, closed, file_url, opening
+
+SAMPLES, SAMPLE_SECONDS = 4, 5.0
+"""How many samples, evenly spread, and how long each is."""
+
+Scan = Literal["progressive", "tff", "bff"]
+
+SAID = r"Multi frame detection: TFF:\s*(\d+) BFF:\s*(\d+) Progressive:\s*(\d+)"
+
+
+def sample_arguments(toolchain: Toolchain, source: Path, video: StreamInfo, length: float | None) -> list[str]:
+    """The command line: each sample is an input of its own, so that nothing between them is decoded."""
+    inputs, outputs = [], []
+    for number, at in enumerate(sample_places(length or 0.0)):
+        inputs += ["-ss", f"{at:.3f}", "-t", f"{SAMPLE_SECONDS:g}", *closed(), "-i", file_url(source)]
+        place = video.index if video.place is None else video.place
+        outputs += ["-map", f"{number}:{place}", "-vf", "idet", "-f", "null", "-"]
+    return [*opening(toolchain.ffmpeg), *inputs, *outputs]
+
+
+def sample_places(length: float) -> list[float]:
+    """Where the samples begin, in seconds; a short film is one."""
+    if length <= SAMPLES * SAMPLE_SECONDS:
+        return [0.0]
+    return [(length - SAMPLE_SECONDS) * number / SAMPLES for number in range(SAMPLES)]
+
+
+def scan_of(lines: Iterable[str]) -> Scan | None:
+    """By the majority of the pictures that showed anything; None when none did.
+
+    Interlaced pictures agree on their first field. Fine patterns and captions, which idet takes for fields, do not:
+    a progressive test card was called 47 times top first, 45 times bottom first and 8 times whole.
+    """
+    found = [[int(number) for number in match.groups()] for line in lines if (match := re.search(SAID, line))]
+    top, bottom, whole = (sum(column) for column in zip(*found, strict=True)) if found else (0, 0, 0)
+    if not top + bottom + whole:
+        return None
+    if max(top, bottom) <= max(whole, 2 * min(top, bottom)):
+        return "progressive"
+    return "tff" if top > bottom else "bff"
