@@ -92,6 +92,8 @@ class TransferSettings(Group):
     """How many redirects one request may follow."""
     deadline: Seconds = timedelta(minutes=30)
     """The least time, in seconds, that a download may take; without end while it is faster than the minimum speed."""
+    deadline_factor: float = Field(default=1.0, gt=0)
+    """Times the download's limit, on top of the factor of the rendition's rung."""
     checkpoint_bytes: int = 64 * 1024 * 1024
     """Bytes after which the part is synced and journaled; a crash costs at most this much."""
     checkpoint_interval: Seconds = timedelta(seconds=1)
