@@ -6,7 +6,7 @@ import platform
 import sys
 from importlib.metadata import version
 
-from benchmarks import command_start, ledger, redone, supervised_ffmpeg
+from benchmarks import command_start, ledger, redone, supervised_ffmpeg, verification
 from benchmarks.figures import FIGURES_HEADER
 from benchmarks.pairs import HEADER
 
@@ -16,7 +16,7 @@ def main() -> int:
     print(f"Python {python}, Prefect {prefect}, {platform.system()} {platform.machine()}\n")
     print(HEADER, flush=True)
     met = True
-    for module in (supervised_ffmpeg, command_start, ledger):
+    for module in (supervised_ffmpeg, verification, command_start, ledger):
         for pairs in module.results():
             print(pairs.row(), flush=True)
             met = met and pairs.ratio("wall") <= pairs.goal
