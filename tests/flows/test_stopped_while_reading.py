@@ -38,7 +38,7 @@ from tidegate.transfer.resolvers.local import LocalExchange
 GB = 1000**3
 ROOM = "20t"
 """What the volume of these tests says it has: a run is admitted only where there is room for its film."""
-READ_BYTES = GB // 4
+READ_BYTES = GB // 2
 """How much the command has read when it is stopped: far beyond what it looks at before it hashes."""
 SOON = 30.0
 """Seconds that the whole command may take to end, Prefect's part of it and a busy machine included."""
