@@ -38,6 +38,14 @@ class Bad:
     words: tuple[str, ...] = field(default=())
 
 
+OFTEN = {
+    "404",
+    "empty body",
+    "truncated body, at the same place for ever",
+    "noise named .mp4",
+    "wrong --sha256",
+}
+"""The others are told in the long sweeps; `test_matrix.py` tells most of them too."""
 BAD_SOURCES = [
     Bad("404", "always: 404", "not_found", None, most_requests=1),
     Bad("403", "always: 403", "http_refused", None, most_requests=1),
@@ -53,7 +61,10 @@ BAD_SOURCES = [
 ]
 
 
-@pytest.mark.parametrize("bad", BAD_SOURCES, ids=lambda bad: bad.title)
+@pytest.mark.parametrize(
+    "bad",
+    [pytest.param(bad, id=bad.title, marks=() if bad.title in OFTEN else pytest.mark.slow) for bad in BAD_SOURCES],
+)
 def test_a_bad_source_fails_with_its_own_error(bad: Bad, command: Command, clips: Path) -> None:
     content = bad.content if bad.content is not None else clip(clips)
     with Origin({"film.mp4": Resource(content, story=bad.story)}) as origin:

@@ -197,7 +197,14 @@ DAMAGES: list[tuple[str, list[Damage], list[str]]] = [
 ]
 
 
-@pytest.mark.parametrize(("what", "damages", "needed"), DAMAGES, ids=[damage[0] for damage in DAMAGES])
+SELDOM = {"no remux asset", "torn record of download, empty one of analyze", "no published folder"}
+"""What the other damages bring about too, one with another; told in the long sweeps."""
+
+
+@pytest.mark.parametrize(
+    ("what", "damages", "needed"),
+    [pytest.param(*one, id=one[0], marks=pytest.mark.slow if one[0] in SELDOM else ()) for one in DAMAGES],
+)
 def test_damage_makes_exactly_the_needed_stages_run_again(
     what: str, damages: list[Damage], needed: list[str], ingested: Ingested
 ) -> None:

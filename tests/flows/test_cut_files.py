@@ -16,7 +16,14 @@ from tests.support.origin import Origin, Resource
 SHARE = 0.4
 
 
-@pytest.mark.parametrize("profile", ["universal", "modern", "original"])
+@pytest.mark.parametrize(
+    "profile",
+    [
+        "universal",
+        pytest.param("modern", marks=pytest.mark.slow),
+        pytest.param("original", marks=pytest.mark.slow),
+    ],
+)
 def test_a_cut_mp4_and_a_cut_mkv_fail_from_an_origin_and_from_disk(profile: str, command: Command, clips: Path) -> None:
     mp4, mkv = cut(clip(clips, "h264_aac_mp4"), SHARE), cut(clip(clips, "h264_aac_mkv"), SHARE)
     index_last = cut(clip(clips, "h264_aac_moov_last_mp4"), SHARE)

@@ -30,7 +30,16 @@ FILM_BYTES = 40 * MIB
 SLOW = "throttle 2M"
 """The peek takes no step. A checkpoint comes every second, so a kill costs about 2 MiB of the 40."""
 
-POLITE = [(signal.SIGINT, 130), (signal.SIGTERM, 143)]
+CTRL_C, SIGTERM = (signal.SIGINT, 130), (signal.SIGTERM, 143)
+POLITE_CTRL_C = [
+    pytest.param(*CTRL_C, id="Ctrl-C"),
+    pytest.param(*SIGTERM, id="SIGTERM", marks=pytest.mark.slow),
+]
+POLITE_SIGTERM = [
+    pytest.param(*CTRL_C, id="Ctrl-C", marks=pytest.mark.slow),
+    pytest.param(*SIGTERM, id="SIGTERM"),
+]
+"""Each of the two stops something in every run of the tests, both stop everything in the long sweeps."""
 
 
 def stop(process: subprocess.Popen[str], number: signal.Signals) -> Ended:
@@ -80,7 +89,7 @@ def test_a_killed_download_goes_on_and_gives_the_same_file(command: Command, cli
     assert left_running(command) == [] and unfinished_files(command) == []
 
 
-@pytest.mark.parametrize(("number", "code"), POLITE, ids=["Ctrl-C", "SIGTERM"])
+@pytest.mark.parametrize(("number", "code"), POLITE_CTRL_C)
 def test_a_stopped_download_says_how_to_go_on_and_does(
     number: signal.Signals, code: int, command: Command, clips: Path
 ) -> None:
@@ -98,7 +107,7 @@ def test_a_stopped_download_says_how_to_go_on_and_does(
     assert Path(resumed.document["download"]["path"]).read_bytes() == film.read_bytes()
 
 
-@pytest.mark.parametrize(("number", "code"), POLITE, ids=["Ctrl-C", "SIGTERM"])
+@pytest.mark.parametrize(("number", "code"), POLITE_SIGTERM)
 def test_a_stopped_ffmpeg_step_leaves_no_process_and_is_done_again(
     number: signal.Signals, code: int, command: Command, clips: Path, tmp_path: Path
 ) -> None:
@@ -152,7 +161,7 @@ def test_ctrl_c_ends_a_tool_that_hears_nothing_within_twelve_seconds(
         goes_on_after_ffmpeg(command, origin)
 
 
-@pytest.mark.parametrize(("number", "code"), POLITE, ids=["Ctrl-C", "SIGTERM"])
+@pytest.mark.parametrize(("number", "code"), POLITE_CTRL_C)
 def test_a_run_that_is_stopped_while_it_starts_ends_in_the_same_way(
     number: signal.Signals, code: int, command: Command, clips: Path
 ) -> None:

@@ -38,12 +38,17 @@ from tidegate.transfer.resolvers.local import LocalExchange
 GB = 1000**3
 ROOM = "20t"
 """What the volume of these tests says it has: a run is admitted only where there is room for its film."""
-READ_BYTES = 2 * GB
+READ_BYTES = GB // 2
 """How much the command has read when it is stopped: far beyond what it looks at before it hashes."""
 SOON = 30.0
 """Seconds that the whole command may take to end, Prefect's part of it and a busy machine included."""
 
-STOPS = [(signal.SIGINT, 130), (signal.SIGTERM, 143)]
+STOPS = [
+    pytest.param(False, 100 * GB, signal.SIGINT, 130, id="checking what came-Ctrl-C"),
+    pytest.param(False, 100 * GB, signal.SIGTERM, 143, id="checking what came-SIGTERM", marks=pytest.mark.slow),
+    pytest.param(True, 2000 * GB, signal.SIGINT, 130, id="checking what was stored-Ctrl-C", marks=pytest.mark.slow),
+    pytest.param(True, 2000 * GB, signal.SIGTERM, 143, id="checking what was stored-SIGTERM"),
+]
 
 
 @pytest.fixture
@@ -92,10 +97,7 @@ def received(command: Command, film: Path, *, stored: bool) -> None:
     part.close()
 
 
-@pytest.mark.parametrize(("number", "code"), STOPS, ids=["Ctrl-C", "SIGTERM"])
-@pytest.mark.parametrize(
-    ("stored", "size"), [(False, 100 * GB), (True, 2000 * GB)], ids=["checking what came", "checking what was stored"]
-)
+@pytest.mark.parametrize(("stored", "size", "number", "code"), STOPS)
 def test_a_run_that_is_stopped_while_it_reads_a_big_film_ends_soon(
     stored: bool, size: int, number: signal.Signals, code: int, roomy: Command, clips: Path
 ) -> None:

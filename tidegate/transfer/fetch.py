@@ -139,7 +139,8 @@ class Fetch:
     async def _try(self) -> None:
         if not self._done():
             await Crew(self._course).run()
-        if self.part.complete:
+        # A look verifies what it has seen whole; what an earlier run left complete is the download's to read.
+        if self.part.complete and (self.until is None or self.part.prefix_bytes <= self.until):
             await self._verify()
 
     def _done(self) -> bool:

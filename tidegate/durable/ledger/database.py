@@ -10,6 +10,7 @@ import contextlib
 import fcntl
 import os
 import socket
+import sqlite3
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -36,8 +37,10 @@ from sqlalchemy.pool import NullPool
 from tidegate.errors import BadInput, LedgerUnavailable, from_os_error
 from tidegate.settings import LedgerSettings
 
-SQLITE_CORRUPT, SQLITE_NOTADB = 11, 26
-"""Primary result codes of SQLite: the file is damaged; it is no database."""
+SQLITE_BUSY, SQLITE_CORRUPT, SQLITE_NOTADB = 5, 11, 26
+"""Primary result codes of SQLite: somebody else writes; the file is damaged; it is no database."""
+SPELL_MS = 8
+"""How long SQLite itself waits for its lock before we ask anew."""
 POOL_SIZE = POOL_OVERFLOW = 5
 IN_MEMORY = ":memory:"
 KEEPALIVES = "-c tcp_keepalives_idle=30 -c tcp_keepalives_interval=10 -c tcp_keepalives_count=3"
@@ -236,7 +239,7 @@ def _sqlite(url: URL, limits: LedgerSettings) -> Engine:
     # No pool: a connection that outlives a call would go on writing into a file that was moved aside.
     engine = create_engine(url, poolclass=NullPool, connect_args={"timeout": limits.busy_timeout.total_seconds()})
     event.listen(engine, "connect", _configure)
-    event.listen(engine, "begin", _begin_at_once)
+    event.listen(engine, "begin", lambda connection: _begin_at_once(connection, limits.busy_timeout.total_seconds()))
     return engine
 
 
@@ -246,10 +249,31 @@ def _configure(connection: Any, _: object) -> None:
     connection.execute("PRAGMA synchronous = NORMAL")
 
 
-def _begin_at_once(connection: Connection) -> None:
+def _begin_at_once(connection: Connection, patience_seconds: float) -> None:
     """Lock before the first read: two that read and then both write would fail instead of waiting."""
-    if connection.get_execution_options().get("isolation_level") != "AUTOCOMMIT":
+    if connection.get_execution_options().get("isolation_level") == "AUTOCOMMIT":
+        return
+    # SQLite looks after 1, 2, 5 … ms, in the end every 100: who has waited long looks least, and on a busy machine
+    # newcomers kept one process out for all of its 5 s. In short spells everyone looks equally often.
+    until = time.monotonic() + patience_seconds
+    connection.exec_driver_sql(f"PRAGMA busy_timeout = {SPELL_MS}")
+    while not _begun(connection, last=time.monotonic() >= until):
+        pass
+    connection.exec_driver_sql(f"PRAGMA busy_timeout = {int(patience_seconds * 1000)}")
+
+
+def _begun(connection: Connection, *, last: bool) -> bool:
+    """Whether the lock could be had within a spell; the last one raises what was in the way."""
+    if last:
         connection.exec_driver_sql("BEGIN IMMEDIATE")
+        return True
+    try:
+        connection.connection.cursor().execute("BEGIN IMMEDIATE")
+    except sqlite3.OperationalError as error:
+        if getattr(error, "sqlite_errorcode", 0) & 0xFF == SQLITE_BUSY:
+            return False
+        connection.exec_driver_sql("BEGIN IMMEDIATE")  # again, so that the failure is one of SQLAlchemy's
+    return True
 
 
 def _is_damage(error: BaseException | None) -> bool:
