@@ -585,6 +585,22 @@ class LadderStep(Value):
     seconds: float = 0.0
 
 
+class ChunkRecord(Value):
+    """How a transcode was cut, and what of it was already there."""
+
+    planned: int = 0
+    """Chunks of the film; 0 where it was encoded whole."""
+    reused: int = 0
+    """Of them, those that an earlier attempt had made."""
+    encoded: int = 0
+    """Those that were encoded now."""
+    workers: int = 1
+    executor: str = "local"
+    encoder: str = "libx264"
+    why_whole: str | None = None
+    """Why it was encoded whole, if it was."""
+
+
 class RemuxResult(Value):
     """Stage `remux`: the playable file, verified by decoding."""
 
@@ -594,6 +610,8 @@ class RemuxResult(Value):
     """The output, decoded as far as `verification.depth` says."""
     verification: Verification
     ladder: tuple[LadderStep, ...]
+    chunks: ChunkRecord | None = None
+    """None where nothing was encoded."""
     aim: Aim | None = None
     """The rung whose limits held; None in records from before there were any."""
     findings: tuple[Finding, ...] = ()

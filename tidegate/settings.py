@@ -18,6 +18,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 from tidegate.errors import BadInput
 
 Network = Literal["fast", "normal", "slow"]
+Encoder = Literal["auto", "software", "nvenc", "vaapi", "qsv", "videotoolbox", "v4l2m2m"]
 
 NETWORK_PRESETS: dict[Network, dict[str, Any]] = {
     "fast": {
@@ -92,8 +93,6 @@ class TransferSettings(Group):
     """How many redirects one request may follow."""
     deadline: Seconds = timedelta(minutes=30)
     """The least time, in seconds, that a download may take; without end while it is faster than the minimum speed."""
-    deadline_factor: float = Field(default=1.0, gt=0)
-    """Times the download's limit, on top of the factor of the rendition's rung."""
     checkpoint_bytes: int = 64 * 1024 * 1024
     """Bytes after which the part is synced and journaled; a crash costs at most this much."""
     checkpoint_interval: Seconds = timedelta(seconds=1)
@@ -153,6 +152,14 @@ class ProcessSettings(Group):
     """The least time, in seconds, that processing or analysis may take; one minute more for each 10^9 input bytes."""
     longest_timeout: Seconds = timedelta(hours=2)
     """The most time, in seconds, that processing or analysis may take."""
+    chunk_seconds: Seconds = timedelta(minutes=1)
+    """Seconds of film that a crash of a transcode may cost: longer films are encoded in chunks of about that length.
+    0: films are encoded whole."""
+    chunk_workers: int | None = Field(default=None, gt=0)
+    """Chunks encoded at once; they share the encoder's threads. None: one for every four threads."""
+    chunk_cluster: str | None = None
+    """Address of a Dask scheduler that gets the chunks, such as `tcp://host:8786`; its workers need the same
+    TIDEGATE_HOME. None: this host encodes them."""
     sample_every: Tick = timedelta(milliseconds=500)
     """How often, in seconds, memory is looked at where sampling alone enforces a memory cap; elsewhere every `tick`."""
     memory_cap: int | None = Field(default=None, gt=0)
@@ -179,6 +186,9 @@ class ToolSettings(Group):
     """Path of ffmpeg. None: the one on PATH, else the one inside the imageio-ffmpeg wheel."""
     threads: int | None = Field(default=None, gt=0)
     """Threads of an encoder. None: all cores, at most 8."""
+    encoder: Encoder = "software"
+    """Which H.264 encoder: `software` (libx264), `nvenc`, `vaapi`, `qsv`, `videotoolbox`, `v4l2m2m`, or `auto` for the
+    first of these that works. One that does not work here is replaced by libx264, and that is told."""
     twitch_downloader: str | None = None
     """Path of TwitchDownloaderCLI. None: the one on PATH."""
 

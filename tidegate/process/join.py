@@ -24,14 +24,14 @@ async def joined(toolchain: Toolchain, pieces: Sequence[Path], target: Path, lim
         TidegateError: ffmpeg refuses them, or whatever `supervise.run` raises.
     """
     size = sum(piece.stat().st_size for piece in pieces)
-    listing, partial = target.with_suffix(".ffconcat"), target.with_suffix(".partial")
+    listed, partial = target.with_suffix(".ffconcat"), target.with_suffix(".partial")
     try:
-        listing.write_text(_listing(pieces))
+        listed.write_text(listing(pieces))
         await run_ffmpeg(
             [
                 *opening(toolchain.ffmpeg),
                 *closed("concat"),
-                *("-f", "concat", "-safe", "0", "-i", file_url(listing)),
+                *("-f", "concat", "-safe", "0", "-i", file_url(listed)),
                 *("-map", "0", "-c", "copy", "-fflags", "+bitexact", "-f", "matroska", file_url(partial)),
             ],
             stage="download",
@@ -46,11 +46,17 @@ async def joined(toolchain: Toolchain, pieces: Sequence[Path], target: Path, lim
     except OSError as error:
         raise from_os_error(error, "joining the download's pieces") from error
     finally:
-        listing.unlink(missing_ok=True)
+        listed.unlink(missing_ok=True)
         partial.unlink(missing_ok=True)
 
 
-def _listing(pieces: Sequence[Path]) -> str:
-    """ffconcat's own syntax; quotes inside a name are closed, escaped and opened again."""
-    quoted = (str(piece.absolute()).replace("'", "'\\''") for piece in pieces)
-    return "ffconcat version 1.0\n" + "".join(f"file 'file:{name}'\n" for name in quoted)
+def listing(pieces: Sequence[Path], lengths_us: Sequence[int] = ()) -> str:
+    """ffconcat's own syntax; quotes inside a name are closed, escaped and opened again. Each piece begins where the one
+    before it is said to end, in microseconds, or else where it ends by its own account."""
+    lines = ["ffconcat version 1.0"]
+    for number, piece in enumerate(pieces):
+        name = str(piece.absolute()).replace("'", "'\\''")
+        lines.append(f"file 'file:{name}'")
+        if lengths_us:
+            lines.append(f"duration {lengths_us[number] / 1e6:.6f}")
+    return "\n".join(lines) + "\n"

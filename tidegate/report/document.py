@@ -79,6 +79,7 @@ def _output(remux: RemuxResult, published: PublishResult | None) -> dict[str, An
         "reasons": list(remux.decision.reasons),
         "aim": remux.aim.model_dump(mode="json") if remux.aim else None,
         "ladder": [step.model_dump(mode="json") for step in remux.ladder],
+        "chunks": remux.chunks.model_dump(mode="json") if remux.chunks else None,
         "verification": remux.verification.model_dump(mode="json"),
         "video": _stream(remux.media.video),
         "audio": _stream(remux.media.audio),

@@ -99,12 +99,6 @@ def cap_bytes(rung: Rung, machine_bytes: int) -> int:
     return min(rung.memory_cap_bytes, int(machine_bytes * MACHINE_SHARE))
 
 
-def rung_at_height(height: int | None) -> Rung:
-    """The rung that a rendition of `height` pixels belongs to: the lowest that takes it, or the highest there is."""
-    fitting = [rung for rung in RUNGS if height is not None and rung.height >= height]
-    return fitting[-1] if fitting else RUNGS[0]
-
-
 def rung_below_height(height: int) -> Rung | None:
     """The highest rung that makes a picture of less than `height` pixels when a person asks for it."""
     return next((rung for rung in RUNGS if (rung.quality.height or height) < height), None)

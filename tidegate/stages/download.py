@@ -41,7 +41,6 @@ from tidegate.model import (
 from tidegate.process.inspect import inspect
 from tidegate.process.join import joined
 from tidegate.resilience.deadline import processing_seconds
-from tidegate.resilience.quality import rung_at_height
 from tidegate.resilience.rollout import path_of
 from tidegate.stages.outside import outside_of
 from tidegate.stages.verification import tolerance_seconds
@@ -160,7 +159,7 @@ async def _by_its_path(bench: Workbench, source: Source, resolver: str, what: Fe
 
     What both leave in the folder is the same, so the one goes on where the other ended.
     """
-    outside, engine = _limited(outside_of(bench, "download"), what), bench.settings.transfer.engine
+    outside, engine = outside_of(bench, "download"), bench.settings.transfer.engine
     fetch = by_name(resolver).fetch
     if path_of(engine, key) == "plain":
         bench.observe(PathTaken("transfer", "plain", f"TIDEGATE_TRANSFER_ENGINE={engine}"))
@@ -175,12 +174,6 @@ async def _by_its_path(bench: Workbench, source: Source, resolver: str, what: Fe
         bench.observe(Note(f"The transfer engine failed ({reason}); taking a single stream instead", "warning"))
         bench.observe(PathTaken("transfer", "plain", "the full path failed"))
         return await fetch(_plain(outside), source, what)
-
-
-def _limited(outside: Outside, what: Fetching) -> Outside:
-    """With the time that the rendition's rung allows."""
-    factor = outside.limits.deadline_factor * rung_at_height(what.rendition.height).timeout_factor
-    return replace(outside, limits=outside.limits.model_copy(update={"deadline_factor": factor}))
 
 
 def _plain(outside: Outside) -> Outside:

@@ -6,6 +6,8 @@ are chosen so that the same command gives the same bytes.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from tidegate.model import Decision, MediaInfo, Sidecar, Strategy, StreamInfo
 from tidegate.stages.decide import MOST_CHANNELS
 
@@ -15,6 +17,8 @@ PRESET = "veryfast"
 AUDIO_BITS_PER_CHANNEL = 80_000
 """Bit rate of AAC for each channel, in bits per second."""
 HIGHEST_SAMPLE_RATE = 48_000
+SAMPLE_TICKS = 7_056_000
+"""Ticks per second that hold a sample of 44.1 kHz as well as of 48 kHz a whole number of times."""
 
 TIME_BASE = "1/90000"
 """Of encoded pictures at a variable rate: exact for 24, 25, 30, 50 and 60 a second, and for transport streams."""
@@ -23,6 +27,10 @@ WHITE_NITS = 100
 ODDEST_ASPECT = 4.0
 """A pixel wider or narrower than this is a mistake in the header."""
 
+_MUXING = (
+    *("-max_muxing_queue_size", "4096"),
+    *("-fflags", "+bitexact", "-flags:v", "+bitexact", "-flags:a", "+bitexact"),
+)
 _MUXERS = {"mp4": "mp4", "matroska": "matroska"}
 
 
@@ -51,14 +59,26 @@ def output_arguments(decision: Decision, media: MediaInfo, threads: int) -> list
         *_maps(decision, media),
         *video_arguments(decision, media, threads),
         *audio_arguments(decision, media),
-        *(("-c:s", decision.subtitles) if decision.subtitles != "none" else ()),
-        *_covers(decision),
-        *(("-c:t", "copy") if decision.keep_attachments else ()),
+        *_beside(decision),
         *("-map_metadata", "0", "-map_chapters", "0", "-dn"),
         # Only for repair: elsewhere it would undo the edit list that lets picture and sound begin together.
         *(("-avoid_negative_ts", "make_zero") if decision.strategy is Strategy.REPAIR else ()),
-        *("-max_muxing_queue_size", "4096"),
-        *("-fflags", "+bitexact", "-flags:v", "+bitexact", "-flags:a", "+bitexact"),
+        *_MUXING,
+        *_container(decision, media),
+    ]
+
+
+def _beside(decision: Decision) -> list[str]:
+    """What becomes of the streams beside picture and sound."""
+    return [
+        *(("-c:s", decision.subtitles) if decision.subtitles != "none" else ()),
+        *_covers(decision),
+        *(("-c:t", "copy") if decision.keep_attachments else ()),
+    ]
+
+
+def _container(decision: Decision, media: MediaInfo) -> list[str]:
+    return [
         *(("-movflags", "+faststart", "-write_tmcd", "0") if decision.container == "mp4" else ()),
         *(("-strict", "experimental") if _holds_flac(decision, media) else ()),
         *("-f", _MUXERS[decision.container]),
@@ -85,14 +105,17 @@ def _maps(decision: Decision, media: MediaInfo) -> list[str]:
     """Streams by their place in their file: `v` would take cover art for the film."""
     video = [media.video.index] if decision.video != "none" and media.video else []
     wanted = [*video, *decision.keep_audio, *decision.keep_subtitles, *decision.keep_covers, *decision.keep_attachments]
-    places = _places(media)
-    return [word for index in wanted for word in ("-map", places[index])]
+    return _mapped(wanted, _places(media))
 
 
-def _places(media: MediaInfo) -> dict[int, str]:
+def _mapped(indexes: Iterable[int], places: dict[int, str]) -> list[str]:
+    return [word for index in indexes for word in ("-map", places[index])]
+
+
+def _places(media: MediaInfo, inputs_before: int = 0) -> dict[int, str]:
     """Index of a stream → its input and its place there."""
     return {
-        stream.index: f"{stream.track}:{stream.index if stream.place is None else stream.place}"
+        stream.index: f"{stream.track + inputs_before}:{stream.index if stream.place is None else stream.place}"
         for stream in media.streams
     }
 
@@ -207,3 +230,87 @@ def audio_arguments(decision: Decision, media: MediaInfo) -> list[str]:
         if (stream.sample_rate or 0) > HIGHEST_SAMPLE_RATE:
             words += [f"-ar:a:{position}", str(HIGHEST_SAMPLE_RATE)]
     return words
+
+
+# --- in pieces: `stages/transcode.py` ---------------------------------------------------------------
+
+
+def chunk_arguments(video: list[str], place: int, bounds: tuple[float | None, float | None], tick: str) -> list[str]:
+    """One chunk of the picture, as MP4 that begins at zero: `video` are the words of `video_arguments`, `bounds` the
+    moments between which its pictures are shown, `tick` the encoder's time base.
+
+    Every picture passes just as it is dated: a constant rate would drop and repeat some.
+    """
+    begin, end = bounds
+    limits = [
+        *((f"start={begin:.6f}",) if begin is not None else ()),
+        *((f"end={end:.6f}",) if end is not None else ()),
+    ]
+    trimmed = f"trim={':'.join(limits)},setpts=PTS-STARTPTS"
+    at = next(number for number, word in enumerate(video) if word in ("-vf", "-filter:v:0")) + 1
+    return [
+        *("-map", f"0:{place}"),
+        *video[:at],
+        f"{trimmed},{video[at]}",
+        *video[at + 1 :],
+        *("-fps_mode:v:0", "passthrough", "-enc_time_base:v:0", tick),
+        *("-map_metadata", "-1", "-map_chapters", "-1"),
+        *_MUXING,
+        *("-f", "mp4"),
+    ]
+
+
+def sound_arguments(decision: Decision, media: MediaInfo) -> list[str]:
+    """All of the sound, and nothing else, as it would be in the whole file."""
+    return [
+        *_mapped(decision.keep_audio, _places(media)),
+        *audio_arguments(decision, media),
+        *("-map_metadata", "-1", "-map_chapters", "-1"),
+        *_MUXING,
+        # Where the sound begins is told to a sample: in MP4's usual milliseconds it would be rounded twice.
+        *("-f", "mp4", "-movie_timescale", str(SAMPLE_TICKS)),
+    ]
+
+
+def join_arguments(decision: Decision, media: MediaInfo, sources: int, encoder: str) -> list[str]:
+    """The whole file from its parts: input 0 is the picture, then come the sources, then the sound if it was encoded.
+
+    The result is to be what one call would make of the source, also in what it says of its streams; `encoder` is what
+    made the picture.
+    """
+    assert media.video is not None  # noqa: S101  # only a picture is cut into chunks
+    places = _places(media, inputs_before=1)
+    encoded = decision.audio == "aac"
+    sound = [f"{sources + 1}:{number}" for number in range(len(decision.keep_audio))]
+    return [
+        *("-map", "0:0"),
+        *(word for place in sound for word in ("-map", place) if encoded),
+        *([] if encoded else _mapped(decision.keep_audio, places)),
+        *_mapped((*decision.keep_subtitles, *decision.keep_covers, *decision.keep_attachments), places),
+        *("-c:v:0", "copy"),
+        *(("-c:a", "copy") if decision.audio != "none" else ()),
+        *_beside(decision),
+        *("-map_metadata", "1", "-map_chapters", "1", "-dn"),
+        *_said_of_streams(decision, media, places),
+        *("-metadata:s:v:0", f"encoder=Lavc {encoder}"),
+        *(word for n, _ in enumerate(sound) for word in (f"-metadata:s:a:{n}", "encoder=Lavc aac") if encoded),
+        *_MUXING,
+        *_container(decision, media),
+    ]
+
+
+def _said_of_streams(decision: Decision, media: MediaInfo, places: dict[int, str]) -> list[str]:
+    """Language and title of each stream of the output are the source's."""
+    assert media.video is not None  # noqa: S101
+    kinds = {
+        "v": (media.video.index, *decision.keep_covers),
+        "a": decision.keep_audio,
+        "s": decision.keep_subtitles,
+        "t": decision.keep_attachments,
+    }
+    return [
+        word
+        for kind, indexes in kinds.items()
+        for number, index in enumerate(indexes)
+        for word in (f"-map_metadata:s:{kind}:{number}", places[index].replace(":", ":s:"))
+    ]

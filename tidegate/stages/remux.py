@@ -21,6 +21,7 @@ from tidegate.errors import BadTimestamps, Climb, ProcessFailure, RefusedByMuxer
 from tidegate.events import Note, unobserved
 from tidegate.model import (
     Aim,
+    ChunkRecord,
     Decision,
     DownloadResult,
     Finding,
@@ -34,17 +35,18 @@ from tidegate.model import (
     Verification,
 )
 from tidegate.process.ffmpeg import Toolchain, base_arguments, can_tone_map, file_url, run_ffmpeg, version_of
-from tidegate.process.inspect import inspect
 from tidegate.resilience.deadline import processing_seconds
-from tidegate.resilience.quality import cap_bytes, first_aim, rung_of, threads_for
+from tidegate.resilience.quality import first_aim, rung_of, threads_for
 from tidegate.stages.decide import decide, findings, ladder, smaller, worth_a_look
 from tidegate.stages.recipes import offsets_seconds, output_arguments, repair_arguments, sidecar_arguments
 from tidegate.stages.scan import sample_arguments, scan_of
-from tidegate.stages.verification import depth_for, verify
+from tidegate.stages.transcode import Film, size_of, transcode, verified
 from tidegate.stages.workbench import Workbench
 
 RECIPE = 2
 """Raise it when the same source and profile would give another file: old checkpoints are then not believed."""
+
+Made = tuple[MediaInfo, Verification, ChunkRecord | None]
 
 TRACK = "media"
 """The name of the file inside the asset, before its suffix."""
@@ -82,9 +84,11 @@ async def remux(
     try:
         while True:
             rung = rungs[len(steps)]
-            media, verification = await _climb(bench, toolchain, source, rung, output, steps, rungs, aim)
-            if media is not None and verification is not None:
+            film = Film(bench, toolchain, version, source, rung, output, key, aim)
+            made = await _climb(film, steps, rungs)
+            if made is not None:
                 break
+        media, verification, chunks = made
         beside, lost = await _sidecars(bench, toolchain, source, rung, output.parent)
         rung = rung.model_copy(
             update={"sidecars": tuple(sidecar for sidecar in rung.sidecars if sidecar.name in beside)}
@@ -100,6 +104,7 @@ async def remux(
         media=media,
         verification=verification,
         ladder=tuple(steps),
+        chunks=chunks,
         aim=aim,
         findings=(
             *findings(source.media, rung),
@@ -211,74 +216,61 @@ async def _written(
         outputs=tuple(paths.values()),
     )
     for name, path in paths.items():
-        if not _size_of(path):
+        if not size_of(path):
             raise RefusedByMuxer(f"ffmpeg wrote nothing into {name}")
     return paths
 
 
-async def _climb(
-    bench: Workbench,
-    toolchain: Toolchain,
-    source: DownloadResult,
-    rung: Decision,
-    output: Path,
-    steps: list[LadderStep],
-    rungs: tuple[Decision, ...],
-    aim: Aim,
-) -> tuple[MediaInfo | None, Verification | None]:
+async def _climb(film: Film, steps: list[LadderStep], rungs: tuple[Decision, ...]) -> Made | None:
     """One rung. Nothing comes back when it failed in a way that lets the next one try."""
-    started = time.monotonic()
-    bench.observe(Note(f"remux: {rung.strategy} ({'; '.join(rung.reasons)})"))
+    started, rung, observe = time.monotonic(), film.decision, film.bench.observe
+    observe(Note(f"remux: {rung.strategy} ({'; '.join(rung.reasons)})"))
     try:
-        media, verification = await _make(bench, toolchain, source, rung, output, aim)
+        made = await _make(film)
     except TidegateError as failure:
         if isinstance(failure, ProcessFailure) and rung.video == "h264":
-            failure.target_height = rung.height or (source.media.video.height if source.media.video else None)
+            failure.target_height = rung.height or (film.media.video.height if film.media.video else None)
         steps.append(_failed(rung, failure, time.monotonic() - started))
         if failure.policy.climbs not in (Climb.NEXT, Climb.REPAIR) or len(steps) == len(rungs):
             raise
-        bench.observe(Note(f"remux: {rung.strategy} failed: {failure.message}", "warning"))
-        return None, None
+        observe(Note(f"remux: {rung.strategy} failed: {failure.message}", "warning"))
+        return None
     steps.append(LadderStep(strategy=rung.strategy, outcome="completed", seconds=time.monotonic() - started))
-    return media, verification
+    return made
 
 
-async def _make(
-    bench: Workbench, toolchain: Toolchain, source: DownloadResult, rung: Decision, output: Path, aim: Aim
-) -> tuple[MediaInfo, Verification]:
-    originals = [bench.store.path(source.asset, track) for track in source.asset.tracks]
-    size = source.asset.size_bytes
-    bench.require_space(output.parent, size if rung.strategy is not Strategy.TRANSCODE else 0)
-    limits = bench.settings.process
-    deadline = processing_seconds(limits, size) * rung_of(aim.rung).timeout_factor
-    length = source.media.length_seconds
+async def _make(film: Film) -> Made:
+    if film.decision.strategy is Strategy.TRANSCODE:
+        return await transcode(film, _whole)
+    return *await _whole(film), None
+
+
+async def _whole(film: Film) -> tuple[MediaInfo, Verification]:
+    """By one call of ffmpeg, verified."""
+    bench, rung, output = film.bench, film.decision, film.output
+    transcodes = rung.strategy is Strategy.TRANSCODE
+    bench.require_space(output.parent, 0 if transcodes else film.source.asset.size_bytes)
+    command = [
+        *base_arguments(
+            film.toolchain.ffmpeg,
+            *film.originals,
+            demuxer_options=repair_arguments(rung),
+            offsets_seconds=offsets_seconds(film.media),
+        ),
+        *film.encoder.applied(output_arguments(rung, film.media, film.toolchain.encoder_threads)),
+        file_url(output),
+    ]
     await run_ffmpeg(
-        [
-            *base_arguments(
-                toolchain.ffmpeg,
-                *originals,
-                demuxer_options=repair_arguments(rung),
-                offsets_seconds=offsets_seconds(source.media),
-            ),
-            *output_arguments(rung, source.media, toolchain.encoder_threads),
-            file_url(output),
-        ],
+        film.encoder.called(command),
         stage="remux",
-        limits=limits,
-        deadline_seconds=deadline,
-        media_seconds=length,
+        limits=bench.settings.process,
+        deadline_seconds=film.deadline_seconds,
+        media_seconds=film.media.length_seconds,
         observe=bench.observe,
         outputs=(output,),
-        memory_cap_bytes=cap_bytes(rung_of(aim.rung), psutil.virtual_memory().total),
+        memory_cap_bytes=film.memory_cap_bytes,
     )
-    depth = depth_for(limits, _size_of(output))
-    media = await inspect(output, depth, limits, deadline, stage="remux", observe=bench.observe, total_seconds=length)
-    return media, verify(source.media, media, rung)
-
-
-def _size_of(path: Path) -> int:
-    """In bytes; 0 where there is no file."""
-    return path.stat().st_size if path.exists() else 0
+    return await verified(film)
 
 
 def suffix(decision: Decision) -> str:

@@ -17,6 +17,7 @@ from tidegate.errors import DiskFull
 from tidegate.events import Observer, unobserved
 from tidegate.process.ffmpeg import Toolchain
 from tidegate.settings import Settings
+from tidegate.stages.executor import Executor
 from tidegate.transfer.gates import Gates
 
 SPARE_BYTES = 16 * 1024 * 1024
@@ -35,6 +36,9 @@ class Workbench:
 
     gates: Gates = field(default_factory=Gates)
     """Every request to the outside goes through them; the flows give them the ledger."""
+
+    executor: Executor | None = None
+    """Who encodes the chunks of a transcode; None: this host, as its settings say."""
 
     @property
     def home(self) -> Home:

@@ -466,7 +466,6 @@ class Crew:
             speed=slower_of(minute.speed(), self._course.bytes_received, elapsed),
             minimum_speed=self._limits.minimum_speed,
             load=self._load.sample(),
-            factor=self._limits.deadline_factor,
         )
         if limit is not None and elapsed > limit:
             raise DownloadDeadline(f"Not complete after {elapsed:.0f} s", evidence=self._course.evidence)

@@ -173,7 +173,6 @@ class Haul:
             speed=slower_of(minute.speed(), self.supply.bytes_received, elapsed),
             minimum_speed=self.outside.limits.minimum_speed,
             load=self._load.sample(),
-            factor=self.outside.limits.deadline_factor,
         )
         if limit is not None and elapsed > limit:
             raise DownloadDeadline(f"Not complete after {elapsed:.0f} s")

@@ -1,0 +1,395 @@
+"""A transcode that a crash costs one chunk: the picture encoded piece by piece, the sound whole, joined and verified.
+
+The remux stage calls it for its transcode rung. What is done lies in scratch, recorded piece by piece, for every
+attempt at the same work; `docs/stages/transcode.md` tells how films are cut, and which are kept whole. A joined file
+that is not what it should be is never believed: the film is then encoded whole, once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import psutil
+
+from tidegate.durable.crash_points import reached
+from tidegate.durable.threads import in_thread
+from tidegate.errors import Climb, TidegateError, VerificationFailed, from_os_error
+from tidegate.events import Advance, Note, Observer, unobserved
+from tidegate.model import Aim, ChunkRecord, Decision, DownloadResult, MediaInfo, Verification, fingerprint
+from tidegate.process.ffmpeg import Toolchain, base_arguments, closed, file_url, opening, run_ffmpeg
+from tidegate.process.inspect import inspect
+from tidegate.process.join import listing
+from tidegate.process.timeline import Timeline, timeline_of
+from tidegate.resilience.deadline import processing_seconds
+from tidegate.resilience.quality import cap_bytes, rung_of
+from tidegate.stages.chunks.piece import Made, Piece, clear_unfinished, known
+from tidegate.stages.chunks.plan import Chunk, Cut, cut, why_whole
+from tidegate.stages.encoders import FAULTS, SOFTWARE, Encoder, encoder_for
+from tidegate.stages.executor import Executor, LocalExecutor
+from tidegate.stages.recipes import (
+    chunk_arguments,
+    join_arguments,
+    offsets_seconds,
+    repair_arguments,
+    sound_arguments,
+    video_arguments,
+)
+from tidegate.stages.verification import depth_for, verify
+from tidegate.stages.workbench import Workbench
+
+SPEC = 1
+"""Raise it when a piece would be made otherwise though its flags are the same."""
+CHUNKS = "chunks"
+"""The folder of the pieces, in the scratch of their work."""
+
+Encoded = tuple[MediaInfo, Verification]
+
+
+@dataclass(frozen=True)
+class Film:
+    """One transcode."""
+
+    bench: Workbench
+    toolchain: Toolchain
+    version: str
+    """What the tool says of itself."""
+    source: DownloadResult
+    decision: Decision
+    output: Path
+    key: str
+    """The work key."""
+    aim: Aim
+    """Whose limits hold."""
+    encoder: Encoder = SOFTWARE
+
+    @property
+    def media(self) -> MediaInfo:
+        return self.source.media
+
+    @property
+    def originals(self) -> list[Path]:
+        return [self.bench.store.path(self.source.asset, track) for track in self.source.asset.tracks]
+
+    @property
+    def place(self) -> tuple[int, int]:
+        """Where the picture is: the number of its file, and its number in there."""
+        video = self.media.video
+        assert video is not None  # noqa: S101  # `why_whole` has asked
+        return video.track, video.index if video.place is None else video.place
+
+    @property
+    def deadline_seconds(self) -> float:
+        """For the whole film."""
+        return self.seconds_for(self.source.asset.size_bytes)
+
+    @property
+    def memory_cap_bytes(self) -> int | None:
+        """For all that works on it at once, on one host."""
+        return cap_bytes(rung_of(self.aim.rung), psutil.virtual_memory().total)
+
+    def seconds_for(self, size_bytes: int) -> float:
+        """How long a tool may take for so much of the source."""
+        return processing_seconds(self.bench.settings.process, size_bytes) * rung_of(self.aim.rung).timeout_factor
+
+
+Whole = Callable[[Film], Awaitable[Encoded]]
+"""Encodes a film in one go, and verifies it."""
+
+
+async def transcode(film: Film, whole: Whole) -> tuple[MediaInfo, Verification, ChunkRecord]:
+    """The film in chunks; by `whole` where it is not cut, or where the chunks did not come to a whole film.
+
+    Raises:
+        TidegateError: a piece failed in a way that encoding it otherwise does not cure; the others stay for the next
+            attempt. Or whatever `whole` raises.
+    """
+    encoder = await encoder_for(film.bench, film.toolchain) if film.decision.video == "h264" else SOFTWARE
+    if encoder is not SOFTWARE:
+        try:
+            return await _with_one_encoder(replace(film, encoder=encoder), whole)
+        except TidegateError as failure:
+            if failure.type not in FAULTS:
+                raise
+            film.bench.observe(
+                Note(f"remux: {encoder.name} failed, going on with libx264: {failure.message}", "warning")
+            )
+    return await _with_one_encoder(film, whole)
+
+
+async def _with_one_encoder(film: Film, whole: Whole) -> tuple[MediaInfo, Verification, ChunkRecord]:
+    plan = await _planned(film)
+    if isinstance(plan, str):
+        film.bench.observe(Note(f"remux: encoded whole: {plan}", "detail"))
+        return *await whole(film), ChunkRecord(why_whole=plan, encoder=film.encoder.name)
+    work = _Work(film, *plan)
+    try:
+        return *await work.done(), work.record
+    except TidegateError as failure:
+        if failure.policy.climbs not in (Climb.NEXT, Climb.REPAIR):
+            raise
+        why = f"its chunks did not come to a whole film: {failure.message}"
+    film.bench.observe(Note(f"remux: encoded whole: {why}", "warning"))
+    return *await whole(film), work.record.model_copy(update={"why_whole": why})
+
+
+async def _planned(film: Film) -> tuple[Timeline, Cut] | str:
+    limits = film.bench.settings.process
+    seconds = limits.chunk_seconds.total_seconds()
+    why = why_whole(film.decision, film.media, seconds)
+    if why is not None:
+        return why
+    try:
+        timeline = await timeline_of(film.toolchain, film.originals, *film.place, limits, film.deadline_seconds)
+    except TidegateError as failure:
+        if failure.policy.climbs not in (Climb.NEXT, Climb.REPAIR) and failure.type != "not_media":
+            raise
+        return failure.message
+    plan = cut(timeline, seconds)
+    return plan if isinstance(plan, str) else (timeline, plan)
+
+
+class _Work:
+    """One film in chunks, and what has come of them so far."""
+
+    def __init__(self, film: Film, timeline: Timeline, plan: Cut) -> None:
+        self.film = film
+        self.timeline = timeline
+        self.plan = plan
+        bench = film.bench
+        threads = film.toolchain.encoder_threads
+        self.executor: Executor = bench.executor or LocalExecutor.of(bench.settings.process, threads)
+        self.threads = self.executor.threads_each(threads)
+        self.folder = bench.home.scratch(film.key, CHUNKS)
+        self.record = ChunkRecord(
+            planned=len(plan.chunks),
+            workers=self.executor.workers,
+            executor=self.executor.name,
+            encoder=film.encoder.name,
+        )
+        self._made: dict[str, Made] = {}
+
+    async def done(self) -> Encoded:
+        """Make what is missing, join, verify."""
+        film = self.film
+        pieces = [self._chunk(chunk) for chunk in self.plan.chunks]
+        sound = self._sound()
+        every = [*([sound] if sound else []), *pieces]
+        await in_thread(self._take_up, every)
+        film.bench.require_space(self.folder, self._missing_bytes(pieces))
+        await self._make(every)
+        await self._join(pieces, sound)
+        reached("chunks: joined, not verified")
+        return await self._verified()
+
+    def _chunk(self, chunk: Chunk) -> Piece:
+        film, (track, place) = self.film, self.film.place
+        head = [
+            "-copyts",
+            *(("-ss", f"{chunk.seek_seconds:.6f}") if chunk.seek_seconds is not None else ()),
+        ]
+        tick = ":".join(map(str, self.plan.encoder_tick))
+        video = film.encoder.applied(video_arguments(film.decision, film.media, self.threads))
+        tail = chunk_arguments(video, place, (chunk.after_seconds, chunk.before_seconds), tick)
+        demuxer = repair_arguments(film.decision)
+        return Piece(
+            key=self._spec(track, head, demuxer, tail),
+            title=f"chunk {chunk.number + 1} of {len(self.plan.chunks)}",
+            argv=tuple(
+                film.encoder.called(
+                    [
+                        *opening(film.toolchain.ffmpeg),
+                        *head,
+                        *closed(),
+                        *demuxer,
+                        *("-i", file_url(film.originals[track])),
+                        *tail,
+                    ]
+                )
+            ),
+            folder=self.folder,
+            frames=chunk.frames,
+            length_seconds=chunk.length_us / 1e6,
+            deadline_seconds=film.seconds_for(film.source.asset.size_bytes // len(self.plan.chunks)),
+            memory_cap_bytes=self._memory_cap_bytes(),
+            limits=film.bench.settings.process,
+        )
+
+    def _sound(self) -> Piece | None:
+        film = self.film
+        if film.decision.audio != "aac":
+            return None
+        demuxer, offsets = repair_arguments(film.decision), offsets_seconds(film.media)
+        tail = sound_arguments(film.decision, film.media)
+        begin = base_arguments(film.toolchain.ffmpeg, *film.originals, demuxer_options=demuxer, offsets_seconds=offsets)
+        return Piece(
+            key=self._spec("sound", offsets, demuxer, tail),
+            title="the sound",
+            argv=(*begin, *tail),
+            folder=self.folder,
+            frames=None,
+            length_seconds=film.media.length_seconds,
+            deadline_seconds=film.deadline_seconds,
+            memory_cap_bytes=self._memory_cap_bytes(),
+            limits=film.bench.settings.process,
+        )
+
+    def _memory_cap_bytes(self) -> int | None:
+        """A worker's share: of the cap as of the threads."""
+        cap, threads = self.film.memory_cap_bytes, self.film.toolchain.encoder_threads
+        return cap * self.threads // threads if cap else None
+
+    def _spec(self, *flags: object) -> str:
+        """A piece is the same if its source, the tool and every flag are; the flags tell where it begins and ends."""
+        return fingerprint(SPEC, self.film.source.asset.address, self.film.version, *flags)
+
+    def _take_up(self, pieces: Sequence[Piece]) -> None:
+        """Find what earlier attempts made. Blocking."""
+        try:
+            clear_unfinished(self.folder)
+        except OSError as error:
+            raise from_os_error(error, "taking up the chunks") from error
+        for piece in pieces:
+            made = known(piece)
+            if made is not None:
+                self._made[piece.key] = made
+        reused = sum(piece.key in self._made for piece in pieces if piece.frames is not None)
+        self.record = self.record.model_copy(update={"reused": reused})
+        if reused:
+            self.film.bench.observe(Note(f"remux: {reused} of {self.record.planned} chunks are already there"))
+
+    def _missing_bytes(self, pieces: Sequence[Piece]) -> int:
+        """About what the chunks that are missing will take, by what the source takes."""
+        missing = sum(piece.key not in self._made for piece in pieces)
+        return self.film.source.asset.size_bytes * missing // len(pieces)
+
+    async def _make(self, pieces: Sequence[Piece]) -> None:
+        missing = [piece for piece in pieces if piece.key not in self._made]
+        progress = _Sum(self.film.bench.observe, sum(chunk.length_us for chunk in self.plan.chunks) / 1e6)
+        for piece in pieces:
+            if piece.key in self._made:
+                progress.finished(piece)
+        if missing:
+            await self.executor.run(missing, progress.of, lambda piece, made: self._keep(progress, piece, made))
+            self.record = self.record.model_copy(update={"workers": self.executor.workers})
+
+    def _keep(self, progress: _Sum, piece: Piece, made: Made) -> None:
+        self._made[piece.key] = made
+        progress.finished(piece)
+        if piece.frames is not None:
+            self.record = self.record.model_copy(update={"encoded": self.record.encoded + 1})
+            self.film.bench.observe(Note(f"remux: {piece.title} is done", "detail"))
+
+    async def _join(self, pieces: Sequence[Piece], sound: Piece | None) -> None:
+        film = self.film
+        names = [self.folder / self._made[piece.key].name for piece in pieces]
+        film.bench.require_space(film.output.parent, sum(made.size_bytes for made in self._made.values()))
+        listed = film.output.with_suffix(".ffconcat")
+        try:
+            listed.write_text(listing(names, [chunk.length_us for chunk in self.plan.chunks]))
+            await run_ffmpeg(
+                self._join_command(listed, sound),
+                stage="remux",
+                limits=film.bench.settings.process,
+                deadline_seconds=film.deadline_seconds,
+                media_seconds=film.media.length_seconds,
+                observe=unobserved,
+                outputs=(film.output,),
+                memory_cap_bytes=film.memory_cap_bytes,
+            )
+        except OSError as error:
+            raise from_os_error(error, "joining the chunks") from error
+        finally:
+            listed.unlink(missing_ok=True)
+
+    def _join_command(self, listed: Path, sound: Piece | None) -> list[str]:
+        """Every input keeps its times (`-copyts`); what ffmpeg would do to them by itself is done here, to the tick."""
+        film, track = self.film, self.film.place[0]
+        offsets = offsets_seconds(film.media)
+        sources: list[str] = []
+        for path, offset, begins_us in zip(film.originals, offsets, self.timeline.begins_us, strict=True):
+            sources += [*closed(), *_shifted(offset - begins_us / 1e6), *repair_arguments(film.decision)]
+            sources += ["-i", file_url(path)]
+        encoded = [*closed(), "-i", file_url(self.folder / self._made[sound.key].name)] if sound else []
+        return [
+            *opening(film.toolchain.ffmpeg),
+            "-copyts",
+            *closed("concat"),
+            *_shifted(offsets[track] + self.plan.first_seconds),
+            *("-f", "concat", "-safe", "0", "-i", file_url(listed)),
+            *sources,
+            *encoded,
+            *join_arguments(film.decision, film.media, len(film.originals), film.encoder.name),
+            file_url(film.output),
+        ]
+
+    async def _verified(self) -> Encoded:
+        """As a film that was encoded whole is verified, and every single picture must be there."""
+        media, verification = await verified(self.film)
+        video = media.video
+        there = None if video is None else video.frames if media.depth == "frames" else video.packets
+        if there != self.plan.frames:
+            raise VerificationFailed(f"The joined film has {there} pictures, its source {self.plan.frames}")
+        checks = (*verification.checks, "every picture of the source counted, chunk by chunk")
+        return media, verification.model_copy(update={"checks": checks})
+
+
+async def verified(film: Film) -> Encoded:
+    """What came out, decoded and compared with its source.
+
+    Raises:
+        VerificationFailed: it is not what it should be.
+    """
+    bench = film.bench
+    limits = bench.settings.process
+    media = await inspect(
+        film.output,
+        depth_for(limits, size_of(film.output)),
+        limits,
+        film.deadline_seconds,
+        stage="remux",
+        observe=bench.observe,
+        total_seconds=film.media.length_seconds,
+    )
+    return media, verify(film.media, media, film.decision)
+
+
+def size_of(path: Path) -> int:
+    """In bytes; 0 where there is no file."""
+    return path.stat().st_size if path.exists() else 0
+
+
+@dataclass
+class _Sum:
+    """Many pieces as one progress, which never goes back."""
+
+    tell: Observer
+    total_seconds: float
+    _done: dict[str, float] = field(default_factory=dict)
+    _speed: dict[str, float] = field(default_factory=dict)
+
+    def of(self, piece: Piece) -> Observer:
+        """The observer of one piece. The sound is no part of the sum."""
+
+        def told(event: object) -> None:
+            if isinstance(event, Advance) and piece.frames is not None:
+                self._speed[piece.key] = event.per_second or 0.0
+                self._advance(piece, event.done)
+
+        return told
+
+    def finished(self, piece: Piece) -> None:
+        self._speed.pop(piece.key, None)
+        if piece.frames is not None:
+            self._advance(piece, piece.length_seconds or 0.0)
+
+    def _advance(self, piece: Piece, done: float) -> None:
+        most = piece.length_seconds or 0.0
+        self._done[piece.key] = max(self._done.get(piece.key, 0.0), min(done, most))
+        speed = sum(self._speed.values()) or None
+        self.tell(Advance("remux", sum(self._done.values()), self.total_seconds, "seconds", speed))
+
+
+def _shifted(seconds: float) -> tuple[str, ...]:
+    return ("-itsoffset", f"{seconds:.6f}") if round(seconds, 6) else ()
