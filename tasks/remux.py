@@ -5,6 +5,7 @@ from __future__ import annotations
 import psutil
 
 from tasks.policies import Stage, stage_task
+from tasks.spread import spread
 from tidegate import stages
 from tidegate.model import Aim, DownloadResult, ProfileName, Quality, RemuxResult, Strategy
 from tidegate.resilience.admission import Needs
@@ -22,7 +23,7 @@ async def remux(
     bench: Workbench, source: DownloadResult, profile: ProfileName, quality: Quality, key: str, aim: Aim
 ) -> RemuxResult:
     """Copy, repair or transcode, and verify by decoding."""
-    return await stages.remux(bench, source, profile, quality, key, aim)
+    return await stages.remux(spread(bench), source, profile, quality, key, aim)
 
 
 def stage(

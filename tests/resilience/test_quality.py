@@ -17,7 +17,6 @@ from tidegate.resilience.quality import (
     memory_for,
     next_aim,
     recommended_rung,
-    rung_at_height,
     rung_of,
     threads_for,
 )
@@ -137,17 +136,6 @@ def test_each_step_down_may_cost_less_and_makes_less(quality: Quality, height: i
 )
 def test_threads_respect_rung_cores_and_memory(quality: Quality, cores: int, available_mb: int, threads: int) -> None:
     assert threads_for(rung_of(quality), cores, available_mb * MB) == threads
-
-
-@pytest.mark.parametrize(
-    ("height", "quality"),
-    [
-        *((None, Quality.P2160), (4320, Quality.P2160), (1080, Quality.P1080), (720, Quality.P720)),
-        *((540, Quality.P720), (480, Quality.P480), (241, Quality.P360), (240, Quality.WORST), (144, Quality.WORST)),
-    ],
-)
-def test_a_rendition_belongs_to_the_lowest_rung_that_takes_it(height: int | None, quality: Quality) -> None:
-    assert rung_at_height(height).quality is quality
 
 
 def test_no_tool_may_take_the_whole_machine() -> None:
