@@ -6,6 +6,7 @@ import json
 import os
 import stat
 import subprocess
+import sys
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
@@ -172,6 +173,18 @@ def test_a_second_attempt_finds_every_chunk(cutting: Bench, films: Films, key: s
     assert second.chunks is not None
     assert (second.chunks.reused, second.chunks.encoded) == (CHUNKS, 0)
     assert second.asset == first.asset
+
+
+def test_chunks_are_found_though_less_memory_allows_fewer_threads_now(
+    cutting: Bench, films: Films, key: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = films("closed GOP, no sound")
+    settings = cutting().settings
+    bench = Workbench(settings.model_copy(update={"tools": ToolSettings()}))
+    for threads, reused in ((2, 0), (1, CHUNKS)):
+        monkeypatch.setattr(sys.modules["tidegate.stages.remux"], "threads_for", lambda *_, threads=threads: threads)
+        result = made(bench, source, key)
+        assert result.chunks is not None and result.chunks.reused == reused
 
 
 def torn(record: Path) -> None:

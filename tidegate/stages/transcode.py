@@ -7,18 +7,20 @@ that is not what it should be is never believed: the film is then encoded whole,
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import psutil
 
+from tidegate.durable.atomic import write_atomic
 from tidegate.durable.crash_points import reached
 from tidegate.durable.threads import in_thread
 from tidegate.errors import Climb, TidegateError, VerificationFailed, from_os_error
 from tidegate.events import Advance, Note, Observer, unobserved
 from tidegate.model import Aim, ChunkRecord, Decision, DownloadResult, MediaInfo, Verification, fingerprint
-from tidegate.process.ffmpeg import Toolchain, base_arguments, closed, file_url, opening, run_ffmpeg
+from tidegate.process.ffmpeg import MOST_THREADS, Toolchain, base_arguments, closed, file_url, opening, run_ffmpeg
 from tidegate.process.inspect import inspect
 from tidegate.process.join import listing
 from tidegate.process.timeline import Timeline, timeline_of
@@ -160,8 +162,8 @@ class _Work:
         bench = film.bench
         threads = film.toolchain.encoder_threads
         self.executor: Executor = bench.executor or LocalExecutor.of(bench.settings.process, threads)
-        self.threads = self.executor.threads_each(threads)
         self.folder = bench.home.scratch(film.key, CHUNKS)
+        self.threads = self._as_before(self.executor.threads_each(threads))
         self.record = ChunkRecord(
             planned=len(plan.chunks),
             workers=self.executor.workers,
@@ -182,6 +184,17 @@ class _Work:
         await self._join(pieces, sound)
         reached("chunks: joined, not verified")
         return await self._verified()
+
+    def _as_before(self, threads: int) -> int:
+        """The threads of each chunk, as the first attempt at this rung had them: x264's bytes depend on their number,
+        and that depends on the memory that is free at the moment. Nobody shall lose chunks for that."""
+        if self.film.bench.settings.tools.threads is not None:
+            return threads
+        noted = self.folder / f"threads-{self.film.aim.rung}"
+        with contextlib.suppress(OSError, ValueError):
+            return max(1, min(int(noted.read_text()), MOST_THREADS))
+        write_atomic(noted, str(threads).encode())
+        return threads
 
     def _chunk(self, chunk: Chunk) -> Piece:
         film, (track, place) = self.film, self.film.place
@@ -237,7 +250,7 @@ class _Work:
 
     def _memory_cap_bytes(self) -> int | None:
         """A worker's share: of the cap as of the threads."""
-        cap, threads = self.film.memory_cap_bytes, self.film.toolchain.encoder_threads
+        cap, threads = self.film.memory_cap_bytes, max(self.film.toolchain.encoder_threads, self.threads)
         return cap * self.threads // threads if cap else None
 
     def _spec(self, *flags: object) -> str:
