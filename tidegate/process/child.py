@@ -68,7 +68,7 @@ class Child:
         self.deadline = self.job.deadline_seconds
         self.monitored = self.limits.supervision == "on"
         self.progress = ProgressClock(self.started, self.limits.startup_grace, self.limits.stall_timeout)
-        self.tree = Tree(self.pid, self.group.members if self.group else None)
+        self.tree = Tree(self.pid, self.mark, self.group.members if self.group else None)
 
     @property
     def pid(self) -> int:
