@@ -84,9 +84,9 @@ class Child:
 
     @property
     def enforced_by(self) -> Guard:
-        if self.cap_bytes is None or not self.monitored:
-            return "none"
-        return "cgroup" if self.group else "sampling"
+        if self.group:
+            return "cgroup"
+        return "sampling" if self.cap_bytes is not None and self.monitored else "none"
 
     def used(self) -> ResourceUse:
         return self.use.summed(

@@ -85,7 +85,7 @@ class _Monitor:
         self._ticks.append(sample)
         limits = Limits(self._machine_bytes, child.cap_bytes, child.deadline)
         for alert in self._alerts.look(tuple(self._ticks), limits):
-            child.use.alerts.append(alert)
+            child.use.warned(alert)
             job.observe(Note(f"{job.name}: {alert}", "warning"))
         risk = risk_level(
             elapsed=sample.seconds,
