@@ -188,7 +188,7 @@ def test_too_much_memory_steps_down_to_a_smaller_picture_and_the_report_tells_th
     if group is not None:
         group.remove()
     tool = witness(tmp_path, before=LARGE_PICTURE.format(hungry(1200)))
-    ended = told(command, film, tool, MEMORY_CAP=1000 * MB, MEMORY_GUARD=guard)
+    ended = told(command, film, tool, MEMORY_CAP=1000 * MB, MEMORY_GUARD=guard, STALL_TIMEOUT=60)
     assert ended.code == 0, ended.stderr
     tried = ended.document["tried"]
     assert [one["failure"] for one in tried] == ["memory_exhausted"] * 2
