@@ -21,7 +21,7 @@ from tidegate.process.ffmpeg import Toolchain, base_arguments, file_url, run_ffm
 from tidegate.process.supervise import Job, run
 from tidegate.settings import ProcessSettings, ToolSettings
 
-SECONDS = 60
+SECONDS = 30
 CAP_BYTES = 8 * 1024**3
 """Of the rung 720p: with it, the monitor looks twice a second where it enforces the cap by itself."""
 WATCHED_SECONDS = 30
@@ -44,7 +44,7 @@ def results() -> Iterator[Pairs]:
                 lambda limits=limits: asyncio.run(_supervised(ours, output, limits)),  # type: ignore[misc]
                 lambda: subprocess.run(bare, check=True),
                 goal=1.02,
-                pairs=9,
+                pairs=7,
             )
 
 

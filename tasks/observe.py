@@ -66,7 +66,6 @@ def _log(logger: logging.Logger | logging.LoggerAdapter[logging.Logger], event: 
         case StageEnded():
             logger.info("%s: %s after %.1f s", event.stage, event.state, event.seconds)
         case PathTaken():
-            level = logging.INFO if event.path == "plain" else logging.DEBUG
-            logger.log(level, "%s: the %s path%s", event.part, event.path, f" ({event.why})" if event.why else "")
+            logger.info("%s: the %s path%s", event.part, event.path, f" ({event.why})" if event.why else "")
         case _:
             pass

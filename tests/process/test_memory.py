@@ -71,7 +71,7 @@ def groups_possible() -> bool:
 
 @pytest.mark.parametrize("guard", GUARDS)
 def test_a_tool_within_its_cap_is_left_alone_and_its_use_is_told(guard: str) -> None:
-    done = capped("allocate 50M", "sleep 1s", guard=guard)
+    done = capped("allocate 50M", "sleep 2s", guard=guard)
     use = done.resources
     assert done.exit_code == 0
     assert (use.enforced_by, use.memory_cap_bytes) == (guard, CAP)
@@ -98,7 +98,7 @@ def test_a_tree_that_needs_more_is_ended_as_such(guard: str, acts: list[str]) ->
     started = time.monotonic()
     with pytest.raises(MemoryExhausted, match="cap of 100 MB") as caught:
         capped("error allocating", *acts, guard=guard)
-    assert time.monotonic() - started < 8
+    assert time.monotonic() - started < 30
     evidence = caught.value.evidence
     assert evidence.resources["memory_cap_bytes"] == CAP
     assert evidence.notes["enforced_by"] == guard
@@ -187,7 +187,7 @@ def test_a_real_encoder_is_held_to_its_cap(guard: str) -> None:
 
 def test_alerts_and_strain_are_told_while_it_runs() -> None:
     events: list[Event] = []
-    done = capped("allocate 85M", "sleep 1s", guard="sampling", events=events)
+    done = capped("allocate 85M", "sleep 3s", guard="sampling", events=events)
     said = [event.message for event in events if isinstance(event, Note)]
     assert len([note for note in said if "of the 100 MB of memory that it may" in note]) == 1, said
     assert [f"the tool: {alert}" for alert in done.resources.alerts] == said

@@ -51,7 +51,7 @@ def test_a_cancelled_run_ends_its_tools_in_time_and_leaves_what_the_next_goes_on
     assert run.folders() == []
     assert [one.state for one in run.attempts()] in ([AttemptState.CANCELLED], [AttemptState.INTERRUPTED])
 
-    again = triggered(site, "again", str(film), {"TIDEGATE_TOOLS_FFMPEG": str(tool)})
+    again = triggered(site, "again", str(film))
     again.wait("COMPLETED")
     assert "download" not in again.made(), "from the checkpoint of the run that was cancelled"
     assert again.media() == straight.media("transcoded")

@@ -8,7 +8,8 @@ import threading
 import pytest
 
 from tasks.observe import listening, run_observer
-from tidegate.events import Advance, Event, Note, StageEnded, StageStarted, together
+from tidegate.events import Account, Advance, Event, Note, PathTaken, StageEnded, StageStarted, ToolEnded, together
+from tidegate.model import ResourceUse
 
 EVENTS: list[Event] = [
     StageStarted("remux"),
@@ -16,6 +17,8 @@ EVENTS: list[Event] = [
     Advance("remux", 1.0, 2.0, "seconds"),
     StageEnded("remux", "completed", cached=False, seconds=1.25),
     StageEnded("probe", "completed", cached=True, seconds=0.01),
+    PathTaken("process", "full"),
+    PathTaken("transfer", "plain", "TIDEGATE_TRANSFER_ENGINE=25%"),
 ]
 
 
@@ -60,6 +63,8 @@ def test_the_log_tells_stages_and_notes_at_their_level_and_no_progress(caplog: p
         ("WARNING", "the audio is converted"),
         ("INFO", "remux: completed after 1.2 s"),
         ("INFO", "probe: from its checkpoint"),
+        ("INFO", "process: the full path"),
+        ("INFO", "transfer: the plain path (TIDEGATE_TRANSFER_ENGINE=25%)"),
     ]
 
 
@@ -68,3 +73,19 @@ def test_observers_can_be_put_together() -> None:
     other: list[Event] = []
     together(one.append, other.append)(EVENTS[0])
     assert one == other == [EVENTS[0]]
+
+
+def test_the_account_of_a_run_keeps_the_plain_path_and_adds_up_what_tools_used() -> None:
+    account = Account()
+    for event in (
+        PathTaken("process", "full"),
+        PathTaken("transfer", "plain", "it broke"),
+        PathTaken("transfer", "full"),
+        ToolEnded("remux", "ffmpeg", ResourceUse(seconds=2, peak_memory_bytes=5)),
+        ToolEnded("remux", "the probe", ResourceUse(seconds=1, peak_memory_bytes=7)),
+        ToolEnded(None, "ffmpeg", ResourceUse(seconds=9)),
+    ):
+        account(event)
+    assert account.facts["paths"] == {"process": "full", "transfer": "plain"}
+    [(stage, used)] = account.facts["resources"].items()
+    assert (stage, used.seconds, used.peak_memory_bytes) == ("remux", 3.0, 7)

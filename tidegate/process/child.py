@@ -68,7 +68,7 @@ class Child:
         self.deadline = self.job.deadline_seconds
         self.monitored = self.limits.supervision == "on"
         self.progress = ProgressClock(self.started, self.limits.startup_grace, self.limits.stall_timeout)
-        self.tree = Tree(self.pid, self.group.members if self.group else None)
+        self.tree = Tree(self.pid, self.mark, self.group.members if self.group else None)
 
     @property
     def pid(self) -> int:
@@ -84,9 +84,9 @@ class Child:
 
     @property
     def enforced_by(self) -> Guard:
-        if self.cap_bytes is None or not self.monitored:
-            return "none"
-        return "cgroup" if self.group else "sampling"
+        if self.group:
+            return "cgroup"
+        return "sampling" if self.cap_bytes is not None and self.monitored else "none"
 
     def used(self) -> ResourceUse:
         return self.use.summed(

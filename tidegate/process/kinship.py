@@ -12,7 +12,6 @@ import os
 import signal
 import sys
 from collections.abc import Callable
-from pathlib import Path
 
 from tidegate.durable.owner import started_at
 
@@ -47,9 +46,13 @@ def strays(mark: str, since: int) -> list[int]:
     tells it: what was there before cannot be below it, and is not looked at."""
     if sys.platform != "linux":
         return []
-    wanted = f"{MARK}={mark}".encode()
     born = (pid for pid in _numbers() if pid != os.getpid() and (started_at(pid) or -1) >= since)
-    return [pid for pid in born if wanted in _environment(pid)]
+    return [pid for pid in born if carries(pid, mark)]
+
+
+def carries(pid: int, mark: str) -> bool:
+    """Whether this process carries a child's mark, as far as we may see."""
+    return f"{MARK}={mark}".encode() in _environment(pid)
 
 
 def end_strays(mark: str, since: int) -> bool:
@@ -57,11 +60,11 @@ def end_strays(mark: str, since: int) -> bool:
     found = strays(mark, since)
     for pid in found:
         with contextlib.suppress(OSError):
-            _kill_marked(pid, f"{MARK}={mark}".encode())
+            _kill_marked(pid, mark)
     return bool(found)
 
 
-def _kill_marked(pid: int, wanted: bytes) -> None:
+def _kill_marked(pid: int, mark: str) -> None:
     """By a handle, behind which no other process of the same number can come."""
     try:
         handle = os.pidfd_open(pid)
@@ -69,7 +72,7 @@ def _kill_marked(pid: int, wanted: bytes) -> None:
         os.kill(pid, signal.SIGKILL)
         return
     try:
-        if wanted in _environment(pid):
+        if carries(pid, mark):
             signal.pidfd_send_signal(handle, signal.SIGKILL)
     finally:
         os.close(handle)
@@ -81,6 +84,7 @@ def _numbers() -> list[int]:
 
 def _environment(pid: int) -> list[bytes]:
     try:
-        return Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
+        with open(f"/proc/{pid}/environ", "rb", buffering=0) as file:  # noqa: PTH123  # a path each costs as much again
+            return file.read().split(b"\0")
     except OSError:
         return []

@@ -15,7 +15,6 @@ import psutil
 from tidegate.errors import TidegateError
 from tidegate.events import Note, PathTaken, Risk, Strain
 from tidegate.process.child import Child, exhausted
-from tidegate.process.kinship import strays
 from tidegate.process.usage import TREND_SAMPLES, Alerts, Limits, Sample
 from tidegate.resilience.load import LoadMeter
 from tidegate.resilience.risk import rises_to_tell, risk_level
@@ -49,7 +48,6 @@ class _Monitor:
         self._alerts = Alerts()
         self._ticks: deque[Sample] = deque(maxlen=TREND_SAMPLES + 1)
         self._risk: Risk = "low"
-        self._next_adoption = 0.0
         self._machine_bytes = psutil.virtual_memory().total
 
     async def run(self) -> None:
@@ -81,21 +79,13 @@ class _Monitor:
             raise exhausted(child, None)
         return sample
 
-    def _adopt(self) -> None:
-        """What left session and family is found by its mark; looking for it costs as much as the host has processes."""
-        if self._child.group is None and time.monotonic() >= self._next_adoption:
-            began = time.thread_time()
-            self._child.tree.adopt(strays(self._child.mark, self._child.born))
-            self._next_adoption = time.monotonic() + COST_SHARE * (time.thread_time() - began)
-
     def _tell(self, sample: Sample) -> None:
         """At every tick: alerts, risk, and what it uses now."""
         child, job = self._child, self._child.job
-        self._adopt()
         self._ticks.append(sample)
         limits = Limits(self._machine_bytes, child.cap_bytes, child.deadline)
         for alert in self._alerts.look(tuple(self._ticks), limits):
-            child.use.alerts.append(alert)
+            child.use.warned(alert)
             job.observe(Note(f"{job.name}: {alert}", "warning"))
         risk = risk_level(
             elapsed=sample.seconds,

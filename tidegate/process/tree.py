@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 
 import psutil
 
+from tidegate.process.kinship import carries
 from tidegate.process.usage import Sample
 from tidegate.resilience.load import Load
 
@@ -21,6 +22,8 @@ class Tree:
     """The processes below a child, and what they used: also those that have ended since."""
 
     pid: int
+    mark: str = ""
+    """By which those are known that left session and family."""
     members: Callable[[], Iterable[int]] | None = None
     """Who knows them all without looking for them: a control group. None: they are found by descent."""
     _seen: set[int] = field(default_factory=set)
@@ -48,10 +51,6 @@ class Tree:
             return float(times.user + times.system + times.children_user + times.children_system)
         return 0.0
 
-    def adopt(self, strays: Iterable[int]) -> None:
-        """Count these among us, though they descend from us no more."""
-        self._found |= set(strays)
-
     def _processes(self) -> list[psutil.Process]:
         pids = self._descendants() if self.members is None else self.members()
         return [process for pid in pids if (process := self._process(pid))]
@@ -60,7 +59,7 @@ class Tree:
         pids = set(psutil.pids())
         self._found = (self._found & pids) | {self.pid}
         for pid in sorted(pids - self._seen):  # a parent comes before its children, but where numbers wrap around
-            if _session(pid) == self.pid or self._parent(pid) in self._found:
+            if _session(pid) == self.pid or self._parent(pid) in self._found or carries(pid, self.mark):
                 self._found.add(pid)
         self._seen = pids
         return self._found

@@ -24,6 +24,7 @@ TREND_POINTS = 5.0
 TREND_SAMPLES = 3
 MOST_POINTS = 60
 """Of the curve that is kept."""
+MOST_ALERTS = 50
 
 Kind = Literal["memory_of_cap", "memory_of_machine", "cpu", "elapsed", "trend"]
 Point = tuple[float, int, float]
@@ -149,6 +150,11 @@ class Use:
     _points: list[Point] = field(default_factory=list)
     _byte_seconds: float = 0.0
     _cpu_seconds: float = 0.0
+
+    def warned(self, alert: str) -> None:
+        """Keep it for the report; a value that goes up and down for days fills no memory."""
+        if len(self.alerts) < MOST_ALERTS:
+            self.alerts.append(alert)
 
     def add(self, sample: Sample) -> None:
         before = self.last
