@@ -194,7 +194,8 @@ def long_clip(folder: Path) -> Path:
     """Ten minutes, small: five pictures a second, a keyframe every 2 s."""
     picture = "testsrc2=size=64x48:rate=5:duration={seconds}"
     codec = ("-c:v", "libx264", "-preset", "ultrafast", "-pix_fmt", "yuv420p", "-g", "10")
-    return make(folder, "long", Recipe(".mp4", lavfi(picture, SOUND), (*codec, *AAC)), seconds=600, size="")
+    sound = ("-c:a", "aac", "-ar", "8000", "-ac", "1", "-b:a", "16k")
+    return make(folder, "long", Recipe(".mp4", lavfi(picture, SOUND), (*codec, *sound)), seconds=600, size="")
 
 
 def spoiled(film: Path, at_seconds: float, made: Path) -> Path:
