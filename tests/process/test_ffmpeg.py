@@ -13,7 +13,15 @@ from tests.support import fake_tool
 from tests.support.clips import clip
 from tidegate.errors import ProcessFailure, ToolMissing
 from tidegate.events import Advance, Event, unobserved
-from tidegate.process.ffmpeg import Progress, Toolchain, base_arguments, file_url, run_ffmpeg, version_of
+from tidegate.process.ffmpeg import (
+    Progress,
+    Toolchain,
+    base_arguments,
+    can_tone_map,
+    file_url,
+    run_ffmpeg,
+    version_of,
+)
 from tidegate.settings import ProcessSettings, ToolSettings
 
 pytestmark = pytest.mark.usefixtures("nothing_left")
@@ -135,3 +143,21 @@ def test_a_bad_exit_is_diagnosed(tmp_path: Path) -> None:
 
     with pytest.raises(ProcessFailure, match="libx264"):
         anyio.run(run)
+
+
+@pytest.mark.parametrize(
+    ("lines", "can"),
+    [
+        ((" .SC zscale            V->V       Apply resizing.", " .S. tonemap           V->V       Conversion."), True),
+        (
+            (" .S. tonemap           V->V       Conversion.", " .S. scale             V->V       No zscale."),
+            False,
+        ),
+        ((), False),
+    ],
+)
+def test_whether_hdr_can_be_mapped_is_seen_in_the_list_of_filters(
+    lines: tuple[str, ...], can: bool, tmp_path: Path
+) -> None:
+    tool = fake_tool.install(tmp_path, "ffmpeg", [f"print {line}" for line in lines])
+    assert anyio.run(can_tone_map, Toolchain(tool), ProcessSettings()) is can

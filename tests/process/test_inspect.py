@@ -11,12 +11,11 @@ from functools import partial
 from pathlib import Path
 
 import anyio
-import av
 import imageio_ffmpeg
 import pytest
 
 from tests.support import clips as clip_recipes
-from tests.support.clips import Recipe, clip, cut, lavfi, make
+from tests.support.clips import clip, cut, long_clip, spoiled
 from tidegate.errors import NotMedia, TidegateError
 from tidegate.events import unobserved
 from tidegate.model import MediaInfo
@@ -197,29 +196,7 @@ def test_the_child_needs_nothing_of_ours() -> None:
 
 @pytest.fixture(scope="module")
 def long_film(clips: Path) -> Path:
-    """Ten minutes, small: a keyframe every 2 s."""
-    picture = "testsrc2=size=64x48:rate=5:duration={seconds}"
-    recipe = Recipe(
-        ".mp4",
-        lavfi(picture, clip_recipes.SOUND),
-        ("-c:v", "libx264", "-preset", "ultrafast", "-pix_fmt", "yuv420p", "-g", "10", *clip_recipes.AAC),
-    )
-    return make(clips, "long", recipe, seconds=600, size="")
-
-
-def spoiled(film: Path, at_seconds: float, made: Path) -> Path:
-    """A copy in which the first keyframe of the picture from there on is garbage."""
-    with av.open(str(film)) as container:
-        packet = next(
-            packet
-            for packet in container.demux(container.streams.video[0])
-            if packet.is_keyframe and packet.pts * packet.time_base >= at_seconds
-        )
-        place, size = packet.pos, packet.size
-    content = bytearray(film.read_bytes())
-    content[place + 5 : place + size] = b"\xa5" * (size - 5)
-    made.write_bytes(content)
-    return made
+    return long_clip(clips)
 
 
 def test_samples_are_decoded_and_every_packet_is_counted(long_film: Path) -> None:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import subprocess
+from dataclasses import replace
 from pathlib import Path
+from typing import Literal
 
 import anyio
 import imageio_ffmpeg
@@ -12,7 +14,7 @@ import pytest
 from tests.stages.conftest import Downloaded, Made
 from tests.support import clips as clip_recipes
 from tests.support import fake_tool
-from tests.support.clips import clip, cut
+from tests.support.clips import clip, cut, long_clip, spoiled
 from tests.support.leaks import leftovers
 from tidegate.errors import RefusedByMuxer, StalledProcess, TidegateError, ToolMissing, TruncatedMedia
 from tidegate.model import DownloadResult, ProfileName, Quality, RemuxResult
@@ -160,6 +162,24 @@ def test_a_hole_in_the_middle_is_never_copied(
         assert decodes(bench.store.path(result.asset)) == ""
         assert "source_damaged" in [finding.code for finding in result.findings]
     assert leftovers(bench.home.root / "scratch", ("*.partial",)) == []
+
+
+@pytest.mark.parametrize("verify", ["full", "sampled"])
+def test_damage_between_two_samples_passes_only_where_samples_were_asked_for(
+    verify: Literal["full", "sampled"], bench: Workbench, clips: Path, downloaded: Downloaded, tmp_path: Path
+) -> None:
+    source = downloaded(spoiled(long_clip(clips), 62.0, tmp_path / "spoiled.mp4"))
+    settings = bench.settings.model_copy(update={"process": ProcessSettings(verify=verify)})
+    result = remuxed(replace(bench, settings=settings), source)
+    assert result.verification.depth == verify
+    assert result.verification.length_seconds == pytest.approx(600, abs=1)
+    if verify == "sampled":
+        assert [step.outcome for step in result.ladder] == ["completed"]
+        assert result.verification.decoded_seconds < 300
+        return
+    assert result.ladder[0].failure == "verification_failed"
+    assert "source_damaged" in [finding.code for finding in result.findings]
+    assert result.verification.decoded_seconds == result.verification.length_seconds
 
 
 # --- tools that fail --------------------------------------------------------------------------------

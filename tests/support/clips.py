@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import av
 import imageio_ffmpeg
 
 FRAME_RATE = 25
@@ -187,6 +188,28 @@ def padded(path: Path, size_bytes: int) -> Path:
     with tempfile.NamedTemporaryFile(dir=path.parent, delete=False) as made:
         made.write(path.read_bytes() + left.to_bytes(4, "big") + b"free" + bytes(left - 8))
     return Path(made.name).replace(finished)
+
+
+def long_clip(folder: Path) -> Path:
+    """Ten minutes, small: five pictures a second, a keyframe every 2 s."""
+    picture = "testsrc2=size=64x48:rate=5:duration={seconds}"
+    codec = ("-c:v", "libx264", "-preset", "ultrafast", "-pix_fmt", "yuv420p", "-g", "10")
+    sound = ("-c:a", "aac", "-ar", "8000", "-ac", "1", "-b:a", "16k")
+    return make(folder, "long", Recipe(".mp4", lavfi(picture, SOUND), (*codec, *sound)), seconds=600, size="")
+
+
+def spoiled(film: Path, at_seconds: float, made: Path) -> Path:
+    """A copy in which the first keyframe of the picture from there on is garbage; everything around it is right."""
+    with av.open(str(film)) as container:
+        place, size = next(
+            (packet.pos or 0, packet.size)
+            for packet in container.demux(container.streams.video[0])
+            if packet.is_keyframe and packet.pts is not None and packet.pts * packet.time_base >= at_seconds
+        )
+    content = bytearray(film.read_bytes())
+    content[place + 5 : place + size] = b"\xa5" * (size - 5)
+    made.write_bytes(content)
+    return made
 
 
 def bulk_clip(folder: Path, size_bytes: int, *, ffmpeg: str | None = None) -> Path:

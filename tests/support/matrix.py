@@ -1,8 +1,8 @@
 """The grid of inputs that the decision table speaks of: what is made of each, under each profile, through the stages.
 
 `tests/stages/test_matrix.py` holds every row to its expectation; `python -m tests.support.matrix` prints the table, and
-its last output is kept in docs/evidence/matrix.txt. ffmpeg makes the inputs; real recordings come from packages, where
-they are to be had.
+its last output is kept in docs/evidence/matrix.txt. ffmpeg makes the inputs; files that are named after the command,
+such as recordings of real devices, are shown below them.
 """
 
 from __future__ import annotations
@@ -480,25 +480,25 @@ def _pgs(at_seconds: float) -> bytes:
     return b"".join(b"PG" + struct.pack(">IIBH", pts, 0, kind, len(body)) + body for kind, body in segments)
 
 
-def table(clips: Path, home: Path, rows: list[Row]) -> Iterator[str]:
-    """Every row under every profile, as text."""
+def table(clips: Path, home: Path, rows: list[Row], files: list[Path]) -> Iterator[str]:
+    """Every row and every file under every profile, as text."""
     yield f"{'input':34} {'profile':9} {'made by':32} {'source':>8} {'result':>8}  {'checked':18} playable  told"
     bench = bench_in(home)
-    for row in rows:
-        path = made(clips, row)
+    inputs = [(row.name, made(clips, row), row.expected) for row in rows]
+    for name, path, expected in [*inputs, *((file.name, file.absolute(), lambda _: None) for file in files)]:
         for profile in ProfileName:
             try:
-                yield _line(shown(bench, row.name, path, profile), row)
+                yield _line(shown(bench, name, path, profile), expected(profile))
             except TidegateError as error:
-                yield f"{row.name:34} {profile:9} FAILED {error.type}: {error.message}"
+                yield f"{name:34} {profile:9} FAILED {error.type}: {error.message}"
 
 
-def _line(one: Shown, row: Row) -> str:
+def _line(one: Shown, expected: str | None) -> str:
     before, after = one.lengths
     checks = one.result.verification
     said, alien = complaints(one.path), strangers(one)
     good = "yes" if not said and not alien else f"NO: {said or alien}"
-    as_expected = "" if one.decision == row.expected(one.profile) else f"  EXPECTED {row.expected(one.profile)}"
+    as_expected = "" if expected in (None, one.decision) else f"  EXPECTED {expected}"
     told = ", ".join([*sorted(one.findings), *(sidecar.name for sidecar in one.result.decision.sidecars)]) or "–"
     decoded = f"{checks.depth} {checks.decoded_seconds:.2f} s"
     return (
@@ -508,16 +508,19 @@ def _line(one: Shown, row: Row) -> str:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(prog="python -m tests.support.matrix", description=__doc__.partition("\n")[0])  # type: ignore[union-attr]
+    parser = argparse.ArgumentParser(
+        prog="python -m tests.support.matrix", description="The grid of inputs, as a table."
+    )
     parser.add_argument("--quick", action="store_true", help="only the rows that the quick suite has")
+    parser.add_argument("files", nargs="*", type=Path, help="files to show as well")
     words = parser.parse_args()
     rows = [row for row in ROWS if row.often or not words.quick]
     wrong = 0
     with tempfile.TemporaryDirectory() as folder:
-        for line in table(Path(folder) / "clips", Path(folder) / "home", rows):
+        for line in table(Path(folder) / "clips", Path(folder) / "home", rows, words.files):
             wrong += any(word in line for word in ("FAILED", "EXPECTED", "NO: "))
             print(line, flush=True)
-    print(f"\n{len(rows)} inputs, {len(ProfileName)} profiles, {wrong} not as they should be")
+    print(f"\n{len(rows) + len(words.files)} inputs, {len(ProfileName)} profiles, {wrong} not as they should be")
     return 1 if wrong else 0
 
 

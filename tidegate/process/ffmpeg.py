@@ -7,7 +7,6 @@ is opened with a closed list of demuxers and the file protocol only, so a hostil
 from __future__ import annotations
 
 import os
-import re
 import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -161,9 +160,14 @@ async def version_of(toolchain: Toolchain, limits: ProcessSettings) -> str:
 
 async def can_tone_map(toolchain: Toolchain, limits: ProcessSettings) -> bool:
     """Whether it has the filters that make SDR of HDR; builds without the library zimg do not."""
-    finished = await run(Job("ffmpeg", [str(toolchain.ffmpeg), "-hide_banner", "-filters"], VERSION_SECONDS), limits)
-    said = finished.stdout.head + finished.stdout.tail
-    return all(re.search(rf"^ \S+ {name} ", said, re.MULTILINE) for name in ("zscale", "tonemap"))
+    missing = {"zscale", "tonemap"}
+
+    def look(line: str) -> None:
+        missing.difference_update(line.split()[1:2])
+
+    argv = [str(toolchain.ffmpeg), "-hide_banner", "-filters"]
+    await run(Job("ffmpeg", argv, VERSION_SECONDS, on_stdout=look), limits)
+    return not missing
 
 
 def _existing(path: str) -> Path:

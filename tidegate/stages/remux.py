@@ -17,7 +17,7 @@ import psutil
 
 from tidegate.durable.children import own_name
 from tidegate.durable.threads import in_thread
-from tidegate.errors import BadTimestamps, Climb, ProcessFailure, RefusedByMuxer, TidegateError
+from tidegate.errors import BadTimestamps, Climb, EncoderUnknown, ProcessFailure, RefusedByMuxer, TidegateError
 from tidegate.events import Note, unobserved
 from tidegate.model import (
     Aim,
@@ -167,7 +167,7 @@ async def _looked_at(bench: Workbench, toolchain: Toolchain, source: DownloadRes
             observe=unobserved,
             on_stderr=lambda line: lines.append(line) if "detection:" in line else None,
         )
-    except (RefusedByMuxer, BadTimestamps) as error:
+    except (RefusedByMuxer, BadTimestamps, EncoderUnknown) as error:  # the filter may be missing, too
         bench.observe(Note(f"remux: no sample of the pictures could be looked at: {error.message}", "warning"))
     seen = video.model_copy(update={"scan": scan_of(lines)})
     streams = tuple(seen if stream.index == video.index else stream for stream in source.media.streams)
