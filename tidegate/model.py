@@ -583,6 +583,8 @@ class LadderStep(Value):
     failure: str | None = None
     message: str = ""
     seconds: float = 0.0
+    resources: ResourceUse | None = None
+    """What its tool used; of several tools, the one that had the most memory."""
 
 
 class ChunkRecord(Value):

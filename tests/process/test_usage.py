@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tidegate.model import ResourceUse
-from tidegate.process.usage import Alerts, Limits, Point, Sample, Use, thinned, trend
+from tidegate.process.usage import Alert, Alerts, Limits, Point, Sample, Use, thinned, trend
 from tidegate.resilience.load import Load
 
 MB = 1024**2
@@ -21,7 +21,7 @@ def sample(seconds: float, memory_mb: float = 0, *, machine: Load | None = None,
 def alerts(*samples: Sample, limits: Limits = CAPPED) -> list[str]:
     watch, told = Alerts(), []
     for count in range(1, len(samples) + 1):
-        told += watch.look(samples[:count], limits)
+        told += [alert.text for alert in watch.look(samples[:count], limits)]
     return told
 
 
@@ -43,10 +43,14 @@ def test_a_busy_machine_is_told_of() -> None:
 def test_time_is_told_of_at_four_fifths_of_the_deadline_and_again_for_a_later_one() -> None:
     watch = Alerts()
     assert watch.look([sample(790)], CAPPED) == []
-    assert watch.look([sample(810)], CAPPED) == ["810 s of the 1000 s that it may take have passed"]
+    assert [alert.text for alert in watch.look([sample(810)], CAPPED)] == [
+        "810 s of the 1000 s that it may take have passed"
+    ]
     later = Limits(CAPPED.machine_bytes, CAPPED.cap_bytes, 4000)
     assert watch.look([sample(1010)], later) == []
-    assert watch.look([sample(3300)], later) == ["3300 s of the 4000 s that it may take have passed"]
+    assert [alert.text for alert in watch.look([sample(3300)], later)] == [
+        "3300 s of the 4000 s that it may take have passed"
+    ]
 
 
 def test_a_fast_rise_is_told_with_the_time_that_is_left() -> None:
@@ -122,3 +126,8 @@ def test_two_tools_of_a_stage_add_up(one: ResourceUse, other: ResourceUse) -> No
     means = sorted((one.mean_memory_bytes, other.mean_memory_bytes))
     assert means[0] - 1 <= both.mean_memory_bytes <= means[1] + 1 or both.seconds == 0
     assert (both.samples, both.read_bytes) == (one.samples + other.samples, one.read_bytes + other.read_bytes)
+
+
+def test_busy_processors_are_for_the_log_and_memory_is_for_a_person() -> None:
+    assert Alert("cpu", "busy").level == "detail"
+    assert {Alert(kind, "").level for kind in ("memory_of_cap", "memory_of_machine", "elapsed", "trend")} == {"warning"}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from tidegate.model import Aim, LadderStep, Outcome, Quality, Strategy, Tried
+from tidegate.model import Aim, LadderStep, Outcome, Quality, ResourceUse, Strategy, Tried
 from tidegate.report.markdown import decision_markdown
 
 
@@ -27,12 +27,15 @@ def test_it_tells_a_step_down(outcome: Outcome) -> None:
     tried = Tried(
         resolver="transcode", rendition="720p", label="a picture", failure="memory_exhausted", message="8 GB", seconds=2
     )
-    failed = LadderStep(strategy=Strategy.COPY, outcome="failed", failure="bad_timestamps", message="dts", seconds=1)
+    used = ResourceUse(peak_memory_bytes=200_000_000)
+    failed = LadderStep(
+        strategy=Strategy.COPY, outcome="failed", failure="bad_timestamps", message="dts", seconds=1, resources=used
+    )
     made = outcome.remux.model_copy(update={"aim": Aim(rung=Quality.P480, height=480), "ladder": (failed,)})
     text = decision_markdown(outcome.model_copy(update={"tried": (tried,)}), made)
     assert "within the limits of **480p**, at most 480 lines after a step down" in text
-    assert "| a picture | memory_exhausted: 8 GB | 2.0 |" in text
-    assert "| copy | bad_timestamps: dts | 1.0 |" in text
+    assert "| a picture | memory_exhausted: 8 GB | 2.0 | |" in text
+    assert "| copy | bad_timestamps: dts | 1.0 | 200.0 MB |" in text
 
 
 def test_what_a_stranger_wrote_is_shown_as_text(outcome: Outcome) -> None:

@@ -85,8 +85,8 @@ class _Monitor:
         self._ticks.append(sample)
         limits = Limits(self._machine_bytes, child.cap_bytes, child.deadline)
         for alert in self._alerts.look(tuple(self._ticks), limits):
-            child.use.warned(alert)
-            job.observe(Note(f"{job.name}: {alert}", "warning"))
+            child.use.warned(alert.text)
+            job.observe(Note(f"{job.name}: {alert.text}", alert.level))
         risk = risk_level(
             elapsed=sample.seconds,
             deadline=child.deadline,

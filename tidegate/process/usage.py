@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
+from tidegate.events import Level
 from tidegate.model import ResourceUse
 from tidegate.resilience.load import IDLE, Load
 
@@ -27,6 +28,8 @@ MOST_POINTS = 60
 MOST_ALERTS = 50
 
 Kind = Literal["memory_of_cap", "memory_of_machine", "cpu", "elapsed", "trend"]
+QUIET: frozenset[Kind] = frozenset({"cpu"})
+"""Alerts for logs only: an encoder is there to use all processors."""
 Point = tuple[float, int, float]
 Guard = Literal["cgroup", "sampling", "none"]
 
@@ -96,20 +99,32 @@ def thinned(points: Sequence[Point], most: int = MOST_POINTS) -> tuple[Point, ..
     return tuple(kept)
 
 
+@dataclass(frozen=True)
+class Alert:
+    """Something to warn of."""
+
+    kind: Kind
+    text: str
+
+    @property
+    def level(self) -> Level:
+        return "detail" if self.kind in QUIET else "warning"
+
+
 @dataclass
 class Alerts:
     """Which alerts are raised: each is told once, and again only after its value has been calm in between."""
 
     raised: set[Kind] = field(default_factory=set)
 
-    def look(self, samples: Sequence[Sample], limits: Limits) -> list[str]:
+    def look(self, samples: Sequence[Sample], limits: Limits) -> list[Alert]:
         """What is to be told after the last of `samples`."""
         sample = samples[-1]
         told = []
         for kind, (share, alert) in shares(sample, limits).items():
             if kind not in self.raised and share > alert:
                 self.raised.add(kind)
-                told.append(_said(kind, sample, limits))
+                told.append(Alert(kind, _said(kind, sample, limits)))
             elif share < alert - CALM_AGAIN:
                 self.raised.discard(kind)
         end = trend(samples, limits)
@@ -118,7 +133,7 @@ class Alerts:
         elif "trend" not in self.raised:
             self.raised.add("trend")
             whose = "its cap" if limits.cap_bytes else "what the machine has"
-            told.append(f"memory rises fast: at {whose} in about {end:.0f} s")
+            told.append(Alert("trend", f"memory rises fast: at {whose} in about {end:.0f} s"))
         return told
 
 

@@ -37,10 +37,10 @@ def _lines(outcome: Outcome, made: RemuxResult) -> Iterator[str]:
     yield f"| length | {clock(source.length_seconds) if source else '?'} | {clock(made.media.length_seconds)} |"
     yield f"| size | {human_size(outcome.download.asset.size_bytes) if outcome.download else '?'} | {_size(made)} |"
     yield ""
-    yield "| tried | how it went | seconds |"
-    yield "|---|---|---|"
+    yield "| tried | how it went | seconds | most memory |"
+    yield "|---|---|---|---|"
     yield from (
-        f"| {_plain(tried.label)} | {tried.failure}: {_plain(tried.message)} | {tried.seconds:.1f} |"
+        f"| {_plain(tried.label)} | {tried.failure}: {_plain(tried.message)} | {tried.seconds:.1f} | |"
         for tried in outcome.tried
     )
     yield from (_step(step) for step in made.ladder)
@@ -51,7 +51,8 @@ def _lines(outcome: Outcome, made: RemuxResult) -> Iterator[str]:
 
 def _step(step: LadderStep) -> str:
     how = step.outcome if step.failure is None else f"{step.failure}: {_plain(step.message)}"
-    return f"| {step.strategy.value} | {how} | {step.seconds:.1f} |"
+    memory = human_size(step.resources.peak_memory_bytes) if step.resources else ""
+    return f"| {step.strategy.value} | {how} | {step.seconds:.1f} | {memory} |"
 
 
 def _picture(media: MediaInfo | None) -> str:

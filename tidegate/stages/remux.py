@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import time
+from collections.abc import Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -30,6 +31,7 @@ from tidegate.model import (
     ProfileName,
     Quality,
     RemuxResult,
+    ResourceUse,
     Sidecar,
     Strategy,
     Verification,
@@ -230,12 +232,13 @@ async def _climb(film: Film, steps: list[LadderStep], rungs: tuple[Decision, ...
     except TidegateError as failure:
         if isinstance(failure, ProcessFailure) and rung.video == "h264":
             failure.target_height = rung.height or (film.media.video.height if film.media.video else None)
-        steps.append(_failed(rung, failure, time.monotonic() - started))
+        steps.append(_failed(film, failure, time.monotonic() - started))
         if failure.policy.climbs not in (Climb.NEXT, Climb.REPAIR) or len(steps) == len(rungs):
             raise
         observe(Note(f"remux: {rung.strategy} failed: {failure.message}", "warning"))
         return None
-    steps.append(LadderStep(strategy=rung.strategy, outcome="completed", seconds=time.monotonic() - started))
+    seconds = time.monotonic() - started
+    steps.append(LadderStep(strategy=rung.strategy, outcome="completed", seconds=seconds, resources=_most(film.used)))
     return made
 
 
@@ -260,7 +263,7 @@ async def _whole(film: Film) -> tuple[MediaInfo, Verification]:
         *film.encoder.applied(output_arguments(rung, film.media, film.toolchain.encoder_threads)),
         file_url(output),
     ]
-    await run_ffmpeg(
+    finished = await run_ffmpeg(
         film.encoder.called(command),
         stage="remux",
         limits=bench.settings.process,
@@ -270,6 +273,7 @@ async def _whole(film: Film) -> tuple[MediaInfo, Verification]:
         outputs=(output,),
         memory_cap_bytes=film.memory_cap_bytes,
     )
+    film.used.append(finished.resources)
     return await verified(film)
 
 
@@ -280,10 +284,22 @@ def suffix(decision: Decision) -> str:
     return ".m4a" if decision.video == "none" else ".mp4"
 
 
-def _failed(rung: Decision, failure: TidegateError, seconds: float) -> LadderStep:
+def _failed(film: Film, failure: TidegateError, seconds: float) -> LadderStep:
+    seen = failure.evidence
+    used = [ResourceUse.model_validate(seen.resources | {"curve": seen.curve})] if seen.resources else film.used
     return LadderStep(
-        strategy=rung.strategy, outcome="failed", failure=failure.type, message=failure.message, seconds=seconds
+        strategy=film.decision.strategy,
+        outcome="failed",
+        failure=failure.type,
+        message=failure.message,
+        seconds=seconds,
+        resources=_most(used),
     )
+
+
+def _most(used: Sequence[ResourceUse]) -> ResourceUse | None:
+    """Of several tools, the one that had the most memory."""
+    return max(used, key=lambda use: use.peak_memory_bytes, default=None)
 
 
 def _length_finding(source: DownloadResult) -> tuple[Finding, ...]:

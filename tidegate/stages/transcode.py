@@ -19,7 +19,7 @@ from tidegate.durable.crash_points import reached
 from tidegate.durable.threads import in_thread
 from tidegate.errors import Climb, TidegateError, VerificationFailed, from_os_error
 from tidegate.events import Advance, Note, Observer, unobserved
-from tidegate.model import Aim, ChunkRecord, Decision, DownloadResult, MediaInfo, Verification, fingerprint
+from tidegate.model import Aim, ChunkRecord, Decision, DownloadResult, MediaInfo, ResourceUse, Verification, fingerprint
 from tidegate.process.ffmpeg import MOST_THREADS, Toolchain, base_arguments, closed, file_url, opening, run_ffmpeg
 from tidegate.process.inspect import inspect
 from tidegate.process.join import listing
@@ -65,6 +65,8 @@ class Film:
     aim: Aim
     """Whose limits hold."""
     encoder: Encoder = SOFTWARE
+    used: list[ResourceUse] = field(default_factory=list, compare=False)
+    """What each tool that worked on it in this attempt has used; of other hosts' too."""
 
     @property
     def media(self) -> MediaInfo:
@@ -289,6 +291,7 @@ class _Work:
 
     def _keep(self, progress: _Sum, piece: Piece, made: Made) -> None:
         self._made[piece.key] = made
+        self.film.used.extend([made.resources] if made.resources else [])
         progress.finished(piece)
         if piece.frames is not None:
             self.record = self.record.model_copy(update={"encoded": self.record.encoded + 1})

@@ -21,7 +21,7 @@ from tidegate.durable.hashing import blake3_of
 from tidegate.durable.threads import in_thread
 from tidegate.errors import VerificationFailed, from_os_error
 from tidegate.events import Observer
-from tidegate.model import Digest, Value
+from tidegate.model import Digest, ResourceUse, Value
 from tidegate.process.ffmpeg import file_url, run_ffmpeg
 from tidegate.settings import ProcessSettings
 from tidegate.stages.chunks.samples import samples_in
@@ -62,6 +62,8 @@ class Made(Value):
     frames: int | None
     size_bytes: int
     digest: Digest
+    resources: ResourceUse | None = None
+    """What making it took; None in records from before it was noted."""
 
 
 async def make(piece: Piece, observe: Observer) -> Made:
@@ -73,7 +75,7 @@ async def make(piece: Piece, observe: Observer) -> Made:
     """
     unfinished = piece.folder / f"{own_name(piece.key)}-{secrets.token_hex(4)}.partial"
     try:
-        await run_ffmpeg(
+        finished = await run_ffmpeg(
             [*piece.argv, file_url(unfinished)],
             stage="remux",
             limits=piece.limits,
@@ -83,7 +85,7 @@ async def make(piece: Piece, observe: Observer) -> Made:
             outputs=(unfinished,),
             memory_cap_bytes=piece.memory_cap_bytes,
         )
-        return await in_thread(_recorded, piece, unfinished)
+        return await in_thread(_recorded, piece, unfinished, finished.resources)
     finally:
         with contextlib.suppress(OSError):
             unfinished.unlink(missing_ok=True)
@@ -108,7 +110,7 @@ def clear_unfinished(folder: Path) -> None:
         left.unlink(missing_ok=True)
 
 
-def _recorded(piece: Piece, unfinished: Path) -> Made:
+def _recorded(piece: Piece, unfinished: Path, resources: ResourceUse) -> Made:
     try:
         frames = _counted(piece, unfinished)
         digest = blake3_of(unfinished)
@@ -118,6 +120,7 @@ def _recorded(piece: Piece, unfinished: Path) -> Made:
             frames=frames,
             size_bytes=unfinished.stat().st_size,
             digest=digest,
+            resources=resources,
         )
         sync_file(unfinished)
         unfinished.rename(piece.folder / made.name)
