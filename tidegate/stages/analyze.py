@@ -10,6 +10,8 @@ import contextlib
 from datetime import UTC, datetime
 from pathlib import Path
 
+import psutil
+
 from tidegate.durable.children import own_name
 from tidegate.durable.threads import in_thread
 from tidegate.errors import EncoderUnknown, RefusedByMuxer
@@ -17,6 +19,7 @@ from tidegate.events import Note
 from tidegate.model import AnalysisResult, Asset, Detection, MediaInfo, RemuxResult
 from tidegate.process.ffmpeg import Toolchain, base_arguments, file_url, run_ffmpeg
 from tidegate.resilience.deadline import processing_seconds
+from tidegate.resilience.quality import RUNGS, cap_bytes, rung_of
 from tidegate.stages.detectors import DETECTORS, Detector, wanted_by
 from tidegate.stages.workbench import Workbench
 
@@ -66,6 +69,7 @@ class _Pass:
         self._media: MediaInfo = media.media
         self._length = media.media.length_seconds or 0.0
         self._folder = folder
+        self._rung = rung_of(media.aim.rung) if media.aim else RUNGS[0]
 
     async def run(self, detectors: tuple[Detector, ...], *, pictures: bool) -> list[Detection]:
         lines: list[str] = []
@@ -78,10 +82,11 @@ class _Pass:
             ],
             stage="analyze",
             limits=limits,
-            deadline_seconds=processing_seconds(limits, self._asset.main.size_bytes),
+            deadline_seconds=processing_seconds(limits, self._asset.main.size_bytes, self._rung.timeout_factor),
             media_seconds=self._length,
             observe=self._bench.observe,
             on_stderr=lambda line: lines.append(line) if wanted(line) else None,
+            memory_cap_bytes=cap_bytes(self._rung, psutil.virtual_memory().total),
         )
         return [detector.detection(lines, self._length) for detector in detectors]
 

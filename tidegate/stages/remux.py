@@ -12,14 +12,13 @@ import time
 from collections.abc import Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
-from pathlib import Path
 
 import psutil
 
 from tidegate.durable.children import own_name
 from tidegate.durable.threads import in_thread
-from tidegate.errors import BadTimestamps, Climb, EncoderUnknown, ProcessFailure, RefusedByMuxer, TidegateError
-from tidegate.events import Note, unobserved
+from tidegate.errors import Climb, ProcessFailure, TidegateError
+from tidegate.events import Note
 from tidegate.model import (
     Aim,
     ChunkRecord,
@@ -32,17 +31,16 @@ from tidegate.model import (
     Quality,
     RemuxResult,
     ResourceUse,
-    Sidecar,
     Strategy,
     Verification,
 )
 from tidegate.process.ffmpeg import Toolchain, base_arguments, can_tone_map, file_url, run_ffmpeg, version_of
-from tidegate.resilience.deadline import processing_seconds
 from tidegate.resilience.quality import first_aim, rung_of, threads_for
 from tidegate.stages.decide import decide, findings, ladder, smaller, worth_a_look
-from tidegate.stages.recipes import offsets_seconds, output_arguments, repair_arguments, sidecar_arguments
-from tidegate.stages.scan import sample_arguments, scan_of
-from tidegate.stages.transcode import Film, size_of, transcode, verified
+from tidegate.stages.recipes import offsets_seconds, output_arguments, repair_arguments
+from tidegate.stages.scan import looked_at
+from tidegate.stages.sidecars import sidecars
+from tidegate.stages.transcode import Film, transcode, verified
 from tidegate.stages.workbench import Workbench
 
 RECIPE = 2
@@ -91,7 +89,7 @@ async def remux(
             if made is not None:
                 break
         media, verification, chunks = made
-        beside, lost = await _sidecars(bench, toolchain, source, rung, output.parent)
+        beside, lost = await sidecars(bench, toolchain, source, rung, output.parent)
         rung = rung.model_copy(
             update={"sidecars": tuple(sidecar for sidecar in rung.sidecars if sidecar.name in beside)}
         )
@@ -146,81 +144,10 @@ async def _looked_into(
     """The source with what a look at its pictures added, and whether HDR could be tone-mapped."""
     media, tone_maps = source.media, True
     if media.video is not None and worth_a_look(media, profile, decide(media, profile, quality)):
-        media = await _looked_at(bench, toolchain, source)
+        media = await looked_at(bench, toolchain, source)
     if media.video is not None and media.video.color_transfer:
         tone_maps = await can_tone_map(toolchain, bench.settings.process)
     return source.model_copy(update={"media": media}), tone_maps
-
-
-async def _looked_at(bench: Workbench, toolchain: Toolchain, source: DownloadResult) -> MediaInfo:
-    """Its media, with what samples of the pictures show. Samples that fail leave it to the header."""
-    video = source.media.video
-    assert video is not None  # noqa: S101
-    path = bench.store.path(source.asset, source.asset.tracks[video.track])
-    lines: list[str] = []
-    limits = bench.settings.process
-    try:
-        await run_ffmpeg(
-            sample_arguments(toolchain, path, video, source.media.length_seconds),
-            stage="remux",
-            limits=limits,
-            deadline_seconds=processing_seconds(limits, source.asset.size_bytes),
-            media_seconds=None,
-            observe=unobserved,
-            on_stderr=lambda line: lines.append(line) if "detection:" in line else None,
-        )
-    except (RefusedByMuxer, BadTimestamps, EncoderUnknown) as error:  # the filter may be missing, too
-        bench.observe(Note(f"remux: no sample of the pictures could be looked at: {error.message}", "warning"))
-    seen = video.model_copy(update={"scan": scan_of(lines)})
-    streams = tuple(seen if stream.index == video.index else stream for stream in source.media.streams)
-    return source.media.model_copy(update={"streams": streams})
-
-
-async def _sidecars(
-    bench: Workbench, toolchain: Toolchain, source: DownloadResult, rung: Decision, folder: Path
-) -> tuple[dict[str, Path], tuple[Finding, ...]]:
-    """The files beside the video, and what could not be made: the film is whole without them.
-
-    All in one reading; only where that fails, each on its own.
-    """
-    try:
-        return await _written(bench, toolchain, source, rung.sidecars, folder), ()
-    except (RefusedByMuxer, BadTimestamps):
-        made: dict[str, Path] = {}
-    lost: list[Finding] = []
-    for sidecar in rung.sidecars:
-        try:
-            made |= await _written(bench, toolchain, source, (sidecar,), folder)
-        except (RefusedByMuxer, BadTimestamps) as error:
-            message = f"{sidecar.name} could not be made: {error.message}"
-            lost.append(Finding(code="sidecar_lost", message=message))
-    return made, tuple(lost)
-
-
-async def _written(
-    bench: Workbench, toolchain: Toolchain, source: DownloadResult, sidecars: tuple[Sidecar, ...], folder: Path
-) -> dict[str, Path]:
-    paths = {sidecar.name: folder / sidecar.name for sidecar in sidecars}
-    if not paths:
-        return paths
-    limits = bench.settings.process
-    originals = [bench.store.path(source.asset, track) for track in source.asset.tracks]
-    words = base_arguments(toolchain.ffmpeg, *originals, offsets_seconds=offsets_seconds(source.media))
-    for sidecar in sidecars:
-        words += [*sidecar_arguments(sidecar, source.media), file_url(paths[sidecar.name])]
-    await run_ffmpeg(
-        words,
-        stage="remux",
-        limits=limits,
-        deadline_seconds=processing_seconds(limits, source.asset.size_bytes),
-        media_seconds=None,
-        observe=unobserved,
-        outputs=tuple(paths.values()),
-    )
-    for name, path in paths.items():
-        if not size_of(path):
-            raise RefusedByMuxer(f"ffmpeg wrote nothing into {name}")
-    return paths
 
 
 async def _climb(film: Film, steps: list[LadderStep], rungs: tuple[Decision, ...]) -> Made | None:

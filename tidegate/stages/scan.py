@@ -11,8 +11,12 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Literal
 
-from tidegate.model import StreamInfo
-from tidegate.process.ffmpeg import Toolchain, closed, file_url, opening
+from tidegate.errors import BadTimestamps, EncoderUnknown, RefusedByMuxer
+from tidegate.events import Note, unobserved
+from tidegate.model import DownloadResult, MediaInfo, StreamInfo
+from tidegate.process.ffmpeg import Toolchain, closed, file_url, opening, run_ffmpeg
+from tidegate.resilience.deadline import processing_seconds
+from tidegate.stages.workbench import Workbench
 
 SAMPLES, SAMPLE_SECONDS = 4, 5.0
 """How many samples, evenly spread, and how long each is."""
@@ -20,6 +24,30 @@ SAMPLES, SAMPLE_SECONDS = 4, 5.0
 Scan = Literal["progressive", "tff", "bff"]
 
 SAID = r"Multi frame detection: TFF:\s*(\d+) BFF:\s*(\d+) Progressive:\s*(\d+)"
+
+
+async def looked_at(bench: Workbench, toolchain: Toolchain, source: DownloadResult) -> MediaInfo:
+    """Its media, with what samples of the pictures show. Samples that fail leave it to the header."""
+    video = source.media.video
+    assert video is not None  # noqa: S101
+    path = bench.store.path(source.asset, source.asset.tracks[video.track])
+    lines: list[str] = []
+    limits = bench.settings.process
+    try:
+        await run_ffmpeg(
+            sample_arguments(toolchain, path, video, source.media.length_seconds),
+            stage="remux",
+            limits=limits,
+            deadline_seconds=processing_seconds(limits, source.asset.size_bytes),
+            media_seconds=None,
+            observe=unobserved,
+            on_stderr=lambda line: lines.append(line) if "detection:" in line else None,
+        )
+    except (RefusedByMuxer, BadTimestamps, EncoderUnknown) as error:  # the filter may be missing, too
+        bench.observe(Note(f"remux: no sample of the pictures could be looked at: {error.message}", "warning"))
+    seen = video.model_copy(update={"scan": scan_of(lines)})
+    streams = tuple(seen if stream.index == video.index else stream for stream in source.media.streams)
+    return source.media.model_copy(update={"streams": streams})
 
 
 def sample_arguments(toolchain: Toolchain, source: Path, video: StreamInfo, length: float | None) -> list[str]:
