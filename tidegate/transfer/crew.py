@@ -127,11 +127,6 @@ def only_etag_differs(known: Identity, told: Identity) -> bool:
     return other and same and known.model_copy(update={"etag": told.etag}).same_content_as(told)
 
 
-def _idle_seconds() -> float:
-    """Grows while this thread does not compute."""
-    return time.monotonic() - time.thread_time()
-
-
 @dataclass(eq=False)
 class Connection:
     """One connection at work on a piece."""
@@ -315,7 +310,7 @@ class Crew:
             self._part.restart()
         buffer = memoryview(bytearray(BLOCK_BYTES))
         while (room := self._room(piece)) > 0:
-            idle = _idle_seconds()
+            waited = body.waited_seconds
             if not (count := body.readinto(buffer[:room])):
                 break
             still_wanted()
@@ -323,7 +318,7 @@ class Crew:
             body.gained(piece.received)
             with self._course.counting:
                 self._course.bytes_received += count
-                self._course.waited_seconds += _idle_seconds() - idle
+                self._course.waited_seconds += body.waited_seconds - waited
             connection.at_the_disk = True
             self._take(piece.at, buffer[:count])
             piece.at += count
