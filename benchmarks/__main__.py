@@ -19,7 +19,7 @@ def main() -> int:
     for module in (supervised_ffmpeg, chunked, verification, command_start, ledger):
         for pairs in module.results():
             print(pairs.row(), flush=True)
-            met = met and pairs.ratio("wall") <= pairs.goal
+            met = met and pairs.met
     print(f"\n{FIGURES_HEADER}", flush=True)
     for source in (supervised_ffmpeg, ledger, redone, chunked):
         for figure in source.figures():

@@ -93,8 +93,9 @@ class TransferSettings(Group):
     """How many redirects one request may follow."""
     deadline: Seconds = timedelta(minutes=30)
     """The least time, in seconds, that a download may take; without end while it is faster than the minimum speed."""
-    checkpoint_bytes: int = 64 * 1024 * 1024
-    """Bytes after which the part is synced and journaled; a crash costs at most this much."""
+    checkpoint_bytes: int = 32 * 1024 * 1024
+    """Bytes after which the part is synced and journaled; a crash costs about this much. At full speed twice as often
+    costs a tenth of the speed, half as often gains nothing."""
     checkpoint_interval: Seconds = timedelta(seconds=1)
     """Seconds after which the part is synced and journaled even if fewer bytes came."""
     connections: int = Field(default=6, gt=0)

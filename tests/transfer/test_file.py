@@ -11,8 +11,11 @@ from typing import Any
 
 import anyio
 import pytest
+from anyio import to_thread
 from pydantic import SecretStr
 
+from tests.support.command import wait_until
+from tests.support.disks import volume
 from tests.support.origin import Origin, Resource, Synthetic
 from tests.transfer.scripted import Scripted, head
 from tidegate.errors import (
@@ -63,6 +66,35 @@ def fetched(
 ) -> FileFetched:
     source = Source(url=SecretStr(url), mirrors=tuple(SecretStr(mirror) for mirror in mirrors), **more)
     return anyio.run(partial(_fetched, outside, source, folder, renew))
+
+
+# --- space -----------------------------------------------------------------------------------------
+
+
+def test_of_two_that_would_only_fit_one_by_one_the_second_ends_before_its_first_byte(
+    outside: Outside, tmp_path: Path
+) -> None:
+    async def both(origin: Origin, folder: Path) -> FileFetched:
+        first: list[FileFetched] = []
+        for name in "ab":
+            (folder / name).mkdir()
+
+        async def fetch_first() -> None:
+            first.append(await _fetched(outside, Source(url=SecretStr(origin.url("a.mp4"))), folder / "a", None))
+
+        async with anyio.create_task_group() as group:
+            group.start_soon(fetch_first)
+            await to_thread.run_sync(wait_until, lambda: origin.bytes_sent("a.mp4") >= MIB // 4)
+            with pytest.raises(DiskFull):
+                await _fetched(outside, Source(url=SecretStr(origin.url("b.mp4"))), folder / "b", None)
+            assert not first, "the first is still at it, and most of the volume is free of bytes"
+        return first[0]
+
+    films = {"a.mp4": Resource(FILM, story="throttle 1M"), "b.mp4": Resource(FILM)}
+    with volume(tmp_path / "disk", "size=5m") as disk, Origin(films) as origin:
+        got = anyio.run(both, origin, disk)
+        assert got.path.read_bytes() == WHOLE
+        assert [request for request in origin.requests_for("b.mp4") if not request.peek] == []
 
 
 # --- mirrors ---------------------------------------------------------------------------------------

@@ -15,7 +15,9 @@ from pathlib import Path
 import anyio
 import pytest
 
+from tests.support.disks import volume
 from tests.support.leaks import open_descriptors
+from tidegate.errors import DiskFull
 from tidegate.events import Event, Note, unobserved
 from tidegate.model import Identity
 from tidegate.settings import TransferSettings
@@ -339,3 +341,27 @@ def test_a_part_that_the_store_shares_is_never_cut_under_it(tmp_path: Path) -> N
     assert stored.read_bytes() == b"a" * 1000
     assert part.path.read_bytes() == b"b" * 10
     part.close()
+
+
+def test_reserved_space_makes_a_part_no_longer_and_goes_when_it_is_left(tmp_path: Path) -> None:
+    part = opened(tmp_path)
+    part.reserve()
+    if part.allocated_bytes == 0:
+        pytest.skip("this file system reserves nothing")
+    assert part.allocated_bytes >= 1000 * KIB and part.path.stat().st_size == 0
+    part.write(b"a" * 10, now=0.0)
+    part.restart()
+    assert part.allocated_bytes >= 1000 * KIB, "the bytes that come instead need it too"
+    part.close()
+    assert part.path.stat().st_blocks * 512 < 64 * KIB
+
+
+def test_space_that_is_not_there_is_refused_and_nothing_of_it_kept(tmp_path: Path) -> None:
+    with volume(tmp_path / "disk", "size=512k") as disk:
+        part = opened(disk)
+        part.write(b"a" * 10, now=0.0)
+        with pytest.raises(DiskFull):
+            part.reserve()
+        assert part.allocated_bytes < 64 * KIB
+        assert part.path.read_bytes() == b"a" * 10
+        part.close()

@@ -149,13 +149,16 @@ def test_what_ends_in_a_moment_is_left_to_who_is_at_it() -> None:
 # --- how many --------------------------------------------------------------------------------------
 
 
-def opened(most: int, speed_with: dict[int, float], size: int = 1000 * MIB, seconds: float = 60.0) -> list[int]:
+def opened(
+    most: int, speed_with: dict[int, float], size: int = 1000 * MIB, seconds: float = 60.0, waiting: float = 1.0
+) -> list[int]:
     """How many connections there are from look to look, when so many bring so many bytes per second."""
-    widening, now, received, connections, told = Widening(most), 0.0, 0.0, 1, [1]
+    widening, now, received, waited, connections, told = Widening(most), 0.0, 0.0, 0.0, 1, [1]
     while now < seconds and received < size:
         now += 0.1
         received += speed_with[connections] * 0.1
-        connections += widening.look(now, int(received), connections, int(size - received))
+        waited += 0.1 * connections * waiting
+        connections += widening.look(now, int(received), waited, connections, int(size - received))
         told.append(connections)
     return told
 
@@ -191,12 +194,18 @@ def test_nothing_is_added_to_a_connection_that_nobody_limits() -> None:
     assert max(opened(4, {n: n * 500.0 * MIB for n in range(1, 5)}, size=100_000 * MIB)) == 1
 
 
+def test_nothing_is_added_where_the_processor_or_the_disk_is_the_limit() -> None:
+    brings = {n: n * MIB * 1.0 for n in range(1, 5)}
+    assert max(opened(4, brings, waiting=0.3)) == 1
+    assert max(opened(4, brings, waiting=0.7)) == 4
+
+
 def test_an_origin_that_refuses_one_is_not_asked_again_for_a_while() -> None:
     widening, received, asked_at = Widening(4), 0, list[float]()
     for step in range(1, 300):
         now = step / 10
         received += MIB
-        if widening.look(now, received, 1, SIZE * 10) > 0:
+        if widening.look(now, received, now, 1, SIZE * 10) > 0:
             asked_at.append(now)
             widening.refused(now, 1)
     assert len(asked_at) == 2

@@ -78,6 +78,8 @@ class Course:
     started: float = 0.0
     requests: int = 0
     bytes_received: int = 0
+    waited_seconds: float = 0.0
+    """How long connections have waited for bytes in all; the rest of their time they were at work with them."""
     tries: int = 0
     trust_ranges: bool = True
     conditional: bool = True
@@ -307,12 +309,16 @@ class Crew:
         if not self._goes_with_what_is_here(body):
             self._part.restart()
         buffer = memoryview(bytearray(BLOCK_BYTES))
-        while (room := self._room(piece)) > 0 and (count := body.readinto(buffer[:room])):
+        while (room := self._room(piece)) > 0:
+            waited = body.waited_seconds
+            if not (count := body.readinto(buffer[:room])):
+                break
             still_wanted()
             piece.received += count
             body.gained(piece.received)
             with self._course.counting:
                 self._course.bytes_received += count
+                self._course.waited_seconds += body.waited_seconds - waited
             connection.at_the_disk = True
             self._take(piece.at, buffer[:count])
             piece.at += count
@@ -346,6 +352,8 @@ class Crew:
             piece = block[span.first - position : span.end - position]
             if not held:
                 self._part.write_at(span.first, piece)
+                if self._course.follower is not None:
+                    self._course.follower.take(span.first, piece, self._course.algorithms)
             elif self._part.read(span.first, span.size) != piece:
                 self._spoiled = True
                 raise SourceChanged("The source's bytes have changed since the transfer began")
@@ -475,7 +483,7 @@ class Crew:
         course, missing = self._course, self._missing()
         if not (course.until is None and course.by_ranges and course.identity.has_validator and course.sniffed):
             return
-        change = course.widening.look(now, course.bytes_received, len(self._team), missing or 0)
+        change = course.widening.look(now, course.bytes_received, course.waited_seconds, len(self._team), missing or 0)
         if missing is not None and missing >= WIDE_BYTES:
             for _ in range(change):
                 workers.start_soon(self._join)

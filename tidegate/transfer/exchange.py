@@ -27,6 +27,11 @@ class Body(Protocol):
     end_is_certain: bool
     """Whether an early end would be noticed: a length or a last chunk was announced."""
 
+    @property
+    def waited_seconds(self) -> float:
+        """Grows while a read waits for the source; not while it is at work with what came."""
+        ...
+
     def readinto(self, buffer: memoryview) -> int:
         """Take what is there, at least one byte; 0 at the end. Blocks."""
         ...

@@ -305,6 +305,7 @@ class _FileFetch:
         limits, observe = self.outside.limits, self.outside.observe
         async with opened_part(self.folder, identity, limits, observe, trust=self.outside.trust, name=name) as part:
             require_space(part)
+            await in_thread(part.reserve)
             try:
                 fetch = await self._run(source, part, told)
             except HttpRefused as refused:

@@ -139,6 +139,10 @@ class HttpBody:
         self._heard = heard
         self._left = 0 if empty else _announced(heard)
 
+    @property
+    def waited_seconds(self) -> float:
+        return self._heard.reply.waited_seconds
+
     def readinto(self, buffer: memoryview) -> int:
         """See `Body.readinto`. Never more than the answer said it would hold: what comes after it is nobody's."""
         if self._left == 0:

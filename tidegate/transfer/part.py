@@ -27,6 +27,7 @@ from tidegate.events import Note, Observer
 from tidegate.model import Identity, Value
 from tidegate.settings import TransferSettings
 from tidegate.transfer.pieces import Span, Spans
+from tidegate.transfer.preallocate import preallocate
 
 PART = "{}.part"
 """The name of the file that holds the bytes; it is its own lock."""
@@ -74,6 +75,7 @@ class Part:
         self._limits = limits
         self._since_checkpoint = 0
         self._checkpointed_at = 0.0
+        self._reserved = False
         self._file = -1
         self._now = self._begun_at = now
         self._lock = threading.Lock()
@@ -147,6 +149,20 @@ class Part:
     def unjournaled_bytes(self) -> int:
         """What a crash would cost now."""
         return self._since_checkpoint
+
+    def reserve(self) -> None:
+        """Take the space that the whole source needs, where the file system can. The file looks no longer for it.
+
+        Raises:
+            DiskFull: it is not to be had, and what was taken for it is given back.
+        """
+        if self.complete or not self.identity.size_bytes:
+            return
+        try:
+            preallocate(self._file, self.identity.size_bytes)
+        except OSError as error:
+            raise from_os_error(error, "reserving space for the download") from error
+        self._reserved = True
 
     def write(self, chunk: bytes, now: float) -> None:
         """Append to what is there from the first byte on, and journal when that is due.
@@ -229,8 +245,11 @@ class Part:
             raise from_os_error(error, "reading the download") from error
 
     def close(self) -> None:
-        """Release the lock; the file stays for a later run."""
+        """Release the lock; the file stays for a later run, which takes anew the space that no byte needed yet."""
         if self._file >= 0:
+            if self._reserved and not self.complete:
+                with contextlib.suppress(OSError):
+                    os.ftruncate(self._file, os.fstat(self._file).st_size)
             os.close(self._file)
             self._file = -1
 
@@ -243,6 +262,8 @@ class Part:
             self._leave_the_store_its_bytes()
         os.ftruncate(self._file, 0)
         self.checkpoint()
+        if self._reserved:
+            self.reserve()
 
     def _leave_the_store_its_bytes(self) -> None:
         """A crash while storing leaves the file linked from there as well: it must not be cut under the asset."""

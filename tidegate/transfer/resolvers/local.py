@@ -154,6 +154,10 @@ class LocalBody:
         self.identity = identity
         self.total_bytes = identity.size_bytes
 
+    @property
+    def waited_seconds(self) -> float:
+        return 0.0
+
     def readinto(self, buffer: memoryview) -> int:
         if self._exchange.aborted:
             raise ConnectionFailed("The read was given up")

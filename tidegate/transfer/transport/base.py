@@ -28,6 +28,11 @@ class Reply(Protocol):
     end_is_certain: bool
     """Whether an early end would be noticed: a length or a last chunk was announced."""
 
+    @property
+    def waited_seconds(self) -> float:
+        """Grows while a read waits for bytes; not while it unpacks those that came."""
+        ...
+
     def readinto(self, buffer: memoryview) -> int:
         """Take what is there, at least one byte; 0 at the end of the body. Blocks.
 

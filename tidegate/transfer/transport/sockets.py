@@ -59,6 +59,8 @@ class SocketLine:
         self._heard = False
         """Whether anything came since the last question."""
         self._reply: SocketReply | None = None
+        self.waited_seconds = 0.0
+        """For bodies, in all."""
 
     def ask(self, url: str, headers: dict[str, str]) -> SocketReply:
         """See `Line.ask`. A kept connection that the origin has closed meanwhile is replaced, once."""
@@ -202,7 +204,10 @@ class SocketLine:
             raise RequestTimeout(f"No answer from {_host(url)} in time", evidence=evidence_of(url))
 
     def _wait(self, events: int, seconds: float, url: str) -> None:
-        if not self._ready(events, seconds, url):
+        begun = time.monotonic()
+        ready = self._ready(events, seconds, url)
+        self.waited_seconds += time.monotonic() - begun
+        if not ready:
             raise StalledTransfer("No byte came for longer than the stall timeout", evidence=evidence_of(url))
 
     def _ready(self, events: int, seconds: float, url: str) -> bool:
@@ -272,6 +277,10 @@ class SocketReply:
             self._ahead = memoryview(talk.trailing_data[0])
         if self._left == 0:
             self._ended = True
+
+    @property
+    def waited_seconds(self) -> float:
+        return self._line.waited_seconds
 
     @property
     def goes_on(self) -> bool:

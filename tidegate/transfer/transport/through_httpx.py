@@ -9,6 +9,7 @@ import contextlib
 import logging
 import socket
 import threading
+import time
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -122,6 +123,7 @@ class HttpxReply:
         # Without a chunk size: httpx would hold bytes back to fill a chunk, and lose them when the line breaks.
         self._chunks = response.iter_raw()
         self._ahead = memoryview(b"")
+        self.waited_seconds = 0.0
         chunked = "chunked" in self.headers.get("Transfer-Encoding", "").lower()
         self.end_is_certain = chunked or "Content-Length" in self.headers
 
@@ -129,7 +131,9 @@ class HttpxReply:
         self._line._begin()
         try:
             while not self._ahead:
+                idle = time.monotonic() - time.thread_time()
                 chunk = next(self._chunks, None)
+                self.waited_seconds += time.monotonic() - time.thread_time() - idle
                 if chunk is None:
                     return 0
                 self._ahead = memoryview(chunk)
