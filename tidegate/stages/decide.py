@@ -154,7 +154,7 @@ def ladder(
 
 def smaller(decision: Decision, height: int) -> Decision:
     """The same with a picture of `height` pixels, after a larger one could not be made."""
-    reason = f"a larger picture could not be made: {height} lines"
+    reason = f"scaled to {height} lines, because a larger picture could not be made"
     return decision.model_copy(update={"height": height, "reasons": (*decision.reasons, reason)})
 
 
