@@ -94,8 +94,8 @@ class TransferSettings(Group):
     deadline: Seconds = timedelta(minutes=30)
     """The least time, in seconds, that a download may take; without end while it is faster than the minimum speed."""
     checkpoint_bytes: int = 32 * 1024 * 1024
-    """Bytes after which the part is synced and journaled; a crash costs about this much. At full speed twice as often
-    costs a tenth of the speed, half as often gains nothing."""
+    """Bytes after which the part is synced and journaled; a crash costs about this much, and what is on its way. At
+    full speed twice as often costs a tenth of the speed, half as often gains next to nothing."""
     checkpoint_interval: Seconds = timedelta(seconds=1)
     """Seconds after which the part is synced and journaled even if fewer bytes came."""
     connections: int = Field(default=6, gt=0)
