@@ -21,7 +21,7 @@ from tidegate.errors import DiskFull
 from tidegate.events import Event, Note, unobserved
 from tidegate.model import Identity
 from tidegate.settings import TransferSettings
-from tidegate.transfer.part import Part, opened_part
+from tidegate.transfer.part import UNHURRIED_BYTES, UNHURRIED_SECONDS, Part, opened_part
 
 KIB = 1024
 IDENTITY = Identity(url="http://origin/clip.mp4", name="clip.mp4", size_bytes=1000 * KIB, etag='"one"', ranges=True)
@@ -164,6 +164,17 @@ def test_a_part_is_journaled_after_enough_bytes_and_after_enough_time(tmp_path: 
     assert journaled_after(KIB, 110.0) == 2 * KIB
     assert journaled_after(63 * KIB, 111.0) == 2 * KIB
     assert journaled_after(KIB, 112.0) == 66 * KIB
+    part.close()
+
+
+def test_a_source_that_leaves_time_is_journaled_more_often(tmp_path: Path) -> None:
+    part = Part.open(tmp_path, IDENTITY, TransferSettings())
+    part.checkpoint(now=100.0)
+    part.write(bytes(UNHURRIED_BYTES - 1), 100.0)
+    assert not part.checkpoint_is_due(100.0 + UNHURRIED_SECONDS), "a slow one that brought little"
+    part.write(b"1", 100.0 + UNHURRIED_SECONDS / 2)
+    assert not part.checkpoint_is_due(100.0 + UNHURRIED_SECONDS / 2), "a fast one: more at once costs less"
+    assert part.checkpoint_is_due(100.0 + UNHURRIED_SECONDS)
     part.close()
 
 

@@ -29,6 +29,9 @@ from tidegate.settings import TransferSettings
 from tidegate.transfer.pieces import Span, Spans
 from tidegate.transfer.preallocate import preallocate
 
+UNHURRIED_SECONDS, UNHURRIED_BYTES = 0.1, 4 * 1024 * 1024
+"""A source that needs so long for so much leaves time to sync more often than every `checkpoint_bytes`, at no cost to
+its speed: a crash costs less then."""
 PART = "{}.part"
 """The name of the file that holds the bytes; it is its own lock."""
 JOURNAL = "{}.journal"
@@ -192,9 +195,10 @@ class Part:
 
     def checkpoint_is_due(self, now: float) -> bool:
         """Whether enough bytes or time have passed (seconds of a monotonic clock)."""
-        enough = self._since_checkpoint >= self._limits.checkpoint_bytes
-        late = now - self._checkpointed_at >= self._limits.checkpoint_interval.total_seconds()
-        return enough or (late and self._since_checkpoint > 0)
+        waited, since = now - self._checkpointed_at, self._since_checkpoint
+        enough = since >= self._limits.checkpoint_bytes or (waited >= UNHURRIED_SECONDS and since >= UNHURRIED_BYTES)
+        late = waited >= self._limits.checkpoint_interval.total_seconds()
+        return enough or (late and since > 0)
 
     def checkpoint(self, now: float = 0.0) -> None:
         """Make everything received durable, then say so in the journal. One at a time; others may write meanwhile.
