@@ -61,6 +61,9 @@ ENDINGS = {
     "growing.ts": Ending(("source_changed", *DAMAGED.failures)),
 }
 
+FEW = ("flipped-0.ts", "no-size.avi", "still.mp4", "two\nlines.mp4", "-rf.mp4", "growing.ts")
+"""Those of the quick suite; all of them go with the slow tests."""
+
 
 def flipped(content: bytes, seed: int, *, first: int = 0, end: int | None = None, every: int = 400) -> bytes:
     """The same length, with a random byte in some places."""
@@ -136,14 +139,17 @@ def growing(path: Path) -> Iterator[None]:
 
 
 @pytest.mark.timeout(MOST_SECONDS + 30)
-def test_hardly_media_is_a_verified_result_or_a_known_failure(command: Command, clips: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("names", [FEW, pytest.param(tuple(ENDINGS), marks=pytest.mark.slow)], ids=["few", "all"])
+def test_hardly_media_is_a_verified_result_or_a_known_failure(
+    names: tuple[str, ...], command: Command, clips: Path, tmp_path: Path
+) -> None:
     paths = laid_out(tmp_path, clips)
     with growing(paths["growing.ts"]):
-        ended = command.run(*(path.as_posix() for path in paths.values()), "--until", "remux", timeout=MOST_SECONDS)
+        ended = command.run(*(paths[name].as_posix() for name in names), "--until", "remux", timeout=MOST_SECONDS)
     assert "Traceback" not in ended.stderr
     results = ended.document["results"]
-    assert len(results) == len(ENDINGS)
-    wrong = [f"{name!r}: {_told(one)}" for name, one in zip(ENDINGS, results, strict=True) if not _fits(name, one)]
+    assert len(results) == len(names)
+    wrong = [f"{name!r}: {_told(one)}" for name, one in zip(names, results, strict=True) if not _fits(name, one)]
     assert wrong == [], "\n".join(wrong)
     assert left_running(command) == []
     assert leftovers(command.home / "tidegate" / "scratch", ("*.partial",)) == []
