@@ -118,7 +118,7 @@ class Way:
             return
 
         media = await self._made(downloaded, key, aim)
-        found = (*self._stepped_down(), *media.findings)
+        found = (*self._stepped_down(media), *media.findings)
         self._note(remux=media, findings=found)
         if not self.outcome.stages["remux"].cached:
             await show_decision(self.outcome, media)
@@ -198,9 +198,14 @@ class Way:
         finally:
             self._note(tried=tuple(self._tried))
 
-    def _stepped_down(self) -> tuple[Finding, ...]:
+    def _stepped_down(self, media: RemuxResult) -> tuple[Finding, ...]:
         tried = "; ".join(f"{one.label}: {one.message}" for one in self.outcome.tried)
-        return (Finding(code="stepped_down", message=f"A lower quality was taken: {tried}"),) if tried else ()
+        if tried:
+            return (Finding(code="stepped_down", message=f"A lower quality was taken: {tried}"),)
+        if media.aim is None or media.aim.height is None:
+            return ()
+        told = f"A picture of {media.aim.height} lines, because an earlier run could make none larger within its memory"
+        return (Finding(code="stepped_down", message=f"{told} and time; --refresh tries again"),)
 
     async def _stage(self, stage: Stage[Any], *arguments: Any) -> Any:
         started = time.monotonic()

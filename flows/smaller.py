@@ -59,7 +59,7 @@ class Reduction:
             raise
 
     def _give_up(self, aim: Aim, failure: ProcessFailure, seconds: float) -> None:
-        label = f"a picture of {failure.target_height} lines within {aim.rung}'s limits"
+        label = f"a picture of {failure.target_height} lines"
         self.tried.append(
             Tried(
                 resolver=TRANSCODE,

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 from blake3 import blake3
-from pydantic import BaseModel, ConfigDict, Field, SecretStr, StringConstraints
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, StringConstraints, field_validator
 
 from tidegate.redact import redact_url
 
@@ -552,9 +552,16 @@ class Aim(Value):
     """What a transcode aims at, and may cost."""
 
     rung: Quality
-    """Whose limits hold: memory, time, threads."""
-    height: int | None = None
+    """Whose limits hold: memory, time, threads. Not `auto`, which is a wish."""
+    height: int | None = Field(default=None, ge=16)
     """The height of the picture, in pixels, after a step down; None: as it was asked for."""
+
+    @field_validator("rung")
+    @classmethod
+    def _is_a_rung(cls, rung: Quality) -> Quality:
+        if rung in (Quality.AUTO, Quality.BEST):
+            raise ValueError(f"{rung} is no rung")
+        return rung
 
 
 class Verification(Value):

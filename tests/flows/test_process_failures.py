@@ -29,7 +29,7 @@ COPY = 'case "$*" in *" -progress "*) case "$*" in *libx264*) ;; *) {} ;; esac ;
 WORK = 'case "$*" in *" -progress "*) {} ;; esac'
 """… before any work on media; asking for the version is none."""
 LARGE_PICTURE = (
-    'case "$*" in *libx264*) lines=$(echo "$*" | sed -n "s/.*scale=-2:\\([0-9]*\\).*/\\1/p");'
+    'case "$*" in *libx264*) lines=$(echo "$*" | sed -n "s/.*scale=[-0-9]*:\\([0-9]*\\).*/\\1/p");'
     ' if [ "${{lines:-9999}}" -gt 300 ]; then {}; fi ;; esac'
 )
 """… before it encodes a picture of more than 300 lines."""

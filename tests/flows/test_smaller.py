@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import re
 import signal
 import subprocess
 import time
@@ -43,7 +44,7 @@ def greedy(folder: Path, *, above: int, and_then: str = ":") -> Path:
 
     `and_then` is what the shell does before it encodes a smaller one.
     """
-    lines = '$(echo "$*" | sed -n "s/.*scale=-2:\\([0-9]*\\).*/\\1/p")'
+    lines = '$(echo "$*" | sed -n "s/.*scale=[-0-9]*:\\([0-9]*\\).*/\\1/p")'
     before = (
         f'case "$*" in *libx264*) lines={lines}\n'
         f'  if [ "${{lines:-9999}}" -gt {above} ]; then {SHORT_OF_MEMORY}; fi; {and_then} ;;\nesac'
@@ -107,14 +108,14 @@ def test_a_run_that_is_killed_below_goes_on_below(command: Command, film: Path, 
     tool = greedy(tmp_path, above=300, and_then="sleep 600")
     command.environment["TIDEGATE_TOOLS_FFMPEG"] = str(tool)
     with command.started(str(film)) as process:
-        wait_in(process, lambda: any("scale=-2:240" in call for call in encoded(tool)))
+        wait_in(process, lambda: any(re.search(r"scale=\d+:240", call) for call in encoded(tool)))
         process.send_signal(signal.SIGKILL)
     begun = len(encoded(tool))
     greedy(tmp_path, above=300)
     ended = command.run(str(film))
     assert ended.code == 0, ended.stderr
     assert height(ended.document) == 240
-    assert ["scale=-2:240" in call for call in encoded(tool)[begun:]] == [True]
+    assert [bool(re.search(r"scale=\d+:240", call)) for call in encoded(tool)[begun:]] == [True]
     assert len(ended.document["tried"]) == 2, "the report tells the whole story"
 
 

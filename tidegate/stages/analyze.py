@@ -14,7 +14,7 @@ import psutil
 
 from tidegate.durable.children import own_name
 from tidegate.durable.threads import in_thread
-from tidegate.errors import EncoderUnknown, RefusedByMuxer
+from tidegate.errors import EncoderUnknown, MemoryExhausted, RefusedByMuxer
 from tidegate.events import Note
 from tidegate.model import AnalysisResult, Asset, Detection, MediaInfo, RemuxResult
 from tidegate.process.ffmpeg import Toolchain, base_arguments, file_url, run_ffmpeg
@@ -26,6 +26,8 @@ from tidegate.stages.workbench import Workbench
 RECIPE = 1
 """Raise it when the same media would give another analysis: old checkpoints are then not believed."""
 
+NOT_RUN = (RefusedByMuxer, EncoderUnknown, MemoryExhausted)
+"""Failures after which a detector counts as not run: the film is made and verified, and is published without."""
 CONTACT_SHEET = "contact-sheet.jpg"
 WAVEFORM = "waveform.png"
 SHEET_COLUMNS, SHEET_ROWS = 4, 3
@@ -44,7 +46,7 @@ async def analyze(bench: Workbench, media: RemuxResult, key: str) -> AnalysisRes
     fitting = tuple(d for d in DETECTORS if media.media.of_kind(d.kind))
     try:
         detections = await one_pass.run(fitting, pictures=True)
-    except (RefusedByMuxer, EncoderUnknown) as error:
+    except NOT_RUN as error:
         bench.observe(Note(f"analyze: {error.message}; asking each detector on its own", "warning"))
         detections = await one_pass.one_by_one(fitting)
     missing = [
@@ -93,7 +95,7 @@ class _Pass:
     async def one_by_one(self, detectors: tuple[Detector, ...]) -> list[Detection]:
         """Slower, but one broken filter costs only itself: neither the other detectors nor the pictures."""
         found = [await self._alone(detector) for detector in detectors]
-        with contextlib.suppress(RefusedByMuxer, EncoderUnknown):
+        with contextlib.suppress(*NOT_RUN):
             await self.run((), pictures=True)
         return found
 
@@ -106,7 +108,7 @@ class _Pass:
     async def _alone(self, detector: Detector) -> Detection:
         try:
             return (await self.run((detector,), pictures=False))[0]
-        except (RefusedByMuxer, EncoderUnknown) as error:
+        except NOT_RUN as error:
             return Detection(detector=detector.name, state="not_run", reason=error.message)
 
     def _graph(self, detectors: tuple[Detector, ...], *, pictures: bool) -> list[str]:

@@ -15,6 +15,8 @@ from tidegate.stages.verification import tolerance_seconds
 
 STEADY_FRAMES_PER_SECOND = 5.0
 """Below it a source shows slides, and a pause between two pictures is no hole."""
+WHOLE_ONLY = frozenset({"vp8", "vp9", "av1", "theora", "gif", "png", "webp", "apng"})
+"""Codecs that know no fields."""
 UNKNOWN_CODEC = "unknown"
 """What the probe says of a stream that nobody here can decode."""
 MOST_CHANNELS = 8
@@ -124,7 +126,7 @@ def fields_of(video: StreamInfo) -> Literal["tff", "bff"] | None:
 
 def worth_a_look(media: MediaInfo, profile: ProfileName, decision: Decision) -> bool:
     """Whether a sample of the pictures would matter: they are encoded, or would be for what the header says."""
-    if media.video is None or profile is ProfileName.ORIGINAL:
+    if media.video is None or profile is ProfileName.ORIGINAL or media.video.codec in WHOLE_ONLY:
         return False
     return decision.video == "h264" or FIELDS.get(media.video.field_order or "") is not None
 

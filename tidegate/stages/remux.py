@@ -40,7 +40,8 @@ from tidegate.stages.decide import decide, findings, ladder, smaller, worth_a_lo
 from tidegate.stages.recipes import offsets_seconds, output_arguments, repair_arguments
 from tidegate.stages.scan import looked_at
 from tidegate.stages.sidecars import sidecars
-from tidegate.stages.transcode import Film, transcode, verified
+from tidegate.stages.transcode import Film, memory_cap, transcode, verified
+from tidegate.stages.verification import damage_of
 from tidegate.stages.workbench import Workbench
 
 RECIPE = 2
@@ -76,7 +77,7 @@ async def remux(
     version = await version_of(toolchain, bench.settings.process)  # first, so that a wrong tool costs no work
     aim = aim or aim_of(source.media, quality)
     toolchain = replace(toolchain, threads=toolchain.threads or _threads(aim))
-    source, tone_maps = await _looked_into(bench, toolchain, source, profile, quality)
+    source, tone_maps = await _looked_into(bench, toolchain, source, profile, quality, aim)
     steps: list[LadderStep] = []
     rungs = plan(source.media, profile, quality, aim, can_tone_map=tone_maps)
     decision = rungs[0]
@@ -89,7 +90,7 @@ async def remux(
             if made is not None:
                 break
         media, verification, chunks = made
-        beside, lost = await sidecars(bench, toolchain, source, rung, output.parent)
+        beside, lost = await sidecars(bench, toolchain, source, rung, output.parent, memory_cap(aim))
         rung = rung.model_copy(
             update={"sidecars": tuple(sidecar for sidecar in rung.sidecars if sidecar.name in beside)}
         )
@@ -111,6 +112,8 @@ async def remux(
             *_length_finding(source),
             *_gap_findings(source),
             *_damage(steps, verification),
+            *damage_of(source.media, media, rung),
+            *_given_up(chunks),
             *lost,
         ),
         ffmpeg_version=version,
@@ -127,11 +130,12 @@ def aim_of(media: MediaInfo, quality: Quality) -> Aim:
 def plan(
     media: MediaInfo, profile: ProfileName, quality: Quality, aim: Aim, *, can_tone_map: bool = True
 ) -> tuple[Decision, ...]:
-    """The strategies in their order. After a step down only the last is left, with a smaller picture: the others have
-    failed, or were never to be."""
+    """The strategies in their order. After a step down only those that encode the picture, and make it smaller."""
     decision = decide(media, profile, quality, can_tone_map=can_tone_map)
     rungs = ladder(decision, profile, media, can_tone_map=can_tone_map)
-    return rungs if aim.height is None else (smaller(rungs[-1], aim.height),)
+    if aim.height is None:
+        return rungs
+    return tuple(smaller(rung, aim.height) for rung in rungs if rung.video == "h264")
 
 
 def _threads(aim: Aim) -> int:
@@ -139,12 +143,12 @@ def _threads(aim: Aim) -> int:
 
 
 async def _looked_into(
-    bench: Workbench, toolchain: Toolchain, source: DownloadResult, profile: ProfileName, quality: Quality
+    bench: Workbench, toolchain: Toolchain, source: DownloadResult, profile: ProfileName, quality: Quality, aim: Aim
 ) -> tuple[DownloadResult, bool]:
     """The source with what a look at its pictures added, and whether HDR could be tone-mapped."""
     media, tone_maps = source.media, True
     if media.video is not None and worth_a_look(media, profile, decide(media, profile, quality)):
-        media = await looked_at(bench, toolchain, source)
+        media = await looked_at(bench, toolchain, source, memory_cap(aim))
     if media.video is not None and media.video.color_transfer:
         tone_maps = await can_tone_map(toolchain, bench.settings.process)
     return source.model_copy(update={"media": media}), tone_maps
@@ -244,6 +248,13 @@ def _gap_findings(source: DownloadResult) -> tuple[Finding, ...]:
         )
         for gap in source.gaps
     )
+
+
+def _given_up(chunks: ChunkRecord | None) -> tuple[Finding, ...]:
+    """Chunks that lack pictures tell of a damage that one encoding of the whole passes over."""
+    if chunks is None or not chunks.planned or chunks.why_whole is None:
+        return ()
+    return (Finding(code="encoded_whole", message=f"The film was encoded whole: {chunks.why_whole}"),)
 
 
 def _damage(steps: list[LadderStep], verification: Verification) -> tuple[Finding, ...]:

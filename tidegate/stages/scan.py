@@ -11,7 +11,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Literal
 
-from tidegate.errors import BadTimestamps, EncoderUnknown, RefusedByMuxer
+from tidegate.errors import BadTimestamps, EncoderUnknown, MemoryExhausted, ProcessTimeout, RefusedByMuxer
 from tidegate.events import Note, unobserved
 from tidegate.model import DownloadResult, MediaInfo, StreamInfo
 from tidegate.process.ffmpeg import Toolchain, closed, file_url, opening, run_ffmpeg
@@ -21,12 +21,20 @@ from tidegate.stages.workbench import Workbench
 SAMPLES, SAMPLE_SECONDS = 4, 5.0
 """How many samples, evenly spread, and how long each is."""
 
+SURE = 10
+"""How many times as many pictures must show fields as show none, where the header says that there are none."""
 Scan = Literal["progressive", "tff", "bff"]
 
 SAID = r"Multi frame detection: TFF:\s*(\d+) BFF:\s*(\d+) Progressive:\s*(\d+)"
 
 
-async def looked_at(bench: Workbench, toolchain: Toolchain, source: DownloadResult) -> MediaInfo:
+_HEADER_DOES = (RefusedByMuxer, BadTimestamps, EncoderUnknown, MemoryExhausted, ProcessTimeout)
+"""Failures of the look after which the header is believed. The filter may be missing, too."""
+
+
+async def looked_at(
+    bench: Workbench, toolchain: Toolchain, source: DownloadResult, memory_cap_bytes: int | None
+) -> MediaInfo:
     """Its media, with what samples of the pictures show. Samples that fail leave it to the header."""
     video = source.media.video
     assert video is not None  # noqa: S101
@@ -41,11 +49,13 @@ async def looked_at(bench: Workbench, toolchain: Toolchain, source: DownloadResu
             deadline_seconds=processing_seconds(limits, source.asset.size_bytes),
             media_seconds=None,
             observe=unobserved,
+            memory_cap_bytes=memory_cap_bytes,
             on_stderr=lambda line: lines.append(line) if "detection:" in line else None,
         )
-    except (RefusedByMuxer, BadTimestamps, EncoderUnknown) as error:  # the filter may be missing, too
+    except _HEADER_DOES as error:
         bench.observe(Note(f"remux: no sample of the pictures could be looked at: {error.message}", "warning"))
-    seen = video.model_copy(update={"scan": scan_of(lines)})
+    scan = scan_of(lines, header_says_whole=video.field_order == "progressive")
+    seen = video.model_copy(update={"scan": scan})
     streams = tuple(seen if stream.index == video.index else stream for stream in source.media.streams)
     return source.media.model_copy(update={"streams": streams})
 
@@ -54,7 +64,8 @@ def sample_arguments(toolchain: Toolchain, source: Path, video: StreamInfo, leng
     """The command line: each sample is an input of its own, so that nothing between them is decoded."""
     inputs, outputs = [], []
     for number, at in enumerate(sample_places(length or 0.0)):
-        inputs += ["-ss", f"{at:.3f}", "-t", f"{SAMPLE_SECONDS:g}", *closed(), "-i", file_url(source)]
+        # All inputs are decoded at once; with a thread for each core they would hold as many pictures each.
+        inputs += ["-threads", "1", "-ss", f"{at:.3f}", "-t", f"{SAMPLE_SECONDS:g}", *closed(), "-i", file_url(source)]
         place = video.index if video.place is None else video.place
         outputs += ["-map", f"{number}:{place}", "-vf", "idet", "-f", "null", "-"]
     return [*opening(toolchain.ffmpeg), *inputs, *outputs]
@@ -67,8 +78,9 @@ def sample_places(length: float) -> list[float]:
     return [(length - SAMPLE_SECONDS) * number / SAMPLES for number in range(SAMPLES)]
 
 
-def scan_of(lines: Iterable[str]) -> Scan | None:
-    """By the majority of the pictures that showed anything; None when none did.
+def scan_of(lines: Iterable[str], *, header_says_whole: bool = False) -> Scan | None:
+    """By the majority of the pictures that showed anything; None when none did. Against a header that says that they
+    are whole, a simple majority is not enough.
 
     Interlaced pictures agree on their first field. Fine patterns and captions, which idet takes for fields, do not:
     a progressive test card was called 47 times top first, 45 times bottom first and 8 times whole.
@@ -77,6 +89,7 @@ def scan_of(lines: Iterable[str]) -> Scan | None:
     top, bottom, whole = (sum(column) for column in zip(*found, strict=True)) if found else (0, 0, 0)
     if not top + bottom + whole:
         return None
-    if max(top, bottom) <= max(whole, 2 * min(top, bottom)):
+    others = (SURE if header_says_whole else 1) * whole
+    if max(top, bottom) <= max(others, 2 * min(top, bottom)):
         return "progressive"
     return "tff" if top > bottom else "bff"

@@ -18,20 +18,25 @@ from tidegate.stages.workbench import Workbench
 
 
 async def sidecars(
-    bench: Workbench, toolchain: Toolchain, source: DownloadResult, rung: Decision, folder: Path
+    bench: Workbench,
+    toolchain: Toolchain,
+    source: DownloadResult,
+    rung: Decision,
+    folder: Path,
+    memory_cap_bytes: int | None,
 ) -> tuple[dict[str, Path], tuple[Finding, ...]]:
     """The files beside the video, and what could not be made: the film is whole without them.
 
     All in one reading; only where that fails, each on its own.
     """
     try:
-        return await _written(bench, toolchain, source, rung.sidecars, folder), ()
+        return await _written(bench, toolchain, source, rung.sidecars, folder, memory_cap_bytes), ()
     except (RefusedByMuxer, BadTimestamps):
         made: dict[str, Path] = {}
     lost: list[Finding] = []
     for sidecar in rung.sidecars:
         try:
-            made |= await _written(bench, toolchain, source, (sidecar,), folder)
+            made |= await _written(bench, toolchain, source, (sidecar,), folder, memory_cap_bytes)
         except (RefusedByMuxer, BadTimestamps) as error:
             message = f"{sidecar.name} could not be made: {error.message}"
             lost.append(Finding(code="sidecar_lost", message=message))
@@ -39,7 +44,12 @@ async def sidecars(
 
 
 async def _written(
-    bench: Workbench, toolchain: Toolchain, source: DownloadResult, sidecars: tuple[Sidecar, ...], folder: Path
+    bench: Workbench,
+    toolchain: Toolchain,
+    source: DownloadResult,
+    sidecars: tuple[Sidecar, ...],
+    folder: Path,
+    memory_cap_bytes: int | None,
 ) -> dict[str, Path]:
     paths = {sidecar.name: folder / sidecar.name for sidecar in sidecars}
     if not paths:
@@ -57,6 +67,7 @@ async def _written(
         media_seconds=None,
         observe=unobserved,
         outputs=tuple(paths.values()),
+        memory_cap_bytes=memory_cap_bytes,
     )
     for name, path in paths.items():
         if not path.exists() or not path.stat().st_size:

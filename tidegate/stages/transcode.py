@@ -8,6 +8,7 @@ that is not what it should be is never believed: the film is then encoded whole,
 from __future__ import annotations
 
 import contextlib
+import sys
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -43,10 +44,17 @@ from tidegate.stages.workbench import Workbench
 
 SPEC = 1
 """Raise it when a piece would be made otherwise though its flags are the same."""
+SOUND_SHARE = 8
+"""The encoder of the sound may hold one part in so many of the cap: it needs a few megabytes."""
 CHUNKS = "chunks"
 """The folder of the pieces, in the scratch of their work."""
 
 Encoded = tuple[MediaInfo, Verification]
+
+
+def memory_cap(aim: Aim) -> int:
+    """Bytes that the tools of a rung may hold together on this host."""
+    return cap_bytes(rung_of(aim.rung), psutil.virtual_memory().total)
 
 
 @dataclass(frozen=True)
@@ -89,9 +97,9 @@ class Film:
         return self.seconds_for(self.source.asset.size_bytes)
 
     @property
-    def memory_cap_bytes(self) -> int | None:
-        """For all that works on it at once, on one host."""
-        return cap_bytes(rung_of(self.aim.rung), psutil.virtual_memory().total)
+    def memory_cap_bytes(self) -> int:
+        """For all that works on it at once, on one host: of the rung, or what is set if that is less."""
+        return min(memory_cap(self.aim), self.bench.settings.process.memory_cap or sys.maxsize)
 
     def seconds_for(self, size_bytes: int) -> float:
         """How long a tool may take for so much of the source."""
@@ -227,7 +235,7 @@ class _Work:
             frames=chunk.frames,
             length_seconds=chunk.length_us / 1e6,
             deadline_seconds=film.seconds_for(film.source.asset.size_bytes // len(self.plan.chunks)),
-            memory_cap_bytes=self._memory_cap_bytes(),
+            memory_cap_bytes=self._worker_bytes(),
             limits=film.bench.settings.process,
         )
 
@@ -246,14 +254,15 @@ class _Work:
             frames=None,
             length_seconds=film.media.length_seconds,
             deadline_seconds=film.deadline_seconds,
-            memory_cap_bytes=self._memory_cap_bytes(),
+            memory_cap_bytes=film.memory_cap_bytes // SOUND_SHARE,
             limits=film.bench.settings.process,
         )
 
-    def _memory_cap_bytes(self) -> int | None:
-        """A worker's share: of the cap as of the threads."""
+    def _worker_bytes(self) -> int:
+        """What a worker may hold: its share, as of the threads, of what the sound beside them leaves of the cap."""
         cap, threads = self.film.memory_cap_bytes, max(self.film.toolchain.encoder_threads, self.threads)
-        return cap * self.threads // threads if cap else None
+        beside = cap // SOUND_SHARE if self.film.decision.audio == "aac" else 0
+        return (cap - beside) * self.threads // threads
 
     def _spec(self, *flags: object) -> str:
         """A piece is the same if its source, the tool and every flag are; the flags tell where it begins and ends."""

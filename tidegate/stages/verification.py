@@ -9,13 +9,16 @@ from __future__ import annotations
 from typing import Literal
 
 from tidegate.errors import Evidence, VerificationFailed
-from tidegate.model import Decision, MediaInfo, StreamInfo, Verification
+from tidegate.model import Decision, Finding, MediaInfo, StreamInfo, Verification
 from tidegate.settings import ProcessSettings
 
 SKEW_SECONDS = 1.0
 """By how much the ends of picture and sound may move against each other, however long the film: 0.5 s each."""
 ENCODED_SHARE = 0.02
 """Share of frames that encoding may merge: repeated and empty frames of a source with a variable rate."""
+
+
+_WHAT = {"video": "picture", "audio": "sound"}
 
 
 def tolerance_seconds(length: float) -> float:
@@ -144,9 +147,23 @@ def _nothing_lost(ours: StreamInfo, theirs: StreamInfo, *, copied: bool, sampled
         before //= 2  # each field may be a packet of its own
     length = theirs.span_seconds or 0.0
     lost = max(0, before - after) / before * length if before else 0.0
-    if lost > (tolerance_seconds(length) if copied else max(0.5, ENCODED_SHARE * length)):
+    merges = not copied and theirs.variable_rate
+    if lost > (max(0.5, ENCODED_SHARE * length) if merges else tolerance_seconds(length)):
         unit = "packets" if copied else "frames"
         raise VerificationFailed(f"{before - after} of {before} {ours.kind} {unit} are missing from the output")
+
+
+def damage_of(source: MediaInfo, output: MediaInfo, decision: Decision) -> tuple[Finding, ...]:
+    """What the output lacks within the tolerance: what of the source could not be decoded stands still in it."""
+    lost = [
+        (ours, ours.gap_seconds - theirs.gap_seconds)
+        for ours, theirs in paired_streams(source, output, decision)
+        if ours.gap_seconds - theirs.gap_seconds > tolerance_seconds(0.0)
+    ]
+    return tuple(
+        Finding(code="source_damaged", message=f"{seconds:.1f} s of the {_WHAT[ours.kind]} could not be decoded")
+        for ours, seconds in lost
+    )
 
 
 def _covers_as_much(ours: StreamInfo, theirs: StreamInfo) -> None:
