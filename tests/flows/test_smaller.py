@@ -145,7 +145,7 @@ CAP_BYTES = 200_000_000
 TICK_SECONDS = 0.5
 
 
-@pytest.mark.parametrize("guard", ["auto", "sampling"])
+@pytest.mark.parametrize("guard", ["auto", pytest.param("sampling", marks=pytest.mark.slow)])
 def test_a_memory_cap_below_the_need_is_kept_and_the_transcode_completes_smaller(
     guard: str, command: Command, clips: Path
 ) -> None:

@@ -111,8 +111,7 @@ async def decode(source: Path, told: list[Event]) -> None:
 def test_the_real_ffmpeg_reports_its_progress_as_seconds_of_media(clips: Path) -> None:
     told: list[Event] = []
     anyio.run(decode, clip(clips, seconds=2), told)
-    last = told[-1]
-    assert isinstance(last, Advance)
+    last = [event for event in told if isinstance(event, Advance)][-1]
     assert (last.unit, last.total) == ("seconds", 2.0)
     assert last.done == pytest.approx(2.0, abs=0.1)
 

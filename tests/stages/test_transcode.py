@@ -76,7 +76,11 @@ def records(bench: Workbench, key: str) -> list[Path]:
 # --- nothing is lost --------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", FILMS)
+OFTEN = ("open GOP, Matroska", "variable rate", "two tracks of sound, subtitles, chapters")
+"""Films of the quick suite: each kind of cut. All of them go with the slow tests."""
+
+
+@pytest.mark.parametrize("name", [n if n in OFTEN else pytest.param(n, marks=pytest.mark.slow) for n in FILMS])
 def test_every_picture_comes_at_its_time_and_every_sample_of_sound(
     name: str, cutting: Bench, films: Films, key: str
 ) -> None:

@@ -91,6 +91,7 @@ def test_a_cluster_makes_the_very_film_that_this_host_makes(
     assert film_of(here).read_bytes() == film_of(there).read_bytes()
 
 
+@pytest.mark.slow
 def test_a_chunk_whose_worker_is_killed_is_made_by_another_one(cutting: Command, cluster: Any, source: Path) -> None:
     command = spread_over(cutting, cluster.scheduler_address)
     with command.started(str(source)) as process:
@@ -107,6 +108,7 @@ def test_a_chunk_whose_worker_is_killed_is_made_by_another_one(cutting: Command,
     assert len(shown(film)) == SECONDS * 25
 
 
+@pytest.mark.slow
 def test_an_interrupted_run_takes_its_workers_tools_along_and_goes_on(
     cutting: Command, cluster: Any, source: Path
 ) -> None:
@@ -123,6 +125,7 @@ def test_an_interrupted_run_takes_its_workers_tools_along_and_goes_on(
     assert chunks["reused"] + chunks["encoded"] == CHUNKS
 
 
+@pytest.mark.slow
 def test_a_scheduler_that_does_not_answer_is_told_as_such(cutting: Command, source: Path) -> None:
     ended = spread_over(cutting, "tcp://127.0.0.1:9").run(str(source))
     assert ended.code != 0
