@@ -277,7 +277,7 @@ def _inside(site: Site, environment: Mapping[str, str]) -> Iterator[None]:
 
 SLOW_ONCE = """#!/bin/sh
 echo "$*" >> {calls}
-case " $* " in *" -progress "*) ;; *) exec {real} "$@" ;; esac
+case " $* " in *" idet "*) exec {real} "$@" ;; *" -progress "*) ;; *) exec {real} "$@" ;; esac
 if mkdir {marker} 2>/dev/null; then
     {before}
     exec {real} {slowly} "$@"
@@ -287,7 +287,8 @@ exec {real} "$@"
 
 
 def slow_once(folder: Path, before: str = "", slowly: str = "-re") -> Path:
-    """The real ffmpeg, whose first piece of work takes as long as its input plays, and every later one as usual.
+    """The real ffmpeg, whose first piece of work takes as long as its input plays, and every later one as usual. A look
+    at samples of the pictures is none.
 
     `before` is said to the shell right before that first piece of work.
     """
