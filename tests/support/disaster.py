@@ -25,7 +25,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import imageio_ffmpeg
 import psutil
 
 from tests.support.command import wait_until
@@ -35,7 +34,8 @@ from tests.support.site import Site, asked
 from tidegate.durable.children import MARK as ATTEMPT_MARK
 from tidegate.durable.home import Home
 from tidegate.durable.ledger import Attempt, AttemptState, Ledger, Recovery
-from tidegate.settings import LedgerSettings
+from tidegate.process.ffmpeg import Toolchain
+from tidegate.settings import LedgerSettings, ToolSettings
 
 Fresh = Callable[[str], Path]
 """Gives a copy of a film that no run has seen before."""
@@ -287,8 +287,8 @@ exec {real} "$@"
 
 
 def slow_once(folder: Path, before: str = "", slowly: str = "-re") -> Path:
-    """The real ffmpeg, whose first piece of work takes as long as its input plays, and every later one as usual. A look
-    at samples of the pictures is none.
+    """The ffmpeg that a run finds, whose first piece of work takes as long as its input plays, and every later one as
+    usual. A look at samples of the pictures is none.
 
     `before` is said to the shell right before that first piece of work.
     """
@@ -297,7 +297,7 @@ def slow_once(folder: Path, before: str = "", slowly: str = "-re") -> Path:
     quoted = {
         "calls": shlex.quote(str(folder / "ffmpeg-slow-once.calls")),
         "marker": shlex.quote(str(folder / "slow")),
-        "real": shlex.quote(imageio_ffmpeg.get_ffmpeg_exe()),
+        "real": shlex.quote(str(Toolchain.find(ToolSettings()).ffmpeg.absolute())),
     }
     tool.write_text(SLOW_ONCE.format(before=before, slowly=slowly, **quoted))
     tool.chmod(0o755)
