@@ -8,11 +8,14 @@ from __future__ import annotations
 
 import logging
 
+import anyio
 from prefect.artifacts import acreate_markdown_artifact
 
 from tidegate.model import Outcome, RemuxResult
 from tidegate.report.markdown import decision_markdown
 
+PATIENCE_SECONDS = 3.0
+"""How long a server that is away may hold up the run; Prefect's client would try for minutes."""
 KEY = "decision"
 """Artifacts of this key are versions of one another in the UI; each belongs to its own flow run."""
 
@@ -23,6 +26,7 @@ async def show_decision(outcome: Outcome, made: RemuxResult) -> None:
     """Show it in the flow run that is current."""
     try:
         text = decision_markdown(outcome, made)
-        await acreate_markdown_artifact(text, key=KEY, description=f"{made.decision.strategy} of {outcome.source}")
+        with anyio.move_on_after(PATIENCE_SECONDS):
+            await acreate_markdown_artifact(text, key=KEY, description=f"{made.decision.strategy} of {outcome.source}")
     except Exception:  # a picture for people: the work does not depend on it
         _logger.debug("The decision could not be shown", exc_info=True)

@@ -14,11 +14,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import imageio_ffmpeg
 import psutil
 
 from tests.support.command import Command, Ended
 from tests.support.leaks import MARK, leftovers
+from tidegate.process.ffmpeg import Toolchain
+from tidegate.settings import ToolSettings
 
 STAGES = ["probe", "download", "remux", "analyze", "publish"]
 UNFINISHED = ("*.tmp", "*.partial")
@@ -107,12 +108,12 @@ def made_now(ended: Ended) -> list[str]:
 
 
 def witness(folder: Path, before: str = "", options: str = "") -> Path:
-    """The real ffmpeg under a script that writes down each call, says `before` to the shell and adds `options`.
+    """The ffmpeg that runs find, under a script that writes down each call, says `before` to the shell and adds `options`.
 
     `-re` among the options makes it read its input no faster than it plays: a short clip becomes a long step.
     """
     tool = folder / "witnessed-ffmpeg"
-    calls, real = shlex.quote(str(calls_file(tool))), shlex.quote(imageio_ffmpeg.get_ffmpeg_exe())
+    calls, real = shlex.quote(str(calls_file(tool))), shlex.quote(str(Toolchain.find(ToolSettings()).ffmpeg.absolute()))
     tool.write_text(f'#!/bin/sh\necho "$*" >> {calls}\n{before}\nexec {real} {options} "$@"\n')
     tool.chmod(0o755)
     return tool
