@@ -108,7 +108,7 @@ def made_now(ended: Ended) -> list[str]:
 
 
 def witness(folder: Path, before: str = "", options: str = "") -> Path:
-    """The ffmpeg that runs find, under a script that writes down each call, says `before` to the shell and adds `options`.
+    """The ffmpeg that runs find, under a script: it writes down each call, says `before` to the shell, adds `options`.
 
     `-re` among the options makes it read its input no faster than it plays: a short clip becomes a long step.
     """
