@@ -186,7 +186,7 @@ class ToolSettings(Group):
     ffmpeg: str | None = None
     """Path of ffmpeg. None: the one on PATH, else the one inside the imageio-ffmpeg wheel."""
     threads: int | None = Field(default=None, gt=0)
-    """Threads of an encoder. None: all cores, at most 8."""
+    """Threads of an encoder. None: as the rung, the cores and the available memory allow, at most 8."""
     encoder: Encoder = "software"
     """Which H.264 encoder: `software` (libx264), `nvenc`, `vaapi`, `qsv`, `videotoolbox`, `v4l2m2m`, or `auto` for the
     first of these that works. One that does not work here is replaced by libx264, and that is told."""
