@@ -120,9 +120,9 @@ def witness(folder: Path, before: str = "", options: str = "") -> Path:
 
 
 def works(tool: Path) -> list[str]:
-    """The calls of a witnessed ffmpeg that worked on media, one line each; asking for its version is no work."""
+    """The calls of a witnessed ffmpeg that made media, one line each; its version and a look at the fields are none."""
     lines = calls_file(tool).read_text().splitlines() if calls_file(tool).exists() else []
-    return [line for line in lines if " -i " in line]
+    return [line for line in lines if " -i " in line and " idet " not in line]
 
 
 def calls_file(tool: Path) -> Path:

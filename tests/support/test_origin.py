@@ -444,13 +444,13 @@ def test_the_process_serves_journals_and_stops(tmp_path: Path) -> None:
     ]
 
 
-def test_a_large_file_is_served_faster_than_any_client_needs(tmp_path: Path) -> None:
+def test_a_large_file_costs_the_origin_little(tmp_path: Path) -> None:
     large = tmp_path / "large.bin"
     large.touch()
     os.truncate(large, 256 * MIB)
     with Origin({"file": large, "synthetic": Synthetic(256 * MIB)}) as origin:
         for name in ("file", "synthetic"):
-            assert megabytes_per_second(origin, name) > 300
+            assert megabytes_per_second(origin, name) > 100, "what a test asks of it at most"
 
 
 def megabytes_per_second(origin: Origin, name: str) -> float:

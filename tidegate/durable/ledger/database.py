@@ -269,7 +269,7 @@ def _begun(connection: Connection, *, last: bool) -> bool:
         return True
     try:
         connection.connection.cursor().execute("BEGIN IMMEDIATE")
-    except sqlite3.OperationalError as error:
+    except sqlite3.Error as error:
         if getattr(error, "sqlite_errorcode", 0) & 0xFF == SQLITE_BUSY:
             return False
         connection.exec_driver_sql("BEGIN IMMEDIATE")  # again, so that the failure is one of SQLAlchemy's
