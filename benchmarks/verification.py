@@ -1,4 +1,4 @@
-"""What believing no exit code costs: every frame of a result inspected, beside one bare decode of it by ffmpeg."""
+"""What believing no exit code costs: a result inspected, whole or in samples, beside one bare decode by ffmpeg."""
 
 from __future__ import annotations
 
@@ -6,7 +6,9 @@ import asyncio
 import subprocess
 import tempfile
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
+from typing import Literal
 
 from benchmarks.pairs import Pairs, measure
 from tests.support.clips import clip
@@ -16,36 +18,27 @@ from tidegate.process.inspect import inspect
 from tidegate.settings import ProcessSettings, ToolSettings
 
 SECONDS = 60
+TIMES = 10
+"""How often the film of the sampled inspection repeats it: only long ones are sampled."""
 
 
 def results() -> Iterator[Pairs]:
     with tempfile.TemporaryDirectory() as folder:
-        source = clip(Path(folder), seconds=SECONDS, size="1280x720")
         tool = Toolchain.find(ToolSettings()).ffmpeg
-        bare = [
-            str(tool),
-            "-nostdin",
-            "-v",
-            "error",
-            "-i",
-            str(source),
-            "-map",
-            "0:v",
-            "-map",
-            "0:a",
-            "-f",
-            "null",
-            "-",
-        ]
-        for depth, goal in (("frames", 1.5), ("sampled", 1.0)):
+        short = clip(Path(folder), seconds=SECONDS, size="1280x720")
+        long = Path(folder) / "long.mp4"
+        repeat = ["-stream_loop", str(TIMES - 1), "-i", str(short), "-map", "0", "-c", "copy", str(long)]
+        subprocess.run([str(tool), "-nostdin", "-v", "error", *repeat], check=True)
+        for film, seconds, depth, goal in ((short, SECONDS, "frames", 1.5), (long, TIMES * SECONDS, "sampled", 1.0)):
+            streams = ["-map", "0:v", "-map", "0:a", "-f", "null", "-"]
             yield measure(
-                f"verification of {SECONDS} s of 720p, {depth}, ÷ one decode by ffmpeg",
-                lambda depth=depth: asyncio.run(_inspected(source, depth)),  # type: ignore[misc]
-                lambda: subprocess.run(bare, check=True),
+                f"verification of {seconds} s of 720p, {depth}, ÷ one decode by ffmpeg",
+                partial(_inspect, film, depth),
+                partial(subprocess.run, [str(tool), "-nostdin", "-v", "error", "-i", str(film), *streams], check=True),
                 goal=goal,
                 pairs=5,
             )
 
 
-async def _inspected(path: Path, depth: str) -> None:
-    await inspect(path, depth, ProcessSettings(), 600.0, stage="remux", observe=unobserved)  # type: ignore[arg-type]
+def _inspect(film: Path, depth: Literal["frames", "sampled"]) -> None:
+    asyncio.run(inspect(film, depth, ProcessSettings(), 600.0, stage="remux", observe=unobserved))

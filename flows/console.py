@@ -111,13 +111,20 @@ class Display(AbstractContextManager["Display"]):
                 self._stage(event.stage)
             case StageEnded():
                 self.stages[event.stage] = StageRecord(state=event.state, cached=event.cached, seconds=event.seconds)
-                self._print(_ended(event), {"completed": "green", "failed": "red"}.get(event.state, "yellow"))
+                self._say_unless_logged(
+                    _ended(event), {"completed": "green", "failed": "red"}.get(event.state, "yellow")
+                )
             case Waiting():
                 self._stage(f"waiting for {event.what}" if event.what else "going on")
-            case Note(level="debug" | "detail") if not self._verbose:
+            case Note(level="debug" | "detail"):
                 pass
             case Note():
-                self._print(event.message, {"warning": "yellow", "error": "red"}.get(event.level, ""))
+                self._say_unless_logged(event.message, {"warning": "yellow", "error": "red"}.get(event.level, ""))
+
+    def _say_unless_logged(self, line: str, style: str) -> None:
+        """Prefect's log, where it is shown as well, has it already."""
+        if not self._verbose:
+            self._print(line, style)
 
     def _begin(self, source: str) -> None:
         self.stages = {}

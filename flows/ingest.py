@@ -199,9 +199,9 @@ class Way:
             self._note(tried=tuple(self._tried))
 
     def _stepped_down(self, media: RemuxResult) -> tuple[Finding, ...]:
-        tried = "; ".join(f"{one.label}: {one.message}" for one in self.outcome.tried)
+        tried = ", ".join(f"{one.label} ({one.message})" for one in self.outcome.tried)
         if tried:
-            return (Finding(code="stepped_down", message=f"A lower quality was taken: {tried}"),)
+            return (Finding(code="stepped_down", message=f"A lower quality was taken; before it failed {tried}"),)
         if media.aim is None or media.aim.height is None:
             return ()
         told = f"A picture of {media.aim.height} lines, because an earlier run could make none larger within its memory"

@@ -43,20 +43,22 @@ class Reduction:
     make: Made
     tried: list[Tried]
 
-    async def take(self, aim: Aim) -> RemuxResult:
-        """One target.
+    async def take(self, aim: Aim) -> RemuxResult | Aim:
+        """One target, or the smaller one that may do instead.
 
         Raises:
-            TidegateError: it could not be made.
+            TidegateError: it could not be made, and a smaller picture does not help.
         """
         note_aim(self.scratch, aim)
         started = time.monotonic()
         try:
             return await self.make(aim)
         except ProcessFailure as failure:
-            if below(aim, failure) is not None:
-                self._give_up(aim, failure, time.monotonic() - started)
-            raise
+            smaller = below(aim, failure)
+            if smaller is None:
+                raise
+            self._give_up(aim, failure, time.monotonic() - started)
+            return smaller
 
     def _give_up(self, aim: Aim, failure: ProcessFailure, seconds: float) -> None:
         label = f"a picture of {failure.target_height} lines"
@@ -85,13 +87,10 @@ async def made(reduction: Reduction, aim: Aim) -> RemuxResult:
     """
     begin, why = aim, "resumed"
     if aim.height is None:
-        try:
-            return await reduction.take(aim)
-        except ProcessFailure as failure:
-            smaller = below(aim, failure)
-            if smaller is None:
-                raise
-            begin, why = smaller, failure.type
+        result = await reduction.take(aim)
+        if isinstance(result, RemuxResult):
+            return result
+        begin, why = result, reduction.tried[-1].failure
     token = _reduction.set(reduction)
     try:
         return await fallback_target(reduction.source, [tried.label for tried in reduction.tried], begin, why)
@@ -112,16 +111,12 @@ async def fallback_target(source: str, given_up: list[str], begin: Aim, why: str
     Raises:
         TidegateError: nothing smaller is left; the last failure.
     """
-    reduction, aim = _reduction.get(), begin
-    while True:
-        reduction.bench.observe(Note(f"Stepping down to a picture of {aim.height} lines ({aim.rung})"))
-        try:
-            return await reduction.take(aim)
-        except ProcessFailure as failure:
-            smaller = below(aim, failure)
-            if smaller is None:
-                raise
-            aim = smaller
+    reduction = _reduction.get()
+    result: RemuxResult | Aim = begin
+    while isinstance(result, Aim):
+        reduction.bench.observe(Note(f"Stepping down to a picture of {result.height} lines ({result.rung})"))
+        result = await reduction.take(result)
+    return result
 
 
 def below(aim: Aim, failure: ProcessFailure) -> Aim | None:

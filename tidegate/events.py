@@ -33,6 +33,8 @@ class Advance:
     total: float | None
     unit: Literal["bytes", "seconds"]
     per_second: float | None = None
+    doing: str = ""
+    """What it does, where that is not its main work: "checking" what it made."""
 
 
 Risk = Literal["low", "medium", "high", "critical"]

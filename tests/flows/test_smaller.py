@@ -163,7 +163,7 @@ def test_a_memory_cap_below_the_need_is_kept_and_the_transcode_completes_smaller
     assert height(ended.document) == 480 and ended.document["output"]["aim"] == {"rung": "480p", "height": 480}
     [tried] = ended.document["tried"]
     assert (tried["resolver"], tried["failure"]) == ("transcode", "memory_exhausted")
-    assert f"cap of {CAP_BYTES / 1024**2:.0f} MB" in tried["message"]
+    assert f"cap of {CAP_BYTES / 1e6:.0f} MB" in tried["message"]
     assert max(size for _, size in held) > CAP_BYTES / 2, "the tool was seen"
     assert longest_above(held, CAP_BYTES * 1.1) <= TICK_SECONDS
 

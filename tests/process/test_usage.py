@@ -10,7 +10,7 @@ from tidegate.model import ResourceUse
 from tidegate.process.usage import Alert, Alerts, Limits, Point, Sample, Use, thinned, trend
 from tidegate.resilience.load import Load
 
-MB = 1024**2
+MB = 1000**2
 CAPPED = Limits(machine_bytes=8000 * MB, cap_bytes=1000 * MB, deadline_seconds=1000)
 
 

@@ -342,6 +342,22 @@ def test_chunks_that_do_not_come_to_a_whole_film_are_given_up_for_it(
     assert len(shown(bench.store.path(result.asset))) >= SECONDS * 25 - 1
 
 
+@pytest.mark.parametrize("chunk_seconds", [0, CHUNK_SECONDS], ids=["whole", "in chunks"])
+def test_places_that_the_decoder_made_up_are_told(
+    chunk_seconds: float, cutting: Bench, downloaded: Downloaded, clips: Path, key: str, tmp_path: Path
+) -> None:
+    """ffmpeg hides them in good pictures of the right number, and exits with 0."""
+    content = bytearray(film(clips, "closed GOP, MP4").read_bytes())
+    pictures = content.index(b"mdat")
+    for at in range(pictures + len(content) // 3, pictures + len(content) // 2, 997):
+        content[at] ^= 0x40
+    path = tmp_path / "damaged.mp4"
+    path.write_bytes(content)
+    result = made(cutting(chunk_seconds), downloaded(path), key)
+    assert result.decision.video == "h264"
+    assert any("made up" in finding.message for finding in result.findings), result.findings
+
+
 # --- along the way ----------------------------------------------------------------------------------
 
 

@@ -90,6 +90,7 @@ def _hdr(transfer: str) -> tuple[str, ...]:
 FIELDS = lavfi(PICTURE.replace("rate=25", "rate=50"), SOUND)
 LIFE = lavfi("life=size={size}:rate=25:random_seed=7", SOUND)
 """Pictures that idet knows for whole ones; of test cards it says now this, now that."""
+BY_FIELDS = ("-preset", "veryfast", "-flags", "+ilme+ildct", "-x264-params", "tff=1")
 INTERLACED = ("-vf", "tinterlace=interleave_top,setfield=tff")
 MIXED_TIMES = (
     "-vf",
@@ -217,7 +218,7 @@ SHAPES = [
     _row(
         "interlaced",
         ".ts",
-        (*INTERLACED, *H264, "-preset", "veryfast", "-flags", "+ilme+ildct", "-x264-params", "tff=1", *AAC),
+        (*INTERLACED, *H264, *BY_FIELDS, *AAC),
         PICTURE_UNIVERSAL,
         inputs=FIELDS,
         often=True,
@@ -232,7 +233,7 @@ SHAPES = [
     _row(
         "progressive, told as interlaced",
         ".ts",
-        (*H264, "-preset", "veryfast", "-flags", "+ilme+ildct", "-x264-params", "tff=1", *AAC, "-t", "{seconds}"),
+        (*H264, *BY_FIELDS, *AAC, "-t", "{seconds}"),
         EVERYWHERE,
         inputs=LIFE,
     ),

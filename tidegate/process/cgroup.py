@@ -70,10 +70,20 @@ class MemoryGroup:
             return [pid for pid in pids if pid > 0]  # 0: somebody of another PID namespace; to signal it means us
         return []
 
+    def held_bytes(self) -> int | None:
+        """Memory that the members hold, each page counted once; without what the kernel caches of files for them.
+        None: not to be read."""
+        try:
+            counted = _numbers_in(self.folder / "memory.stat")
+            return counted["total_rss"] if self.version == 1 else counted["anon"] + counted["shmem"]
+        except (OSError, KeyError, ValueError):
+            return None
+
     def exhausted(self) -> bool:
         """Whether a member was killed because the group needed more than its cap.
 
-        A kill alone is not enough: a machine without memory ends members of groups that are far below their cap.
+        A kill alone is not enough: a machine without memory ends members of groups that are far below their cap. Of
+        version 1 a group that has read or written many files looks as if it had been at its cap.
         """
         try:
             kills, refusals = self._events()

@@ -231,6 +231,6 @@ async def _clear_group(child: Child) -> None:
 
 def exhausted(child: Child, exit_code: int | None) -> MemoryExhausted:
     """The failure of a child that was at its cap."""
-    cap = (child.cap_bytes or 0) / 1024**2
+    cap = (child.cap_bytes or 0) / 1e6
     message = f"{child.job.name} needed more memory than its cap of {cap:.0f} MB and was ended"
     return MemoryExhausted(message, evidence=child.evidence(exit_code))

@@ -152,6 +152,20 @@ def diagnose(finished: Finished) -> TidegateError:
     return failure(f"ffmpeg failed with exit code {finished.exit_code}: {last}", evidence=finished.evidence)
 
 
+CONCEALED = re.compile(r"concealing \d+ DC|Error submitting packet to decoder|Error while decoding stream")
+"""What decoders say of a place that they could not decode; ffmpeg goes on after it and exits with 0."""
+
+
+class Concealed:
+    """Counts the damaged places of its input that an ffmpeg tells of. Its `feed` takes the lines of stderr."""
+
+    def __init__(self) -> None:
+        self.places = 0
+
+    def feed(self, line: str) -> None:
+        self.places += CONCEALED.search(line) is not None
+
+
 def ran_out_of_space(finished: Finished) -> bool:
     """Whether it did, though it may call that a success: 5.1 exits with 0 when it cannot write Matroska's end."""
     return re.search(CATALOGUE[0].regex, _said(finished)) is not None

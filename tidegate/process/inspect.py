@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import json
 import sys
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from tidegate.errors import NotMedia, TidegateError, Unknown
 from tidegate.events import Advance, Observer
 from tidegate.model import MediaInfo
+from tidegate.process.answer import Answer
 from tidegate.process.demuxers import ALLOWED_DEMUXERS, DECLARING_DEMUXERS
 from tidegate.process.supervise import Finished, Job, run
 from tidegate.settings import ProcessSettings
@@ -22,32 +22,6 @@ from tidegate.settings import ProcessSettings
 _CHILD = Path(__file__).with_name("inspect_child.py").absolute()
 
 Depth = Literal["header", "packets", "sampled", "frames"]
-
-
-@dataclass
-class _Answer:
-    """Collects the child's JSON lines."""
-
-    stage: str
-    observe: Observer
-    total_seconds: float | None
-    media: dict[str, Any] | None = None
-    refused: str | None = None
-    marks: dict[str, float] = field(default_factory=dict)
-
-    def share(self) -> float | None:
-        return self.marks.get("seconds", 0.0) / self.total_seconds if self.total_seconds else None
-
-    def feed(self, line: str) -> None:
-        try:
-            message = json.loads(line)
-        except ValueError:  # a codec library that talks on stdout is not the answer
-            return
-        self.media = message.get("media", self.media)
-        self.refused = message.get("refused", self.refused)
-        if "progress" in message:
-            self.marks = message["progress"]
-            self.observe(Advance(self.stage, self.marks["seconds"], self.total_seconds, "seconds"))
 
 
 async def inspect(
@@ -66,7 +40,11 @@ async def inspect(
         NotMedia: no allowed demuxer opens the file, or it crashed its demuxer.
         StalledProcess, ProcessTimeout: the child did not end in time.
     """
-    answer = _Answer(stage, observe, total_seconds)
+
+    def tell(marks: dict[str, float]) -> None:
+        observe(Advance(stage, marks["seconds"], total_seconds, "seconds", doing="checking"))
+
+    answer = Answer("media", tell)
     names = json.dumps({"allowed": ALLOWED_DEMUXERS, "declaring": DECLARING_DEMUXERS})
     argv = [sys.executable, "-I", str(_CHILD), depth, str(path), names]
     job = Job(
@@ -74,18 +52,18 @@ async def inspect(
         argv,
         deadline_seconds,
         marks=lambda: dict(answer.marks),
-        share=answer.share,
+        share=lambda: answer.marks.get("seconds", 0.0) / total_seconds if total_seconds else None,
         on_stdout=answer.feed,
         stage=stage,
         observe=observe,
     )
     finished = await run(job, limits)
-    if answer.media is None:
+    if answer.found is None:
         raise _failure(answer, finished)
-    return MediaInfo.model_validate(answer.media)
+    return MediaInfo.model_validate(answer.found)
 
 
-def _failure(answer: _Answer, finished: Finished) -> TidegateError:
+def _failure(answer: Answer, finished: Finished) -> TidegateError:
     if answer.refused is not None:
         return NotMedia(f"No media in it: {answer.refused}", evidence=finished.evidence)
     if finished.exit_code < 0:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import time
 from collections import deque
+from dataclasses import replace
 
 import anyio
 import psutil
@@ -70,6 +71,8 @@ class _Monitor:
         """One sample, and the end of a tree that is at its cap."""
         child = self._child
         sample = child.tree.sample(elapsed, self._meter.sample())
+        if child.group and (held := child.group.held_bytes()) is not None:
+            sample = replace(sample, memory_bytes=held)  # summed over processes, what they share counts twice
         child.use.add(sample)
         over = (
             child.group.exhausted() if child.group else sample.memory_bytes > (child.cap_bytes or sample.memory_bytes)

@@ -10,13 +10,12 @@ import json
 import re
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from fractions import Fraction
 from pathlib import Path
-from typing import Any
 
 from tidegate.errors import NotMedia
 from tidegate.model import Value
+from tidegate.process.answer import Answer
 from tidegate.process.demuxers import ALLOWED_DEMUXERS
 from tidegate.process.ffmpeg import Toolchain, base_arguments
 from tidegate.process.supervise import Job, run
@@ -61,24 +60,6 @@ class Timeline(Value):
         return Fraction(*self.time_base)
 
 
-@dataclass
-class _Answer:
-    """Collects the child's JSON lines."""
-
-    timeline: dict[str, Any] | None = None
-    refused: str | None = None
-    marks: dict[str, float] = field(default_factory=dict)
-
-    def feed(self, line: str) -> None:
-        try:
-            message = json.loads(line)
-        except ValueError:  # a codec library that talks on stdout is not the answer
-            return
-        self.timeline = message.get("timeline", self.timeline)
-        self.refused = message.get("refused", self.refused)
-        self.marks = message.get("progress", self.marks)
-
-
 async def timeline_of(
     toolchain: Toolchain, paths: Sequence[Path], track: int, place: int, limits: ProcessSettings, deadline: float
 ) -> Timeline:
@@ -88,7 +69,7 @@ async def timeline_of(
         NotMedia: no allowed demuxer opens the file, or it crashed its demuxer.
         StalledProcess, ProcessTimeout: a child did not end in time.
     """
-    answer = _Answer()
+    answer = Answer("timeline")
     asked = {
         "path": str(paths[track]),
         "place": place,
@@ -98,11 +79,11 @@ async def timeline_of(
     argv = [sys.executable, "-I", str(_CHILD), json.dumps(asked)]
     job = Job("the timeline", argv, deadline, marks=lambda: dict(answer.marks), on_stdout=answer.feed)
     finished = await run(job, limits)
-    if answer.timeline is None:
+    if answer.found is None:
         why = answer.refused or f"its demuxer ended with {finished.exit_code}"
         raise NotMedia(f"The pictures' times cannot be read: {why}", evidence=finished.evidence)
     begins_us = await _beginnings_us(toolchain, paths, limits)
-    return Timeline.model_validate({**answer.timeline, "begins_us": begins_us, "track": track})
+    return Timeline.model_validate({**answer.found, "begins_us": begins_us, "track": track})
 
 
 async def _beginnings_us(toolchain: Toolchain, paths: Sequence[Path], limits: ProcessSettings) -> tuple[int, ...]:

@@ -150,7 +150,7 @@ def _said(kind: Kind, sample: Sample, limits: Limits) -> str:
 
 
 def _mb(size_bytes: int) -> int:
-    return round(size_bytes / 1024**2)
+    return round(size_bytes / 1e6)
 
 
 @dataclass

@@ -78,7 +78,8 @@ def limits_line(settings: Settings) -> str:
 def progress_line(event: Advance) -> str:
     """`download  12.3 MB of 48.0 MB (26 %), 3.1 MB/s, 0:11.5 left`."""
     show = human_size if event.unit == "bytes" else clock
-    line = f"{event.stage}  {show(event.done)}"
+    what = f"{event.stage}, {event.doing}" if event.doing else event.stage
+    line = f"{what}  {show(event.done)}"
     if event.total:
         line += f" of {show(event.total)} ({min(100, round(100 * event.done / event.total))} %)"
     if event.per_second:

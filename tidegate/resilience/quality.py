@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from tidegate.model import Aim, Quality
 
-MB = 1024 * 1024
+MB = 1000 * 1000
 LEAST_MEMORY_BYTES = 512 * MB
 """What even the smallest work needs."""
 LOWEST_HEIGHT = 240

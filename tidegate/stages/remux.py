@@ -34,6 +34,7 @@ from tidegate.model import (
     Strategy,
     Verification,
 )
+from tidegate.process.diagnose import Concealed
 from tidegate.process.ffmpeg import Toolchain, base_arguments, can_tone_map, file_url, run_ffmpeg, version_of
 from tidegate.resilience.quality import first_aim, rung_of, threads_for
 from tidegate.stages.decide import decide, findings, ladder, smaller, worth_a_look
@@ -111,7 +112,7 @@ async def remux(
             *findings(source.media, rung),
             *_length_finding(source),
             *_gap_findings(source),
-            *_damage(steps, verification),
+            *_damage(steps, verification, sum(film.concealed)),
             *damage_of(source.media, media, rung),
             *_given_up(chunks),
             *lost,
@@ -194,6 +195,7 @@ async def _whole(film: Film) -> tuple[MediaInfo, Verification]:
         *film.encoder.applied(output_arguments(rung, film.media, film.toolchain.encoder_threads)),
         file_url(output),
     ]
+    concealed = Concealed()
     finished = await run_ffmpeg(
         film.encoder.called(command),
         stage="remux",
@@ -202,9 +204,11 @@ async def _whole(film: Film) -> tuple[MediaInfo, Verification]:
         media_seconds=film.media.length_seconds,
         observe=bench.observe,
         outputs=(output,),
+        on_stderr=concealed.feed,
         memory_cap_bytes=film.memory_cap_bytes,
     )
     film.used.append(finished.resources)
+    film.concealed.append(concealed.places)
     return await verified(film)
 
 
@@ -257,8 +261,8 @@ def _given_up(chunks: ChunkRecord | None) -> tuple[Finding, ...]:
     return (Finding(code="encoded_whole", message=f"The film was encoded whole: {chunks.why_whole}"),)
 
 
-def _damage(steps: list[LadderStep], verification: Verification) -> tuple[Finding, ...]:
-    """What the ladder and the decoder found wrong with the source."""
+def _damage(steps: list[LadderStep], verification: Verification, concealed: int) -> tuple[Finding, ...]:
+    """What the ladder and the decoder found wrong with the source. `concealed`: places that the encoder did not see."""
     told: dict[str, list[str]] = {}
     for step in steps:
         if step.outcome == "failed":
@@ -266,4 +270,6 @@ def _damage(steps: list[LadderStep], verification: Verification) -> tuple[Findin
     messages = [f"{' and '.join(rungs)} did not give a whole file: {message}" for message, rungs in told.items()]
     if verification.decode_errors:
         messages.append(f"The very beginning or end cannot be decoded ({verification.decode_errors} ×)")
+    if concealed:
+        messages.append(f"The source is damaged: its decoder made up what it could not decode, {concealed} ×")
     return tuple(Finding(code="source_damaged", message=message) for message in messages)

@@ -75,6 +75,8 @@ class Film:
     encoder: Encoder = SOFTWARE
     used: list[ResourceUse] = field(default_factory=list, compare=False)
     """What each tool that worked on it in this attempt has used; of other hosts' too."""
+    concealed: list[int] = field(default_factory=list, compare=False)
+    """For each call of the tool, how many places of the source could not be decoded."""
 
     @property
     def media(self) -> MediaInfo:
@@ -308,6 +310,7 @@ class _Work:
 
     async def _join(self, pieces: Sequence[Piece], sound: Piece | None) -> None:
         film = self.film
+        film.concealed.extend(made.concealed for made in self._made.values())
         names = [self.folder / self._made[piece.key].name for piece in pieces]
         film.bench.require_space(film.output.parent, sum(made.size_bytes for made in self._made.values()))
         listed = film.output.with_suffix(".ffconcat")
