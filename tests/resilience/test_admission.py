@@ -28,7 +28,7 @@ def of_size(gigabytes: float) -> Needs:
         (of_size(10.1), 0, "30.3 GB of disk at /store (30.0 GB free)"),
         (Needs(disk_bytes={OUTPUT: 10 * GB + 1}), 0, "10.0 GB of disk at /output (10.0 GB free)"),
         (Needs(memory_bytes=6144 * MB), 6144 * MB, None),
-        (Needs(memory_bytes=6144 * MB), 6144 * MB - 1, "6.4 GB of memory (6.4 GB available)"),
+        (Needs(memory_bytes=6144 * MB), 6144 * MB - 1, "6.1 GB of memory (6.1 GB available)"),
         (Needs(memory_bytes=512 * MB, disk_bytes={STORE: 40 * GB}), 100 * MB, "0.5 GB of memory (0.1 GB available)"),
     ],
 )

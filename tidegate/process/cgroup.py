@@ -22,9 +22,9 @@ _NAME = re.compile(rf"{PREFIX}(\d+)-(\d+)-(\d+)-\d+")
 """PID namespace, number and start of the process that made it, and a number of its own."""
 KILL_ROUNDS = 50
 """How often the members of a group are killed: one that forks meanwhile is found in the next round."""
-
-SLACK_BYTES = 1024 * 1024
-"""How far below its cap a group may be refused memory: the kernel takes it in batches, one for each processor."""
+NEAR_CAP = 0.9
+"""Of version 1: who was killed needed more than the cap, if the group once had this share of it. The kernel takes memory
+in batches, up to two megabytes at once, so it may refuse some before the cap is reached."""
 
 _numbers = itertools.count(1)
 
@@ -70,14 +70,14 @@ class MemoryGroup:
             return [pid for pid in pids if pid > 0]  # 0: somebody of another PID namespace; to signal it means us
         return []
 
-    def held_bytes(self) -> int | None:
-        """Memory that the members hold, each page counted once; without what the kernel caches of files for them.
-        None: not to be read."""
-        try:
-            counted = _numbers_in(self.folder / "memory.stat")
-            return counted["total_rss"] if self.version == 1 else counted["anon"] + counted["shmem"]
-        except (OSError, KeyError, ValueError):
-            return None
+    def used_bytes(self) -> int | None:
+        """What the kernel counts against the cap: each page once, files that it caches for the members too. None: not
+        to be read. (Without the caches it is only known with seconds of delay.)"""
+        return self._count("memory.usage_in_bytes", "memory.current")
+
+    def most_bytes(self) -> int | None:
+        """The most that it ever was. None: before Linux 5.19 version 2 does not tell."""
+        return self._count("memory.max_usage_in_bytes", "memory.peak")
 
     def exhausted(self) -> bool:
         """Whether a member was killed because the group needed more than its cap.
@@ -124,13 +124,17 @@ class MemoryGroup:
     def _events(self) -> tuple[int, int]:
         """Members that were killed for want of memory, and whether (or how often) the group was at its cap."""
         if self.version == 1:
-            # Its own count of refusals stays at zero where the limit that includes swap is met first.
-            most = int((self.folder / "memory.max_usage_in_bytes").read_text())
-            return _numbers_in(self.folder / "memory.oom_control")["oom_kill"], int(
-                most + SLACK_BYTES >= self.cap_bytes
-            )
+            # Its own counts of refusals stay at zero where the limit that includes swap is met first.
+            near = (self.most_bytes() or 0) >= NEAR_CAP * self.cap_bytes
+            return _numbers_in(self.folder / "memory.oom_control")["oom_kill"], int(near)
         events = _numbers_in(self.folder / "memory.events")
         return events["oom_kill"], events["oom"]
+
+    def _count(self, version_1: str, version_2: str) -> int | None:
+        """The number in a file of that name; None: there is none."""
+        with contextlib.suppress(OSError, ValueError):
+            return int((self.folder / (version_1 if self.version == 1 else version_2)).read_text())
+        return None
 
 
 @dataclass(frozen=True)

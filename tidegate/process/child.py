@@ -27,7 +27,7 @@ from tidegate.process.job import Job, evidence_of, memory_cap
 from tidegate.process.kinship import MARK, born_into, die_with_parent, end_strays
 from tidegate.process.output import Output
 from tidegate.process.tree import Tree
-from tidegate.process.usage import Guard, Use
+from tidegate.process.usage import Guard, Sample, Use
 from tidegate.resilience.stall import ProgressClock
 from tidegate.settings import ProcessSettings
 
@@ -224,6 +224,8 @@ async def _clear_group(child: Child) -> None:
     """Read what the kernel has counted, then remove the group; its last member may still be on its way out."""
     if child.group:
         child.exhausted = child.group.exhausted()
+        if not child.use.samples and (most := child.group.most_bytes()):  # it was killed before the first look
+            child.use.add(Sample(child.elapsed, most, 0.0))
         while not child.group.remove():  # nobody tells when it is empty
             child.group.kill()
             await anyio.sleep(POLL_SECONDS)

@@ -71,8 +71,9 @@ class _Monitor:
         """One sample, and the end of a tree that is at its cap."""
         child = self._child
         sample = child.tree.sample(elapsed, self._meter.sample())
-        if child.group and (held := child.group.held_bytes()) is not None:
-            sample = replace(sample, memory_bytes=held)  # summed over processes, what they share counts twice
+        if child.group and (most := child.group.used_bytes()) is not None:
+            # Summed over processes, what they share counts twice.
+            sample = replace(sample, memory_bytes=min(sample.memory_bytes, most))
         child.use.add(sample)
         over = (
             child.group.exhausted() if child.group else sample.memory_bytes > (child.cap_bytes or sample.memory_bytes)

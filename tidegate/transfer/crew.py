@@ -11,7 +11,6 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from functools import partial
 
 import anyio
 from anyio.abc import TaskGroup
@@ -40,11 +39,13 @@ from tidegate.transfer.exchange import Body, Connect, Exchange
 from tidegate.transfer.follow import Follower
 from tidegate.transfer.part import Part
 from tidegate.transfer.pieces import Piece, Span, Widening, next_piece
-from tidegate.transfer.settle import BLOCK_BYTES, Settling
 from tidegate.transfer.verify import ENOUGH_BYTES, SNIFF_BYTES, algorithms_for, refuse_text
 
 OVERLAP_BYTES = 64 * 1024
 """How much is fetched again and compared when a source has no validator to resume by."""
+BLOCK_BYTES = 512 * 1024
+"""How much is received and written at once, where as much is there. What is larger falls out of the processor's cache
+between the two."""
 WIDE_BYTES = 8 * 1024 * 1024
 """How much must be missing for a second connection."""
 LOOK_SECONDS = 0.1
@@ -53,9 +54,6 @@ SHOWN_SECONDS = 1.0
 """How often progress is told, at most."""
 KEEPER_SECONDS = 0.02
 """How long the keeper rests when it has nothing to journal or to hash."""
-BUSY_BYTES, BUSY_SHARE = 8 * 1024 * 1024, 0.5
-"""A lone connection that has received so much and waited for bytes less than this share of its time is held up by its
-own thread: a second one settles what it receives."""
 BEHIND = 4
 """After how many checkpoints' worth of bytes that are not journaled the connections wait for the disk."""
 
@@ -310,42 +308,24 @@ class Crew:
         piece = connection.piece
         if not self._goes_with_what_is_here(body):
             self._part.restart()
-        with Settling(partial(self._settle, piece, body), connection.exchange.abort) as settling:
-            self._pass_on(connection, body, settling)
-
-    def _pass_on(self, connection: Connection, body: Body, settling: Settling) -> None:
-        """From the line to the settling, block by block."""
-        piece = connection.piece
-        at, begun, waited_at_first = piece.at, self._course.clock(), body.waited_seconds
-        while (room := self._room(piece, at)) > 0:
-            block, waited = settling.block(), body.waited_seconds
-            connection.at_the_disk = False
-            if not (count := body.readinto(block[:room])):
+        buffer = memoryview(bytearray(BLOCK_BYTES))
+        while (room := self._room(piece)) > 0:
+            waited = body.waited_seconds
+            if not (count := body.readinto(buffer[:room])):
                 break
             still_wanted()
-            connection.at_the_disk = True
             piece.received += count
             body.gained(piece.received)
             with self._course.counting:
                 self._course.bytes_received += count
                 self._course.waited_seconds += body.waited_seconds - waited
-            settling.give(at, block, count)
-            at += count
+            connection.at_the_disk = True
+            self._take(piece.at, buffer[:count])
+            piece.at += count
+            if self._part.prefix_bytes >= ENOUGH_BYTES:
+                self._sniff(body)
             self._wait_for_the_disk()
-            waited = body.waited_seconds - waited_at_first
-            if not settling.beside and self._is_held_up(piece, waited, self._course.clock() - begun):
-                settling.go_beside()
-        connection.at_the_disk = False
-
-    def _is_held_up(self, piece: Piece, waited: float, seconds: float) -> bool:
-        """Whether a connection's own thread is what limits it. Several at once share the processors already."""
-        return piece.received >= BUSY_BYTES and len(self._team) == 1 and waited < BUSY_SHARE * seconds
-
-    def _settle(self, piece: Piece, body: Body, position: int, block: memoryview) -> None:
-        self._take(position, block)
-        piece.at = position + len(block)
-        if self._part.prefix_bytes >= ENOUGH_BYTES:
-            self._sniff(body)
+            connection.at_the_disk = False
 
     def _goes_with_what_is_here(self, body: Body) -> bool:
         """Whether a body that has everything may be compared with what is here, instead of replacing it."""
@@ -355,12 +335,12 @@ class Crew:
         # Without a validator this is the overlap that was asked for on purpose: it begins at the first byte.
         return not known.has_validator and self._course.by_ranges and have.prefix <= OVERLAP_BYTES
 
-    def _room(self, piece: Piece, at: int) -> int:
-        """How much may be received from `at` on. The last piece is read on, to see whether the body has more."""
+    def _room(self, piece: Piece) -> int:
+        """How much may be received. The last piece is read beyond its end, to see whether the body has more."""
         stop = piece.stop
         if stop is None or stop == self._course.identity.size_bytes:
             return BLOCK_BYTES
-        return min(BLOCK_BYTES, stop - at)
+        return min(BLOCK_BYTES, stop - piece.at)
 
     def _take(self, position: int, block: memoryview) -> None:
         end, total = position + len(block), self._course.identity.size_bytes
