@@ -23,8 +23,8 @@ _NAME = re.compile(rf"{PREFIX}(\d+)-(\d+)-(\d+)-\d+")
 KILL_ROUNDS = 50
 """How often the members of a group are killed: one that forks meanwhile is found in the next round."""
 NEAR_CAP = 0.9
-"""Of version 1: who was killed needed more than the cap, if the group once had this share of it. The kernel takes memory
-in batches, up to two megabytes at once, so it may refuse some before the cap is reached."""
+"""Of version 1: who was killed needed more than the cap, if the group once had this share of it. The kernel takes
+memory in batches, up to two megabytes at once, so it may refuse some before the cap is reached."""
 
 _numbers = itertools.count(1)
 

@@ -1,7 +1,8 @@
 """The resource monitor: beside the supervisor's watch it looks at what a tool and everything below it use.
 
 It samples with psutil, warns, tells the strain, and holds the tree to its memory cap where no control group of the
-kernel's does. Its own failure never ends the child. What it costs is bounded: below 1 % of a core.
+kernel's does: then it glances at the memory between two full looks. Its own failure never ends the child. What it costs
+is bounded: below 1 % of a core.
 """
 
 from __future__ import annotations
@@ -54,23 +55,28 @@ class _Monitor:
     async def run(self) -> None:
         limits = self._child.limits
         tick = limits.tick.total_seconds()
-        usual = min(tick, limits.sample_every.total_seconds()) if self._child.cap_bytes else tick
+        often = self._child.cap_bytes is not None and self._child.group is None
+        usual = min(tick, limits.sample_every.total_seconds()) if often else tick
         pause, next_tick, cost = min(FIRST_LOOK_SECONDS, usual), tick, 0.0
         while True:
             await anyio.sleep(pause)
             began, elapsed = time.thread_time(), self._child.elapsed
-            sample = self._look(elapsed)
+            is_tick = elapsed >= next_tick
+            sample = self._look(elapsed, full=is_tick or self._child.use.last is None)
             cost, before = time.thread_time() - began, cost
-            if elapsed >= next_tick:
+            if is_tick:
                 next_tick = elapsed + tick
                 self._tell(sample)
             # Of two looks the cheaper counts: the first one meets every process of the host for the first time.
             pause = max(min(2 * pause, usual), COST_SHARE * min(cost, before))
 
-    def _look(self, elapsed: float) -> Sample:
-        """One sample, and the end of a tree that is at its cap."""
-        child = self._child
-        sample = child.tree.sample(elapsed, self._meter.sample())
+    def _look(self, elapsed: float, *, full: bool) -> Sample:
+        """One sample, and the end of a tree that is at its cap. A glance takes what is not memory from the last one."""
+        child, last = self._child, self._child.use.last
+        if full or last is None:
+            sample = child.tree.sample(elapsed, self._meter.sample())
+        else:
+            sample = replace(last, seconds=elapsed, memory_bytes=child.tree.memory_bytes())
         if child.group and (most := child.group.used_bytes()) is not None:
             # Summed over processes, what they share counts twice.
             sample = replace(sample, memory_bytes=min(sample.memory_bytes, most))

@@ -9,6 +9,7 @@ import contextlib
 import os
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import psutil
 
@@ -44,6 +45,16 @@ class Tree:
         read, written = (sum(each) for each in zip((0, 0), *self._io.values(), strict=True))
         return Sample(seconds, memory, percent, read, written, machine)
 
+    def memory_bytes(self) -> int:
+        """Resident bytes now, at a glance: of those that the last look found, and of what they have started since.
+
+        What left session and family is found by the next look.
+        """
+        if self.members is None:
+            self._add_children()
+        pids = self._found if self.members is None else self.members()
+        return sum(map(self._resident, pids))
+
     def cpu_seconds(self) -> float:
         """Of the whole life of a child that has ended and was not reaped yet, and of what it has waited for."""
         with contextlib.suppress(psutil.Error):
@@ -63,6 +74,20 @@ class Tree:
                 self._found.add(pid)
         self._seen = pids
         return self._found
+
+    def _add_children(self) -> None:
+        """Those of each one's first thread, which the kernel lists without a search."""
+        unasked = list(self._found)
+        while unasked:
+            children = set(_children(unasked.pop())) - self._found
+            self._found |= children
+            unasked.extend(children)
+
+    def _resident(self, pid: int) -> int:
+        with contextlib.suppress(psutil.Error, OSError):
+            known = self._known.get(pid) or self._known.setdefault(pid, psutil.Process(pid))
+            return int(known.memory_info().rss)
+        return 0
 
     def _parent(self, pid: int) -> int | None:
         with contextlib.suppress(psutil.Error):
@@ -94,6 +119,13 @@ def _disk(process: psutil.Process) -> tuple[int, int]:
     except (psutil.Error, OSError, AttributeError):  # macOS does not tell
         return 0, 0
     return counted.read_bytes, counted.write_bytes
+
+
+def _children(pid: int) -> list[int]:
+    try:
+        return [int(word) for word in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+    except OSError:  # it has ended, or the kernel keeps no such list
+        return []
 
 
 def _session(pid: int) -> int | None:
