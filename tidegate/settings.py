@@ -154,8 +154,8 @@ class ProcessSettings(Group):
     longest_timeout: Seconds = timedelta(hours=2)
     """The most time, in seconds, that processing or analysis may take."""
     chunk_seconds: Seconds = timedelta(minutes=1)
-    """Seconds of film that a crash of a transcode may cost: longer films are encoded in chunks of about that length.
-    0: films are encoded whole."""
+    """Seconds of film that a crash of a transcode may cost: films of three times that length and more are encoded in
+    chunks of about it. 0: films are encoded whole."""
     chunk_workers: int | None = Field(default=None, gt=0)
     """Chunks encoded at once; they share the encoder's threads. None: one for every four threads."""
     chunk_cluster: str | None = None

@@ -7,7 +7,7 @@ import io
 from rich.console import Console
 
 from flows.console import PLAIN_EVERY_SECONDS, Display
-from tidegate.events import Advance
+from tidegate.events import Advance, Note, StageEnded
 
 
 def test_plain_progress_comes_first_after_a_while_and_then_at_that_pace() -> None:
@@ -21,3 +21,17 @@ def test_plain_progress_comes_first_after_a_while_and_then_at_that_pace() -> Non
         display(Advance("download", 1, 2, "bytes"))
         lines.append(len(told.getvalue().splitlines()))
     assert lines == [0, 0, 1, 1]
+
+
+def test_beside_prefects_own_log_nothing_is_said_twice() -> None:
+    said = {}
+    for verbose in (False, True):
+        told = io.StringIO()
+        console = Console(file=told, width=100)
+        display = Display(console, console, verbose=verbose)
+        display(Note("the source's ETag changes"))
+        display(StageEnded("probe", "completed", cached=False, seconds=1.0))
+        said[verbose] = told.getvalue()
+        assert display.stages["probe"].state == "completed"
+    assert "ETag" in said[False] and "probe: completed" in said[False]
+    assert said[True] == ""

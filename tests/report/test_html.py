@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tidegate.model import AnalysisResult, Detection, Outcome, StageRecord, TransferStats
+from tidegate.model import Aim, AnalysisResult, ChunkRecord, Detection, Outcome, Quality, StageRecord, TransferStats
 from tidegate.report.html import html_report
 from tidegate.report.units import clock, counted, human_size
 
@@ -123,3 +123,21 @@ def test_every_detector_of_stretches_has_a_timeline_and_one_of_values_has_none(o
 
 def test_a_page_of_a_failure_names_the_log_beside_it(outcome: Outcome) -> None:
     assert "film.err.log" in Page(html_report(outcome, {}, title="Film", now=NOW)).words
+
+
+def test_how_it_was_encoded_and_what_was_aimed_at_are_told(outcome: Outcome) -> None:
+    assert outcome.remux is not None
+    aim = Aim(rung=Quality.P480, height=480)
+    told = {}
+    for name, chunks in {
+        "in chunks": ChunkRecord(planned=12, reused=3, workers=2, encoder="libx264"),
+        "whole": ChunkRecord(why_whole="it is short"),
+    }.items():
+        remux = outcome.remux.model_copy(update={"chunks": chunks, "aim": aim})
+        page = html_report(outcome.model_copy(update={"remux": remux}), {}, title="Film", now=NOW)
+        told[name] = " ".join(Page(page).words.split())
+    assert (
+        "Encoded by libx264 in 12 chunks, 3 of them from an earlier attempt, by 2 workers (local)" in told["in chunks"]
+    )
+    assert "Encoded by libx264 as a whole: it is short" in told["whole"]
+    assert all("a picture of at most 480 lines was aimed at" in words for words in told.values())

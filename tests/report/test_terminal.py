@@ -7,8 +7,9 @@ import io
 import pytest
 from rich.console import Console, RenderableType
 
+from tidegate.events import Advance
 from tidegate.model import STAGES, Failure, Outcome, StageRecord
-from tidegate.report.terminal import failure_panel, outcome_summary
+from tidegate.report.terminal import failure_panel, outcome_summary, progress_line
 
 
 def shown(renderable: RenderableType, width: int = 100) -> str:
@@ -65,3 +66,8 @@ def test_a_run_of_checkpoints_only_says_so(outcome: Outcome) -> None:
 def test_a_run_that_ended_after_the_download_says_where_the_source_is(outcome: Outcome) -> None:
     text = outcome_summary(outcome.model_copy(update={"remux": None, "published": None})).plain
     assert str(outcome.download_path) in text and "report" not in text
+
+
+def test_what_checks_a_result_is_told_apart_from_what_made_it() -> None:
+    assert progress_line(Advance("remux", 30, 60, "seconds")).startswith("remux  0:30")
+    assert progress_line(Advance("remux", 30, 60, "seconds", doing="checking")).startswith("remux, checking  0:30")
