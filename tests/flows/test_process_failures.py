@@ -23,7 +23,7 @@ from tests.support.command import Command, Ended
 from tests.support.disks import volume
 from tidegate.process.cgroup import MemoryGroup
 
-MB = 1024**2
+MB = 1000**2
 COPY = 'case "$*" in *" -progress "*) case "$*" in *libx264*) ;; *) {} ;; esac ;; esac'
 """For the shell: before anything that does not encode."""
 WORK = 'case "$*" in *" -progress "*) {} ;; esac'

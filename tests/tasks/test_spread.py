@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 from collections.abc import Callable, Iterator
+from multiprocessing import resource_tracker
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +39,8 @@ def cluster() -> Iterator[Any]:
         n_workers=2, processes=True, threads_per_worker=1, dashboard_address=None, silence_logs=50
     ) as made:
         yield made
+    # multiprocessing's own helper stays with this process, and other tests ask whether anything is left.
+    resource_tracker._resource_tracker._stop()  # type: ignore[attr-defined]
 
 
 @pytest.fixture
