@@ -151,6 +151,7 @@ def test_it_brings_up_everything_keeps_it_alive_and_ends_it(served: Served, clip
     assert not site.path_in(served.home).exists()
 
 
+@pytest.mark.slow
 def test_killed_it_takes_its_parts_along_and_a_second_start_is_whole_again(served: Served) -> None:
     process = served.start()
     served.wait_for("Ctrl-C ends it")

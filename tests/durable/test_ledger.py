@@ -862,6 +862,7 @@ def through(postgres: Cluster) -> Iterator[tuple[Proxy, LedgerSettings]]:
         yield between, LedgerSettings(url=url, busy_timeout=2, statement_timeout=2)
 
 
+@pytest.mark.slow
 def test_half_a_second_on_every_call_changes_nothing_but_time(
     through: tuple[Proxy, LedgerSettings], home: Home
 ) -> None:

@@ -62,7 +62,13 @@ def test_without_trouble_the_best_rendition_is_taken_and_no_subflow_is_entered(q
     assert ended.document["output"]["duration_seconds"] == pytest.approx(SECONDS, abs=0.2)
 
 
-@pytest.mark.parametrize(("story", "kind"), [("always: 404", "segment_gap"), ("always: 10 stall", "stalled_transfer")])
+@pytest.mark.parametrize(
+    ("story", "kind"),
+    [
+        ("always: 404", "segment_gap"),
+        pytest.param("always: 10 stall", "stalled_transfer", marks=pytest.mark.slow),
+    ],
+)
 def test_what_retries_do_not_cure_steps_down_as_a_whole(story: str, kind: str, quick: Command, clips: Path) -> None:
     with two_rungs(clips, {"h3.ts": story}) as origin:
         ended = quick.run(origin.url("master.m3u8"))

@@ -243,6 +243,7 @@ def test_a_tool_that_is_killed_every_time_is_run_three_times_in_all(
 # --- the switches -----------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_without_supervision_a_run_works_and_says_so(command: Command, small: Path, tmp_path: Path) -> None:
     """Also the deadline is kept: clock and caps are dropped, the end is not."""
     command.environment["TIDEGATE_TRANSFER_ENGINE"] = "plain"

@@ -197,6 +197,7 @@ def test_a_store_that_fills_up_under_ffmpeg_loses_only_that_step(patient: Comman
         healed(patient, film.url, film.published, anew=["remux", "analyze", "publish"])
 
 
+@pytest.mark.slow
 def test_an_output_that_takes_no_more_files_half_way_leaves_the_earlier_success_as_it_was(
     patient: Command, film: Film
 ) -> None:

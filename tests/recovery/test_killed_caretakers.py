@@ -51,6 +51,7 @@ def killed_while(site: Site, condition: Callable[[], object], environment: Mappi
         process.communicate()
 
 
+@pytest.mark.slow
 def test_two_recovers_at_once_take_up_a_run_once(
     site: Site, fresh: Fresh, straight: Undisturbed, tmp_path: Path
 ) -> None:

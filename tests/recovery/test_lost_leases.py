@@ -75,6 +75,7 @@ def test_a_process_that_wakes_up_on_another_host_publishes_nothing_and_says_noth
         went_on_well(run, folders, straight.media("transcoded"), attempts=2)
 
 
+@pytest.mark.slow
 def test_a_command_that_wakes_up_on_another_host_says_that_it_was_superseded(
     site: Site, fresh: Fresh, straight: Undisturbed, tmp_path: Path
 ) -> None:

@@ -104,7 +104,8 @@ def test_a_cancelled_run_whose_process_is_gone_is_cancelled_and_never_resumed(ru
     assert processes_of(runs.cancelled) == []
 
 
-@pytest.mark.parametrize("away", [0, pytest.param(60, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("away", [0, 60])
 def test_runs_outlive_a_server_that_is_away(
     away: int, site: Site, fresh: Fresh, straight: Undisturbed, tmp_path: Path
 ) -> None:

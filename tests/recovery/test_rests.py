@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import pytest
+
 from tests.support.disaster import Fresh, Undisturbed, triggered
 from tests.support.origin import Origin, Resource
 from tests.support.site import Site
 
-QUICK = {"TIDEGATE_GATE_FAILURES": "2", "TIDEGATE_GATE_OPEN_FOR": "12", "TIDEGATE_TRANSFER_BACKOFF_BASE": "0.1"}
+QUICK = {"TIDEGATE_GATE_FAILURES": "2", "TIDEGATE_GATE_OPEN_FOR": "30", "TIDEGATE_TRANSFER_BACKOFF_BASE": "0.1"}
 
 
+@pytest.mark.slow
 def test_it_is_scheduled_for_later_and_asks_nothing_before(site: Site, fresh: Fresh, straight: Undisturbed) -> None:
     story = "from-first: 503, 503, ok"
     with Origin({"film.mp4": Resource(fresh("copied"), story=story)}) as origin:

@@ -8,6 +8,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from tests.support.aftermath import secret_files
 from tests.support.command import Command, wait_until
 from tests.support.disaster import MIB, Folders, Fresh, Undisturbed, attempts_of, recover_here
@@ -38,6 +40,7 @@ def listed(command: Command) -> str:
     return done.stdout
 
 
+@pytest.mark.slow
 def test_a_killed_command_is_marked_crashed_and_resumed_with_its_secret_header(
     site: Site, fresh: Fresh, straight: Undisturbed, tmp_path: Path
 ) -> None:

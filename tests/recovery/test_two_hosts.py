@@ -154,6 +154,7 @@ def test_a_host_that_is_cut_off_stops_before_the_other_takes_over(
     assert len(folders.seen) == 1, folders.seen
 
 
+@pytest.mark.slow
 def test_two_recovers_on_two_hosts_take_up_a_run_once_its_lease_has_ended(
     pair: Hosts, fresh: Fresh, straight: Undisturbed, tmp_path: Path
 ) -> None:

@@ -438,10 +438,9 @@ def test_the_process_serves_journals_and_stops(tmp_path: Path) -> None:
     assert "repr-digest" in big.headers and "etag" not in big.headers
     assert big.body == Synthetic(2 * MIB, 5).read(0, 2 * MIB)
     lines = [json.loads(line) for line in journal.read_text().splitlines()]
-    assert [(line["bytes_sent"], line["ended"]) for line in lines[:2]] == [
-        (MIB, "drop"),
-        (CLIP.size, "complete"),
-    ]
+    # Each is written when its own thread is done with it.
+    ended = [(line["bytes_sent"], line["ended"]) for line in lines[:2]]
+    assert sorted(ended) == [(MIB, "drop"), (CLIP.size, "complete")]
 
 
 def test_a_large_file_costs_the_origin_little(tmp_path: Path) -> None:
