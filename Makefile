@@ -32,10 +32,10 @@ serve: $(STAMP)  ## a local Prefect server with UI, all deployments and a worker
 	@$(BIN)/python -m deployments.serve $(ARGS)
 
 test: $(STAMP)  ## the tests
-	$(BIN)/python -m pytest -m "not slow" -n 3 --dist loadfile --no-loadscope-reorder
+	$(BIN)/python -m pytest -m "not slow" -n 2 --dist loadfile --no-loadscope-reorder
 
 test-full: $(STAMP)  ## the tests and the long sweeps
-	$(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder
+	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 lint: $(STAMP)  ## format, lint, types, import contracts
 	$(BIN)/ruff format --check .

@@ -193,7 +193,8 @@ def test_alerts_and_strain_are_told_while_it_runs() -> None:
     assert [f"the tool: {alert}" for alert in done.resources.alerts] == said
     strains = [event for event in events if isinstance(event, Strain)]
     assert strains and strains[-1].risk == "low" and strains[-1].stage == "remux"
-    assert strains[-1].memory_bytes > 80 * MB and strains[-1].memory_cap_bytes == CAP
+    # The last look may come when it has just ended.
+    assert max(strain.memory_bytes for strain in strains) > 80 * MB and strains[-1].memory_cap_bytes == CAP
 
 
 def test_the_lower_of_two_caps_counts() -> None:

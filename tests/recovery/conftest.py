@@ -16,6 +16,15 @@ from tests.support.site import Site, started_site
 SETTLE_SECONDS = 3
 """More than the 2 s after which a worker repeats itself."""
 FILM_BYTES = 8 * MIB
+TIMEOUT_SECONDS = 600
+"""What is killed here is waited for in minutes, and the first test of a file pays for its disaster."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Patience for these tests, where they do not ask for their own."""
+    for item in items:
+        if Path(__file__).parent in item.path.parents and item.get_closest_marker("timeout") is None:
+            item.add_marker(pytest.mark.timeout(TIMEOUT_SECONDS))
 
 
 @pytest.fixture(scope="session")

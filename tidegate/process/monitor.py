@@ -25,7 +25,7 @@ FIRST_LOOK_SECONDS = 0.1
 """When the monitor first looks; each pause is then twice as long until it is as long as it should be."""
 COST_SHARE = 150
 """How many times as long as a look takes the monitor rests at least: on a host with thousands of processes, too, it
-stays below 1 % of a core."""
+stays below 1 % of a core. Never longer than a tick: that long a tree may be beyond its cap."""
 
 
 async def monitor(child: Child) -> None:
@@ -68,7 +68,7 @@ class _Monitor:
                 next_tick = elapsed + tick
                 self._tell(sample)
             # Of two looks the cheaper counts: the first one meets every process of the host for the first time.
-            pause = max(min(2 * pause, usual), COST_SHARE * min(cost, before))
+            pause = max(min(2 * pause, usual), min(COST_SHARE * min(cost, before), tick))
 
     def _look(self, elapsed: float, *, full: bool) -> Sample:
         """One sample, and the end of a tree that is at its cap. A glance takes what is not memory from the last one."""
