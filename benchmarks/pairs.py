@@ -64,16 +64,22 @@ def measure(
     pairs: int,
     warm_up: int = 1,
     cpu_goal: float | None = None,
+    prepare: Callable[[], object] = lambda: None,
 ) -> Pairs:
-    """Run both in turn; warm-up runs are not counted. Which of the two begins changes from pair to pair."""
+    """Run both in turn; warm-up runs are not counted. Which of the two begins changes from pair to pair.
+
+    `prepare` is called before each run, outside of what is measured.
+    """
     for _ in range(warm_up):
-        ours()
-        peer()
+        for work in (ours, peer):
+            prepare()
+            work()
     mine: list[Cost] = []
     theirs: list[Cost] = []
     for number in range(pairs):
         sides = [(ours, mine), (peer, theirs)]
         for work, costs in sides if number % 2 == 0 else reversed(sides):
+            prepare()
             costs.append(_cost(work))
     return Pairs(name, tuple(mine), tuple(theirs), goal, cpu_goal)
 

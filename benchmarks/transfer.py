@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import mmap
 import os
 import random
 import shutil
@@ -38,6 +39,8 @@ from tidegate.transfer.transport import pool_of
 MIB = 1024 * 1024
 SMALL_FILES, SMALL_BYTES, AT_ONCE = 200, 100 * 1024, 8
 THROTTLE = "4M"
+RECEIVED = "received-"
+"""How the names of folders begin that transfers are received into."""
 MEMORY_MB = 100.0
 
 
@@ -147,13 +150,28 @@ def make_files(folder: Path, sizes: Sizes) -> None:
 
 
 def afresh(folder: Path, work: Callable[[Path], object]) -> Callable[[], None]:
-    """The work in an empty folder, emptied again."""
+    """The work in a folder of its own; `even` removes it, which is no part of a transfer."""
 
     def run() -> None:
-        with tempfile.TemporaryDirectory(dir=folder) as empty:
-            work(Path(empty))
+        work(Path(tempfile.mkdtemp(prefix=RECEIVED, dir=folder)))
 
     return run
+
+
+def even(folder: Path, size: int) -> Callable[[], None]:
+    """What makes the start of a run the same for both sides, whoever came before.
+
+    Nothing is left of what was received, the file system has done with it, and `size` bytes of free memory are the
+    machine's: a virtual one gives what is free for two seconds back to its host, and whoever is next pays for that.
+    """
+
+    def prepare() -> None:
+        for received in folder.glob(f"{RECEIVED}*"):
+            shutil.rmtree(received)
+        os.sync()
+        mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | mmap.MAP_POPULATE).close()
+
+    return prepare
 
 
 def by_curl(url: str, *words: str) -> Callable[[Path], object]:
@@ -177,7 +195,15 @@ def pairs_of(name: str, url: str, sizes: Sizes, folder: Path, curl: list[str], a
         peers.append(("aria2c -x4", by_aria2(url, *aria2), 1.0, None))
     for peer, work, goal, cpu in peers:
         told = f"{sizes.bulk // MIB} MiB by {name} ÷ {peer}"
-        yield measure(told, ours, afresh(folder, work), goal=goal, pairs=sizes.pairs, cpu_goal=cpu)
+        yield measure(
+            told,
+            ours,
+            afresh(folder, work),
+            goal=goal,
+            pairs=sizes.pairs,
+            cpu_goal=cpu,
+            prepare=even(folder, sizes.bulk),
+        )
 
 
 def throttled(sizes: Sizes, folder: Path) -> Iterator[Pairs]:
@@ -188,7 +214,7 @@ def throttled(sizes: Sizes, folder: Path) -> Iterator[Pairs]:
         name = f"{sizes.throttled // MIB} MiB at {THROTTLE}iB/s a connection ÷ aria2c -x4"
         if shutil.which("aria2c"):
             ours, theirs = afresh(folder, by_us(url)), afresh(folder, by_aria2(url))
-            yield measure(name, ours, theirs, goal=1.0, pairs=sizes.pairs, warm_up=0)
+            yield measure(name, ours, theirs, goal=1.0, pairs=sizes.pairs, warm_up=0, prepare=even(folder, sizes.bulk))
 
 
 def memory_mb(url: str, folder: Path) -> float:
@@ -215,6 +241,7 @@ def results(sizes: Sizes, folder: Path) -> Iterator[Pairs]:
             afresh(folder, lambda empty: small_by_yt_dlp(base, empty)),
             goal=1 / 3,
             pairs=sizes.pairs,
+            prepare=even(folder, sizes.bulk),
         )
     with origin("benchmarks.swift", str(folder), str(made), str(key)) as port:
         url = f"https://127.0.0.1:{port}/bulk.bin"

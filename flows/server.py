@@ -31,6 +31,9 @@ from tidegate.process.kinship import die_with_parent
 STARTUP_SECONDS = 180.0
 """How long our own server may take: its imports alone take 12 s on a slow machine, and its first migrations more."""
 PROBE_SECONDS = 2.0
+PATIENCE_SECONDS = 15.0
+"""How long a server that was named may take to answer: a busy one is no reason to fail a run. One that refuses the
+connection is told at once."""
 DEFAULT_API = "http://127.0.0.1:4200/api"
 LOOPBACK = ("127.0.0.1", "localhost")
 """Hosts that no proxy can reach for us."""
@@ -105,7 +108,7 @@ def found(home: Path) -> Server | None:
     _spare_loopback_the_proxy()
     named = os.environ.get("PREFECT_API_URL")
     if named:
-        if not is_up(named):
+        if not is_up(named, PATIENCE_SECONDS):
             raise ServerUnavailable(f"The Prefect server at {named} (PREFECT_API_URL) does not answer")
         return Server(named)
     if in_files("api.url", ["PREFECT_API_URL"]):
@@ -115,9 +118,9 @@ def found(home: Path) -> Server | None:
     return Server(running[0]) if running else None
 
 
-def is_up(api_url: str) -> bool:
-    """Whether a Prefect server answers there that it is well."""
-    return answer(api_url, "health") is True
+def is_up(api_url: str, seconds: float = PROBE_SECONDS) -> bool:
+    """Whether a Prefect server answers there, in so many seconds, that it is well."""
+    return answer(api_url, "health", seconds) is True
 
 
 def is_ours(api_url: str) -> bool:
@@ -138,10 +141,10 @@ def _opener(api_url: str) -> urllib.request.OpenerDirector:
     return urllib.request.build_opener(urllib.request.ProxyHandler({} if near else None))
 
 
-def answer(api_url: str, path: str) -> Any:
+def answer(api_url: str, path: str, seconds: float = PROBE_SECONDS) -> Any:
     """The JSON that the API answers, or None."""
     try:
-        with _opener(api_url).open(f"{api_url.rstrip('/')}/{path}", timeout=PROBE_SECONDS) as told:
+        with _opener(api_url).open(f"{api_url.rstrip('/')}/{path}", timeout=seconds) as told:
             return json.load(told)
     except (OSError, ValueError):
         return None

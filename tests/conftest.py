@@ -2,13 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import signal
-import socket
-import subprocess
-import sys
-import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -16,8 +11,9 @@ import pytest
 
 from flows import server
 from tests.support import postgres as postgresql
-from tests.support.command import Command, wait_until
-from tests.support.leaks import MARK, marking
+from tests.support import session_server
+from tests.support.command import Command
+from tests.support.leaks import marking
 from tidegate.durable.home import Home
 from tidegate.durable.ledger import Ledger
 from tidegate.settings import LedgerSettings
@@ -53,28 +49,11 @@ def clips(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def prefect_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """The API address of a Prefect server with a database of its own."""
-    folder = tmp_path_factory.mktemp("prefect")
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    environment = {
-        **os.environ,
-        "PREFECT_HOME": str(folder),
-        "PREFECT_SERVER_ANALYTICS_ENABLED": "0",
-        MARK: "session",
-    }
-    environment.pop("PREFECT_API_URL", None)
-    argv = [sys.executable, "-m", "prefect", "server", "start", "--host", "127.0.0.1", "--port", str(port)]
-    with (folder / "server.log").open("wb") as log:
-        process = subprocess.Popen(argv, env=environment, stdout=log, stderr=log, start_new_session=True)
-    api = f"http://127.0.0.1:{port}/api"
-    try:
-        wait_until(lambda: _healthy(api), seconds=120, what=f"for the Prefect server, see {folder}/server.log")
+    """The API address of a Prefect server with a database of its own, shared by all processes of this session."""
+    folder = tmp_path_factory.getbasetemp()
+    several = "PYTEST_XDIST_WORKER" in os.environ
+    with session_server.shared((folder.parent if several else folder) / "prefect") as api:
         yield api
-    finally:
-        os.killpg(process.pid, signal.SIGKILL)  # nobody reads its database again
-        process.wait()
 
 
 @pytest.fixture(scope="session")
@@ -109,12 +88,6 @@ def ledger(home: Home) -> Iterator[Ledger]:
     opened = Ledger.open(LedgerSettings(), home)
     yield opened
     opened.close()
-
-
-def _healthy(api: str) -> bool:
-    with contextlib.suppress(OSError), urllib.request.urlopen(f"{api}/health", timeout=2) as answer:
-        return bool(answer.status == 200)
-    return False
 
 
 @pytest.fixture

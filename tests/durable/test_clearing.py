@@ -6,6 +6,7 @@ import contextlib
 import os
 import subprocess
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -244,9 +245,11 @@ def test_links_that_are_planted_while_a_tree_is_being_removed_lead_nowhere(home:
 
     planter = threading.Thread(target=plant)
     planter.start()
-    removed = 0
+    removed = rounds = 0
+    until = time.monotonic() + 120
     try:
-        for _ in range(400):
+        while (rounds < 400 or removed < 50) and time.monotonic() < until:
+            rounds += 1
             for path in (
                 f"scratch/{KEY}/source",
                 f"scratch/{KEY}",

@@ -64,6 +64,12 @@ def test_what_is_named_or_configured_comes_before_what_is_recorded(
         assert found(nobody) == Server(api_at(named))
 
 
+def test_a_named_server_that_is_busy_is_waited_for(nobody: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with answering(seconds=2 * server.PROBE_SECONDS) as busy:
+        monkeypatch.setenv("PREFECT_API_URL", api_at(busy))
+        assert found(nobody) == Server(api_at(busy))
+
+
 def test_the_record_of_a_make_serve_that_was_killed_is_not_believed(nobody: Path) -> None:
     """Somebody else may have the port by now."""
     with answering() as port:

@@ -1,4 +1,5 @@
-"""One site for all of these tests: starting one takes longer than most of what is proven with it."""
+"""One site for all of these tests: starting one takes longer than most of what is proven with it. It ends with them,
+because its server and worker cost the tests after them a quarter of a core."""
 
 from __future__ import annotations
 
@@ -27,7 +28,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(pytest.mark.timeout(TIMEOUT_SECONDS))
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
     """Server, worker and deployments; the caretakers run when a test says so."""
     with started_site(tmp_path_factory.mktemp("site"), {"TIDEGATE_RECOVERY_SETTLE": str(SETTLE_SECONDS)}) as site:
@@ -60,7 +61,7 @@ def fresh(films: Mapping[str, Path], tmp_path_factory: pytest.TempPathFactory) -
     return copied
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def straight(site: Site, films: Mapping[str, Path], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Undisturbed]:
     """What an undisturbed command publishes of every film, in a home of its own."""
     with undisturbed(site, tmp_path_factory.mktemp("straight"), films) as straight:

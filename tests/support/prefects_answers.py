@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -18,8 +19,11 @@ class PrefectsAnswers(BaseHTTPRequestHandler):
     """Health and version."""
 
     version = version("prefect")
+    seconds = 0.0
+    """How long it takes to answer."""
 
     def do_GET(self) -> None:
+        time.sleep(self.seconds)
         told = {"/api/health": True, "/api/admin/version": self.version}.get(self.path)
         self.send_response(200 if told is not None else 404)
         self.end_headers()
@@ -30,9 +34,9 @@ class PrefectsAnswers(BaseHTTPRequestHandler):
 
 
 @contextmanager
-def answering(told_version: str = PrefectsAnswers.version) -> Iterator[int]:
-    """A program on this host that says it is a Prefect server of that version; gives its port."""
-    handler = type("Answers", (PrefectsAnswers,), {"version": told_version})
+def answering(told_version: str = PrefectsAnswers.version, seconds: float = 0.0) -> Iterator[int]:
+    """A program on this host that says, after a while, it is a Prefect server of that version; gives its port."""
+    handler = type("Answers", (PrefectsAnswers,), {"version": told_version, "seconds": seconds})
     with ThreadingHTTPServer(("127.0.0.1", 0), handler) as program:
         threading.Thread(target=program.serve_forever, daemon=True).start()
         yield program.server_port
