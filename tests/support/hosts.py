@@ -1,20 +1,23 @@
 """Several hosts on one machine: network namespaces on a bridge, which can be cut off from it.
 
 What runs on a `Host` reaches this machine under `Network.address` and nothing else. File systems and process numbers
-are shared, as a network file system would have it; `TIDEGATE_HOST_ID` tells the hosts apart.
+are shared, as a network file system would have it; `TIDEGATE_HOST_ID` tells the hosts apart. A network bears the number
+of the process that made it: what a killed one left would take the addresses of the next, and is removed.
 """
 
 from __future__ import annotations
 
 import contextlib
 import os
+import re
 import shutil
 import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
-SUBNET = "10.213.47"
+import psutil
+
 BRIDGE_HOST = 1
 
 
@@ -46,9 +49,14 @@ class Network:
     """The bridge and its hosts."""
 
     bridge: str
+    subnet: str
+    """The first three numbers of its addresses."""
     hosts: list[Host] = field(default_factory=list)
-    address: str = f"{SUBNET}.{BRIDGE_HOST}"
-    """Of this machine, as the hosts see it."""
+
+    @property
+    def address(self) -> str:
+        """Of this machine, as the hosts see it."""
+        return f"{self.subnet}.{BRIDGE_HOST}"
 
     def add(self) -> Host:
         number = len(self.hosts) + 1
@@ -58,7 +66,7 @@ class Network:
         _ip("link", "add", host.cable, "type", "veth", "peer", "name", "eth0", "netns", host.name)
         _ip("link", "set", host.cable, "master", self.bridge, "up")
         for words in (
-            ("addr", "add", f"{SUBNET}.{BRIDGE_HOST + number}/24", "dev", "eth0"),
+            ("addr", "add", f"{self.subnet}.{BRIDGE_HOST + number}/24", "dev", "eth0"),
             ("link", "set", "eth0", "up"),
             ("link", "set", "lo", "up"),
         ):
@@ -82,20 +90,31 @@ def missing() -> str | None:
 @contextmanager
 def network() -> Iterator[Network]:
     """A bridge; it is gone after the block, and all hosts with it."""
-    bridge = f"tg{os.getpid()}"
-    made = Network(bridge)
+    _remove_what_the_dead_left()
+    pid = os.getpid()
+    bridge = f"tg{pid}"
+    made = Network(bridge, f"10.{128 + pid % 100}.{pid // 100 % 256}")
     try:
         _ip("link", "add", bridge, "type", "bridge")
         _ip("addr", "add", f"{made.address}/24", "dev", bridge)
         _ip("link", "set", bridge, "up")
         yield made
     finally:
-        for host in made.hosts:
-            with contextlib.suppress(subprocess.CalledProcessError):
-                _ip("netns", "del", host.name)
+        _remove(bridge, [host.name for host in made.hosts])
+
+
+def _remove_what_the_dead_left() -> None:
+    bridges = re.findall(r"^\d+: (tg(\d+)):", _ip("-o", "link", "show", "type", "bridge"), re.MULTILINE)
+    for bridge, pid in bridges:
+        if not psutil.pid_exists(int(pid)):
+            _remove(bridge, re.findall(rf"^{bridge}-\d+", _ip("netns", "list"), re.MULTILINE))
+
+
+def _remove(bridge: str, hosts: list[str]) -> None:
+    for words in (*(("netns", "del", host) for host in hosts), ("link", "del", bridge)):
         with contextlib.suppress(subprocess.CalledProcessError):
-            _ip("link", "del", bridge)
+            _ip(*words)
 
 
-def _ip(*words: str) -> None:
-    subprocess.run(["ip", *words], check=True, capture_output=True, text=True, timeout=30)
+def _ip(*words: str) -> str:
+    return subprocess.run(["ip", *words], check=True, capture_output=True, text=True, timeout=30).stdout

@@ -49,7 +49,13 @@ def nothing_left() -> Iterator[None]:
         time.sleep(0.02)
     assert not new
     gc.collect()  # kept connections end with the run whose gates they belong to
-    assert {number: what for number, what in open_descriptors().items() if descriptors.get(number) != what} == {}
+    while (left := _opened_since(descriptors)) and time.monotonic() < until:
+        time.sleep(0.02)
+    assert left == {}
+
+
+def _opened_since(before: dict[int, str]) -> dict[int, str]:
+    return {number: what for number, what in open_descriptors().items() if before.get(number) != what}
 
 
 def _at_work() -> set[threading.Thread]:

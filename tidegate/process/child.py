@@ -224,11 +224,18 @@ async def _clear_group(child: Child) -> None:
     """Read what the kernel has counted, then remove the group; its last member may still be on its way out."""
     if child.group:
         child.exhausted = child.group.exhausted()
-        if not child.use.samples and (most := child.group.most_bytes()):  # it was killed before the first look
-            child.use.add(Sample(child.elapsed, most, 0.0))
+        if child.exhausted or not child.use.samples:
+            note_peak(child)
         while not child.group.remove():  # nobody tells when it is empty
             child.group.kill()
             await anyio.sleep(POLL_SECONDS)
+
+
+def note_peak(child: Child) -> None:
+    """The kernel's own count of a child that was killed before a look saw how much it had."""
+    most = child.group.most_bytes() if child.group else None
+    if most and most > child.use.peak_memory_bytes:
+        child.use.add(Sample(child.elapsed, most, 0.0))
 
 
 def exhausted(child: Child, exit_code: int | None) -> MemoryExhausted:

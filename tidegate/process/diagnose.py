@@ -156,14 +156,9 @@ CONCEALED = re.compile(r"concealing \d+ DC|Error submitting packet to decoder|Er
 """What decoders say of a place that they could not decode; ffmpeg goes on after it and exits with 0."""
 
 
-class Concealed:
-    """Counts the damaged places of its input that an ffmpeg tells of. Its `feed` takes the lines of stderr."""
-
-    def __init__(self) -> None:
-        self.places = 0
-
-    def feed(self, line: str) -> None:
-        self.places += CONCEALED.search(line) is not None
+def tells_of_concealing(line: str) -> bool:
+    """Whether a line of stderr tells of one."""
+    return CONCEALED.search(line) is not None
 
 
 def ran_out_of_space(finished: Finished) -> bool:

@@ -14,10 +14,11 @@ from pathlib import Path
 
 from tidegate.errors import ToolMissing
 from tidegate.events import Advance, Observer
+from tidegate.model import ResourceUse
 from tidegate.process.demuxers import ALLOWED_DEMUXERS
-from tidegate.process.diagnose import diagnose, ran_out_of_space
+from tidegate.process.diagnose import diagnose, ran_out_of_space, tells_of_concealing
 from tidegate.process.output import LineSink, ignore_line
-from tidegate.process.supervise import Finished, Job, run
+from tidegate.process.supervise import Job, run
 from tidegate.settings import ProcessSettings, ToolSettings
 
 VERSION_SECONDS = 15.0
@@ -104,6 +105,15 @@ def file_url(path: Path) -> str:
     return f"file:{path.absolute()}"
 
 
+@dataclass(frozen=True)
+class Ran:
+    """An ffmpeg that came to a good end."""
+
+    resources: ResourceUse
+    concealed: int
+    """Places of its input that it could not decode, and went on."""
+
+
 async def run_ffmpeg(
     argv: list[str],
     *,
@@ -115,7 +125,7 @@ async def run_ffmpeg(
     outputs: tuple[Path, ...] = (),
     on_stderr: LineSink = ignore_line,
     memory_cap_bytes: int | None = None,
-) -> Finished:
+) -> Ran:
     """Run ffmpeg to a good end. `memory_cap_bytes` is what it may use; None: as much as there is.
 
     Raises:
@@ -124,6 +134,13 @@ async def run_ffmpeg(
 
     def show(progress: Progress) -> None:
         observe(Advance(stage, progress.out_time_seconds, media_seconds, "seconds", progress.speed))
+
+    concealed = 0
+
+    def hear(line: str) -> None:
+        nonlocal concealed
+        concealed += tells_of_concealing(line)
+        on_stderr(line)
 
     progress = Progress(show)
     job = Job(
@@ -134,7 +151,7 @@ async def run_ffmpeg(
         marks=lambda: dict(progress.marks),
         share=lambda: progress.out_time_seconds / media_seconds if media_seconds else None,
         on_stdout=progress.feed,
-        on_stderr=on_stderr,
+        on_stderr=hear,
         memory_cap_bytes=memory_cap_bytes,
         stage=stage,
         observe=observe,
@@ -142,7 +159,7 @@ async def run_ffmpeg(
     finished = await run(job, limits)
     if finished.exit_code != 0 or ran_out_of_space(finished):
         raise diagnose(finished)
-    return finished
+    return Ran(finished.resources, concealed)
 
 
 async def version_of(toolchain: Toolchain, limits: ProcessSettings) -> str:

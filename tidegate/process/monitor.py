@@ -16,7 +16,7 @@ import psutil
 
 from tidegate.errors import TidegateError
 from tidegate.events import Note, PathTaken, Risk, Strain
-from tidegate.process.child import Child, exhausted
+from tidegate.process.child import Child, exhausted, note_peak
 from tidegate.process.usage import TREND_SAMPLES, Alerts, Limits, Sample
 from tidegate.resilience.load import LoadMeter
 from tidegate.resilience.risk import rises_to_tell, risk_level
@@ -86,6 +86,7 @@ class _Monitor:
         )
         if over:
             child.kill()  # it is given no time: it would go on growing
+            note_peak(child)
             raise exhausted(child, None)
         return sample
 

@@ -34,7 +34,6 @@ from tidegate.model import (
     Strategy,
     Verification,
 )
-from tidegate.process.diagnose import Concealed
 from tidegate.process.ffmpeg import Toolchain, base_arguments, can_tone_map, file_url, run_ffmpeg, version_of
 from tidegate.resilience.quality import first_aim, rung_of, threads_for
 from tidegate.stages.decide import decide, findings, ladder, smaller, worth_a_look
@@ -195,8 +194,7 @@ async def _whole(film: Film) -> tuple[MediaInfo, Verification]:
         *film.encoder.applied(output_arguments(rung, film.media, film.toolchain.encoder_threads)),
         file_url(output),
     ]
-    concealed = Concealed()
-    finished = await run_ffmpeg(
+    ran = await run_ffmpeg(
         film.encoder.called(command),
         stage="remux",
         limits=bench.settings.process,
@@ -204,11 +202,10 @@ async def _whole(film: Film) -> tuple[MediaInfo, Verification]:
         media_seconds=film.media.length_seconds,
         observe=bench.observe,
         outputs=(output,),
-        on_stderr=concealed.feed,
         memory_cap_bytes=film.memory_cap_bytes,
     )
-    film.used.append(finished.resources)
-    film.concealed[:] = [concealed.places]  # chunks that were given up for this saw the same places
+    film.used.append(ran.resources)
+    film.concealed[:] = [ran.concealed]  # chunks that were given up for this saw the same places
     return await verified(film)
 
 

@@ -22,8 +22,7 @@ from tidegate.durable.threads import in_thread
 from tidegate.errors import VerificationFailed, from_os_error
 from tidegate.events import Observer
 from tidegate.model import Digest, ResourceUse, Value
-from tidegate.process.diagnose import Concealed
-from tidegate.process.ffmpeg import file_url, run_ffmpeg
+from tidegate.process.ffmpeg import Ran, file_url, run_ffmpeg
 from tidegate.settings import ProcessSettings
 from tidegate.stages.chunks.samples import samples_in
 
@@ -76,10 +75,9 @@ async def make(piece: Piece, observe: Observer) -> Made:
         VerificationFailed: it has more or fewer pictures than the source.
         TidegateError: what `run_ffmpeg` raises; DiskFull and its like.
     """
-    concealed = Concealed()
     unfinished = piece.folder / f"{own_name(piece.key)}-{secrets.token_hex(4)}.partial"
     try:
-        finished = await run_ffmpeg(
+        ran = await run_ffmpeg(
             [*piece.argv, file_url(unfinished)],
             stage="remux",
             limits=piece.limits,
@@ -87,10 +85,9 @@ async def make(piece: Piece, observe: Observer) -> Made:
             media_seconds=piece.length_seconds,
             observe=observe,
             outputs=(unfinished,),
-            on_stderr=concealed.feed,
             memory_cap_bytes=piece.memory_cap_bytes,
         )
-        return await in_thread(_recorded, piece, unfinished, finished.resources, concealed.places)
+        return await in_thread(_recorded, piece, unfinished, ran)
     finally:
         with contextlib.suppress(OSError):
             unfinished.unlink(missing_ok=True)
@@ -115,7 +112,7 @@ def clear_unfinished(folder: Path) -> None:
         left.unlink(missing_ok=True)
 
 
-def _recorded(piece: Piece, unfinished: Path, resources: ResourceUse, concealed: int) -> Made:
+def _recorded(piece: Piece, unfinished: Path, ran: Ran) -> Made:
     try:
         frames = _counted(piece, unfinished)
         digest = blake3_of(unfinished)
@@ -125,8 +122,8 @@ def _recorded(piece: Piece, unfinished: Path, resources: ResourceUse, concealed:
             frames=frames,
             size_bytes=unfinished.stat().st_size,
             digest=digest,
-            resources=resources,
-            concealed=concealed,
+            resources=ran.resources,
+            concealed=ran.concealed,
         )
         sync_file(unfinished)
         unfinished.rename(piece.folder / made.name)
