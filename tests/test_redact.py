@@ -68,6 +68,31 @@ def test_user_info_goes_and_host_and_port_stay(scheme: str, login: str) -> None:
     assert has_secret(url)
 
 
+@pytest.mark.parametrize(
+    ("url", "told"),
+    [
+        (
+            f"https://x/?url=https%3A%2F%2Fy%2F%3Ftoken%3D{SECRET}%26a%3D1",
+            f"https://x/?url=https://y/%3Ftoken%3D{REDACTED}%26a%3D1",
+        ),
+        (f"https://x/?url=http://me:{SECRET}@y/film.mp4", "https://x/?url=http://y/film.mp4"),
+        (f"https://x/?a=1;token={SECRET}", f"https://x/?a=1%3Btoken%3D{REDACTED}"),
+        (f"https://x/film.mp4;jsessionid={SECRET}?a=1", f"https://x/film.mp4;jsessionid={REDACTED}?a=1"),
+        (f"https://x/hdnts=exp=1~hmac={SECRET}/film.m3u8", f"https://x/hdnts={REDACTED}/film.m3u8"),
+    ],
+)
+def test_a_secret_within_a_value_or_in_the_path_goes(url: str, told: str) -> None:
+    assert redact_url(url) == told
+    assert has_secret(url)
+
+
+def test_links_within_links_without_end_go_as_a_whole() -> None:
+    url = f"http://x/?token={SECRET}"
+    for _ in range(500):
+        url = f"http://x/?a={url}"
+    assert SECRET not in redact_url(url) and has_secret(url)
+
+
 def test_a_fragment_goes() -> None:
     assert redact_url(f"https://host/film.mp4#access_token={SECRET}") == "https://host/film.mp4"
 

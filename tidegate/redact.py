@@ -19,6 +19,14 @@ _SECRET_NAME = re.compile(
 )
 """Query names that carry a credential, or its validity, on S3, GCS, Azure, Akamai, CloudFront and their like."""
 
+_SECRET_IN_PATH = re.compile(
+    r"(?<=[;/])(.*token.*?|hdnts|hdnea|hdntl|hmac|sig|signature|jwt|(?:php|j)?sess(?:ion)?_?id)=[^;/]+", re.IGNORECASE
+)
+"""What servlets and Akamai put there: `film.mp4;jsessionid=…`, `/hdnts=exp=…~hmac=…/film.m3u8`."""
+_AFTER_SEMICOLON = re.compile(r"(?<=;)([^;=]+)=([^;]*)")
+DEEPEST = 3
+"""Links within links that are looked into; what lies deeper goes as a whole."""
+
 _LONE_SURROGATE = re.compile("[\ud800-\udfff]")
 """A byte of a command line or file name that is no UTF-8; neither JSON nor a terminal takes it."""
 
@@ -26,7 +34,12 @@ _URL_IN_TEXT = re.compile(r"[a-z][a-z0-9+.-]{0,20}://[^\s'\"<>]+", re.IGNORECASE
 
 
 def redact_url(url: str) -> str:
-    """The URL with credentials replaced: user info, secret query values and the fragment. Always printable as UTF-8."""
+    """The URL with credentials replaced: user info, secret values in query and path, those of links within it, and the
+    fragment. Always printable as UTF-8."""
+    return _redacted(url, DEEPEST)
+
+
+def _redacted(url: str, depth: int) -> str:
     url = _LONE_SURROGATE.sub("\ufffd", url)
     try:
         parts = urlsplit(url)
@@ -35,8 +48,9 @@ def redact_url(url: str) -> str:
     if parts.scheme not in ("http", "https") and (not parts.netloc or parts.scheme in ("", "file")):
         return url
     host = parts.netloc.rpartition("@")[2]
-    query = "&".join(_redacted_pair(name, value) for name, value in parse_qsl(parts.query, keep_blank_values=True))
-    return urlunsplit((parts.scheme, host, parts.path, query, ""))
+    pairs = ((name, _value(name, value, depth)) for name, value in parse_qsl(parts.query, keep_blank_values=True))
+    query = "&".join(f"{quote(name, safe='', errors='replace')}={shown}" for name, shown in pairs)
+    return urlunsplit((parts.scheme, host, _path(parts.path), query, ""))
 
 
 def redact_text(text: str) -> str:
@@ -50,10 +64,27 @@ def has_secret(url: str) -> bool:
         parts = urlsplit(url)
     except ValueError:  # redaction takes all of it away
         return True
-    names = (name for name, _ in parse_qsl(parts.query, keep_blank_values=True))
-    return "@" in parts.netloc or any(_SECRET_NAME.match(name) for name in names)
+    pairs = parse_qsl(parts.query, keep_blank_values=True)
+    hidden = any(_value(name, value, DEEPEST) != _quoted(value) for name, value in pairs)
+    return "@" in parts.netloc or hidden or _path(parts.path) != parts.path
 
 
-def _redacted_pair(name: str, value: str) -> str:
-    shown = REDACTED if _SECRET_NAME.match(name) else quote(value, safe="/:,~*!'()", errors="replace")
-    return f"{quote(name, safe='', errors='replace')}={shown}"
+def _path(path: str) -> str:
+    return _SECRET_IN_PATH.sub(lambda found: f"{found[1]}={REDACTED}", path)
+
+
+def _value(name: str, value: str, depth: int) -> str:
+    """A value of the query as it is shown, quoted."""
+    if _SECRET_NAME.match(name):
+        return REDACTED
+    if "://" in value:
+        value = _URL_IN_TEXT.sub(lambda found: _redacted(found.group(), depth - 1), value) if depth else REDACTED
+    return _quoted(_AFTER_SEMICOLON.sub(_semicolon_pair, value))
+
+
+def _semicolon_pair(pair: re.Match[str]) -> str:
+    return f"{pair[1]}={REDACTED}" if _SECRET_NAME.match(pair[1]) else pair[0]
+
+
+def _quoted(value: str) -> str:
+    return quote(value, safe="/:,~*!'()", errors="replace")

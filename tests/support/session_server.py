@@ -16,6 +16,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from flows import server
+from tests.support import prefect_database
 from tests.support.command import wait_until
 from tests.support.leaks import MARK
 
@@ -60,6 +61,7 @@ def _started(folder: Path) -> str:
         MARK: "session",
     }
     environment.pop("PREFECT_API_URL", None)
+    prefect_database.laid_into(folder)
     with server.listener_on(0) as free:
         api = server.address_of(free)
     argv = [sys.executable, "-m", "prefect", "server", "start", "--host", "127.0.0.1", "--port", api.split(":")[2][:-4]]

@@ -28,6 +28,7 @@ import psutil
 from deployments import parts
 from flows import server
 from flows.site import POOL
+from tests.support import prefect_database
 from tests.support.command import QUICK, ROOT, Command, wait_until
 from tests.support.leaks import MARK, children, end_children, marking
 
@@ -241,6 +242,7 @@ def started_site(
     with marking() as mark:
         site = Site(home, folder / "out", mark, told)
         try:
+            prefect_database.laid_into(home / "prefect")
             site.start_server()
             site.furnish()
             if not schedules:

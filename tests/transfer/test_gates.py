@@ -505,6 +505,21 @@ def test_a_held_connection_is_renewed_however_long_it_lasts(ledger: Ledger) -> N
     run(test)
 
 
+@pytest.mark.parametrize("failure", [BrokenPipeError(), SystemExit(1)])
+def test_who_cannot_show_what_the_gates_tell_holds_up_no_call(failure: BaseException) -> None:
+    def show(event: Event) -> None:
+        raise failure
+
+    async def test() -> None:
+        gates = Gates(QUICK, None, show)
+        await fails(gates, ServerError("503"), 5)
+        await refused(gates)
+        with anyio.fail_after(5):
+            await call(gates, origin="http://other:80")
+
+    run(test)
+
+
 # --- a ledger that is away ------------------------------------------------------------------------
 
 

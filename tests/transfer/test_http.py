@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from pydantic import SecretStr
 
 from tests.support.origin import Origin, Resource
-from tests.transfer.scripted import Scripted, head
+from tests.transfer.scripted import Scripted, head, identified, part_of, read_from
 from tidegate.errors import BadInput, ConnectionFailed, Evidence, RangeMismatch, RedirectLoop
 from tidegate.model import Source
 from tidegate.settings import TransferSettings
@@ -118,6 +118,7 @@ def test_a_partial_answer_at_the_right_place_is_taken_and_a_whole_one_begins_at_
         (200, {"Content-Length": "10"}, 10),
         (200, {}, None),
         (206, {"Content-Length": "5"}, None),
+        (206, {"Content-Range": f"bytes 0-9/{'9' * 5000}", "Content-Length": "10"}, None),
     ],
 )
 def test_the_size_of_the_whole_is_not_mistaken_for_that_of_the_answer(
@@ -132,6 +133,8 @@ def test_the_size_of_the_whole_is_not_mistaken_for_that_of_the_answer(
         ("", "http://origin/a/b%20c.mp4?x=1", "b c.mp4"),
         ('attachment; filename="film.mkv"', "http://origin/download", "film.mkv"),
         ("attachment; filename*=UTF-8''f%C3%BCr.mkv", "http://origin/download", "für.mkv"),
+        ("attachment; filename*=idna''x%ff", "http://origin/b.mp4", "b.mp4"),
+        (f"attachment; filename*{'9' * 5000}=b", "http://origin/b.mp4", "b.mp4"),
         ("", "http://origin/", "origin"),
     ],
 )
@@ -228,3 +231,13 @@ def test_an_exchange_that_was_given_up_before_it_began_fails_and_leaves_no_socke
         exchange.abort()
         with pytest.raises(ConnectionFailed):
             anyio.run(exchange.identify)
+
+
+def test_a_validator_that_no_header_may_hold_is_compared_and_not_sent_back() -> None:
+    whole = b"0123456789"
+    with Scripted(lambda asked: iter([part_of(whole, asked, {"ETag": '"café"'})])) as origin:
+        source, limits = Source(url=SecretStr(origin.url("clip.mp4"))), TransferSettings()
+        identity = identified(HttpExchange(source, limits))
+        assert identity.etag
+        assert read_from(HttpExchange(source, limits), 5, identity) == whole[5:]
+        assert not any("if-range" in asked for asked in origin.seen)

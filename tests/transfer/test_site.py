@@ -18,6 +18,7 @@ from pathlib import Path
 import anyio
 import pytest
 from pydantic import SecretStr
+from yt_dlp.cookies import YoutubeDLCookieJar
 
 from tests.support import ladders, leaks
 from tests.support.clips import clip
@@ -41,6 +42,7 @@ from tidegate.model import Identity, Rendition, Source
 from tidegate.settings import ProcessSettings, Settings, StoreSettings, TransferSettings
 from tidegate.stages import Workbench
 from tidegate.stages.outside import outside_of
+from tidegate.transfer.extract_child import cookies_of, own_host_only
 from tidegate.transfer.extraction import Extraction, failure_of
 from tidegate.transfer.formats import canonical_link, choices_of, expires_at, format_of, same_choice
 from tidegate.transfer.outside import Outside
@@ -363,16 +365,37 @@ def test_a_cookie_reaches_the_page_and_its_media_and_no_command_line(
     assert SECRET.encode() not in bench.everything_on_disk()
 
 
-def test_a_header_stays_with_its_own_origin_even_over_a_redirect(bench: Bench, films: dict[str, Path | bytes]) -> None:
+@pytest.mark.parametrize("host", ["localhost", "127.0.0.1"])
+def test_a_header_stays_with_its_own_origin_even_over_a_redirect(
+    host: str, bench: Bench, films: dict[str, Path | bytes]
+) -> None:
+    """Another port of the same host is another origin."""
     bench.headers = {"Authorization": f"Bearer {SECRET}", "X-Token": SECRET, "Cookie": f"a={SECRET}"}
     with SitePage({"/page": TWO}, films) as elsewhere:
-        away = elsewhere.url("/page").replace("127.0.0.1", "localhost")
+        away = elsewhere.url("/page").replace("127.0.0.1", host)
         with SitePage({"/page": Answer(302, {"Location": away})}) as site:
             on(site, bench).offer()
             (asked,) = site.asked("/page")
         assert (asked.headers["Authorization"], asked.headers["X-Token"]) == (f"Bearer {SECRET}", SECRET)
         assert elsewhere.asked("/page")
         assert not any(SECRET in repr(request.headers) for request in elsewhere.requests)
+
+
+@pytest.mark.parametrize(
+    ("link", "goes"),
+    [
+        ("https://example.com/v.mp4", True),
+        ("https://evil.example.com/v.mp4", False),
+        ("https://example.com:8443/v.mp4", False),
+        ("http://example.com/v.mp4", False),
+        ("https://notexample.com/v.mp4", False),
+    ],
+)
+def test_a_cookie_is_for_the_pages_own_host_and_port(link: str, goes: bool) -> None:
+    jar = YoutubeDLCookieJar(policy=own_host_only())
+    for cookie in cookies_of(f"session={SECRET}", "https://example.com/page"):
+        jar.set_cookie(cookie)
+    assert bool(jar.get_cookie_header(link)) is goes
 
 
 def test_a_login_in_the_link_is_a_header_for_its_own_origin(bench: Bench, films: dict[str, Path | bytes]) -> None:

@@ -7,6 +7,7 @@ alike. Nothing here asks or keeps anything.
 from __future__ import annotations
 
 import base64
+import contextlib
 import hashlib
 import re
 import time
@@ -32,7 +33,8 @@ from tidegate.transfer.transport.base import Headers
 LONGEST_WAIT_SECONDS = 1e9
 """What a longer Retry-After counts as; a number too large for a float would be infinite, which JSON cannot say."""
 
-_CONTENT_RANGE = re.compile(r"bytes (?:(\d+)-(\d+)|\*)/(\d+|\*)", re.ASCII)
+_CONTENT_RANGE = re.compile(r"bytes (?:(\d{1,18})-(\d{1,18})|\*)/(\d{1,18}|\*)", re.ASCII)
+"""No file has more bytes than a file system can count."""
 _DIGEST_NAMES = {"sha-256": "sha256", "sha-512": "sha512", "md5": "md5", "sha": "sha1"}
 """Algorithms of RFC 9530 and RFC 3230 whose values we check, by hashlib's names."""
 _LINK = re.compile(r"<([^<>]*)>((?:\s*;\s*[\w*-]+\s*=\s*(?:\"[^\"]*\"|[^\s\";,]+))*)")
@@ -109,7 +111,7 @@ def total_bytes(status: int, headers: Headers) -> int | None:
     if covers is not None:
         return None if covers[3] == "*" else int(covers[3])
     length = headers.get("Content-Length", "")
-    return int(length) if re.fullmatch(r"[0-9]+", length) and status == HTTPStatus.OK else None
+    return int(length) if re.fullmatch(r"[0-9]{1,18}", length) and status == HTTPStatus.OK else None
 
 
 def only(headers: Headers, name: str) -> str | None:
@@ -168,7 +170,9 @@ def file_name(headers: Headers, redacted: str) -> str:
     """A name for people. It is somebody else's text: whoever makes a path of it sanitises it."""
     message = Message()
     message["Content-Disposition"] = headers.get("Content-Disposition", "")
-    given = message.get_filename()
+    given = None
+    with contextlib.suppress(ValueError, LookupError):  # a charset that is none, a number without end
+        given = message.get_filename()
     return given or unquote(urlsplit(redacted).path.rstrip("/").rpartition("/")[2]) or urlsplit(redacted).netloc
 
 

@@ -18,7 +18,7 @@ import os
 import sys
 import urllib.request
 from collections.abc import Iterator
-from http.cookiejar import Cookie
+from http.cookiejar import Cookie, DefaultCookiePolicy
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit, urlunsplit
@@ -46,6 +46,8 @@ MEDIA_FIELDS = ("extractor_key", "id", "title", "duration", "live_status", "dire
 MOST_ENTRIES = 2
 """How far a list is followed: to see whether it is one video, or several."""
 _PORTS = {"http": 80, "https": 443}
+USUAL_PORTS = "80,443"
+"""Of a link that names none; http.cookiejar takes it for 80, whatever the scheme."""
 
 
 class Quiet:
@@ -128,6 +130,7 @@ def extract(request: dict[str, Any]) -> None:
         "extractor_retries": 0,
     }
     with Extractor(options, origin_of(url), headers) as ydl:
+        ydl.cookiejar.set_policy(own_host_only())
         for cookie in cookies_of(cookies, url):
             ydl.cookiejar.set_cookie(cookie)
         found = single(ydl.extract_info(url, download=False))
@@ -209,9 +212,15 @@ def without_login(url: str, headers: dict[str, str]) -> tuple[str, dict[str, str
     return urlunsplit(parts._replace(netloc=host)), {**headers, "Authorization": f"Basic {encoded}"}
 
 
+def own_host_only() -> DefaultCookiePolicy:
+    """Else the jar would give a cookie that names no domain to subdomains of its host too."""
+    return DefaultCookiePolicy(strict_ns_domain=DefaultCookiePolicy.DomainStrictNonDomain)
+
+
 def cookies_of(header: str, url: str) -> Iterator[Cookie]:
-    """A Cookie header as cookies of the page's own host alone."""
+    """A Cookie header as cookies of the page's own host and port alone."""
     parts = urlsplit(url)
+    port = str(parts.port) if parts.port else USUAL_PORTS
     host = parts.hostname or ""
     pairs = (pair.strip().partition("=") for pair in header.split(";"))
     for name, value in ((name, value) for name, _, value in pairs if name):
@@ -219,8 +228,8 @@ def cookies_of(header: str, url: str) -> Iterator[Cookie]:
             version=0,
             name=name,
             value=value,
-            port=None,
-            port_specified=False,
+            port=port,
+            port_specified=True,
             domain=host if "." in host else f"{host}.local",
             domain_specified=False,
             domain_initial_dot=False,

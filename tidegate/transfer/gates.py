@@ -21,7 +21,7 @@ import anyio
 from anyio import to_thread
 
 from tidegate.errors import SourceFailure, TidegateError, as_failure
-from tidegate.events import Observer, Waiting, unobserved
+from tidegate.events import Event, Observer, Waiting, unobserved
 from tidegate.model import OriginStats
 from tidegate.resilience import breaker as breaker_rules
 from tidegate.resilience.sharing import Call, Grant, Verdict
@@ -122,7 +122,7 @@ class Gates:
         self._observe = observe
         self._records: Records = Memory(self.limits, clock)
         if ledger is not None:
-            self._records = Shared(ledger, self.limits, observe, clock)
+            self._records = Shared(ledger, self.limits, self._told_by_keeper, clock)
         self._run = token_hex(8)
         self._gates: dict[str, Gate] = {}
         self._changed = threading.Condition()
@@ -278,9 +278,14 @@ class Gates:
                 ask, store = gate.ask(self._run, self.clock(), everything=everything)
             answer = self._records.exchange(gate.origin, ask, store=store)
             if answer.breaker.state is not before:  # told before those hear of it whom it stops
-                self._observe(breaker_rules.note(gate.origin, answer.breaker, self.limits))
+                self._told_by_keeper(breaker_rules.note(gate.origin, answer.breaker, self.limits))
             with self._changed:
                 gate.take(ask, answer, self.clock(), stored=store)
+
+    def _told_by_keeper(self, event: Event) -> None:
+        """Whoever shows it may fail, as a closed terminal does: calls that wait for the keeper must not notice."""
+        with contextlib.suppress(Exception, SystemExit):
+            self._observe(event)
 
     def _tell_all(self) -> None:
         with self._changed:
