@@ -52,6 +52,7 @@ def test_help_names_every_flag(tmp_path: Path) -> None:
     assert ended.returncode == 0
 
 
+@pytest.mark.slow
 def test_each_stage_can_be_the_last(command: Command, clips: Path) -> None:
     with Origin({"film.mp4": clip(clips)}) as origin:
         for number, stage in enumerate(STAGES):

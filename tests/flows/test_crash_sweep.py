@@ -34,7 +34,7 @@ MakeWork = Callable[[], Work]
 """Each time the same work, in folders of its own."""
 
 
-@pytest.fixture(scope="module", params=["local file", "http"])
+@pytest.fixture(scope="module", params=[pytest.param("local file", marks=pytest.mark.slow), "http"])
 def make_work(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, prefect_server: str, clips: Path
 ) -> Iterator[MakeWork]:

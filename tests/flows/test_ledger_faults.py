@@ -255,7 +255,8 @@ def test_a_ledger_that_is_away_from_the_start_is_waited_for_and_then_told(
     remote.all_is_told("completed")
 
 
-@pytest.mark.parametrize("way", [Way.BLACK_HOLE, pytest.param(Way.REFUSE, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("way", [Way.BLACK_HOLE, Way.REFUSE])
 def test_a_run_that_cannot_renew_its_lease_ends_itself_before_another_may_begin(
     way: Way, remote: Remote, source: Origin, film: bytes, tmp_path: Path
 ) -> None:

@@ -81,7 +81,7 @@ def test_a_source_of_several_whose_run_somebody_cancels_or_deletes_holds_up_no_o
     assert outcomes[0].failure.message and outcomes[0].failure.suggested_actions
 
 
-@pytest.mark.parametrize("act", [cancel, delete])
+@pytest.mark.parametrize("act", [cancel, pytest.param(delete, marks=pytest.mark.slow)])
 def test_a_command_whose_run_somebody_cancels_or_deletes_says_so_without_a_traceback(
     act: Callable[[str, str], None], command: Command, clips: Path, tmp_path: Path, prefect_server: str
 ) -> None:

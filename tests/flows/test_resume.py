@@ -119,6 +119,7 @@ def test_a_stopped_ffmpeg_step_leaves_no_process_and_is_done_again(
         goes_on_after_ffmpeg(command, origin)
 
 
+@pytest.mark.slow
 def test_a_killed_run_takes_its_ffmpeg_along_and_the_next_one_does_that_step_again(
     command: Command, clips: Path, tmp_path: Path
 ) -> None:

@@ -104,6 +104,7 @@ def test_where_nothing_smaller_fits_the_run_fails_and_says_what_was_tried(
     assert list(command.output.rglob("*.mp4")) == []
 
 
+@pytest.mark.slow
 def test_a_run_that_is_killed_below_goes_on_below(command: Command, film: Path, tmp_path: Path) -> None:
     tool = greedy(tmp_path, above=300, and_then="sleep 600")
     command.environment["TIDEGATE_TOOLS_FFMPEG"] = str(tool)

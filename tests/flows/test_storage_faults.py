@@ -162,6 +162,7 @@ def test_a_run_waits_for_space_then_says_where_it_lacks_and_later_goes_on(
         healed(patient, film.url, film.published, anew=["download", "remux", "analyze", "publish"])
 
 
+@pytest.mark.slow
 def test_a_store_that_fills_up_during_the_download_takes_the_ledger_along_and_keeps_what_came(
     patient: Command, film: Film
 ) -> None:

@@ -77,6 +77,7 @@ def encoders(home: Path) -> list[psutil.Process]:
     return found
 
 
+@pytest.mark.slow
 def test_a_cluster_makes_the_very_film_that_this_host_makes(
     cutting: Command, cluster: Any, source: Path, tmp_path: Path
 ) -> None:
