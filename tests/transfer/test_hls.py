@@ -432,6 +432,19 @@ def test_a_cut_that_no_length_tells_is_seen_in_the_segment_itself(packing: str, 
     assert got.bytes == whole
 
 
+@pytest.mark.timeout(30)
+@pytest.mark.parametrize("told", [0, 8, 15])
+def test_a_box_that_says_it_is_shorter_than_its_own_head_is_a_gap_and_holds_nothing_up(
+    told: int, clips: Path, tmp_path: Path
+) -> None:
+    """Its length stands in 64 bits behind its type; 0 means nothing there, and led nowhere for ever."""
+    files, whole = fragmented(clips)
+    files["s4.m4s"] = b"\x00\x00\x00\x01mdat" + told.to_bytes(8, "big") + bytes(64)
+    with pytest.raises(SegmentGap, match=r"Segment 4 .*inside a box"):
+        from_origin(files, tmp_path)
+    assert from_origin(fragmented(clips)[0], tmp_path).bytes == whole
+
+
 GAPS = ["html", "404", "410", "500", "empty", "10K drop", "10K cut", "close-delimited 9999 cut", "0 stall"]
 
 

@@ -10,7 +10,7 @@ import pytest
 
 from tests.support.ladders import cut
 from tidegate.transfer.playlists.captions import merged_captions
-from tidegate.transfer.playlists.plausible import Kind, flaw_in, kind_of
+from tidegate.transfer.playlists.plausible import MOST_BOXES, Kind, flaw_in, kind_of
 from tidegate.transfer.playlists.timing import continues, edges_of
 
 
@@ -52,6 +52,18 @@ def test_a_cut_is_seen_where_no_length_was_announced(clips: Path) -> None:
     assert flaw(ts + b"trailing", length_known=True) is None
     assert "inside a box" in (flaw(mp4[:10_000], length_known=False) or "")
     assert "inside a box" in (flaw(mp4[:10_000]) or "")
+
+
+def test_a_length_in_64_bits_is_believed_from_its_own_head_on() -> None:
+    large = b"\x00\x00\x00\x01mdat"
+    assert flaw(large + (24).to_bytes(8, "big") + bytes(8)) is None
+    for told in (0, 15, 17, 2**63):
+        assert "inside a box" in (flaw(large + told.to_bytes(8, "big")) or "")
+
+
+@pytest.mark.parametrize(("more", "words"), [(0, ""), (1, "more boxes")])
+def test_boxes_are_looked_at_up_to_a_number_that_no_film_has(more: int, words: str) -> None:
+    assert words in (flaw(b"\x00\x00\x00\x08free" * (MOST_BOXES + more)) or "")
 
 
 def test_neighbours_go_on_and_others_do_not(clips: Path) -> None:

@@ -10,6 +10,7 @@ import time
 from collections import defaultdict
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field, replace
+from functools import partial
 from http import HTTPStatus
 from pathlib import Path
 
@@ -136,8 +137,7 @@ class Supply:
         sink = SegmentSink(path, secret, resource.key, self._count)
         try:
             answer = await self._answer(resource, sink, shown)
-            # A look at some bytes that were just written costs less than a thread.
-            flaw = sink.flaw(length_known=_announced(answer))
+            flaw = await in_thread(partial(sink.flaw, length_known=_announced(answer)))
             if flaw is not None:
                 evidence = Evidence(url=redact_url(answer.url), received_bytes=sink.received_bytes)
                 raise SegmentGap(f"{shown}: {flaw}", evidence=evidence)
