@@ -8,6 +8,7 @@ from __future__ import annotations
 import gzip
 import random
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import anyio
@@ -574,6 +575,34 @@ def test_an_origin_that_cuts_every_connection_does_not_keep_a_large_segment_from
     files["list.m3u8"] = listed(["big.mp4", "secret.mp4"], before={1: [key_tag("one.key", 3)]})
     got = from_origin(files, tmp_path, {"*.mp4": "600K drop"})
     assert got.bytes == film + film
+
+
+UNDIVIDED = {
+    "no length": Resource(b"", "from-first: no-length cut 600K ignore-range, no-length ignore-range"),
+    "no ranges": Resource(b"", "600K drop, 600K drop, ok", accept_ranges="none"),
+    "ranges refused": Resource(b"", "from-first: 600K drop, 400, 600K drop, ok"),
+}
+
+
+@pytest.mark.parametrize("served", UNDIVIDED)
+def test_a_large_segment_that_is_not_served_in_parts_has_its_tries_as_any_other(
+    served: str, clips: Path, tmp_path: Path
+) -> None:
+    film = bulk_clip(clips, 4 * 1024 * 1024).read_bytes()
+    big = replace(UNDIVIDED[served], content=film)
+    with Origin({"big.mp4": big, "list.m3u8": listed(["big.mp4"])}) as origin:
+        assert bring(origin.url("list.m3u8"), tmp_path).bytes == film
+
+
+def test_one_that_never_comes_has_three_of_them(clips: Path, tmp_path: Path) -> None:
+    film = bulk_clip(clips, 4 * 1024 * 1024).read_bytes()
+    big = Resource(film, "from-first: no-length cut 600K ignore-range")
+    with Origin({"big.mp4": big, "s.ts": cut(clips).segments[0], "list.m3u8": listed(["s.ts", "big.mp4"])}) as origin:
+        with pytest.raises(SegmentGap, match="Segment 1 ") as failure:
+            bring(origin.url("list.m3u8"), tmp_path)
+        asked = [request.range for request in origin.requests_for("big.mp4")]
+    assert asked == [None, "bytes=0-0", None, None]
+    assert "longer than" not in str(failure.value)
 
 
 # --- safety ---------------------------------------------------------------------------------------

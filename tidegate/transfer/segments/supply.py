@@ -24,11 +24,12 @@ from tidegate.errors import (
     LimitReached,
     NotMedia,
     SegmentGap,
+    SourceFailure,
     TidegateError,
     from_os_error,
 )
 from tidegate.events import Advance, Event, Observer
-from tidegate.model import Source, TransferStats
+from tidegate.model import Identity, Source, TransferStats
 from tidegate.redact import redact_url
 from tidegate.resilience.retry import Retry
 from tidegate.transfer.ask import Answer, Wanted, ask, receive
@@ -66,6 +67,8 @@ class Supply:
     """How much of the media is settled: held, or known to be missing."""
     _secrets: dict[str, bytes] = field(default_factory=dict)
     _large: set[Resource] = field(default_factory=set)
+    _undivided: set[Resource] = field(default_factory=set)
+    """Large too, but their origin serves them in no parts, or without a length: fetched as any other."""
 
     def __post_init__(self) -> None:
         limits = self.outside.limits
@@ -131,8 +134,8 @@ class Supply:
         Raises:
             SegmentGap: what came cannot be a segment; it may be one next time.
         """
-        if resource in self._large:
-            return await self._received_as_file(path, resource, shown)
+        if resource in self._large and (told := await self._told(resource)) is not None:
+            return await self._received_as_file(path, resource, told, shown)
         secret = await self.secret(resource.key) if resource.key else None
         sink = SegmentSink(path, secret, resource.key, self._count)
         try:
@@ -153,17 +156,42 @@ class Supply:
     def _note_size(self, resource: Resource, received_bytes: int) -> None:
         """A segment of which much came before it broke off is fetched as a file from now on: its parts are kept, so
         an origin that cuts every connection does not get away with three tries."""
-        if resource.byte_range is None and received_bytes >= self.outside.limits.gain_bytes:
+        gained = received_bytes >= self.outside.limits.gain_bytes
+        if resource.byte_range is None and gained and resource not in self._undivided:
             self._large.add(resource)
 
-    async def _received_as_file(self, path: Path, resource: Resource, shown: str) -> tuple[SegmentSink, Answer]:
+    async def _told(self, resource: Resource) -> Identity | None:
+        """What the origin says of a large segment; None where it does not serve it in parts of a known whole.
+
+        Raises:
+            LimitReached: it is longer than a segment may be.
+            TidegateError: it cannot be asked. One try: the segment's own budget decides about another.
+        """
+        exchange, told = self.connected(resource)[1](), None
+        try:
+            with contextlib.suppress(SourceFailure):  # what it refuses in parts it may give as a whole
+                told = await exchange.identify(retry=True)
+        finally:
+            self.requests += exchange.requests
+        if told is None or told.size_bytes is None or not told.ranges:
+            self._large.discard(resource)
+            self._undivided.add(resource)
+            return None
+        most_bytes = self.outside.limits.segment_bytes
+        if told.size_bytes > most_bytes:
+            raise LimitReached(f"The segment is longer than {most_bytes} bytes")
+        return told
+
+    async def _received_as_file(
+        self, path: Path, resource: Resource, told: Identity, shown: str
+    ) -> tuple[SegmentSink, Answer]:
         """As `received`, for a segment so large that its origin cuts it off each time: in parts that are kept.
 
         Raises:
             SegmentGap: what came cannot be a segment.
         """
         secret = await self.secret(resource.key) if resource.key else None
-        fetched = await self.file(resource, path.parent, path.stem, self.outside.limits.segment_bytes)
+        fetched = await self._fetched(resource, path.parent, path.stem, told)
         sink = SegmentSink(path, secret, resource.key, lambda _: None)
         try:
             flaw = await in_thread(_poured, fetched.path, sink)
@@ -175,18 +203,18 @@ class Supply:
         fetched.path.unlink(missing_ok=True)
         return sink, Answer(resource.url, HTTPStatus.OK, Headers(), b"", fetched.stats.requests)
 
-    async def file(self, resource: Resource, folder: Path, name: str, most_bytes: int | None = None) -> FileFetched:
+    async def file(self, resource: Resource, folder: Path, name: str) -> FileFetched:
         """A resource that is a file of its own, by the engine for files: resumable inside.
 
         Raises:
-            LimitReached: it has more than `most_bytes`, or does not say how many.
             TidegateError: see `fetch_file`.
         """
-        source, connect = self.connected(resource)
-        told, cost = await identify(connect, self.outside.limits, self.outside.observe)
+        told, cost = await identify(self.connected(resource)[1], self.outside.limits, self.outside.observe)
         self.requests += cost.requests
-        if most_bytes is not None and (told.size_bytes is None or told.size_bytes > most_bytes):
-            raise LimitReached(f"The segment is longer than {most_bytes} bytes, or does not say how long it is")
+        return await self._fetched(resource, folder, name, told)
+
+    async def _fetched(self, resource: Resource, folder: Path, name: str, told: Identity) -> FileFetched:
+        source, _ = self.connected(resource)
         await in_thread(_made, folder)
         before = self.bytes_received
         outside = replace(self.outside, observe=self._counting(self.outside.observe))
