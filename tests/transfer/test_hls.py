@@ -9,6 +9,7 @@ import gzip
 import random
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from datetime import timedelta
 from pathlib import Path
 
 import anyio
@@ -603,6 +604,28 @@ def test_one_that_never_comes_has_three_of_them(clips: Path, tmp_path: Path) -> 
         asked = [request.range for request in origin.requests_for("big.mp4")]
     assert asked == [None, "bytes=0-0", None, None]
     assert "longer than" not in str(failure.value)
+
+
+@pytest.mark.parametrize(
+    ("story", "bodies", "peeks"),
+    [
+        ("600K drop, 503", 3, 1),
+        ("from-first: 600K drop, 503", 1, 2),
+        ("600K drop, 0 drop", 3, 1),
+        ("600K drop, 429 retry-after 1", 3, 1),
+    ],
+)
+def test_the_tries_of_a_large_segment_have_one_owner(
+    story: str, bodies: int, peeks: int, clips: Path, tmp_path: Path
+) -> None:
+    """Neither its tries nor the time that its origin may ask for begin anew because it is fetched in parts."""
+    film = bulk_clip(clips, 4 * 1024 * 1024).read_bytes()
+    limits = QUICK.model_copy(update={"tries": 6, "throttle_budget": timedelta(seconds=1.5)})
+    with Origin({"big.mp4": Resource(film, story), "list.m3u8": listed(["big.mp4"])}) as origin:
+        with pytest.raises(TidegateError):
+            bring(origin.url("list.m3u8"), tmp_path, limits=limits)
+        asked = [request.range for request in origin.requests_for("big.mp4")]
+    assert (len(asked) - asked.count("bytes=0-0"), asked.count("bytes=0-0")) == (bodies, peeks)
 
 
 # --- safety ---------------------------------------------------------------------------------------

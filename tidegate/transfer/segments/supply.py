@@ -128,22 +128,23 @@ class Supply:
             decode=True,
         )
 
-    async def received(self, path: Path, resource: Resource, shown: str) -> tuple[SegmentSink, Answer]:
-        """A resource in its file, decrypted and checked, not yet journaled.
+    async def received(self, path: Path, resource: Resource, tries: Retry) -> tuple[SegmentSink, Answer]:
+        """A resource in its file, decrypted and checked, not yet journaled. One try of `tries`, which runs it; what is
+        fetched in parts that are kept goes on within the same budget.
 
         Raises:
             SegmentGap: what came cannot be a segment; it may be one next time.
         """
         if resource in self._large and (told := await self._told(resource)) is not None:
-            return await self._received_as_file(path, resource, told, shown)
+            return await self._received_as_file(path, resource, told, tries)
         secret = await self.secret(resource.key) if resource.key else None
         sink = SegmentSink(path, secret, resource.key, self._count)
         try:
-            answer = await self._answer(resource, sink, shown)
+            answer = await self._answer(resource, sink, tries.what)
             flaw = await in_thread(partial(sink.flaw, length_known=_announced(answer)))
             if flaw is not None:
                 evidence = Evidence(url=redact_url(answer.url), received_bytes=sink.received_bytes)
-                raise SegmentGap(f"{shown}: {flaw}", evidence=evidence)
+                raise SegmentGap(f"{tries.what}: {flaw}", evidence=evidence)
         except AvailabilityFailure:
             self._note_size(resource, sink.received_bytes)
             sink.close()
@@ -183,7 +184,7 @@ class Supply:
         return told
 
     async def _received_as_file(
-        self, path: Path, resource: Resource, told: Identity, shown: str
+        self, path: Path, resource: Resource, told: Identity, tries: Retry
     ) -> tuple[SegmentSink, Answer]:
         """As `received`, for a segment so large that its origin cuts it off each time: in parts that are kept.
 
@@ -191,12 +192,12 @@ class Supply:
             SegmentGap: what came cannot be a segment.
         """
         secret = await self.secret(resource.key) if resource.key else None
-        fetched = await self._fetched(resource, path.parent, path.stem, told)
+        fetched = await self._fetched(resource, path.parent, path.stem, told, tries)
         sink = SegmentSink(path, secret, resource.key, lambda _: None)
         try:
             flaw = await in_thread(_poured, fetched.path, sink)
             if flaw is not None:
-                raise SegmentGap(f"{shown}: {flaw}", evidence=Evidence(url=redact_url(resource.url)))
+                raise SegmentGap(f"{tries.what}: {flaw}", evidence=Evidence(url=redact_url(resource.url)))
         except BaseException:
             sink.close()
             raise
@@ -213,14 +214,16 @@ class Supply:
         self.requests += cost.requests
         return await self._fetched(resource, folder, name, told)
 
-    async def _fetched(self, resource: Resource, folder: Path, name: str, told: Identity) -> FileFetched:
+    async def _fetched(
+        self, resource: Resource, folder: Path, name: str, told: Identity, tries: Retry | None = None
+    ) -> FileFetched:
         source, _ = self.connected(resource)
         await in_thread(_made, folder)
         before = self.bytes_received
         outside = replace(self.outside, observe=self._counting(self.outside.observe))
-        fetched = await fetch_file(outside, source, folder, told, name=name)
+        fetched = await fetch_file(outside, source, folder, told, name=name, tries=tries)
         self.requests += fetched.stats.requests
-        self.retry.retries += fetched.stats.retries
+        self.retry.retries += 0 if tries else fetched.stats.retries  # the tries of a piece are counted already
         self.bytes_received = max(self.bytes_received, before + fetched.stats.bytes_received)
         return fetched
 

@@ -212,7 +212,7 @@ class TrackRun:
         try:
             async with self.supply.slot():
                 again, _ = await self.supply.received(
-                    self.shelf.path(f"{known.name}.again"), segment.resource, "segment"
+                    self.shelf.path(f"{known.name}.again"), segment.resource, self.supply.retry.piece("segment")
                 )
         except TidegateError:  # what is held is good; whether the rest can be had is seen next
             return False
@@ -234,7 +234,7 @@ class TrackRun:
         budget = self.supply.retry.piece(shown, self.supply.outside.limits.segment_tries)
 
         async def one_try() -> None:
-            sink, answer = await self.supply.received(self.shelf.path(name), resource, shown)
+            sink, answer = await self.supply.received(self.shelf.path(name), resource, budget)
             held = Held(
                 name=name,
                 fingerprint=segment.fingerprint if segment else resource.fingerprint,
