@@ -34,6 +34,7 @@ from tidegate.errors import (
     NotFound,
     NotMedia,
     SegmentGap,
+    ServerError,
     StalledTransfer,
     TidegateError,
     UnsupportedSource,
@@ -710,9 +711,6 @@ def test_segments_replaced_behind_the_same_links_are_never_mixed_with_the_old(cl
 
 
 def test_neither_are_they_when_the_origin_gives_no_validators(clips: Path, tmp_path: Path) -> None:
-    def bare(files: Files) -> dict[str, Resource]:
-        return {name: Resource(content, etag=None, last_modified=False) for name, content in files.items()}
-
     files, _ = plain_ts(clips)
     other = cut(clips, size="192x144")
     with Origin(bare(files)) as origin:
@@ -720,6 +718,79 @@ def test_neither_are_they_when_the_origin_gives_no_validators(clips: Path, tmp_p
         for name, resource in bare(named(other, "s{}.ts")).items():
             origin.add(name, resource)
         assert bring(origin.url("list.m3u8"), tmp_path).bytes == other.whole
+
+
+def bare(files: Files, stories: dict[str, str] | None = None) -> dict[str, Resource]:
+    """Without validators: only the bytes tell whether a segment is the same."""
+    told = stories or {}
+    return {
+        name: Resource(content, told.get(name, "ok"), etag=None, last_modified=False) for name, content in files.items()
+    }
+
+
+@pytest.mark.parametrize("story", ["503, ok", "503, 503, ok", "10K drop, ok", "html, ok", "429 retry-after 1, ok"])
+def test_nor_when_the_comparison_fails_at_first(story: str, clips: Path, tmp_path: Path) -> None:
+    files, _ = plain_ts(clips)
+    other = cut(clips, size="192x144")
+    with Origin(bare(files)) as origin:
+        interrupted(origin, tmp_path)
+        for name, resource in bare(named(other, "s{}.ts"), {"s5.ts": story}).items():
+            origin.add(name, resource)
+        assert bring(origin.url("list.m3u8"), tmp_path).bytes == other.whole
+
+
+@pytest.mark.parametrize("story", ["503", "10K cut", "404", "html", "403"])
+def test_where_one_segment_cannot_be_compared_another_is(story: str, clips: Path, tmp_path: Path) -> None:
+    """What is held of it is good as long as its neighbour is the same, and worth nothing when it is not."""
+    files, whole = plain_ts(clips)
+    other = cut(clips, size="192x144")
+    with Origin(bare(files)) as origin:
+        interrupted(origin, tmp_path / "same")
+        interrupted(origin, tmp_path / "other")
+        origin.tell("s5.ts", story)
+        assert bring(origin.url("list.m3u8"), tmp_path / "same").bytes == whole
+        for name, resource in bare(named(other, "s{}.ts"), {"s5.ts": story}).items():
+            origin.add(name, resource)
+        limits = QUICK.model_copy(update={"segments_at_once": 1})
+        got = bring(origin.url("list.m3u8"), tmp_path / "other", allow_gaps=True, limits=limits)
+    assert got.bytes == b"".join(other.segments[:5] + other.segments[6:])
+
+
+def test_while_nothing_can_be_compared_nothing_is_added_and_nothing_lost(clips: Path, tmp_path: Path) -> None:
+    files, whole = plain_ts(clips)
+    with Origin(bare(files)) as origin:
+        interrupted(origin, tmp_path)
+        for name in named(cut(clips), "s{}.ts"):
+            origin.tell(name, "503")
+        before = len(origin.requests)
+        with pytest.raises(ServerError):
+            bring(origin.url("list.m3u8"), tmp_path, allow_gaps=True)
+        asked = [request.name for request in origin.requests[before:]]
+        assert asked == ["list.m3u8", *["s5.ts"] * 3, "s4.ts", "s3.ts"]
+        for name in named(cut(clips), "s{}.ts"):
+            origin.tell(name, "ok")
+        assert bring(origin.url("list.m3u8"), tmp_path).bytes == whole
+        assert len(origin.requests_for("s0.ts")) == 1
+
+
+def test_where_all_that_could_be_compared_is_gone_the_new_is_not_added_to_the_old(clips: Path, tmp_path: Path) -> None:
+    files, _ = plain_ts(clips)
+    other = named(cut(clips, size="192x144"), "s{}.ts")
+    with Origin(bare(files)) as origin:
+        interrupted(origin, tmp_path)
+        for name, resource in bare(other, dict.fromkeys(("s3.ts", "s4.ts", "s5.ts"), "404")).items():
+            origin.add(name, resource)
+        got = bring(origin.url("list.m3u8"), tmp_path, allow_gaps=True)
+    assert got.bytes == b"".join(other[f"s{number}.ts"] for number in (0, 1, 2, 6, 7))
+
+
+def test_links_that_expired_before_the_comparison_are_asked_for_again(clips: Path, tmp_path: Path) -> None:
+    files, whole = plain_ts(clips)
+    with Origin(bare(files)) as origin:
+        interrupted(origin, tmp_path)
+        origin.tell("s5.ts", "403, ok")
+        assert bring(origin.url("list.m3u8"), tmp_path).bytes == whole
+        assert len(origin.requests_for("list.m3u8")) == 3
 
 
 def test_validators_that_change_without_the_content_cost_one_segment(clips: Path, tmp_path: Path) -> None:

@@ -248,23 +248,23 @@ class Supply:
         return tell
 
     async def _answer(self, resource: Resource, sink: SegmentSink, shown: str) -> Answer:
-        once = Retry(self.outside.limits, self.outside.observe, shown, self.retry.rng, tries=1, within=self.retry)
         requests = 1
         try:
             wanted = self.wanted(resource, "segment", self.outside.limits.segment_bytes)
-            answer = await receive(self.outside, wanted, sink, tries=once)
+            answer = await receive(self.outside, wanted, sink, tries=self.retry.piece(shown, 0))
             requests = answer.requests
             return answer
         finally:
             self.requests += requests
 
     async def validator(self, resource: Resource) -> str | None:
-        """What the origin says of a resource now, for the price of one byte."""
+        """What the origin says of a resource now, for the price of one byte. A hint: it has one try."""
         wanted = self.wanted(resource, "segment", self.outside.limits.segment_bytes)
         first = wanted.first or 0
         with contextlib.suppress(TidegateError):
             self.requests += 1
-            return validator_of(await ask(self.outside, replace(wanted, first=first, last=first)))
+            one_byte = replace(wanted, first=first, last=first)
+            return validator_of(await ask(self.outside, one_byte, tries=self.retry.piece("segment", 0)))
         return None
 
     @contextlib.asynccontextmanager
