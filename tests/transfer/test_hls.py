@@ -30,6 +30,7 @@ from tests.support.ladders import cut, encrypted, ladder, listed, named
 from tests.support.origin import Origin, Resource
 from tests.transfer.scripted import Scripted, head
 from tidegate.errors import (
+    DiskFull,
     HttpRefused,
     NotFound,
     NotMedia,
@@ -791,6 +792,25 @@ def test_links_that_expired_before_the_comparison_are_asked_for_again(clips: Pat
         origin.tell("s5.ts", "403, ok")
         assert bring(origin.url("list.m3u8"), tmp_path).bytes == whole
         assert len(origin.requests_for("list.m3u8")) == 3
+
+
+def test_nor_when_the_disk_has_lost_a_segment_of_all_that_were_held(
+    clips: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> None:
+        raise DiskFull("No space left")
+
+    files, _ = plain_ts(clips)
+    other = cut(clips, size="192x144")
+    with Origin(dict(files)) as origin:
+        with monkeypatch.context() as patched, pytest.raises(DiskFull):
+            patched.setattr("tidegate.transfer.segments.track.assemble", full)
+            bring(origin.url("list.m3u8"), tmp_path)
+        held = tmp_path / "source" / "segments" / "0000000002.seg"
+        held.write_bytes(bytes(held.stat().st_size))
+        for name, content in named(other, "s{}.ts").items():
+            origin.add(name, content)
+        assert bring(origin.url("list.m3u8"), tmp_path).bytes == other.whole
 
 
 def test_validators_that_change_without_the_content_cost_one_segment(clips: Path, tmp_path: Path) -> None:

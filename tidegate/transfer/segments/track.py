@@ -196,10 +196,11 @@ class TrackRun:
         """
         if self.shelf.fresh or not segments:
             return
-        self.shelf.fresh = True
         held = [segment for segment in segments if self._is_held(segment)]
         listed = [segment for segment in segments if segment_name(segment) in self.shelf.held]
         beyond = [number for number in self.shelf.numbers if number > segments[-1].number]
+        # Where all are held nothing is added yet; what the disk has lost of them may be fetched again later.
+        self.shelf.fresh = len(held) < len(segments)
         if len(listed) > len(held) or beyond:
             self._begin_anew("its segments are others than those that an earlier run left")
         elif held and len(held) < len(segments) and await self._differs(held):
