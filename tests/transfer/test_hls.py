@@ -373,6 +373,18 @@ def test_sound_that_cannot_be_had_is_no_detail(clips: Path, tmp_path: Path) -> N
         from_origin(files, tmp_path)
 
 
+def test_a_film_is_not_lost_to_the_clock_of_its_subtitles(clips: Path, tmp_path: Path) -> None:
+    files, whole = plain_ts(clips)
+    text = f"WEBVTT\nX-TIMESTAMP-MAP=MPEGTS:{'9' * 5000},LOCAL:00:00:00.000\n\n00:00.000 --> 00:00.900\nLine\n"
+    group = ['#EXT-X-MEDIA:TYPE=SUBTITLES,GROUP-ID="t",NAME="English",LANGUAGE="en",URI="t.m3u8"']
+    files["film.m3u8"] = files["list.m3u8"]
+    files |= {"t.vtt": text.encode(), "t.m3u8": listed(["t.vtt"])}
+    files["list.m3u8"] = ladder({"film.m3u8": "160x120@1"}, media=group, also=',SUBTITLES="t"')
+    got = from_origin(files, tmp_path)
+    assert got.bytes == whole
+    assert b"Line" in got.pieces("subtitles-1-en")[0]
+
+
 # --- identity -------------------------------------------------------------------------------------
 
 

@@ -91,3 +91,10 @@ def test_cues_are_merged_on_one_clock_and_told_once() -> None:
     assert merged.count("Reaches over") == 1
     assert "00:00:08.500 --> 00:00:09.000\nLater" in merged
     assert merged.startswith("WEBVTT\n\n00:01.000 --> 00:02.000\nOne\n\n")
+
+
+@pytest.mark.parametrize("told", [f"MPEGTS:{'9' * 5000}", f"MPEGTS:0,LOCAL:{'9' * 5000}:00:00.000"])
+def test_a_clock_that_says_nothing_costs_no_cue(told: str) -> None:
+    head = f"WEBVTT\nX-TIMESTAMP-MAP={told}\n\n"
+    cues = f"00:01.000 --> 00:02.000\nOne\n\n{'9' * 5000}:00:03.000 --> 00:04.000\nNever\n"
+    assert merged_captions([head + cues]) == "WEBVTT\n\n00:01.000 --> 00:02.000\nOne\n\n"
