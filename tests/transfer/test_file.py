@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from datetime import timedelta
 from functools import partial
 from pathlib import Path
@@ -25,16 +26,18 @@ from tidegate.errors import (
     HttpRefused,
     LimitReached,
     NotFound,
+    NotMedia,
     ServerError,
     SourceChanged,
 )
 from tidegate.events import unobserved
-from tidegate.model import Identity, Source
+from tidegate.model import Identity, MediaInfo, Source
 from tidegate.settings import Settings, TransferSettings
 from tidegate.transfer.fetch import FileFetched, Renew, fetch_file, identify
 from tidegate.transfer.http import HttpExchange
 from tidegate.transfer.mirrors import expired, proven_same, read_metalink
 from tidegate.transfer.outside import Outside
+from tidegate.transfer.resolvers.base import Offer
 from tidegate.transfer.resolvers.direct import DirectResolver
 from tidegate.transfer.transport import pool_of
 
@@ -345,6 +348,27 @@ def test_what_does_not_fit_on_the_disk_is_refused_before_its_first_byte(outside:
     with Scripted(huge) as origin, pytest.raises(DiskFull):
         fetched(outside, origin.url("a.mp4"), tmp_path)
     assert asked == ["bytes=0-0"]
+
+
+@pytest.mark.parametrize("size_bytes", [2**63, 10**30])
+def test_a_size_that_no_file_can_have_is_refused_by_its_type(size_bytes: int, outside: Outside, tmp_path: Path) -> None:
+    def boastful(asked: dict[str, str]) -> Iterator[bytes]:
+        first, _, last = asked["range"].removeprefix("bytes=").partition("-")
+        end = min(int(last) + 1, size_bytes) if last else size_bytes
+        told = {"Content-Range": f"bytes {first}-{end - 1}/{size_bytes}", "Content-Length": str(end - int(first))}
+        yield head(206, told) + bytes([0x00, 0xFF]) * min(MIB, (end - int(first) + 1) // 2)
+
+    async def undecided(path: Path) -> MediaInfo:
+        raise NotMedia("Only the whole of it can tell")
+
+    async def offered(url: str) -> Offer:
+        told, source = replace(outside, look=undecided), Source(url=SecretStr(url))
+        identity, _ = await DirectResolver().identify(told, source)
+        assert identity.size_bytes == size_bytes
+        return await DirectResolver().offer(told, source, identity, lambda _: tmp_path)
+
+    with Scripted(boastful) as origin, pytest.raises(NotMedia, match="no file can have"):
+        anyio.run(offered, origin.url("clip.mp4"))
 
 
 def test_the_network_preset_limits_small_sources_only_where_it_is_set(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,6 +8,8 @@ from __future__ import annotations
 import gzip
 import random
 from collections.abc import Callable, Iterator
+from dataclasses import replace
+from datetime import timedelta
 from pathlib import Path
 
 import anyio
@@ -28,10 +30,12 @@ from tests.support.ladders import cut, encrypted, ladder, listed, named
 from tests.support.origin import Origin, Resource
 from tests.transfer.scripted import Scripted, head
 from tidegate.errors import (
+    DiskFull,
     HttpRefused,
     NotFound,
     NotMedia,
     SegmentGap,
+    ServerError,
     StalledTransfer,
     TidegateError,
     UnsupportedSource,
@@ -369,6 +373,18 @@ def test_sound_that_cannot_be_had_is_no_detail(clips: Path, tmp_path: Path) -> N
         from_origin(files, tmp_path)
 
 
+def test_a_film_is_not_lost_to_the_clock_of_its_subtitles(clips: Path, tmp_path: Path) -> None:
+    files, whole = plain_ts(clips)
+    text = f"WEBVTT\nX-TIMESTAMP-MAP=MPEGTS:{'9' * 5000},LOCAL:00:00:00.000\n\n00:00.000 --> 00:00.900\nLine\n"
+    group = ['#EXT-X-MEDIA:TYPE=SUBTITLES,GROUP-ID="t",NAME="English",LANGUAGE="en",URI="t.m3u8"']
+    files["film.m3u8"] = files["list.m3u8"]
+    files |= {"t.vtt": text.encode(), "t.m3u8": listed(["t.vtt"])}
+    files["list.m3u8"] = ladder({"film.m3u8": "160x120@1"}, media=group, also=',SUBTITLES="t"')
+    got = from_origin(files, tmp_path)
+    assert got.bytes == whole
+    assert b"Line" in got.pieces("subtitles-1-en")[0]
+
+
 # --- identity -------------------------------------------------------------------------------------
 
 
@@ -430,6 +446,19 @@ def test_a_cut_that_no_length_tells_is_seen_in_the_segment_itself(packing: str, 
     name = "s4.m4s" if packing == "mp4" else "s4.ts"
     got = from_origin(files, tmp_path, {name: "close-delimited 10000 cut, close-delimited 20001 cut, ok"})
     assert got.bytes == whole
+
+
+@pytest.mark.timeout(30)
+@pytest.mark.parametrize("told", [0, 8, 15])
+def test_a_box_that_says_it_is_shorter_than_its_own_head_is_a_gap_and_holds_nothing_up(
+    told: int, clips: Path, tmp_path: Path
+) -> None:
+    """Its length stands in 64 bits behind its type; 0 means nothing there, and led nowhere for ever."""
+    files, whole = fragmented(clips)
+    files["s4.m4s"] = b"\x00\x00\x00\x01mdat" + told.to_bytes(8, "big") + bytes(64)
+    with pytest.raises(SegmentGap, match=r"Segment 4 .*inside a box"):
+        from_origin(files, tmp_path)
+    assert from_origin(fragmented(clips)[0], tmp_path).bytes == whole
 
 
 GAPS = ["html", "404", "410", "500", "empty", "10K drop", "10K cut", "close-delimited 9999 cut", "0 stall"]
@@ -563,6 +592,56 @@ def test_an_origin_that_cuts_every_connection_does_not_keep_a_large_segment_from
     assert got.bytes == film + film
 
 
+UNDIVIDED = {
+    "no length": Resource(b"", "from-first: no-length cut 600K ignore-range, no-length ignore-range"),
+    "no ranges": Resource(b"", "600K drop, 600K drop, ok", accept_ranges="none"),
+    "ranges refused": Resource(b"", "from-first: 600K drop, 400, 600K drop, ok"),
+}
+
+
+@pytest.mark.parametrize("served", UNDIVIDED)
+def test_a_large_segment_that_is_not_served_in_parts_has_its_tries_as_any_other(
+    served: str, clips: Path, tmp_path: Path
+) -> None:
+    film = bulk_clip(clips, 4 * 1024 * 1024).read_bytes()
+    big = replace(UNDIVIDED[served], content=film)
+    with Origin({"big.mp4": big, "list.m3u8": listed(["big.mp4"])}) as origin:
+        assert bring(origin.url("list.m3u8"), tmp_path).bytes == film
+
+
+def test_one_that_never_comes_has_three_of_them(clips: Path, tmp_path: Path) -> None:
+    film = bulk_clip(clips, 4 * 1024 * 1024).read_bytes()
+    big = Resource(film, "from-first: no-length cut 600K ignore-range")
+    with Origin({"big.mp4": big, "s.ts": cut(clips).segments[0], "list.m3u8": listed(["s.ts", "big.mp4"])}) as origin:
+        with pytest.raises(SegmentGap, match="Segment 1 ") as failure:
+            bring(origin.url("list.m3u8"), tmp_path)
+        asked = [request.range for request in origin.requests_for("big.mp4")]
+    assert asked == [None, "bytes=0-0", None, None]
+    assert "longer than" not in str(failure.value)
+
+
+@pytest.mark.parametrize(
+    ("story", "bodies", "peeks"),
+    [
+        ("600K drop, 503", 3, 1),
+        ("from-first: 600K drop, 503", 1, 2),
+        ("600K drop, 0 drop", 3, 1),
+        ("600K drop, 429 retry-after 1", 3, 1),
+    ],
+)
+def test_the_tries_of_a_large_segment_have_one_owner(
+    story: str, bodies: int, peeks: int, clips: Path, tmp_path: Path
+) -> None:
+    """Neither its tries nor the time that its origin may ask for begin anew because it is fetched in parts."""
+    film = bulk_clip(clips, 4 * 1024 * 1024).read_bytes()
+    limits = QUICK.model_copy(update={"tries": 6, "throttle_budget": timedelta(seconds=1.5)})
+    with Origin({"big.mp4": Resource(film, story), "list.m3u8": listed(["big.mp4"])}) as origin:
+        with pytest.raises(TidegateError):
+            bring(origin.url("list.m3u8"), tmp_path, limits=limits)
+        asked = [request.range for request in origin.requests_for("big.mp4")]
+    assert (len(asked) - asked.count("bytes=0-0"), asked.count("bytes=0-0")) == (bodies, peeks)
+
+
 # --- safety ---------------------------------------------------------------------------------------
 
 
@@ -645,15 +724,104 @@ def test_segments_replaced_behind_the_same_links_are_never_mixed_with_the_old(cl
 
 
 def test_neither_are_they_when_the_origin_gives_no_validators(clips: Path, tmp_path: Path) -> None:
-    def bare(files: Files) -> dict[str, Resource]:
-        return {name: Resource(content, etag=None, last_modified=False) for name, content in files.items()}
-
     files, _ = plain_ts(clips)
     other = cut(clips, size="192x144")
     with Origin(bare(files)) as origin:
         interrupted(origin, tmp_path)
         for name, resource in bare(named(other, "s{}.ts")).items():
             origin.add(name, resource)
+        assert bring(origin.url("list.m3u8"), tmp_path).bytes == other.whole
+
+
+def bare(files: Files, stories: dict[str, str] | None = None) -> dict[str, Resource]:
+    """Without validators: only the bytes tell whether a segment is the same."""
+    told = stories or {}
+    return {
+        name: Resource(content, told.get(name, "ok"), etag=None, last_modified=False) for name, content in files.items()
+    }
+
+
+@pytest.mark.parametrize("story", ["503, ok", "503, 503, ok", "10K drop, ok", "html, ok", "429 retry-after 1, ok"])
+def test_nor_when_the_comparison_fails_at_first(story: str, clips: Path, tmp_path: Path) -> None:
+    files, _ = plain_ts(clips)
+    other = cut(clips, size="192x144")
+    with Origin(bare(files)) as origin:
+        interrupted(origin, tmp_path)
+        for name, resource in bare(named(other, "s{}.ts"), {"s5.ts": story}).items():
+            origin.add(name, resource)
+        assert bring(origin.url("list.m3u8"), tmp_path).bytes == other.whole
+
+
+@pytest.mark.parametrize("story", ["503", "10K cut", "404", "html", "403"])
+def test_where_one_segment_cannot_be_compared_another_is(story: str, clips: Path, tmp_path: Path) -> None:
+    """What is held of it is good as long as its neighbour is the same, and worth nothing when it is not."""
+    files, whole = plain_ts(clips)
+    other = cut(clips, size="192x144")
+    with Origin(bare(files)) as origin:
+        interrupted(origin, tmp_path / "same")
+        interrupted(origin, tmp_path / "other")
+        origin.tell("s5.ts", story)
+        assert bring(origin.url("list.m3u8"), tmp_path / "same").bytes == whole
+        for name, resource in bare(named(other, "s{}.ts"), {"s5.ts": story}).items():
+            origin.add(name, resource)
+        limits = QUICK.model_copy(update={"segments_at_once": 1})
+        got = bring(origin.url("list.m3u8"), tmp_path / "other", allow_gaps=True, limits=limits)
+    assert got.bytes == b"".join(other.segments[:5] + other.segments[6:])
+
+
+def test_while_nothing_can_be_compared_nothing_is_added_and_nothing_lost(clips: Path, tmp_path: Path) -> None:
+    files, whole = plain_ts(clips)
+    with Origin(bare(files)) as origin:
+        interrupted(origin, tmp_path)
+        for name in named(cut(clips), "s{}.ts"):
+            origin.tell(name, "503")
+        before = len(origin.requests)
+        with pytest.raises(ServerError):
+            bring(origin.url("list.m3u8"), tmp_path, allow_gaps=True)
+        asked = [request.name for request in origin.requests[before:]]
+        assert asked == ["list.m3u8", *["s5.ts"] * 3, "s4.ts", "s3.ts"]
+        for name in named(cut(clips), "s{}.ts"):
+            origin.tell(name, "ok")
+        assert bring(origin.url("list.m3u8"), tmp_path).bytes == whole
+        assert len(origin.requests_for("s0.ts")) == 1
+
+
+def test_where_all_that_could_be_compared_is_gone_the_new_is_not_added_to_the_old(clips: Path, tmp_path: Path) -> None:
+    files, _ = plain_ts(clips)
+    other = named(cut(clips, size="192x144"), "s{}.ts")
+    with Origin(bare(files)) as origin:
+        interrupted(origin, tmp_path)
+        for name, resource in bare(other, dict.fromkeys(("s3.ts", "s4.ts", "s5.ts"), "404")).items():
+            origin.add(name, resource)
+        got = bring(origin.url("list.m3u8"), tmp_path, allow_gaps=True)
+    assert got.bytes == b"".join(other[f"s{number}.ts"] for number in (0, 1, 2, 6, 7))
+
+
+def test_links_that_expired_before_the_comparison_are_asked_for_again(clips: Path, tmp_path: Path) -> None:
+    files, whole = plain_ts(clips)
+    with Origin(bare(files)) as origin:
+        interrupted(origin, tmp_path)
+        origin.tell("s5.ts", "403, ok")
+        assert bring(origin.url("list.m3u8"), tmp_path).bytes == whole
+        assert len(origin.requests_for("list.m3u8")) == 3
+
+
+def test_nor_when_the_disk_has_lost_a_segment_of_all_that_were_held(
+    clips: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> None:
+        raise DiskFull("No space left")
+
+    files, _ = plain_ts(clips)
+    other = cut(clips, size="192x144")
+    with Origin(dict(files)) as origin:
+        with monkeypatch.context() as patched, pytest.raises(DiskFull):
+            patched.setattr("tidegate.transfer.segments.track.assemble", full)
+            bring(origin.url("list.m3u8"), tmp_path)
+        held = tmp_path / "source" / "segments" / "0000000002.seg"
+        held.write_bytes(bytes(held.stat().st_size))
+        for name, content in named(other, "s{}.ts").items():
+            origin.add(name, content)
         assert bring(origin.url("list.m3u8"), tmp_path).bytes == other.whole
 
 

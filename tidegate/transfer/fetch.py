@@ -70,6 +70,8 @@ class Fetch:
     """The whole file's digest, once it is complete and checked."""
     distrust: Callable[[], None] = lambda: None
     """Told that the bytes of all places together were not what was promised."""
+    tries: Retry | None = None
+    """The budget of what this is a piece of; None: one of its own."""
     clock: Callable[[], float] = time.monotonic
     _seconds: float = 0.0
     _reused: int = 0
@@ -102,7 +104,8 @@ class Fetch:
         course.started = self.clock()
         course.require_small_enough(course.identity.size_bytes or 0)
         self._reused = self.part.received_bytes
-        retry = Retry(self.limits, self.observe, self.stage, furthest=self._reused)
+        retry = self.tries or Retry(self.limits, self.observe, self.stage)
+        retry.furthest = max(retry.furthest, self._reused)
 
         async def one_try() -> None:
             try:
@@ -241,15 +244,18 @@ async def fetch_file(
     name: str = "source",
     promised: frozenset[Digest] = frozenset(),
     renew: Renew | None = None,
+    tries: Retry | None = None,
 ) -> FileFetched:
     """One http(s) file, resumable in its folder under `name`; from a mirror where its own origin does not deliver.
+
+    `tries`: the budget of what the file is a piece of; None: one of its own.
 
     Raises:
         ExpiredLink: the link is no longer good, and `renew` was not given or did not help.
         DiskFull: what is missing does not fit on the volume.
         TidegateError: the first origin's failure, when none of the others helped either.
     """
-    return await _FileFetch(outside, source, folder, identity, name, promised, renew).run()
+    return await _FileFetch(outside, source, folder, identity, name, promised, renew, tries).run()
 
 
 @dataclass
@@ -263,6 +269,7 @@ class _FileFetch:
     name: str
     promised: frozenset[Digest]
     renew: Renew | None
+    tries: Retry | None = None
     stats: TransferStats = field(default_factory=TransferStats)
     _elsewhere: Elsewhere = field(default_factory=Elsewhere)
 
@@ -327,7 +334,16 @@ class _FileFetch:
 
     async def _through(self, spread: Spread, part: Part, promised: set[Digest], told: Identity | None) -> Fetch:
         limits, observe = self.outside.limits, self.outside.observe
-        fetch = Fetch(spread, part, limits, observe, promised=promised, identity=told, distrust=spread.distrust)
+        fetch = Fetch(
+            spread,
+            part,
+            limits,
+            observe,
+            promised=promised,
+            identity=told,
+            distrust=spread.distrust,
+            tries=self.tries,
+        )
         try:
             await fetch.run()
         finally:

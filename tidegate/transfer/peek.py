@@ -22,6 +22,8 @@ from tidegate.transfer.verify import refuse_text
 
 PEEK_BYTES = 1024 * 1024
 """How much of head and tail is looked at (DESIGN §2.2)."""
+MOST_FILE_BYTES = 2**63 - 1
+"""Offsets of files have 63 bits."""
 
 
 @dataclass(frozen=True)
@@ -56,6 +58,8 @@ async def _preview(outside: Outside, looking: Fetch) -> MediaInfo | None:
         media = await outside.look(part.path)
         if media.streams and (media.declares_duration or not part.identity.ranges):
             return media
+    if (part.identity.size_bytes or 0) > MOST_FILE_BYTES:
+        raise NotMedia(f"The source says that it has {part.identity.size_bytes} bytes, as no file can have")
     tail = await looking.tail(max(part.prefix_bytes, (part.identity.size_bytes or 0) - PEEK_BYTES))
     if tail is None:
         return None

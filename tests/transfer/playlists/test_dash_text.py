@@ -120,6 +120,11 @@ def test_subtitles_are_counted_and_fast_forward_is_left_out() -> None:
     assert (len(told.renditions), told.texts) == (1, 1)
 
 
+def test_a_bandwidth_that_no_line_has_says_nothing() -> None:
+    (track,) = read(mpd(period(pictures(representation(told=f'bandwidth="1{"0" * 300}"')))), BASE).renditions
+    assert track.bandwidth_bps is None
+
+
 PROTECTED = '<ContentProtection schemeIdUri="urn:uuid:edef8ba9-79d6-4ace-a3c8-27dcd51d21ed"/>'
 REFUSED = [
     (mpd(period(pictures(PROTECTED + template('duration="5"') + representation()))), UnsupportedSource),
@@ -128,6 +133,10 @@ REFUSED = [
     (mpd(period(pictures(template('duration="0.001"') + representation()))), NotMedia),
     (mpd(period(pictures(template("") + representation()))), NotMedia),
     (mpd(period(pictures(template('duration="5"') + representation())), 'mediaPresentationDuration="soon"'), NotMedia),
+    (mpd(period(pictures(representation())), f'mediaPresentationDuration="P1{"0" * 300}D"'), NotMedia),
+    (mpd(period(pictures(representation())), f'mediaPresentationDuration="PT{"9" * 400}S"'), NotMedia),
+    (mpd(period(pictures(representation())), f'mediaPresentationDuration="P{"9" * 5000}D"'), NotMedia),
+    (mpd(period(pictures(representation(told=f'bandwidth="{"9" * 5000}"')))), NotMedia),
     (mpd(""), NotMedia),
     ("<html><body>sign in</body></html>", NotMedia),
     ("<MPD", NotMedia),

@@ -129,6 +129,45 @@ def test_what_cannot_be_understood_is_a_damaged_playlist(before: dict[int, list[
     assert "abc" not in str(failure.value.evidence)
 
 
+@pytest.mark.parametrize("sequence", [-1, 2**64, 2**128, 10**4000], ids=["-1", "2^64", "2^128", "10^4000"])
+@pytest.mark.parametrize("tags", [[], [KEY]])
+def test_a_media_sequence_that_no_playlist_may_have_is_a_damaged_playlist(sequence: int, tags: list[str]) -> None:
+    with pytest.raises(NotMedia, match="damaged"):
+        media(["a.ts"], sequence=sequence, before={0: tags})
+
+
+@pytest.mark.parametrize(
+    "tag",
+    [
+        f"#EXT-X-MEDIA-SEQUENCE:{'9' * 5000}",
+        f"#EXT-X-DISCONTINUITY-SEQUENCE:{'9' * 5000}",
+        f"#EXT-X-BYTERANGE:{'9' * 5000}@0",
+        f"#EXT-X-BYTERANGE:1@{'9' * 5000}",
+        f'#EXT-X-MAP:URI="i.mp4",BYTERANGE="{"9" * 5000}@0"',
+        f"#EXT-X-TARGETDURATION:{'9' * 5000}",
+        "#EXT-X-TARGETDURATION:1e300",
+        f"{KEY},IV=0x{'9' * 5000}",
+    ],
+)
+def test_numbers_without_an_end_are_a_damaged_playlist(tag: str) -> None:
+    with pytest.raises(NotMedia, match="damaged"):
+        media(["a.ts"], before={0: [tag]})
+
+
+@pytest.mark.parametrize("seconds", ["9" * 5000, "1e300"], ids=["digits", "exponent"])
+def test_so_are_durations(seconds: str) -> None:
+    text = listed(["a.ts", "b.ts"]).decode().replace("#EXTINF:1.00000", f"#EXTINF:{seconds}")
+    with pytest.raises(NotMedia, match="damaged"):
+        read(text, BASE)
+
+
+@pytest.mark.parametrize("size", [f"{'9' * 5000}x1", f"1x{'9' * 5000}"])
+def test_a_size_or_a_bandwidth_that_nothing_has_says_nothing(size: str) -> None:
+    (variant,) = master(ladder({"a.m3u8": f"{size}@1{'0' * 300}"})).variants
+    assert (variant.height, variant.width, variant.bandwidth_bps) == (None, None, None)
+    assert variant.id == "rendition"
+
+
 @pytest.mark.parametrize("text", ["", "<html>sign in</html>", '{"error": 1}', "EXTM3U", "#EXTM3U\n#EXT-X-ENDLIST\n"])
 def test_what_is_no_playlist_is_not_media(text: str) -> None:
     with pytest.raises(NotMedia):

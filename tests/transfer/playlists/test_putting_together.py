@@ -10,7 +10,7 @@ import pytest
 
 from tests.support.ladders import cut
 from tidegate.transfer.playlists.captions import merged_captions
-from tidegate.transfer.playlists.plausible import Kind, flaw_in, kind_of
+from tidegate.transfer.playlists.plausible import MOST_BOXES, Kind, flaw_in, kind_of
 from tidegate.transfer.playlists.timing import continues, edges_of
 
 
@@ -54,6 +54,18 @@ def test_a_cut_is_seen_where_no_length_was_announced(clips: Path) -> None:
     assert "inside a box" in (flaw(mp4[:10_000]) or "")
 
 
+def test_a_length_in_64_bits_is_believed_from_its_own_head_on() -> None:
+    large = b"\x00\x00\x00\x01mdat"
+    assert flaw(large + (24).to_bytes(8, "big") + bytes(8)) is None
+    for told in (0, 15, 17, 2**63):
+        assert "inside a box" in (flaw(large + told.to_bytes(8, "big")) or "")
+
+
+@pytest.mark.parametrize(("more", "words"), [(0, ""), (1, "more boxes")])
+def test_boxes_are_looked_at_up_to_a_number_that_no_film_has(more: int, words: str) -> None:
+    assert words in (flaw(b"\x00\x00\x00\x08free" * (MOST_BOXES + more)) or "")
+
+
 def test_neighbours_go_on_and_others_do_not(clips: Path) -> None:
     segments = [edges_of(segment) for segment in cut(clips, "ts").segments]
     assert all(continues(before, after) for before, after in itertools.pairwise(segments))
@@ -79,3 +91,10 @@ def test_cues_are_merged_on_one_clock_and_told_once() -> None:
     assert merged.count("Reaches over") == 1
     assert "00:00:08.500 --> 00:00:09.000\nLater" in merged
     assert merged.startswith("WEBVTT\n\n00:01.000 --> 00:02.000\nOne\n\n")
+
+
+@pytest.mark.parametrize("told", [f"MPEGTS:{'9' * 5000}", f"MPEGTS:0,LOCAL:{'9' * 5000}:00:00.000"])
+def test_a_clock_that_says_nothing_costs_no_cue(told: str) -> None:
+    head = f"WEBVTT\nX-TIMESTAMP-MAP={told}\n\n"
+    cues = f"00:01.000 --> 00:02.000\nOne\n\n{'9' * 5000}:00:03.000 --> 00:04.000\nNever\n"
+    assert merged_captions([head + cues]) == "WEBVTT\n\n00:01.000 --> 00:02.000\nOne\n\n"

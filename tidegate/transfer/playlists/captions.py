@@ -10,7 +10,7 @@ from collections.abc import Iterable
 
 CLOCK = 90_000
 _MAP = re.compile(r"^X-TIMESTAMP-MAP=(.*)$", re.MULTILINE)
-_TIME = r"(?:(\d+):)?(\d{2}):(\d{2})\.(\d{3})"
+_TIME = r"(?:(\d{1,9}):)?(\d{2}):(\d{2})\.(\d{3})"
 _CUE = re.compile(rf"^{_TIME}[ \t]+-->[ \t]+{_TIME}", re.MULTILINE)
 
 
@@ -36,7 +36,7 @@ def _shift_milliseconds(head: str) -> int:
     told = _MAP.search(head)
     if told is None:
         return 0
-    ticks = re.search(r"MPEGTS:(\d+)", told[1])
+    ticks = re.search(r"MPEGTS:(\d{1,19})(?!\d)", told[1])
     local = re.search(rf"LOCAL:{_TIME}", told[1])
     base = _milliseconds(*local.groups()) if local else 0
     return round(int(ticks[1]) * 1000 / CLOCK) - base if ticks else -base

@@ -23,12 +23,14 @@ from tidegate.errors import Evidence, NotMedia, UnsupportedSource
 from tidegate.model import fingerprint
 from tidegate.redact import redact_url
 from tidegate.transfer.playlists.media import (
+    LONGEST_SECONDS,
     MOST_SEGMENTS,
     ByteRange,
     Resource,
     Segment,
     content_of,
     damaged,
+    likely_rate,
     web_url,
 )
 
@@ -156,7 +158,7 @@ class _Candidate:
 
     @property
     def bandwidth(self) -> int:
-        return self.representation.bandwidth or 0
+        return likely_rate(self.representation.bandwidth) or 0
 
     @property
     def protected(self) -> bool:
@@ -257,6 +259,8 @@ def _track(url: str, chain: Sequence[_Candidate]) -> DashTrack:
                 raise UnsupportedSource("The presentation is longer than any that we read")
     if not segments:
         raise damaged(url, "a track has no segments")
+    if not sum(segment.seconds for segment in segments) <= LONGEST_SECONDS:
+        raise damaged(url, "a track lasts longer than anything does")
     rate = f"{round(first.bandwidth / 1000)}k" if first.bandwidth else ""
     size = f"{first.height}p" if first.kind == "video" and first.height else ""
     return DashTrack(
@@ -447,4 +451,7 @@ def _seconds(told: str | None) -> float | None:
     if match is None:
         raise ValueError("a duration that is none")
     days, hours, minutes = (int(match[name] or 0) for name in ("days", "hours", "minutes"))
-    return ((days * 24 + hours) * 60 + minutes) * 60 + float(match["seconds"] or 0.0)
+    seconds = ((days * 24 + hours) * 60 + minutes) * 60 + float(match["seconds"] or 0.0)
+    if seconds > LONGEST_SECONDS:
+        raise ValueError("a duration that is none")
+    return seconds

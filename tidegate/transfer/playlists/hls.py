@@ -6,7 +6,6 @@ addresses are settled here, so that a segment can be fetched alone, in any order
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -18,6 +17,7 @@ from tidegate.errors import Evidence, NotMedia, UnsupportedSource
 from tidegate.model import fingerprint
 from tidegate.redact import redact_url
 from tidegate.transfer.playlists.media import (
+    LONGEST_SECONDS,
     MOST_SEGMENTS,
     ByteRange,
     Key,
@@ -26,10 +26,13 @@ from tidegate.transfer.playlists.media import (
     content_of,
     damaged,
     lasting,
+    likely_rate,
     web_url,
 )
 
 MOST_VARIANTS = 500
+MOST_NUMBER = 2**64 - 1
+"""Of a media sequence (RFC 8216 §4.2)."""
 IV_BYTES = 16
 
 _UNDERSTOOD = (
@@ -48,7 +51,7 @@ _UNDERSTOOD = (
 """What the library is shown. A date or a cue that it cannot read would cost the whole playlist."""
 
 _ATTRIBUTE = re.compile(r'([A-Z0-9-]+)=("[^"]*"|[^",]*)')
-_BYTE_RANGE = re.compile(r"^(\d+)(?:@(\d+))?$")
+_BYTE_RANGE = re.compile(r"^(\d{1,18})(?:@(\d{1,18}))?$")
 _HEX = re.compile(r"^0[xX]([0-9a-fA-F]{1,32})$")
 _SOUND_ONLY = re.compile(r"^(mp4a|ac-3|ec-3|ac-4|opus|flac|mp3|alac)", re.IGNORECASE)
 
@@ -153,7 +156,10 @@ def read(text: str, url: str) -> MasterPlaylist | MediaPlaylist:
         data = parse(text, custom_tags_parser=_own_tags)
     except Exception as error:  # noqa: BLE001  # the library raises whatever its conversions meet
         raise damaged(url, f"{type(error).__name__} while reading its tags") from None
-    return _master(data, url) if data["is_variant"] else _media(data, url)
+    try:
+        return _master(data, url) if data["is_variant"] else _media(data, url)
+    except (ValueError, TypeError, AttributeError, OverflowError, KeyError) as error:
+        raise damaged(url, f"{type(error).__name__} while reading its tracks") from None
 
 
 def _own_tags(line: str, number: int, data: dict[str, Any], state: dict[str, Any]) -> bool:
@@ -202,16 +208,16 @@ def _master(data: dict[str, Any], url: str) -> MasterPlaylist:
 
 def _variant(item: dict[str, Any], url: str) -> Variant:
     told = item["stream_info"]
-    size = re.fullmatch(r'"?(\d+)x(\d+)"?', str(told.get("resolution", "")).strip())
+    size = re.fullmatch(r'"?(\d{1,9})x(\d{1,9})"?', str(told.get("resolution", "")).strip())
     height = int(size[2]) if size else None
-    bandwidth = told.get("bandwidth")
+    bandwidth = likely_rate(told.get("bandwidth"))
     return Variant(
         id=_variant_id(height, bandwidth),
         urls=(web_url(url, item["uri"], "rendition"),),
         height=height,
         width=int(size[1]) if size else None,
         bandwidth_bps=bandwidth,
-        average_bps=told.get("average_bandwidth"),
+        average_bps=likely_rate(told.get("average_bandwidth")),
         codecs=told.get("codecs") or None,
         audio=told.get("audio") or None,
         subtitles=told.get("subtitles") or None,
@@ -270,7 +276,7 @@ def _media(data: dict[str, Any], url: str) -> MediaPlaylist:
         raise damaged(url, "it has no segments")
     longest = max((segment.seconds for segment in segments), default=0.0)
     target = data.get("target_seconds") or longest or 10.0
-    if not math.isfinite(target) or target <= 0:
+    if not 0 < target <= LONGEST_SECONDS:
         raise damaged(url, "its target duration is no duration")
     growing = str(data.get("playlist_type") or "").upper() in ("EVENT", "VOD")
     return MediaPlaylist(segments, ended, target, growing)
@@ -287,13 +293,15 @@ class _Reader:
 
     def segments(self, data: dict[str, Any]) -> tuple[Segment, ...]:
         first = data["media_sequence"] or 0
+        if not 0 <= first <= MOST_NUMBER:
+            raise damaged(self.url, "its media sequence is no number that it may have")
         return tuple(self._segment(item, first + place) for place, item in enumerate(data["segments"]))
 
     def _segment(self, item: dict[str, Any], number: int) -> Segment:
         if not item.get("uri"):
             raise damaged(self.url, "it breaks off before the link of a segment")
         seconds = float(item.get("duration") or 0.0)
-        if not math.isfinite(seconds) or seconds < 0:
+        if not 0 <= seconds <= LONGEST_SECONDS:
             raise damaged(self.url, "the duration of a segment is no duration")
         self.stretch += bool(item.get("discontinuity"))
         start, self.at_seconds = self.at_seconds, self.at_seconds + seconds

@@ -18,6 +18,10 @@ from tidegate.redact import redact_url
 MOST_SEGMENTS = 200_000
 """Beyond it a playlist is refused: four days of two-second segments."""
 
+LONGEST_SECONDS = 10.0**9
+"""Of a segment or a whole presentation, some thirty years: what is said to last longer is damaged."""
+MOST_BPS = 10**15
+
 
 @dataclass(frozen=True)
 class ByteRange:
@@ -95,6 +99,11 @@ def content_of(segments: Iterable[Segment]) -> str:
 def lasting(url: str) -> str:
     """The part of a URL that does not change with each visit."""
     return urlsplit(url).path
+
+
+def likely_rate(told: int | None) -> int | None:
+    """A bandwidth as it is told; one that no line has says nothing."""
+    return told if told is not None and 0 <= told <= MOST_BPS else None
 
 
 def web_url(base: str, reference: str, what: str) -> str:

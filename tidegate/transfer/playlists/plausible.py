@@ -10,12 +10,15 @@ import os
 from enum import StrEnum
 from typing import BinaryIO
 
+from tidegate.durable.threads import still_wanted
 from tidegate.errors import TidegateError
 from tidegate.transfer.verify import SNIFF_BYTES, refuse_text
 
 TS_PACKET_BYTES = 188
 TS_SYNC = 0x47
 _BOX_HEADER_BYTES = 8
+MOST_BOXES = 1_000_000
+"""What may follow each other in one segment: two hours with a fragment for each picture."""
 
 _BOXES = frozenset(
     {
@@ -67,7 +70,7 @@ def kind_of(head: bytes) -> Kind:
 
 
 def flaw_in(file: BinaryIO, size: int, *, encrypted: bool, length_known: bool) -> str | None:
-    """Why this is no segment, in words for a person; None when nothing speaks against it.
+    """Why this is no segment, in words for a person; None when nothing speaks against it. Blocking.
 
     `length_known`: something announced how long it is, and it is. Without that only its structure can tell.
     """
@@ -97,12 +100,15 @@ def _as_text(head: bytes) -> str | None:
 def _flaw_in_boxes(file: BinaryIO, size: int) -> str | None:
     """Boxes must follow each other up to the very end."""
     position = 0
-    while position < size:
+    for _ in range(MOST_BOXES):
+        if position == size:
+            return None
+        still_wanted()
         length = _box_length(file, position, size)
         if length is None or position + length > size:
             return "it ends inside a box"
         position += length
-    return None
+    return "it is cut into more boxes than any film" if position < size else None
 
 
 def _box_length(file: BinaryIO, position: int, size: int) -> int | None:
@@ -111,9 +117,9 @@ def _box_length(file: BinaryIO, position: int, size: int) -> int | None:
     header = file.read(2 * _BOX_HEADER_BYTES)
     if len(header) < _BOX_HEADER_BYTES:
         return None
-    length = int.from_bytes(header[:4], "big")
+    length, least = int.from_bytes(header[:4], "big"), _BOX_HEADER_BYTES
     if length == 0:  # it reaches to the end
         return size - position
-    if length == 1:
-        return int.from_bytes(header[8:16], "big") if len(header) == 2 * _BOX_HEADER_BYTES else None
-    return length if length >= _BOX_HEADER_BYTES else None
+    if length == 1:  # it stands behind the type, in 64 bits
+        length, least = int.from_bytes(header[_BOX_HEADER_BYTES:], "big"), 2 * _BOX_HEADER_BYTES
+    return length if length >= least else None

@@ -10,6 +10,7 @@ import time
 from collections import defaultdict
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field, replace
+from functools import partial
 from http import HTTPStatus
 from pathlib import Path
 
@@ -23,11 +24,12 @@ from tidegate.errors import (
     LimitReached,
     NotMedia,
     SegmentGap,
+    SourceFailure,
     TidegateError,
     from_os_error,
 )
 from tidegate.events import Advance, Event, Observer
-from tidegate.model import Source, TransferStats
+from tidegate.model import Identity, Source, TransferStats
 from tidegate.redact import redact_url
 from tidegate.resilience.retry import Retry
 from tidegate.transfer.ask import Answer, Wanted, ask, receive
@@ -65,6 +67,8 @@ class Supply:
     """How much of the media is settled: held, or known to be missing."""
     _secrets: dict[str, bytes] = field(default_factory=dict)
     _large: set[Resource] = field(default_factory=set)
+    _undivided: set[Resource] = field(default_factory=set)
+    """Large too, but their origin serves them in no parts, or without a length: fetched as any other."""
 
     def __post_init__(self) -> None:
         limits = self.outside.limits
@@ -124,23 +128,23 @@ class Supply:
             decode=True,
         )
 
-    async def received(self, path: Path, resource: Resource, shown: str) -> tuple[SegmentSink, Answer]:
-        """A resource in its file, decrypted and checked, not yet journaled.
+    async def received(self, path: Path, resource: Resource, tries: Retry) -> tuple[SegmentSink, Answer]:
+        """A resource in its file, decrypted and checked, not yet journaled. One try of `tries`, which runs it; what is
+        fetched in parts that are kept goes on within the same budget.
 
         Raises:
             SegmentGap: what came cannot be a segment; it may be one next time.
         """
-        if resource in self._large:
-            return await self._received_as_file(path, resource, shown)
+        if resource in self._large and (told := await self._told(resource)) is not None:
+            return await self._received_as_file(path, resource, told, tries)
         secret = await self.secret(resource.key) if resource.key else None
         sink = SegmentSink(path, secret, resource.key, self._count)
         try:
-            answer = await self._answer(resource, sink, shown)
-            # A look at some bytes that were just written costs less than a thread.
-            flaw = sink.flaw(length_known=_announced(answer))
+            answer = await self._answer(resource, sink, tries.what)
+            flaw = await in_thread(partial(sink.flaw, length_known=_announced(answer)))
             if flaw is not None:
                 evidence = Evidence(url=redact_url(answer.url), received_bytes=sink.received_bytes)
-                raise SegmentGap(f"{shown}: {flaw}", evidence=evidence)
+                raise SegmentGap(f"{tries.what}: {flaw}", evidence=evidence)
         except AvailabilityFailure:
             self._note_size(resource, sink.received_bytes)
             sink.close()
@@ -153,46 +157,73 @@ class Supply:
     def _note_size(self, resource: Resource, received_bytes: int) -> None:
         """A segment of which much came before it broke off is fetched as a file from now on: its parts are kept, so
         an origin that cuts every connection does not get away with three tries."""
-        if resource.byte_range is None and received_bytes >= self.outside.limits.gain_bytes:
+        gained = received_bytes >= self.outside.limits.gain_bytes
+        if resource.byte_range is None and gained and resource not in self._undivided:
             self._large.add(resource)
 
-    async def _received_as_file(self, path: Path, resource: Resource, shown: str) -> tuple[SegmentSink, Answer]:
+    async def _told(self, resource: Resource) -> Identity | None:
+        """What the origin says of a large segment; None where it does not serve it in parts of a known whole.
+
+        Raises:
+            LimitReached: it is longer than a segment may be.
+            TidegateError: it cannot be asked. One try: the segment's own budget decides about another.
+        """
+        exchange, told = self.connected(resource)[1](), None
+        try:
+            with contextlib.suppress(SourceFailure):  # what it refuses in parts it may give as a whole
+                told = await exchange.identify(retry=True)
+        finally:
+            self.requests += exchange.requests
+        if told is None or told.size_bytes is None or not told.ranges:
+            self._large.discard(resource)
+            self._undivided.add(resource)
+            return None
+        most_bytes = self.outside.limits.segment_bytes
+        if told.size_bytes > most_bytes:
+            raise LimitReached(f"The segment is longer than {most_bytes} bytes")
+        return told
+
+    async def _received_as_file(
+        self, path: Path, resource: Resource, told: Identity, tries: Retry
+    ) -> tuple[SegmentSink, Answer]:
         """As `received`, for a segment so large that its origin cuts it off each time: in parts that are kept.
 
         Raises:
             SegmentGap: what came cannot be a segment.
         """
         secret = await self.secret(resource.key) if resource.key else None
-        fetched = await self.file(resource, path.parent, path.stem, self.outside.limits.segment_bytes)
+        fetched = await self._fetched(resource, path.parent, path.stem, told, tries)
         sink = SegmentSink(path, secret, resource.key, lambda _: None)
         try:
             flaw = await in_thread(_poured, fetched.path, sink)
             if flaw is not None:
-                raise SegmentGap(f"{shown}: {flaw}", evidence=Evidence(url=redact_url(resource.url)))
+                raise SegmentGap(f"{tries.what}: {flaw}", evidence=Evidence(url=redact_url(resource.url)))
         except BaseException:
             sink.close()
             raise
         fetched.path.unlink(missing_ok=True)
         return sink, Answer(resource.url, HTTPStatus.OK, Headers(), b"", fetched.stats.requests)
 
-    async def file(self, resource: Resource, folder: Path, name: str, most_bytes: int | None = None) -> FileFetched:
+    async def file(self, resource: Resource, folder: Path, name: str) -> FileFetched:
         """A resource that is a file of its own, by the engine for files: resumable inside.
 
         Raises:
-            LimitReached: it has more than `most_bytes`, or does not say how many.
             TidegateError: see `fetch_file`.
         """
-        source, connect = self.connected(resource)
-        told, cost = await identify(connect, self.outside.limits, self.outside.observe)
+        told, cost = await identify(self.connected(resource)[1], self.outside.limits, self.outside.observe)
         self.requests += cost.requests
-        if most_bytes is not None and (told.size_bytes is None or told.size_bytes > most_bytes):
-            raise LimitReached(f"The segment is longer than {most_bytes} bytes, or does not say how long it is")
+        return await self._fetched(resource, folder, name, told)
+
+    async def _fetched(
+        self, resource: Resource, folder: Path, name: str, told: Identity, tries: Retry | None = None
+    ) -> FileFetched:
+        source, _ = self.connected(resource)
         await in_thread(_made, folder)
         before = self.bytes_received
         outside = replace(self.outside, observe=self._counting(self.outside.observe))
-        fetched = await fetch_file(outside, source, folder, told, name=name)
+        fetched = await fetch_file(outside, source, folder, told, name=name, tries=tries)
         self.requests += fetched.stats.requests
-        self.retry.retries += fetched.stats.retries
+        self.retry.retries += 0 if tries else fetched.stats.retries  # the tries of a piece are counted already
         self.bytes_received = max(self.bytes_received, before + fetched.stats.bytes_received)
         return fetched
 
@@ -217,23 +248,23 @@ class Supply:
         return tell
 
     async def _answer(self, resource: Resource, sink: SegmentSink, shown: str) -> Answer:
-        once = Retry(self.outside.limits, self.outside.observe, shown, self.retry.rng, tries=1, within=self.retry)
         requests = 1
         try:
             wanted = self.wanted(resource, "segment", self.outside.limits.segment_bytes)
-            answer = await receive(self.outside, wanted, sink, tries=once)
+            answer = await receive(self.outside, wanted, sink, tries=self.retry.piece(shown, 0))
             requests = answer.requests
             return answer
         finally:
             self.requests += requests
 
     async def validator(self, resource: Resource) -> str | None:
-        """What the origin says of a resource now, for the price of one byte."""
+        """What the origin says of a resource now, for the price of one byte. A hint: it has one try."""
         wanted = self.wanted(resource, "segment", self.outside.limits.segment_bytes)
         first = wanted.first or 0
         with contextlib.suppress(TidegateError):
             self.requests += 1
-            return validator_of(await ask(self.outside, replace(wanted, first=first, last=first)))
+            one_byte = replace(wanted, first=first, last=first)
+            return validator_of(await ask(self.outside, one_byte, tries=self.retry.piece("segment", 0)))
         return None
 
     @contextlib.asynccontextmanager

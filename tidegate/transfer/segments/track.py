@@ -36,8 +36,9 @@ from tidegate.errors import (
     reason_of,
 )
 from tidegate.events import Level, Note
-from tidegate.model import Gap
+from tidegate.model import Digest, Gap
 from tidegate.redact import redact_url
+from tidegate.resilience.retry import Retry
 from tidegate.transfer.playlists.media import Resource, Segment
 from tidegate.transfer.segments.assemble import Damaged, assemble
 from tidegate.transfer.segments.keeper import Keeper, keeping
@@ -46,6 +47,9 @@ from tidegate.transfer.segments.supply import Supply, validator_of
 
 MOST_REPAIRS = 2
 """How often damaged segments are fetched again before the disk is given up."""
+
+MOST_COMPARED = 3
+"""Held segments that are asked for again, one after the other, until one tells whether the source is the same."""
 
 Feed = Callable[[Mapping[int, float]], AsyncIterator[Sequence[Segment]]]
 """Gives the track's segments in their order, all at once or as they appear. It is told which numbers are held already,
@@ -188,37 +192,64 @@ class TrackRun:
         """Before anything is added to what an earlier run left: is the source still the same?
 
         The playlist is, but files may have been replaced behind the same links, and few origins give validators that
-        can be relied on. So the last segment that is held is fetched again; if it differs, nothing of it is mixed.
+        can be relied on. So a segment that is held is fetched again; if it differs, nothing of it is mixed.
         """
         if self.shelf.fresh or not segments:
             return
-        self.shelf.fresh = True
         held = [segment for segment in segments if self._is_held(segment)]
         listed = [segment for segment in segments if segment_name(segment) in self.shelf.held]
         beyond = [number for number in self.shelf.numbers if number > segments[-1].number]
+        # Where all are held nothing is added yet; what the disk has lost of them may be fetched again later.
+        self.shelf.fresh = len(held) < len(segments)
         if len(listed) > len(held) or beyond:
             self._begin_anew("its segments are others than those that an earlier run left")
-        elif held and len(held) < len(segments) and await self._differs(held[-1]):
-            self._begin_anew("its segments have changed since an earlier run")
+        elif held and len(held) < len(segments) and await self._differs(held):
+            self._begin_anew("its segments have changed since an earlier run, or are gone")
 
     def _begin_anew(self, why: str) -> None:
         self._tell(f"{why}: beginning again", "warning")
         self.shelf.restart(self.track.contents[0], datetime.now(UTC))
 
-    async def _differs(self, segment: Segment) -> bool:
-        known = self.shelf.held[segment_name(segment)]
-        if known.validator is not None and await self.supply.validator(segment.resource) == known.validator:
+    async def _differs(self, held: Sequence[Segment]) -> bool:
+        """Whether the source has other bytes now. Of the last segments that are held the first that comes tells; where
+        all of them are gone nothing speaks for the same, and nothing is taken for it.
+
+        Raises:
+            TidegateError: nobody can tell now. What is held stays for the next run.
+        """
+        known = self.shelf.held[segment_name(held[-1])].validator
+        if known is not None and await self.supply.validator(held[-1].resource) == known:
             return False
+        budget = self.supply.retry.piece(f"{self.track.name}, comparison", self.supply.outside.limits.segment_tries)
+        failure: TidegateError | None = None
+        for segment in reversed(held[-MOST_COMPARED:]):
+            if segment.resource.key is not None:
+                await self.supply.secret(segment.resource.key)
+            try:
+                return await self._digest_now(segment, budget) != self.shelf.held[segment_name(segment)].digest
+            except NotFound:
+                continue
+            except (*OF_A_SEGMENT, ConnectionFailed) as error:  # of this one alone? others have one try more
+                self._require_lasting_links(error)
+                failure = error
+        if failure is not None:
+            raise failure
+        return True
+
+    async def _digest_now(self, segment: Segment, budget: Retry) -> Digest:
+        """Of the bytes that the source has for a segment now."""
+        path = self.shelf.path(f"{segment_name(segment)}.again")
+
+        async def one_try() -> Digest:
+            sink, _ = await self.supply.received(path, segment.resource, budget)
+            sink.close()
+            return sink.digest
+
         try:
             async with self.supply.slot():
-                again, _ = await self.supply.received(
-                    self.shelf.path(f"{known.name}.again"), segment.resource, "segment"
-                )
-        except TidegateError:  # what is held is good; whether the rest can be had is seen next
-            return False
-        again.close()
-        self.shelf.path(f"{known.name}.again").unlink(missing_ok=True)
-        return again.digest != known.digest
+                return await budget.run(one_try)
+        finally:
+            path.unlink(missing_ok=True)
 
     async def _init(self, init: Resource) -> str:
         """The name of an init section that is held."""
@@ -234,7 +265,7 @@ class TrackRun:
         budget = self.supply.retry.piece(shown, self.supply.outside.limits.segment_tries)
 
         async def one_try() -> None:
-            sink, answer = await self.supply.received(self.shelf.path(name), resource, shown)
+            sink, answer = await self.supply.received(self.shelf.path(name), resource, budget)
             held = Held(
                 name=name,
                 fingerprint=segment.fingerprint if segment else resource.fingerprint,
@@ -255,11 +286,10 @@ class TrackRun:
     def _why(self, error: TidegateError, arrived_before: int) -> str:
         """Why a segment cannot be had. A failure that is not about this segment is raised on."""
         supply = self.supply
-        if isinstance(error, HttpRefused) and not isinstance(error, NotFound):
-            if supply.may_renew:
-                raise ExpiredLink(f"{error.message}: the playlist's links may have expired") from error
-            if not supply.arrived and not self.shelf.numbers:
-                raise error
+        self._require_lasting_links(error)
+        refused = isinstance(error, HttpRefused) and not isinstance(error, NotFound)
+        if refused and not supply.arrived and not self.shelf.numbers:
+            raise error
         others_come = supply.arrived > arrived_before
         if isinstance(error, ConnectionFailed) and others_come:
             return error.message
@@ -268,6 +298,11 @@ class TrackRun:
         if not isinstance(error, SourceFailure) and not supply.arrived:
             raise error
         return error.message
+
+    def _require_lasting_links(self, error: TidegateError) -> None:
+        """A link that is refused may have expired, while somebody can read the playlist again."""
+        if self.supply.may_renew and isinstance(error, HttpRefused) and not isinstance(error, NotFound):
+            raise ExpiredLink(f"{error.message}: the playlist's links may have expired") from error
 
     def _missing(self, segment: Segment, why: str, cause: TidegateError | None = None) -> None:
         gap = Gap(start_seconds=segment.start_seconds, end_seconds=segment.end_seconds, why=why)
