@@ -962,6 +962,13 @@ def test_a_live_source_that_falls_silent_without_an_end_is_given_up(clips: Path,
         live(clips, tmp_path, [window(0, 2)], limits=limits)
 
 
+def test_a_live_source_that_asks_for_a_look_in_a_year_is_given_up_as_soon(clips: Path, tmp_path: Path) -> None:
+    limits = QUICK.model_copy(update={"live_patience": QUICK.stall_timeout})
+    version = window(0, 2).replace(b"TARGETDURATION:0.1", b"TARGETDURATION:31536000")
+    with pytest.raises(StalledTransfer, match="nothing new"):
+        live(clips, tmp_path, [version], limits=limits)
+
+
 def test_a_live_recording_that_was_cut_short_goes_on(clips: Path, tmp_path: Path) -> None:
     limits = QUICK.model_copy(update={"live_patience": QUICK.stall_timeout})
     with pytest.raises(StalledTransfer):

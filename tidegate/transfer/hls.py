@@ -188,7 +188,8 @@ async def follow(
         if clock() - last_news > patience:
             raise StalledTransfer(f"The live playlist has shown nothing new for {patience:g} s, and no end")
         # RFC 8216 §6.3.4: after a version that brought nothing, half the time.
-        await anyio.sleep(playlist.target_seconds if news else playlist.target_seconds / 2)
+        pause = playlist.target_seconds if news else playlist.target_seconds / 2
+        await anyio.sleep(min(pause, patience))
         playlist = await _next_version(outside, source, listing.url, playlist)
 
 
