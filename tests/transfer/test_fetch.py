@@ -835,6 +835,48 @@ def test_progress_is_told_while_bytes_come(tmp_path: Path, limits: TransferSetti
     assert [event.done for event in advances] == sorted(event.done for event in advances)
 
 
+# --- the deadline ---------------------------------------------------------------------------------
+
+
+async def fetched_by(clock: Callable[[], float], connect: Connect, folder: Path, limits: TransferSettings) -> Fetched:
+    identity, _ = await identify(connect, limits, unobserved)
+    part = Part.open(folder, identity, limits)
+    try:
+        stats = await Fetch(connect, part, limits, unobserved, clock=clock).run()
+    except TidegateError as failure:
+        return Fetched(part.path, failure=failure)
+    finally:
+        part.close()
+    return Fetched(part.path, stats)
+
+
+@pytest.mark.parametrize("story", ["1M drop, late-headers 500ms", "1M drop, 0 stall 400ms, ok"])
+def test_an_answer_that_takes_some_ticks_does_not_end_a_download_that_has_lasted_for_an_hour(
+    story: str, tmp_path: Path, limits: TransferSettings
+) -> None:
+    """Its line broke at a third, and the next answer's first byte comes later than the watch looks."""
+    with Origin({"clip.mp4": Resource(CLIP, story=story)}) as origin:
+
+        def clock() -> float:
+            return time.monotonic() + (3600 if len(downloads(origin)) > 1 else 0)
+
+        got = anyio.run(fetched_by, clock, connector(origin.url("clip.mp4"), limits), tmp_path, limits)
+        assert len(downloads(origin)) == 2
+    assert got.failure is None
+    assert got.bytes == WHOLE
+
+
+def test_a_source_that_stays_silent_after_an_hour_has_stalled(tmp_path: Path, limits: TransferSettings) -> None:
+    with Origin({"clip.mp4": Resource(CLIP, story="1M drop, 0 stall")}) as origin:
+
+        def clock() -> float:
+            return time.monotonic() + (3600 if len(downloads(origin)) > 1 else 0)
+
+        got = anyio.run(fetched_by, clock, connector(origin.url("clip.mp4"), limits), tmp_path, limits)
+        assert len(downloads(origin)) == 1 + limits.tries
+    assert type(got.failure) is StalledTransfer
+
+
 # --- cancellation ----------------------------------------------------------------------------------
 
 

@@ -30,7 +30,7 @@ from tidegate.errors import (
 )
 from tidegate.events import Advance, Note, Observer
 from tidegate.model import Digest, Identity
-from tidegate.resilience.deadline import SPEED_WINDOW, download_seconds, slower_of
+from tidegate.resilience.deadline import SPEED_WINDOW, Pace, download_seconds, slower_of
 from tidegate.resilience.load import LoadMeter
 from tidegate.resilience.stall import SpeedWindow
 from tidegate.settings import TransferSettings
@@ -466,9 +466,9 @@ class Crew:
         """The stall clocks, the deadline and the number of connections: it looks at bytes and never waits for one."""
         course, limits = self._course, self._limits
         whole = SpeedWindow(limits.stall_timeout, limits.minimum_speed)
-        minute = SpeedWindow(SPEED_WINDOW, limits.minimum_speed)
+        # No shorter than the stall clocks': a silence that they allow is none of the deadline's business.
+        pace = Pace(limits.minimum_speed, max(SPEED_WINDOW, limits.stall_timeout))
         whole.record(course.clock(), course.bytes_received)
-        minute.record(course.clock(), course.bytes_received)
         tick = min(limits.stall_tick, limits.stall_timeout).total_seconds()
         step = min(tick, LOOK_SECONDS)
         next_tick = course.clock() + tick
@@ -477,11 +477,11 @@ class Crew:
             await anyio.sleep(step)
             now = course.clock()
             self._clock_speeds(now)
+            pace.record(now, course.bytes_received, could_come=self._waits_for_bytes())
             if now >= next_tick:
                 whole.record(now, course.bytes_received)
-                minute.record(now, course.bytes_received)
-                self._end_the_stalled()
-                self._keep_the_deadline(minute, now)
+                if not self._end_the_stalled():
+                    self._keep_the_deadline(pace.speed(), now)
                 next_tick = now + tick
             if now >= next_show:
                 self._show(whole.speed())
@@ -496,19 +496,27 @@ class Crew:
             if window is not None:
                 window.record(now, connection.piece.received)
 
-    def _end_the_stalled(self) -> None:
-        for connection in self._team:
-            if connection.piece.window is not None and connection.piece.window.stalled():
-                connection.stalled = True
-                connection.exchange.abort()
+    def _waits_for_bytes(self) -> bool:
+        """Whether an answer is being read, and not only a gate, a head or the disk waited for."""
+        return any(one.piece.window is not None and not one.at_the_disk for one in self._team)
 
-    def _keep_the_deadline(self, minute: SpeedWindow, now: float) -> None:
+    def _end_the_stalled(self) -> bool:
+        """Break off what has stalled; whether anything has."""
+        stalled = [one for one in self._team if one.piece.window is not None and one.piece.window.stalled()]
+        for connection in stalled:
+            connection.stalled = True
+            connection.exchange.abort()
+        return bool(stalled)
+
+    def _keep_the_deadline(self, pace: float | None, now: float) -> None:
+        if pace is None:
+            return
         elapsed = now - self._course.started
         limit = download_seconds(
             least=self._limits.deadline,
             elapsed=elapsed,
             remaining_bytes=self._missing(),
-            speed=slower_of(minute.speed(), self._course.bytes_received, elapsed),
+            speed=slower_of(pace, self._course.bytes_received, elapsed),
             minimum_speed=self._limits.minimum_speed,
             load=self._load.sample(),
         )
