@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import time
 from collections.abc import Iterator
 from datetime import timedelta
@@ -17,7 +18,7 @@ from pydantic import SecretStr
 from tests.support.command import wait_until
 from tests.support.disks import volume
 from tests.support.origin import Origin, Resource, Synthetic
-from tests.transfer.scripted import Scripted, head
+from tests.transfer.scripted import Scripted, head, part_of
 from tidegate.errors import (
     ConnectionFailed,
     DiskFull,
@@ -139,6 +140,33 @@ def test_a_mirror_with_other_bytes_of_the_same_size_is_found_out_by_the_digest(
     ):
         fetched(outside, origin.url("a.mp4"), tmp_path, mirror.url("b.mp4"))
     assert (tmp_path / "source.part").read_bytes() == b"", "nothing of the mixture may be resumed"
+
+
+def test_the_digest_by_which_a_mirror_is_let_in_is_checked_though_the_caller_promises_none(
+    outside: Outside, tmp_path: Path
+) -> None:
+    async def unpromised(url: str, mirror: str) -> FileFetched:
+        source = Source(url=SecretStr(url), mirrors=(SecretStr(mirror),))
+        identity, _ = await identify(
+            lambda: HttpExchange(source, outside.limits, outside.gates), outside.limits, unobserved
+        )
+        return await fetch_file(outside, source, tmp_path, identity)
+
+    def once_told(headers: dict[str, str]) -> Iterator[bytes]:
+        """Only the first answer tells the digest; then it ends half way, and for good."""
+        begin = headers.get("range") == "bytes=0-0"
+        digest = base64.b64encode(bytes.fromhex(FILM.sha256())).decode()
+        told = {"ETag": '"one"', **({"Repr-Digest": f"sha-256=:{digest}:"} if begin else {})}
+        yield part_of(WHOLE, headers, told, most=MIB) if "if-range" not in headers else head(500, told)
+
+    other = Resource(Synthetic(FILM.size, seed=8), etag="other")
+    with Scripted(once_told) as origin, Origin({"b.mp4": other}) as mirror:
+        with pytest.raises(ServerError):
+            anyio.run(unpromised, origin.url("a.mp4"), mirror.url("b.mp4"))
+        mirror.add("b.mp4", Resource(FILM, etag="other"))
+        got = anyio.run(unpromised, origin.url("a.mp4"), mirror.url("b.mp4"))
+    assert got.path.read_bytes() == WHOLE
+    assert got.checked == {f"sha256:{FILM.sha256()}"}
 
 
 def test_a_mirror_of_another_size_is_not_asked_for_its_bytes(outside: Outside, tmp_path: Path) -> None:

@@ -244,12 +244,14 @@ async def fetch_file(
 ) -> FileFetched:
     """One http(s) file, resumable in its folder under `name`; from a mirror where its own origin does not deliver.
 
+    `promised`: digests that the whole must have, besides those that its identity tells.
+
     Raises:
         ExpiredLink: the link is no longer good, and `renew` was not given or did not help.
         DiskFull: what is missing does not fit on the volume.
         TidegateError: the first origin's failure, when none of the others helped either.
     """
-    return await _FileFetch(outside, source, folder, identity, name, promised, renew).run()
+    return await _FileFetch(outside, source, folder, identity, name, promised | {*identity.digests}, renew).run()
 
 
 @dataclass
@@ -315,7 +317,8 @@ class _FileFetch:
             return FileFetched(part.path, self.stats, fetch.blake3, checked, part.end_is_certain)
 
     async def _run(self, source: Source, part: Part, told: Identity | None) -> Fetch:
-        promised = set(self.promised)
+        # A digest by which another origin's bytes were let in is checked, whoever told it.
+        promised = {*self.promised, *part.identity.digests}
         spread = self._spread(source, promised, trusted=told is None and source is self.source)
         try:
             return await self._through(spread, part, promised, told)
