@@ -179,6 +179,26 @@ def test_a_mirror_of_another_size_is_not_asked_for_its_bytes(outside: Outside, t
     assert [request.range for request in mirror.requests] == ["bytes=0-0"]
 
 
+@pytest.mark.parametrize("kind", ["impossible", "packed", "a playlist"])
+def test_a_mirror_that_cannot_be_read_is_passed_over_and_never_the_transfers_failure(
+    kind: str, outside: Outside, tmp_path: Path
+) -> None:
+    playlist = Resource(b"#EXTM3U\n#EXTINF:4,\na.ts\n".ljust(FILM.size, b"\n"))
+    resources = {"packed.mp4": Resource(FILM, story="gzip"), "list.mp4": playlist, "good.mp4": Resource(FILM)}
+    with Origin(resources) as mirror, Origin() as origin:
+        bad = {
+            "impossible": "http://127.0.0.1:99999/b.mp4",
+            "packed": mirror.url("packed.mp4"),
+            "a playlist": mirror.url("list.mp4"),
+        }[kind]
+        link = f'header Link=<{bad}>;rel="duplicate"'
+        origin.add("a.mp4", Resource(FILM, story=f"0 drop {link}, 500"))
+        with pytest.raises(ServerError):
+            fetched(outside, origin.url("a.mp4"), tmp_path)
+        got = fetched(outside, origin.url("a.mp4"), tmp_path, bad, mirror.url("good.mp4"))
+    assert got.path.read_bytes() == WHOLE
+
+
 def test_mirrors_are_tried_in_turn_and_never_told_a_secret(outside: Outside, tmp_path: Path) -> None:
     with (
         Origin({"a.mp4": Resource(FILM, story="0 drop")}) as origin,
@@ -234,6 +254,7 @@ def test_a_mirror_says_what_a_source_is_whose_origin_is_gone(outside: Outside) -
         b"<html><body>nothing</body></html>",
         b'<!DOCTYPE x [<!ENTITY a "aaaa">]><metalink><file><url>http://o/&a;</url></file></metalink>',
         b"<metalink><file><url>file:///etc/passwd</url><url>javascript:x</url></file></metalink>",
+        b"<metalink><file><url>http://[no/url</url></file></metalink>",
     ],
 )
 def test_a_metalink_that_is_none_or_leads_elsewhere_gives_no_links(document: bytes) -> None:
@@ -283,6 +304,8 @@ NOW = 1_800_000_000.0
         ("e=5", False),
         ("exp=soon", False),
         ("X-Amz-Date=never&X-Amz-Expires=3600", False),
+        ("X-Amz-Date=20260101T000000Z&X-Amz-Expires=99999999999999", False),
+        ("X-Amz-Date=20260101T000000Z&X-Amz-Expires=999999999999", False),
         ("", False),
     ],
 )

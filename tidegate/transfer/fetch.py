@@ -25,6 +25,7 @@ from tidegate.errors import (
     SourceChanged,
     SourceFailure,
     TidegateError,
+    UsageError,
     WrongDigest,
 )
 from tidegate.events import Note, Observer
@@ -249,6 +250,7 @@ async def fetch_file(
     Raises:
         ExpiredLink: the link is no longer good, and `renew` was not given or did not help.
         DiskFull: what is missing does not fit on the volume.
+        LimitReached: a limit that somebody set, at whichever origin.
         TidegateError: the first origin's failure, when none of the others helped either.
     """
     return await _FileFetch(outside, source, folder, identity, name, promised | {*identity.digests}, renew).run()
@@ -275,7 +277,9 @@ class _FileFetch:
             async for mirror in self._mirrors(failure):
                 try:
                     return await self._from_mirror(mirror)
-                except (AvailabilityFailure, SourceFailure) as also:
+                except LimitReached:
+                    raise
+                except (AvailabilityFailure, SourceFailure, UsageError) as also:  # a link may be one that cannot be
                     self.outside.observe(Note(f"A mirror failed too: {also.message}", "warning"))
             raise
 
