@@ -10,6 +10,8 @@ from hypothesis import strategies as st
 
 from tidegate.resilience.deadline import (
     LONGEST_EXTENDED,
+    SPEED_WINDOW,
+    Pace,
     download_seconds,
     extended_seconds,
     outer,
@@ -145,3 +147,47 @@ def test_looked_at_again_and_again_a_steady_download_comes_through_and_one_that_
     assert all(now <= limit(now, now * speed, speed) for now in moments)
     stopped = needed * stops_at
     assert limit(stopped, stopped * speed, 0.0) == LEAST.total_seconds(), "what is left is never reached"
+
+
+# --- the pace that a projection may trust -----------------------------------------------------------
+
+looks = st.lists(st.tuples(st.floats(0.1, 30), st.integers(0, 10**6), st.booleans()), min_size=1, max_size=60)
+MINUTE = SPEED_WINDOW.total_seconds()
+
+
+@given(looks)
+def test_a_pace_is_told_only_of_a_whole_minute_in_which_bytes_could_come(
+    course: list[tuple[float, int, bool]],
+) -> None:
+    pace, now, total, at_work = Pace(MINIMUM), 1000.0, 0, 0.0
+    pace.record(now, total, could_come=False)
+    for seconds, gained, could_come in course:
+        now, total, at_work = now + seconds, total + gained * could_come, at_work + seconds * could_come
+        pace.record(now, total, could_come=could_come)
+        if abs(at_work - MINUTE) > 1e-6:
+            assert (pace.speed() is not None) == (at_work > MINUTE)
+
+
+@given(looks, st.floats(1, 10**5))
+def test_however_long_is_waited_in_between_the_pace_is_that_of_the_work(
+    course: list[tuple[float, int, bool]], speed: float
+) -> None:
+    pace, now, at_work = Pace(MINIMUM), 0.0, 0.0
+    pace.record(now, 0, could_come=False)
+    for seconds, _, could_come in (*course, (MINUTE + 1, 0, True), (3600.0, 0, False)):
+        now, at_work = now + seconds, at_work + seconds * could_come
+        pace.record(now, round(at_work * speed), could_come=could_come)
+    assert pace.speed() == pytest.approx(speed, abs=0.1)
+
+
+def test_a_silent_minute_of_work_is_a_standstill_and_an_hour_of_waiting_is_none() -> None:
+    pace = Pace(MINIMUM)
+    for now in range(0, 120, 5):
+        pace.record(now, now * MINIMUM, could_come=True)
+    sent = 115 * MINIMUM
+    for now in range(120, 3720, 5):
+        pace.record(now, sent, could_come=False)
+    assert pace.speed() == MINIMUM
+    for now in range(3720, 3785, 5):
+        pace.record(now, sent, could_come=True)
+    assert pace.speed() == 0

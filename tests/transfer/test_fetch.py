@@ -36,6 +36,7 @@ from tidegate.errors import (
     StalledTransfer,
     Throttled,
     TidegateError,
+    TruncatedBody,
     UnsupportedSource,
     WrongDigest,
 )
@@ -604,6 +605,126 @@ def test_a_part_without_content_range_costs_one_plain_request(tmp_path: Path, li
     assert_a_beginning_of(WHOLE, tmp_path / "source.part")
 
 
+ONE = {"ETag": '"one"'}
+
+
+def a_little(
+    asked: dict[str, str], headers: dict[str, str], most: int, *, size: str = "*", at_the_end: str | None = None
+) -> bytes:
+    """At most so many bytes of the range, of a whole that the answer says is so long; at the end a 416."""
+    first, _, last = asked["range"].removeprefix("bytes=").partition("-")
+    begin, end = int(first), min(int(last or CLIP.size) + 1, int(first) + most, CLIP.size)
+    if begin >= end:
+        told = f"bytes */{CLIP.size}" if at_the_end is None else at_the_end
+        return head(416, {"Content-Length": "0"} | ({"Content-Range": told} if told else {}))
+    told = f"bytes {begin}-{end - 1}/{size}"
+    return head(206, {**headers, "Content-Range": told, "Content-Length": str(end - begin)}) + WHOLE[begin:end]
+
+
+async def looked_at_and_fetched(connect: Connect, folder: Path, limits: TransferSettings) -> tuple[Fetched, bool]:
+    """First a look at the beginning, then the rest; and whether the look took what it saw for everything."""
+    identity, _ = await identify(connect, limits, unobserved)
+    part = Part.open(folder, identity, limits)
+    try:
+        await Fetch(connect, part, limits, unobserved, until=MIB).run()
+        looked = part.complete
+        stats = await Fetch(connect, part, limits, unobserved).run()
+        return Fetched(part.path, stats, end_is_certain=part.end_is_certain), looked
+    finally:
+        part.close()
+
+
+@pytest.mark.parametrize("validator", [ONE, {}], ids=["validator", "bare"])
+@pytest.mark.parametrize(
+    ("at_the_end", "certain"), [(None, True), ("bytes */*", False), ("", False)], ids=["416 size", "416 *", "416"]
+)
+def test_a_part_of_a_source_of_unknown_size_is_never_taken_for_the_rest_of_it(
+    validator: dict[str, str], at_the_end: str | None, certain: bool, tmp_path: Path, limits: TransferSettings
+) -> None:
+    """RFC 9110 §15.3.7: a 206 may cover less than was asked for."""
+
+    def stingy(headers: dict[str, str]) -> Iterator[bytes]:
+        yield a_little(headers, validator, 700_000, at_the_end=at_the_end)
+
+    with Scripted(stingy) as origin:
+        got, looked = anyio.run(looked_at_and_fetched, connector(origin.url("clip.mp4"), limits), tmp_path, limits)
+        assert len(origin.seen) <= 14
+    assert not looked
+    assert got.bytes == WHOLE
+    assert got.end_is_certain == certain
+
+
+@pytest.mark.parametrize("then", ["the size", "everything"])
+def test_the_end_of_a_source_of_unknown_size_may_also_be_told_by_its_size_or_by_everything(
+    then: str, tmp_path: Path, limits: TransferSettings
+) -> None:
+    def stingy(headers: dict[str, str]) -> Iterator[bytes]:
+        if "range" not in headers or headers["range"].startswith("bytes=0-"):
+            yield a_little({"range": "bytes=0-", **headers}, ONE, 300_000)
+        elif then == "the size":
+            yield a_little(headers, ONE, CLIP.size, size=str(CLIP.size))
+        else:
+            yield head(200, {**ONE, "Transfer-Encoding": "chunked"}) + b"%x\r\n" % CLIP.size + WHOLE + b"\r\n0\r\n\r\n"
+
+    with Scripted(stingy) as origin:
+        got = anyio.run(fetch, connector(origin.url("clip.mp4"), limits), tmp_path, limits)
+        asked = [headers.get("range") for headers in origin.seen]
+    assert got.failure is None and got.bytes == WHOLE
+    assert got.end_is_certain
+    assert asked == ["bytes=0-0", None, "bytes=300000-"]
+
+
+@pytest.mark.parametrize("validator", [ONE, {}], ids=["validator", "bare"])
+@pytest.mark.parametrize("more", [0, 1000])
+def test_parts_of_a_source_of_unknown_size_that_bring_next_to_nothing_end_after_a_bounded_number_of_requests(
+    more: int, validator: dict[str, str], tmp_path: Path, limits: TransferSettings
+) -> None:
+    def miserly(headers: dict[str, str]) -> Iterator[bytes]:
+        asked = {"range": "bytes=0-", **headers}
+        begin = int(asked["range"].removeprefix("bytes=").partition("-")[0])
+        if begin < 300_000:
+            yield a_little(asked, validator, 300_000 - begin)
+        elif more:
+            yield a_little(asked, validator, more)
+        else:
+            told = {**validator, "Content-Range": f"bytes {begin}-{begin}/*", "Transfer-Encoding": "chunked"}
+            yield head(206, told) + b"0\r\n\r\n"
+
+    with Scripted(miserly) as origin:
+        got = anyio.run(fetch, connector(origin.url("clip.mp4"), limits), tmp_path, limits)
+        assert len(origin.seen) <= 2 + 3 * (limits.tries + 1)
+    assert type(got.failure) is TruncatedBody
+    assert_a_beginning_of(WHOLE, got.path)
+
+
+def test_a_source_of_unknown_size_that_has_become_shorter_is_a_changed_source(
+    tmp_path: Path, limits: TransferSettings
+) -> None:
+    """Without a validator its end lies where the comparison was to begin."""
+
+    def shrinking(headers: dict[str, str]) -> Iterator[bytes]:
+        begin = int(headers.get("range", "bytes=0-").removeprefix("bytes=").partition("-")[0])
+        if begin == 0:
+            yield head(206, {"Content-Range": "bytes 0-299999/*", "Transfer-Encoding": "chunked"})
+            yield b"%x\r\n" % 200_000 + WHOLE[:200_000] + b"\r\n"
+        else:
+            yield head(416, {"Content-Range": f"bytes */{begin}", "Content-Length": "0"})
+
+    with Scripted(shrinking) as origin:
+        got = anyio.run(fetch, connector(origin.url("clip.mp4"), limits), tmp_path, limits)
+    assert type(got.failure) is SourceChanged
+    assert got.bytes == b""
+
+
+def test_a_416_where_a_source_of_known_size_goes_on_is_a_changed_source(limits: TransferSettings) -> None:
+    def shorter(headers: dict[str, str]) -> Iterator[bytes]:
+        yield head(416, {"Content-Range": "bytes */1000", "Content-Length": "0"})
+
+    known = Identity(url="http://o/clip.mp4", name="clip.mp4", size_bytes=CLIP.size, etag='"one"', ranges=True)
+    with Scripted(shorter) as origin, pytest.raises(SourceChanged):
+        read_from(connector(origin.url("clip.mp4"), limits)(), 1000, known)
+
+
 @pytest.mark.parametrize("validator", [{"ETag": '"one"'}, {"Last-Modified": "Wed, 21 Oct 2015 07:28:00 GMT"}])
 def test_a_cache_that_answers_if_range_with_everything_is_asked_without_it(
     validator: dict[str, str], tmp_path: Path, limits: TransferSettings
@@ -712,6 +833,48 @@ def test_progress_is_told_while_bytes_come(tmp_path: Path, limits: TransferSetti
     assert len(advances) >= 2
     assert {event.total for event in advances} == {CLIP.size}
     assert [event.done for event in advances] == sorted(event.done for event in advances)
+
+
+# --- the deadline ---------------------------------------------------------------------------------
+
+
+async def fetched_by(clock: Callable[[], float], connect: Connect, folder: Path, limits: TransferSettings) -> Fetched:
+    identity, _ = await identify(connect, limits, unobserved)
+    part = Part.open(folder, identity, limits)
+    try:
+        stats = await Fetch(connect, part, limits, unobserved, clock=clock).run()
+    except TidegateError as failure:
+        return Fetched(part.path, failure=failure)
+    finally:
+        part.close()
+    return Fetched(part.path, stats)
+
+
+@pytest.mark.parametrize("story", ["1M drop, late-headers 500ms", "1M drop, 0 stall 400ms, ok"])
+def test_an_answer_that_takes_some_ticks_does_not_end_a_download_that_has_lasted_for_an_hour(
+    story: str, tmp_path: Path, limits: TransferSettings
+) -> None:
+    """Its line broke at a third, and the next answer's first byte comes later than the watch looks."""
+    with Origin({"clip.mp4": Resource(CLIP, story=story)}) as origin:
+
+        def clock() -> float:
+            return time.monotonic() + (3600 if len(downloads(origin)) > 1 else 0)
+
+        got = anyio.run(fetched_by, clock, connector(origin.url("clip.mp4"), limits), tmp_path, limits)
+        assert len(downloads(origin)) == 2
+    assert got.failure is None
+    assert got.bytes == WHOLE
+
+
+def test_a_source_that_stays_silent_after_an_hour_has_stalled(tmp_path: Path, limits: TransferSettings) -> None:
+    with Origin({"clip.mp4": Resource(CLIP, story="1M drop, 0 stall")}) as origin:
+
+        def clock() -> float:
+            return time.monotonic() + (3600 if len(downloads(origin)) > 1 else 0)
+
+        got = anyio.run(fetched_by, clock, connector(origin.url("clip.mp4"), limits), tmp_path, limits)
+        assert len(downloads(origin)) == 1 + limits.tries
+    assert type(got.failure) is StalledTransfer
 
 
 # --- cancellation ----------------------------------------------------------------------------------

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import time
 from collections.abc import Iterator
 from dataclasses import replace
@@ -18,7 +19,7 @@ from pydantic import SecretStr
 from tests.support.command import wait_until
 from tests.support.disks import volume
 from tests.support.origin import Origin, Resource, Synthetic
-from tests.transfer.scripted import Scripted, head
+from tests.transfer.scripted import Scripted, head, part_of
 from tidegate.errors import (
     ConnectionFailed,
     DiskFull,
@@ -144,6 +145,33 @@ def test_a_mirror_with_other_bytes_of_the_same_size_is_found_out_by_the_digest(
     assert (tmp_path / "source.part").read_bytes() == b"", "nothing of the mixture may be resumed"
 
 
+def test_the_digest_by_which_a_mirror_is_let_in_is_checked_though_the_caller_promises_none(
+    outside: Outside, tmp_path: Path
+) -> None:
+    async def unpromised(url: str, mirror: str) -> FileFetched:
+        source = Source(url=SecretStr(url), mirrors=(SecretStr(mirror),))
+        identity, _ = await identify(
+            lambda: HttpExchange(source, outside.limits, outside.gates), outside.limits, unobserved
+        )
+        return await fetch_file(outside, source, tmp_path, identity)
+
+    def once_told(headers: dict[str, str]) -> Iterator[bytes]:
+        """Only the first answer tells the digest; then it ends half way, and for good."""
+        begin = headers.get("range") == "bytes=0-0"
+        digest = base64.b64encode(bytes.fromhex(FILM.sha256())).decode()
+        told = {"ETag": '"one"', **({"Repr-Digest": f"sha-256=:{digest}:"} if begin else {})}
+        yield part_of(WHOLE, headers, told, most=MIB) if "if-range" not in headers else head(500, told)
+
+    other = Resource(Synthetic(FILM.size, seed=8), etag="other")
+    with Scripted(once_told) as origin, Origin({"b.mp4": other}) as mirror:
+        with pytest.raises(ServerError):
+            anyio.run(unpromised, origin.url("a.mp4"), mirror.url("b.mp4"))
+        mirror.add("b.mp4", Resource(FILM, etag="other"))
+        got = anyio.run(unpromised, origin.url("a.mp4"), mirror.url("b.mp4"))
+    assert got.path.read_bytes() == WHOLE
+    assert got.checked == {f"sha256:{FILM.sha256()}"}
+
+
 def test_a_mirror_of_another_size_is_not_asked_for_its_bytes(outside: Outside, tmp_path: Path) -> None:
     with (
         Origin({"a.mp4": Resource(FILM, story="404")}) as origin,
@@ -152,6 +180,26 @@ def test_a_mirror_of_another_size_is_not_asked_for_its_bytes(outside: Outside, t
     ):
         fetched(outside, origin.url("a.mp4"), tmp_path, mirror.url("b.mp4"))
     assert [request.range for request in mirror.requests] == ["bytes=0-0"]
+
+
+@pytest.mark.parametrize("kind", ["impossible", "packed", "a playlist"])
+def test_a_mirror_that_cannot_be_read_is_passed_over_and_never_the_transfers_failure(
+    kind: str, outside: Outside, tmp_path: Path
+) -> None:
+    playlist = Resource(b"#EXTM3U\n#EXTINF:4,\na.ts\n".ljust(FILM.size, b"\n"))
+    resources = {"packed.mp4": Resource(FILM, story="gzip"), "list.mp4": playlist, "good.mp4": Resource(FILM)}
+    with Origin(resources) as mirror, Origin() as origin:
+        bad = {
+            "impossible": "http://127.0.0.1:99999/b.mp4",
+            "packed": mirror.url("packed.mp4"),
+            "a playlist": mirror.url("list.mp4"),
+        }[kind]
+        link = f'header Link=<{bad}>;rel="duplicate"'
+        origin.add("a.mp4", Resource(FILM, story=f"0 drop {link}, 500"))
+        with pytest.raises(ServerError):
+            fetched(outside, origin.url("a.mp4"), tmp_path)
+        got = fetched(outside, origin.url("a.mp4"), tmp_path, bad, mirror.url("good.mp4"))
+    assert got.path.read_bytes() == WHOLE
 
 
 def test_mirrors_are_tried_in_turn_and_never_told_a_secret(outside: Outside, tmp_path: Path) -> None:
@@ -209,6 +257,7 @@ def test_a_mirror_says_what_a_source_is_whose_origin_is_gone(outside: Outside) -
         b"<html><body>nothing</body></html>",
         b'<!DOCTYPE x [<!ENTITY a "aaaa">]><metalink><file><url>http://o/&a;</url></file></metalink>',
         b"<metalink><file><url>file:///etc/passwd</url><url>javascript:x</url></file></metalink>",
+        b"<metalink><file><url>http://[no/url</url></file></metalink>",
     ],
 )
 def test_a_metalink_that_is_none_or_leads_elsewhere_gives_no_links(document: bytes) -> None:
@@ -258,6 +307,8 @@ NOW = 1_800_000_000.0
         ("e=5", False),
         ("exp=soon", False),
         ("X-Amz-Date=never&X-Amz-Expires=3600", False),
+        ("X-Amz-Date=20260101T000000Z&X-Amz-Expires=99999999999999", False),
+        ("X-Amz-Date=20260101T000000Z&X-Amz-Expires=999999999999", False),
         ("", False),
     ],
 )

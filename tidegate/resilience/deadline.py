@@ -8,6 +8,7 @@ from __future__ import annotations
 from datetime import timedelta
 
 from tidegate.resilience.load import IDLE, Load, load_factor
+from tidegate.resilience.stall import SpeedWindow
 from tidegate.settings import ProcessSettings
 
 SAFETY = 1.5
@@ -43,6 +44,31 @@ def download_seconds(
         return None
     projected = elapsed + (remaining_bytes or 0) / speed * SAFETY if speed > 0 else 0.0
     return max(least.total_seconds(), projected) * factor * load_factor(load)
+
+
+class Pace:
+    """The speed of the last minute in which bytes could have come.
+
+    A minute by the clock also holds the wait at a gate, a pause that the source asked for and a live source's silence.
+    Each of them has a limit of its own, and none says how long the rest will take; so they are left out.
+    """
+
+    def __init__(self, minimum_speed: int, window: timedelta = SPEED_WINDOW) -> None:
+        self._window = SpeedWindow(window, minimum_speed)
+        self._seen = 0.0
+        self._looked_at: float | None = None
+
+    def record(self, now: float, total_bytes: int, *, could_come: bool) -> None:
+        """Note that `total_bytes` had come by `now`, and whether any could have since the last look."""
+        if could_come and self._looked_at is not None:
+            self._seen += now - self._looked_at
+        if could_come or self._looked_at is None:
+            self._window.record(self._seen, total_bytes)
+        self._looked_at = now
+
+    def speed(self) -> float | None:
+        """Bytes per second; None before a whole window was seen: what has just begun is not judged."""
+        return self._window.speed() if self._seen >= self._window.window.total_seconds() else None
 
 
 def slower_of(window_speed: float, received_bytes: int, elapsed: float) -> float:

@@ -30,7 +30,7 @@ from tidegate.errors import (
 )
 from tidegate.events import Advance, Note, Observer
 from tidegate.model import Digest, Identity
-from tidegate.resilience.deadline import SPEED_WINDOW, download_seconds, slower_of
+from tidegate.resilience.deadline import SPEED_WINDOW, Pace, download_seconds, slower_of
 from tidegate.resilience.load import LoadMeter
 from tidegate.resilience.stall import SpeedWindow
 from tidegate.settings import TransferSettings
@@ -137,6 +137,8 @@ class Connection:
     answer_ends: int | None = None
     """Where the answer ends that was asked for; None: with the source."""
     stalled: bool = False
+    goes_on: bool = False
+    """Whether its answer ended without telling how long the source is: what follows must be asked for."""
     at_the_disk: bool = False
     """Its thread writes or waits for the disk: silence on the line is then not the origin's."""
 
@@ -155,6 +157,10 @@ class Crew:
         self._all_was_sent = False
         """Whether a body has ended that says nothing of the size: what is here is everything."""
         self._end_is_certain = True
+        self._asked_on = False
+        """Whether the last question was what follows the end of an answer that told no size."""
+        self._scraps = 0
+        """How many such answers in a row have brought next to nothing."""
 
     async def run(self) -> None:
         """Fetch what is missing.
@@ -228,7 +234,8 @@ class Crew:
                 self._team.remove(connection)
             if piece.taken_over:
                 return
-            piece = self._next_piece()
+            if not connection.goes_on:
+                piece = self._next_piece()
 
     def _retire(self) -> None:
         """The slowest connection ends; what is left of its piece goes to the others."""
@@ -270,10 +277,12 @@ class Crew:
             piece.window = None
 
     def _asked_from(self, piece: Piece) -> int:
-        """Where to ask from. Without a validator some bytes are asked for again, to see whether they are the same."""
+        """Where to ask from. Without a validator some bytes are asked for again, to see whether they are the same; but
+        whether anything follows is only answered there."""
         if not self._course.by_ranges:
             return 0
-        return piece.at if self._course.identity.has_validator else max(0, piece.at - OVERLAP_BYTES)
+        exact = self._course.identity.has_validator or self._asked_on
+        return piece.at if exact else max(0, piece.at - OVERLAP_BYTES)
 
     def _begin(self, connection: Connection, body: Body) -> None:
         """Look at what the answer is before anything of it is taken."""
@@ -281,6 +290,7 @@ class Crew:
         course.promised.update(body.identity.digests)
         course.algorithms = algorithms_for(frozenset(course.promised))
         course.require_small_enough(body.total_bytes or 0)
+        self._require_as_long(body)
         if not body.partial and body.start < piece.at:
             if len(self._team) > 1:
                 raise RangeMismatch("The origin answers a part with everything", evidence=course.evidence)
@@ -289,8 +299,20 @@ class Crew:
             piece.stop = course.until if course.until is not None else course.identity.size_bytes
         piece.at = body.start
 
+    def _require_as_long(self, body: Body) -> None:
+        """Of a source whose size is not known: is there still what is here, and can more of it be trusted?"""
+        if not body.partial:
+            return
+        if body.total_bytes is not None and body.total_bytes < self._part.spans.end:
+            self._spoiled = True
+            raise SourceChanged("The source is shorter than what came of it", evidence=self._course.evidence)
+        nothing_follows = body.total_bytes == body.start
+        if self._asked_on and not nothing_follows and not self._course.identity.has_validator:
+            # More does follow, but nothing shows that it belongs to what is here: the next try compares.
+            raise TruncatedBody("The source's answer ended early", evidence=self._course.evidence)
+
     async def _receive(self, connection: Connection, body: Body) -> None:
-        piece = connection.piece
+        piece, before = connection.piece, self._part.received_bytes
         piece.window = SpeedWindow(self._limits.stall_timeout, self._limits.minimum_speed)
         piece.window.record(self._course.clock(), piece.received)
         try:
@@ -301,7 +323,10 @@ class Crew:
             seconds = self._limits.stall_timeout.total_seconds()
             message = f"Less than {self._limits.minimum_speed} B/s for {seconds:g} s"
             raise StalledTransfer(message, evidence=self._course.evidence) from broken
-        self._check_end(piece, body)
+        if body.partial and body.total_bytes is None and self._course.identity.size_bytes is None:
+            self._ask_on(connection, self._part.received_bytes - before)
+        else:
+            self._check_end(piece, body)
 
     def _drain(self, connection: Connection, body: Body) -> None:
         """Runs in a thread: the body into the part, what is there already compared, the beginning sniffed."""
@@ -375,6 +400,18 @@ class Crew:
             still_wanted()
             time.sleep(KEEPER_SECONDS)
 
+    def _ask_on(self, connection: Connection, gained: int) -> None:
+        """A part of a source of unknown size has ended. It may be less than was asked for (RFC 9110 §15.3.7), so its
+        end says nothing: only the next answer does, with a 416, the size, or everything."""
+        piece = connection.piece
+        if piece.stop is not None and piece.at >= piece.stop:
+            return
+        self._scraps = 0 if gained >= self._limits.gain_bytes else self._scraps + 1
+        if self._scraps > 1:
+            message = "The source answers with next to nothing, and does not say how long it is"
+            raise TruncatedBody(message, evidence=self._course.evidence)
+        connection.goes_on = self._asked_on = True
+
     def _check_end(self, piece: Piece, body: Body) -> None:
         """The body has ended, or was left: is the piece here?"""
         known = self._course.identity.size_bytes
@@ -429,9 +466,9 @@ class Crew:
         """The stall clocks, the deadline and the number of connections: it looks at bytes and never waits for one."""
         course, limits = self._course, self._limits
         whole = SpeedWindow(limits.stall_timeout, limits.minimum_speed)
-        minute = SpeedWindow(SPEED_WINDOW, limits.minimum_speed)
+        # No shorter than the stall clocks': a silence that they allow is none of the deadline's business.
+        pace = Pace(limits.minimum_speed, max(SPEED_WINDOW, limits.stall_timeout))
         whole.record(course.clock(), course.bytes_received)
-        minute.record(course.clock(), course.bytes_received)
         tick = min(limits.stall_tick, limits.stall_timeout).total_seconds()
         step = min(tick, LOOK_SECONDS)
         next_tick = course.clock() + tick
@@ -440,11 +477,11 @@ class Crew:
             await anyio.sleep(step)
             now = course.clock()
             self._clock_speeds(now)
+            pace.record(now, course.bytes_received, could_come=self._waits_for_bytes())
             if now >= next_tick:
                 whole.record(now, course.bytes_received)
-                minute.record(now, course.bytes_received)
-                self._end_the_stalled()
-                self._keep_the_deadline(minute, now)
+                if not self._end_the_stalled():
+                    self._keep_the_deadline(pace.speed(), now)
                 next_tick = now + tick
             if now >= next_show:
                 self._show(whole.speed())
@@ -459,19 +496,27 @@ class Crew:
             if window is not None:
                 window.record(now, connection.piece.received)
 
-    def _end_the_stalled(self) -> None:
-        for connection in self._team:
-            if connection.piece.window is not None and connection.piece.window.stalled():
-                connection.stalled = True
-                connection.exchange.abort()
+    def _waits_for_bytes(self) -> bool:
+        """Whether an answer is being read, and not only a gate, a head or the disk waited for."""
+        return any(one.piece.window is not None and not one.at_the_disk for one in self._team)
 
-    def _keep_the_deadline(self, minute: SpeedWindow, now: float) -> None:
+    def _end_the_stalled(self) -> bool:
+        """Break off what has stalled; whether anything has."""
+        stalled = [one for one in self._team if one.piece.window is not None and one.piece.window.stalled()]
+        for connection in stalled:
+            connection.stalled = True
+            connection.exchange.abort()
+        return bool(stalled)
+
+    def _keep_the_deadline(self, pace: float | None, now: float) -> None:
+        if pace is None:
+            return
         elapsed = now - self._course.started
         limit = download_seconds(
             least=self._limits.deadline,
             elapsed=elapsed,
             remaining_bytes=self._missing(),
-            speed=slower_of(minute.speed(), self._course.bytes_received, elapsed),
+            speed=slower_of(pace, self._course.bytes_received, elapsed),
             minimum_speed=self._limits.minimum_speed,
             load=self._load.sample(),
         )

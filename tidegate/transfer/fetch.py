@@ -25,6 +25,7 @@ from tidegate.errors import (
     SourceChanged,
     SourceFailure,
     TidegateError,
+    UsageError,
     WrongDigest,
 )
 from tidegate.events import Note, Observer
@@ -248,13 +249,16 @@ async def fetch_file(
 ) -> FileFetched:
     """One http(s) file, resumable in its folder under `name`; from a mirror where its own origin does not deliver.
 
-    `tries`: the budget of what the file is a piece of; None: one of its own.
+    `promised`: digests that the whole must have, besides those that its identity tells. `tries`: the budget of what the
+    file is a piece of; None: one of its own.
 
     Raises:
         ExpiredLink: the link is no longer good, and `renew` was not given or did not help.
         DiskFull: what is missing does not fit on the volume.
+        LimitReached: a limit that somebody set, at whichever origin.
         TidegateError: the first origin's failure, when none of the others helped either.
     """
+    promised |= {*identity.digests}
     return await _FileFetch(outside, source, folder, identity, name, promised, renew, tries).run()
 
 
@@ -280,7 +284,9 @@ class _FileFetch:
             async for mirror in self._mirrors(failure):
                 try:
                     return await self._from_mirror(mirror)
-                except (AvailabilityFailure, SourceFailure) as also:
+                except LimitReached:
+                    raise
+                except (AvailabilityFailure, SourceFailure, UsageError) as also:  # a link may be one that cannot be
                     self.outside.observe(Note(f"A mirror failed too: {also.message}", "warning"))
             raise
 
@@ -322,7 +328,8 @@ class _FileFetch:
             return FileFetched(part.path, self.stats, fetch.blake3, checked, part.end_is_certain)
 
     async def _run(self, source: Source, part: Part, told: Identity | None) -> Fetch:
-        promised = set(self.promised)
+        # A digest by which another origin's bytes were let in is checked, whoever told it.
+        promised = {*self.promised, *part.identity.digests}
         spread = self._spread(source, promised, trusted=told is None and source is self.source)
         try:
             return await self._through(spread, part, promised, told)

@@ -94,16 +94,21 @@ class HttpExchange:
         return HttpBody(heard, begins_at(heard.status, heard.headers, start, heard.evidence), identity)
 
     def _nothing_left(self, heard: Heard, start: int, expected: Identity) -> HttpBody:
-        """416: right when we have it all already, otherwise the source has become shorter."""
-        total = total_bytes(heard.status, heard.headers)
-        if total is None or total != start:
+        """416: right when we have it all already, otherwise the source has become shorter.
+
+        Of a source of unknown size it says that nothing follows, even where it leaves out how long the whole is;
+        nothing vouches for that end then.
+        """
+        told_total = total_bytes(heard.status, heard.headers)
+        total = start if told_total is None and expected.size_bytes is None else told_total
+        if total != start or expected.size_bytes not in (None, total):
             raise SourceChanged(f"The source no longer reaches byte {start}", evidence=heard.evidence)
         told = self._identity(heard)
         if expected.etag and told.etag and expected.etag != told.etag:
             raise SourceChanged("The source has changed since it was identified", evidence=heard.evidence)
         # What else the answer says is about its own text, not about the file.
         whole = expected.model_copy(update={"size_bytes": total})
-        return HttpBody(heard, start, whole, empty=True)
+        return HttpBody(heard, start, whole, empty=True, end_is_certain=told_total is not None)
 
     def _identity(self, heard: Heard) -> Identity:
         self._noted(heard.url, heard.headers)
@@ -130,12 +135,20 @@ class HttpExchange:
 class HttpBody:
     """The body of one answer, already known to be the bytes that were asked for."""
 
-    def __init__(self, heard: Heard, start: int, identity: Identity, *, empty: bool = False) -> None:
+    def __init__(
+        self,
+        heard: Heard,
+        start: int,
+        identity: Identity,
+        *,
+        empty: bool = False,
+        end_is_certain: bool | None = None,
+    ) -> None:
         self.start = start
         self.partial = empty or heard.status == HTTPStatus.PARTIAL_CONTENT
         self.identity = identity
         self.total_bytes = identity.size_bytes
-        self.end_is_certain = heard.reply.end_is_certain
+        self.end_is_certain = heard.reply.end_is_certain if end_is_certain is None else end_is_certain
         self._heard = heard
         self._left = 0 if empty else _announced(heard)
 

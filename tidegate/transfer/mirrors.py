@@ -95,10 +95,16 @@ def read_metalink(document: bytes) -> Metalink:
     hashes = [_hash(one.get("type", ""), (one.text or "").strip()) for one in file.iterfind(".//{*}hash")]
     size = (file.findtext("{*}size") or "").strip()
     return Metalink(
-        {url: _priority(pri) for url, pri in urls if urlsplit(url).scheme in ("http", "https")},
+        {url: _priority(pri) for url, pri in urls if _is_http(url)},
         frozenset(filter(None, hashes)),
         int(size) if re.fullmatch(r"[0-9]{1,18}", size) else None,
     )
+
+
+def _is_http(url: str) -> bool:
+    with suppress(ValueError):  # no URL at all
+        return urlsplit(url).scheme in ("http", "https")
+    return False
 
 
 def _hash(kind: str, value: str) -> Digest | None:
@@ -120,7 +126,7 @@ def proven_same(source: Identity, other: Identity, promised: frozenset[Digest]) 
 
 def expired(url: str, now: float) -> bool:
     """Whether a signed link says itself that its time is over (POSIX seconds)."""
-    with suppress(ValueError):
+    with suppress(ValueError, OverflowError):  # also a time that no calendar reaches
         told = {name.lower(): value for name, value in parse_qsl(urlsplit(url).query)}
         until = _until(told)
         return until is not None and until < now

@@ -10,7 +10,7 @@ import contextlib
 from collections.abc import Callable
 from pathlib import Path
 
-from tidegate.errors import AvailabilityFailure, HttpRefused
+from tidegate.errors import AvailabilityFailure, HttpRefused, UsageError
 from tidegate.model import Identity, Source, TransferStats
 from tidegate.transfer import fetch
 from tidegate.transfer.exchange import Connect
@@ -40,8 +40,8 @@ class DirectResolver:
         try:
             return await fetch.identify(_connector(outside, source), outside.limits, outside.observe)
         except (AvailabilityFailure, HttpRefused):
-            for mirror in source.mirrors:
-                with contextlib.suppress(AvailabilityFailure, HttpRefused):
+            for mirror in source.mirrors:  # its link may be one that cannot be
+                with contextlib.suppress(AvailabilityFailure, HttpRefused, UsageError):
                     other = Source(url=mirror)
                     return await fetch.identify(_connector(outside, other), outside.limits, outside.observe)
             raise

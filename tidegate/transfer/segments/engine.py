@@ -17,7 +17,7 @@ from tidegate.durable.threads import in_thread
 from tidegate.errors import DownloadDeadline, TidegateError
 from tidegate.events import Advance, Note
 from tidegate.model import Digest, Gap, Source, TransferStats
-from tidegate.resilience.deadline import SPEED_WINDOW, download_seconds, slower_of
+from tidegate.resilience.deadline import Pace, download_seconds, slower_of
 from tidegate.resilience.load import LoadMeter
 from tidegate.resilience.stall import SpeedWindow
 from tidegate.transfer.outside import Outside
@@ -37,6 +37,23 @@ class Hauled:
     digests: tuple[Digest, ...]
     gaps: tuple[Gap, ...]
     seconds: float
+
+
+@dataclass(frozen=True)
+class Look:
+    """What has been counted so far."""
+
+    bytes_received: int
+    requests: int
+    """Those that have ended."""
+    throttled_seconds: float
+    """How long the source has asked to be left alone."""
+
+    def at_work_since(self, before: Look) -> bool:
+        """Whether bytes came, or could have. Where no request has ended either, a gate, a pause that the source asked
+        for, or a live source is waited for."""
+        refused = self.throttled_seconds > before.throttled_seconds
+        return self.bytes_received > before.bytes_received or (self.requests > before.requests and not refused)
 
 
 class Haul:
@@ -143,14 +160,18 @@ class Haul:
         """Show how far it is, and keep the deadline. Each request has its own stall clock."""
         limits = self.outside.limits
         window = SpeedWindow(limits.stall_timeout, limits.minimum_speed)
-        minute = SpeedWindow(SPEED_WINDOW, limits.minimum_speed)
+        pace, before = Pace(limits.minimum_speed), self._look()
         while True:
-            now = self.supply.clock()
-            window.record(now, self.supply.bytes_received)
-            minute.record(now, self.supply.bytes_received)
+            now, seen = self.supply.clock(), self._look()
+            window.record(now, seen.bytes_received)
+            pace.record(now, seen.bytes_received, could_come=seen.at_work_since(before))
+            before = seen
             self._show(window.speed())
-            self._judge(minute, now)
+            self._judge(pace.speed(), now)
             await anyio.sleep(SHOWN_EVERY_SECONDS)
+
+    def _look(self) -> Look:
+        return Look(self.supply.bytes_received, self.supply.requests, self.supply.retry.throttled_seconds)
 
     def _show(self, speed: float) -> None:
         done = self.supply.bytes_received + self.supply.bytes_reused
@@ -162,7 +183,9 @@ class Haul:
             return None
         return max(float(done), done * self._total_seconds / self.supply.done_seconds)
 
-    def _judge(self, minute: SpeedWindow, now: float) -> None:
+    def _judge(self, pace: float | None, now: float) -> None:
+        if pace is None:
+            return
         elapsed = now - self.supply.started
         done = self.supply.bytes_received + self.supply.bytes_reused
         estimated = self._estimated_bytes(done)
@@ -170,7 +193,7 @@ class Haul:
             least=self.outside.limits.deadline,
             elapsed=elapsed,
             remaining_bytes=round(estimated - done) if estimated is not None else None,
-            speed=slower_of(minute.speed(), self.supply.bytes_received, elapsed),
+            speed=slower_of(pace, self.supply.bytes_received, elapsed),
             minimum_speed=self.outside.limits.minimum_speed,
             load=self._load.sample(),
         )
