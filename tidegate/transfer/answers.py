@@ -33,8 +33,8 @@ from tidegate.transfer.transport.base import Headers
 LONGEST_WAIT_SECONDS = 1e9
 """What a longer Retry-After counts as; a number too large for a float would be infinite, which JSON cannot say."""
 
-_CONTENT_RANGE = re.compile(r"bytes (?:(\d{1,18})-(\d{1,18})|\*)/(\d{1,18}|\*)", re.ASCII)
-"""No file has more bytes than a file system can count."""
+_CONTENT_RANGE = re.compile(r"bytes (?:(\d{1,40})-(\d{1,40})|\*)/(\d{1,40}|\*)", re.ASCII)
+"""No number here has more digits; Python would refuse to read one of thousands."""
 _DIGEST_NAMES = {"sha-256": "sha256", "sha-512": "sha512", "md5": "md5", "sha": "sha1"}
 """Algorithms of RFC 9530 and RFC 3230 whose values we check, by hashlib's names."""
 _LINK = re.compile(r"<([^<>]*)>((?:\s*;\s*[\w*-]+\s*=\s*(?:\"[^\"]*\"|[^\s\";,]+))*)")
@@ -111,7 +111,7 @@ def total_bytes(status: int, headers: Headers) -> int | None:
     if covers is not None:
         return None if covers[3] == "*" else int(covers[3])
     length = headers.get("Content-Length", "")
-    return int(length) if re.fullmatch(r"[0-9]{1,18}", length) and status == HTTPStatus.OK else None
+    return int(length) if re.fullmatch(r"[0-9]{1,40}", length) and status == HTTPStatus.OK else None
 
 
 def only(headers: Headers, name: str) -> str | None:
