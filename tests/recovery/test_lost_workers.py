@@ -115,7 +115,7 @@ def test_runs_outlive_a_server_that_is_away(
         working = triggered(site, "working", origin.url("film.mp4"))
         ended = triggered(site, "ended", str(fresh("copied")), {"TIDEGATE_TOOLS_FFMPEG": str(tool)})
         with Folders(working.output).watched() as here, Folders(ended.output).watched() as there:
-            wait_until(lambda: is_slow_now(tool) and origin.bytes_sent("film.mp4") >= MIB, seconds=60)
+            wait_until(lambda: is_slow_now(tool) and origin.bytes_sent("film.mp4") >= MIB, seconds=180)
             site.kill_server()
             ended.wait_for(lambda one: one.state is AttemptState.COMPLETED)
             ended.kill()
