@@ -20,10 +20,11 @@ _SECRET_NAME = re.compile(
 """Query names that carry a credential, or its validity, on S3, GCS, Azure, Akamai, CloudFront and their like."""
 
 _SECRET_IN_PATH = re.compile(
-    r"(?<=[;/])(.*token.*?|hdnts|hdnea|hdntl|hmac|sig|signature|jwt|(?:php|j)?sess(?:ion)?_?id)=[^;/]+", re.IGNORECASE
+    r"^(.*token.*|hdnts|hdnea|hdntl|hmac|sig|signature|jwt|(php|j)?sess(ion)?_?id)$", re.IGNORECASE
 )
 """What servlets and Akamai put there: `film.mp4;jsessionid=…`, `/hdnts=exp=…~hmac=…/film.m3u8`."""
-_AFTER_SEMICOLON = re.compile(r"(?<=;)([^;=]+)=([^;]*)")
+_PATH_PAIR = re.compile(r"(?<=[;/])([^;/=]+)=[^;/]+")
+_SEMICOLON_PAIR = re.compile(r"(?<=;)([^;=]+)=[^;]*")
 DEEPEST = 3
 """Links within links that are looked into; what lies deeper goes as a whole."""
 
@@ -70,7 +71,7 @@ def has_secret(url: str) -> bool:
 
 
 def _path(path: str) -> str:
-    return _SECRET_IN_PATH.sub(lambda found: f"{found[1]}={REDACTED}", path)
+    return _without_secrets(_PATH_PAIR, _SECRET_IN_PATH, path)
 
 
 def _value(name: str, value: str, depth: int) -> str:
@@ -79,11 +80,12 @@ def _value(name: str, value: str, depth: int) -> str:
         return REDACTED
     if "://" in value:
         value = _URL_IN_TEXT.sub(lambda found: _redacted(found.group(), depth - 1), value) if depth else REDACTED
-    return _quoted(_AFTER_SEMICOLON.sub(_semicolon_pair, value))
+    return _quoted(_without_secrets(_SEMICOLON_PAIR, _SECRET_NAME, value))
 
 
-def _semicolon_pair(pair: re.Match[str]) -> str:
-    return f"{pair[1]}={REDACTED}" if _SECRET_NAME.match(pair[1]) else pair[0]
+def _without_secrets(pairs: re.Pattern[str], names: re.Pattern[str], text: str) -> str:
+    """The pairs in a text whose name is secret lose their value. Linear in the text: servers choose how long it is."""
+    return pairs.sub(lambda pair: f"{pair[1]}={REDACTED}" if names.match(pair[1]) else pair[0], text)
 
 
 def _quoted(value: str) -> str:
