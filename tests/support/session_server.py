@@ -28,10 +28,10 @@ def shared(folder: Path) -> Iterator[str]:
     """The API address of the server that all who name this folder share; it has a database of its own."""
     folder.mkdir(exist_ok=True)
     with (folder / "users").open("ab") as users:
-        with _alone(folder):
-            fcntl.flock(users, fcntl.LOCK_SH)
-            api = _running(folder) or _started(folder)
         try:
+            with _alone(folder):
+                fcntl.flock(users, fcntl.LOCK_SH)
+                api = _running(folder) or _started(folder)
             yield api
         finally:
             with _alone(folder):
@@ -49,7 +49,7 @@ def _alone(folder: Path) -> Iterator[None]:
 def _running(folder: Path) -> str | None:
     with suppress(OSError):
         api = (folder / "api").read_text()
-        return api if server.is_up(api) else None
+        return api if server.is_up(api, server.PATIENCE_SECONDS) else None
     return None
 
 
@@ -63,8 +63,8 @@ def _started(folder: Path) -> str:
     environment.pop("PREFECT_API_URL", None)
     prefect_database.laid_into(folder)
     with server.listener_on(0) as free:
-        api = server.address_of(free)
-    argv = [sys.executable, "-m", "prefect", "server", "start", "--host", "127.0.0.1", "--port", api.split(":")[2][:-4]]
+        api, port = server.address_of(free), free.getsockname()[1]
+    argv = [sys.executable, "-m", "prefect", "server", "start", "--host", "127.0.0.1", "--port", str(port)]
     with (folder / "server.log").open("ab") as log:
         process = subprocess.Popen(argv, env=environment, stdout=log, stderr=log, start_new_session=True)
     (folder / "pid").write_text(str(process.pid))
@@ -81,5 +81,5 @@ def _end_if_last(folder: Path, users: int) -> None:
     except BlockingIOError:
         return
     (folder / "api").unlink(missing_ok=True)
-    with suppress(ProcessLookupError):  # nobody reads its database again
+    with suppress(FileNotFoundError, ProcessLookupError):  # nobody reads its database again
         os.killpg(int((folder / "pid").read_text()), signal.SIGKILL)

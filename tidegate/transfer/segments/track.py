@@ -287,8 +287,7 @@ class TrackRun:
         """Why a segment cannot be had. A failure that is not about this segment is raised on."""
         supply = self.supply
         self._require_lasting_links(error)
-        refused = isinstance(error, HttpRefused) and not isinstance(error, NotFound)
-        if refused and not supply.arrived and not self.shelf.numbers:
+        if _is_refused(error) and not supply.arrived and not self.shelf.numbers:
             raise error
         others_come = supply.arrived > arrived_before
         if isinstance(error, ConnectionFailed) and others_come:
@@ -301,7 +300,7 @@ class TrackRun:
 
     def _require_lasting_links(self, error: TidegateError) -> None:
         """A link that is refused may have expired, while somebody can read the playlist again."""
-        if self.supply.may_renew and isinstance(error, HttpRefused) and not isinstance(error, NotFound):
+        if self.supply.may_renew and _is_refused(error):
             raise ExpiredLink(f"{error.message}: the playlist's links may have expired") from error
 
     def _missing(self, segment: Segment, why: str, cause: TidegateError | None = None) -> None:
@@ -313,6 +312,10 @@ class TrackRun:
 
     def _tell(self, message: str, level: Level = "info") -> None:
         self.supply.outside.observe(Note(f"{self.track.name}: {message}", level))
+
+
+def _is_refused(error: TidegateError) -> bool:
+    return isinstance(error, HttpRefused) and not isinstance(error, NotFound)
 
 
 def _segment_gap(name: str, segment: Segment, why: str) -> SegmentGap:
