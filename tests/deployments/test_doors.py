@@ -1,5 +1,5 @@
 """Nobody gets in: a page of another site in a real browser, a name that was rebound, and a bare socket, against the
-servers that `make serve` and `flows.run` start. What they try is tried at once, on one server, and then it is looked at
+server that `make serve` starts (that of `flows.run` is in `tests/flows/test_server.py`). What they try is tried at once, on one server, and then it is looked at
 with the password whether anything is there that was not, or is gone."""
 
 from __future__ import annotations
@@ -10,7 +10,6 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import httpx
@@ -21,8 +20,8 @@ from websockets.typing import Origin, Subprotocol
 
 from flows import access
 from tests.support import hostile_page
+from tests.support.bare_client import ask
 from tests.support.browser import chromium
-from tests.support.command import ROOT
 from tests.support.site import Site, started_site
 
 TREASURE = "the-secret-of-the-block"
@@ -107,19 +106,6 @@ def untouched(world: World) -> Iterator[World]:
     assert TREASURE in str(before) and before["blocks"] == ["treasure"]
     yield world
     assert world.everything() == before
-
-
-def ask(
-    port: int, method: str, target: str, headers: list[tuple[str, str]], body: Any = None, http: str = "1.1"
-) -> tuple[int, str]:
-    """One request over a bare socket, as it is written here; status and everything that came."""
-    sent = b"" if body is None else json.dumps(body).encode()
-    lines = [f"{method} {target} HTTP/{http}", *(f"{name}: {value}" for name, value in headers), "Connection: close"]
-    lines += ["Content-Type: application/json", f"Content-Length: {len(sent)}"] if sent else []
-    with socket.create_connection(("127.0.0.1", port), timeout=20) as client:
-        client.sendall("\r\n".join([*lines, "", ""]).encode("latin-1") + sent)
-        came = b"".join(iter(lambda: client.recv(65536), b""))
-    return int(came.split()[1]), came.decode("latin-1")
 
 
 def test_a_bare_socket_without_the_password_gets_nothing(untouched: World) -> None:
@@ -293,44 +279,3 @@ def test_an_old_client_is_told_which_setting_is_missing(world: World) -> None:
     told = subprocess.run(listing, env=environment, capture_output=True, text=True, timeout=60)
     assert told.returncode != 0 and TREASURE not in told.stdout + told.stderr
     assert "Set PREFECT_API_AUTH_STRING to the line that stands in `server.password`" in told.stdout + told.stderr
-    told = subprocess.run(listing, env=world.site.env(), capture_output=True, text=True, timeout=60)
-    assert told.returncode == 0 and "health" in told.stdout
-
-
-def test_a_server_that_was_killed_is_back_with_the_same_password(world: World) -> None:
-    login = world.login
-    world.site.kill_server()
-    world.site.start_server()
-    assert world.login == login and world.site.get("variables/name/health")["value"] == TREASURE
-    assert world.site.password() == {"PREFECT_API_AUTH_STRING": login}
-    status, _ = ask(world.site.port, "GET", "/api/variables/name/health", [("Host", world.host)])
-    assert status == 401
-
-
-KEPT = """
-import sys, time
-from pathlib import Path
-from flows.server import attach
-own = attach(Path(sys.argv[1])); own.wait(); print(own.api_url, flush=True); sys.stdin.read(); own.stop()
-"""
-
-
-def test_the_short_lived_server_of_a_command_has_the_same_door(tmp_path: Path, world: World) -> None:
-    environment = {**world.site.env(), "PREFECT_HOME": str(world.site.home / "prefect"), "PYTHONPATH": str(ROOT)}
-    for name in ("PREFECT_API_URL", "PREFECT_API_AUTH_STRING"):
-        environment.pop(name)
-    with subprocess.Popen(
-        [sys.executable, "-c", KEPT, str(tmp_path)],
-        env=environment, cwd=tmp_path, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
-    ) as command:  # fmt: skip
-        assert command.stdin is not None and command.stdout is not None
-        api_url = command.stdout.readline().strip()
-        port = int(api_url.rsplit(":", 1)[1].split("/")[0])
-        host, password = ("Host", f"127.0.0.1:{port}"), ("Authorization", access.basic(access.login_of(tmp_path)))
-        assert access.login_of(tmp_path) != world.login
-        assert ask(port, "GET", "/api/variables/name/health", [host])[0] == 401
-        assert ask(port, "GET", "/api/variables/name/health", [("Host", "evil.example"), password])[0] == 421
-        assert ask(port, "POST", "/api/variables/filter", [host, password, ("Origin", "null")], {})[0] == 403
-        assert TREASURE in ask(port, "GET", "/api/variables/name/health", [host, password])[1]
-        command.stdin.close()
-        command.wait(30)

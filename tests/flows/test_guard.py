@@ -1,4 +1,4 @@
-"""Who is let in to our Prefect servers: the decision, request by request. `tests/deployments/test_doors.py` tries it."""
+"""Who is let in to our Prefect servers: the decision, request by request. tests/deployments/test_doors.py tries it."""
 
 from __future__ import annotations
 

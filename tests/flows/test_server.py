@@ -14,6 +14,7 @@ import pytest
 
 from flows import access, server, site
 from flows.server import Server, attach, found
+from tests.support.bare_client import ask
 from tests.support.prefects_answers import answering
 from tidegate.errors import ServerUnavailable
 
@@ -96,6 +97,18 @@ def test_a_server_of_another_version_and_any_other_program_are_left_alone(nobody
         assert found(nobody) is None
 
 
+def assert_closed(port: int, login: str) -> None:
+    """Whose name, page or password is wrong gets nothing; `tests/deployments/test_doors.py` has the attacks."""
+    host, password = ("Host", f"127.0.0.1:{port}"), ("Authorization", access.basic(login))
+    settings = ("GET", "/api/admin/settings")
+    assert ask(port, *settings, [host])[0] == 401
+    assert ask(port, *settings, [("Host", f"evil.example:{port}"), password])[0] == 421
+    assert ask(port, *settings, [host, password, ("Origin", "null")])[0] == 403
+    assert ask(port, *settings, [host, password])[0] == 200
+    assert ask(port, "POST", "/api/variables/", [host], {"name": "new", "value": "x"})[0] == 401
+    assert not access.stands_open(f"http://127.0.0.1:{port}/api")
+
+
 def test_a_server_of_our_own_gets_the_settings_that_make_it_safe_and_ends_with_us(nobody: Path) -> None:
     own = attach(nobody)
     try:
@@ -108,6 +121,7 @@ def test_a_server_of_our_own_gets_the_settings_that_make_it_safe_and_ends_with_u
         settings = server.answer(own.api_url, "admin/settings", login=login)
         assert settings["server"]["concurrency"]["lease_storage"] == "flows.leases"
         assert own.ui_url is None
+        assert_closed(int(own.api_url.rsplit(":", 1)[1].split("/")[0]), login)
     finally:
         own.stop()
         os.environ.pop("PREFECT_API_URL")
