@@ -1,6 +1,6 @@
 """Nobody gets in: a page of another site in a real browser, a name that was rebound, and a bare socket, against the
-server that `make serve` starts (that of `flows.run` is in `tests/flows/test_server.py`). What they try is tried at once, on one server, and then it is looked at
-with the password whether anything is there that was not, or is gone."""
+server that `make serve` starts (that of `flows.run` is in `tests/flows/test_server.py`). What they try is tried at
+once, on one server, and then it is looked at with the password whether anything is there that was not, or is gone."""
 
 from __future__ import annotations
 
