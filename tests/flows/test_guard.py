@@ -120,6 +120,10 @@ def test_an_operator_adds_addresses(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TIDEGATE_SERVE_ADDRESSES", "https://Prefect.Example.org:443/, http://192.0.2.7:80,")
     assert {"prefect.example.org", "192.0.2.7", "127.0.0.1:4200"} <= names(PORT)
     assert {"https://prefect.example.org", "http://192.0.2.7"} <= origins(PORT)
+    door = Door(names(PORT), origins(PORT), LOGIN)
+    through_a_proxy = (("host", "prefect.example.org"), ("origin", "https://prefect.example.org"), PASSWORD)
+    assert door.refusal(Request("POST", "/api/flows/", through_a_proxy)) is None
+    assert door.refusal(Request("POST", "/api/flows/", (HOST, *through_a_proxy[1:]))) is None
     assert "*" not in environment(PORT)["PREFECT_SERVER_CORS_ALLOWED_ORIGINS"]
 
 
