@@ -35,7 +35,8 @@ def password_file(home: Path) -> Path:
 
 def own_login() -> str | None:
     """The password that a person has told Prefect, in the environment or its files."""
-    said = (os.environ.get(variable(path)) or in_files(path, [variable(path)]) for path in (SERVERS, CLIENTS))
+    settings = {path: variable(path) for path in (SERVERS, CLIENTS)}
+    said = (os.environ.get(name, "").strip() or in_files(path, [name]) for path, name in settings.items())
     return next((login.strip() for login in said if login and login.strip()), None)
 
 

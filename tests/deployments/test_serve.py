@@ -276,8 +276,6 @@ def test_a_prefect_server_of_our_version_on_the_port_is_used(nobody: Path) -> No
 def test_a_terminal_is_told_the_password_and_a_log_where_it_stands(
     nobody: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for name in ("PREFECT_API_AUTH_STRING", "PREFECT_SERVER_API_AUTH_STRING"):
-        monkeypatch.delenv(name, raising=False)
     place, login = serve.Place("http://127.0.0.1:4200/api", None), access.login_of(nobody)
     shown = "\n".join(serve._way_in(place, nobody, Console(force_terminal=True)))
     logged = "\n".join(serve._way_in(place, nobody, Console(force_terminal=False)))
