@@ -25,7 +25,7 @@ import httpx
 from rich.console import Console
 from rich.text import Text
 
-from flows import safety, server
+from flows import access, safety, server
 from flows.site import AUTOMATION, POOL
 from tidegate.durable.home import Home
 from tidegate.durable.ledger import Attempt, AttemptState, Ledger
@@ -243,7 +243,9 @@ def prefect(settings: Settings) -> Findings:
         yield good("server", "named in Prefect's own configuration; its parts are not looked at here")
         return
     yield good("server", f"{found.api_url} answers")
-    with httpx.Client(base_url=f"{found.api_url.rstrip('/')}/", timeout=API_SECONDS) as api:
+    login = access.own_login()
+    said = {"Authorization": access.basic(login)} if login else {}
+    with httpx.Client(base_url=f"{found.api_url.rstrip('/')}/", headers=said, timeout=API_SECONDS) as api:
         yield from _version_and_clock(api)
         yield from _pool(api)
         for name in UPKEEP:

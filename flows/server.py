@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from flows import safety, site
+from flows import access, guard, safety, site
 from flows.configuration import in_files
 from tidegate.errors import ServerUnavailable
 from tidegate.process.kinship import die_with_parent
@@ -88,7 +88,7 @@ class Server:
 
 
 def attach(home: Path) -> Server:
-    """The server to use, with `PREFECT_API_URL` set accordingly. Call it before Prefect is imported.
+    """The server to use, with `PREFECT_API_URL` and its password set accordingly. Call it before Prefect is imported.
 
     Raises:
         ServerUnavailable: a server was named and does not answer, or there is no room for one of our own.
@@ -101,6 +101,7 @@ def attach(home: Path) -> Server:
 
 def found(home: Path) -> Server | None:
     """A running server: the one that is named or configured, else that of `make serve`, else one at the usual address.
+    Where it is that of `make serve`, this process knows its password from now on.
 
     Raises:
         ServerUnavailable: one was named and does not answer.
@@ -110,12 +111,26 @@ def found(home: Path) -> Server | None:
     if named:
         if not is_up(named, PATIENCE_SECONDS):
             raise ServerUnavailable(f"The Prefect server at {named} (PREFECT_API_URL) does not answer")
-        return Server(named)
-    if in_files("api.url", ["PREFECT_API_URL"]):
-        return Server(None)
+        return _of_this_home(named, home) or Server(named)
+    configured = in_files("api.url", ["PREFECT_API_URL"])
+    if configured:
+        return _of_this_home(configured, home) or Server(None)
     kept = site.recorded(home)
-    running = [api_url for api_url in (kept and kept.api_url, DEFAULT_API) if api_url and is_ours(api_url)]
-    return Server(running[0]) if running else None
+    if kept and is_ours(kept.api_url, access.login_of(home)):
+        return _of_this_home(kept.api_url, home)
+    return Server(DEFAULT_API) if is_ours(DEFAULT_API, access.own_login()) else None
+
+
+def _of_this_home(api_url: str, home: Path) -> Server | None:
+    """The server of this home's `make serve`, with its password; None: another one has that address.
+
+    It is called as it was recorded: behind another way to write loopback may be somebody else's program.
+    """
+    kept = site.recorded(home)
+    if kept is None or not access.is_same(kept.api_url, api_url):
+        return None
+    os.environ.update(access.for_client(home))
+    return Server(kept.api_url)
 
 
 def is_up(api_url: str, seconds: float = PROBE_SECONDS) -> bool:
@@ -123,9 +138,9 @@ def is_up(api_url: str, seconds: float = PROBE_SECONDS) -> bool:
     return answer(api_url, "health", seconds) is True
 
 
-def is_ours(api_url: str) -> bool:
+def is_ours(api_url: str, login: str | None = None) -> bool:
     """Whether a server of the version that we run answers there; somebody else's program on the port is not one."""
-    return is_up(api_url) and answer(api_url, "admin/version") == version("prefect")
+    return is_up(api_url) and answer(api_url, "admin/version", login=login) == version("prefect")
 
 
 def _spare_loopback_the_proxy() -> None:
@@ -141,10 +156,12 @@ def _opener(api_url: str) -> urllib.request.OpenerDirector:
     return urllib.request.build_opener(urllib.request.ProxyHandler({} if near else None))
 
 
-def answer(api_url: str, path: str, seconds: float = PROBE_SECONDS) -> Any:
+def answer(api_url: str, path: str, seconds: float = PROBE_SECONDS, login: str | None = None) -> Any:
     """The JSON that the API answers, or None."""
+    said = {"Authorization": access.basic(login)} if login else {}
+    request = urllib.request.Request(f"{api_url.rstrip('/')}/{path}", headers=said)  # noqa: S310
     try:
-        with _opener(api_url).open(f"{api_url.rstrip('/')}/{path}", timeout=seconds) as told:
+        with _opener(api_url).open(request, timeout=seconds) as told:
             return json.load(told)
     except (OSError, ValueError):
         return None
@@ -172,19 +189,24 @@ def address_of(listener: socket.socket) -> str:
     return f"http://127.0.0.1:{listener.getsockname()[1]}/api"
 
 
-def launch(listener: socket.socket, log: Path, told: Mapping[str, str]) -> subprocess.Popen[bytes]:
-    """A Prefect server on that socket, with the settings that make it safe and those it is `told`.
+def launch(listener: socket.socket, log: Path, home: Path, told: Mapping[str, str]) -> subprocess.Popen[bytes]:
+    """A Prefect server on that socket, with the settings that make it safe and those it is `told`. It lets in who knows
+    the password of the home, and nobody who comes from another page or by another name (`flows/guard.py`).
 
     It shares Prefect's database, so its runs are seen by a later server. Call it on the main thread: the kernel ends
     the server when the thread that launched it ends.
+
+    Raises:
+        ServerUnavailable: the password cannot be had.
     """
-    environment = {**os.environ, **safety.environment("server"), "PREFECT__SERVER_FINAL": "1", **told}
+    closed = {**access.for_server(home), **guard.environment(listener.getsockname()[1])}
+    environment = {**os.environ, **safety.environment("server"), "PREFECT__SERVER_FINAL": "1", **closed, **told}
     environment.pop("PREFECT_API_URL", None)
     log.parent.mkdir(parents=True, exist_ok=True)
     with log.open("ab") as output:
         return subprocess.Popen(
             [
-                *(sys.executable, "-m", "uvicorn", "--factory", "prefect.server.api.server:create_app"),
+                *(sys.executable, "-m", "uvicorn", "--factory", "flows.guard:create_app"),
                 *("--fd", str(listener.fileno()), "--log-level", "error", "--lifespan", "on"),
             ],
             env=environment,
@@ -202,5 +224,6 @@ def _start(home: Path) -> Server:
     log = home / "server.log"
     log.unlink(missing_ok=True)
     with listener_on(0) as listener:
-        process = launch(listener, log, {"PREFECT_UI_ENABLED": "0", "PREFECT__SERVER_EPHEMERAL": "1"})
+        os.environ.update(access.for_client(home))
+        process = launch(listener, log, home, {"PREFECT_UI_ENABLED": "0", "PREFECT__SERVER_EPHEMERAL": "1"})
         return Server(address_of(listener), process, log)
