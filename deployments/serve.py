@@ -28,7 +28,6 @@ from rich.console import Console
 from deployments import parts
 from deployments.supervision import Kept, Silence, ending
 from flows import server, site
-from flows.configuration import in_files
 from flows.site import POOL
 from tidegate.durable.lock import acquire
 from tidegate.errors import BadInput, ServerUnavailable, TidegateError
@@ -123,7 +122,7 @@ def _served_already(home: Path, console: Console) -> int:
 
 def _serve(home: Path, port: int | None, console: Console) -> int:
     place = find_place(home, port, console)
-    site.record(home, place.api_url)
+    site.record(home, place.api_url, ours=place.listener is not None)
     keeper = Keeper(home, place, console)
     try:
         keeper.open()
@@ -163,9 +162,7 @@ def _running(home: Path, port: int | None) -> str | None:
         api_url = f"http://127.0.0.1:{port}/api"
         return api_url if port and server.is_ours(api_url) else None
     found = server.found(home)
-    if found is None:
-        return None
-    return found.api_url or in_files("api.url", ["PREFECT_API_URL"])
+    return None if found is None else found.api_url
 
 
 class Keeper:
