@@ -21,9 +21,12 @@ from flows.site import POOL
 from tidegate.process.kinship import die_with_parent
 
 
-def start_server(listener: socket.socket, log: Path) -> subprocess.Popen[bytes]:
-    """A Prefect server with its UI, on a socket that outlives it: while it restarts, its clients wait, not fail."""
-    return server.launch(listener, log, {"PREFECT_SERVER_UI_API_URL": server.address_of(listener)})
+def start_server(listener: socket.socket, log: Path, home: Path) -> subprocess.Popen[bytes]:
+    """A Prefect server with its UI, on a socket that outlives it: while it restarts, its clients wait, not fail.
+
+    The UI asks the address that it was opened under, which behind a reverse proxy is not ours.
+    """
+    return server.launch(listener, log, home, {"PREFECT_SERVER_UI_API_URL": "/api"})
 
 
 def start_worker(api_url: str, log: Path, told: Mapping[str, str] | None = None) -> subprocess.Popen[bytes]:
@@ -32,9 +35,9 @@ def start_worker(api_url: str, log: Path, told: Mapping[str, str] | None = None)
     return _start(words, log, {**safety.environment("worker"), **safety.environment("run"), **_at(api_url, told)})
 
 
-def start_furnishing(api_url: str, log: Path) -> subprocess.Popen[bytes]:
+def start_furnishing(api_url: str, log: Path, told: Mapping[str, str] | None = None) -> subprocess.Popen[bytes]:
     """Blocks, pools, deployments, automation: `deployments/furnish.py` as a process, because it imports Prefect."""
-    return _start(("-m", "deployments.furnish"), log, {**safety.untracked(), **_at(api_url, None)})
+    return _start(("-m", "deployments.furnish"), log, {**safety.untracked(), **_at(api_url, told)})
 
 
 def runs_of(worker: subprocess.Popen[bytes]) -> list[psutil.Process]:

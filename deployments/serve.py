@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import shlex
 import signal
 import socket
 import sys
@@ -27,7 +28,8 @@ from rich.console import Console
 
 from deployments import parts
 from deployments.supervision import Kept, Silence, ending
-from flows import server, site
+from flows import access, server, site
+from flows.configuration import client_settings
 from flows.site import POOL
 from tidegate.durable.lock import acquire
 from tidegate.errors import BadInput, ServerUnavailable, TidegateError
@@ -48,6 +50,13 @@ SERVER_PATIENCE_SECONDS = 15.0
 DONE, FAILED = 0, 1
 
 
+STANDS_OPEN = (
+    "That server has no password: whoever reaches it, any web page in a browser on its machine too, can run programs "
+    "here. Give it PREFECT_SERVER_API_AUTH_STRING and set PREFECT_API_AUTH_STRING to the same, or end it: then "
+    "make serve brings up one with a password."
+)
+
+
 class Stopped(KeyboardInterrupt):
     """Ctrl-C, SIGTERM, or the terminal was closed."""
 
@@ -62,6 +71,10 @@ class Place:
     @property
     def ui_url(self) -> str:
         return self.api_url.removesuffix("/").removesuffix("/api")
+
+    def for_clients(self, home: Path) -> dict[str, str]:
+        """The variables of those who talk to the server; one that was there has a password of its own, or none."""
+        return access.for_client(home) if self.listener is not None else {}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -115,6 +128,7 @@ def _served_already(home: Path, console: Console) -> int:
         if kept and server.is_up(kept.api_url):
             place = Place(kept.api_url, None)
             console.print(f"Already served by process {kept.owner.pid}.\nPrefect UI: {place.ui_url}", soft_wrap=True)
+            console.print("\n".join(_way_in(place, home, console)), soft_wrap=True, highlight=False)
             return DONE
         time.sleep(LOOK_SECONDS)
     raise ServerUnavailable(f"Another make serve holds {home}, and its server does not answer; end it and try again")
@@ -141,6 +155,8 @@ def find_place(home: Path, port: int | None, console: Console) -> Place:
     running = _running(home, port)
     if running is not None:
         console.print(f"Using the Prefect server at {running}; it stays when this ends.", soft_wrap=True)
+        if access.stands_open(running):
+            console.print(STANDS_OPEN, style="red", soft_wrap=True)
         return Place(running, None)
     wanted = PORT if port is None else port
     for candidate in range(wanted, wanted + PORTS_TRIED):
@@ -160,9 +176,27 @@ def _running(home: Path, port: int | None) -> str | None:
     """The address of a server that is there; with a port, only one there."""
     if port is not None:
         api_url = f"http://127.0.0.1:{port}/api"
-        return api_url if port and server.is_ours(api_url) else None
+        return api_url if port and server.is_ours(api_url, client_settings()) else None
     found = server.found(home)
     return None if found is None else found.api_url
+
+
+def _way_in(place: Place, home: Path, console: Console) -> list[str]:
+    """What people and programs do to get in. The password is told to a terminal only: a log has other readers."""
+    file = access.password_file(home)
+    if access.own_login() not in (None, access.kept_login(home)):
+        return [
+            "Its password is the one that you have set: PREFECT_SERVER_API_AUTH_STRING, or PREFECT_API_AUTH_STRING."
+        ]
+    password = f'PREFECT_API_AUTH_STRING="$(cat {shlex.quote(str(file))})"'
+    login = access.login_of(home) if console.is_terminal else f"the line in {file}"
+    return [
+        f"Its login: {login}" + (f" (kept in {file})" if console.is_terminal else ""),
+        f"The prefect command:   export PREFECT_API_URL={place.api_url} {password}",
+        f"A worker elsewhere:    PREFECT_API_URL=https://NAME/api PREFECT_API_AUTH_STRING='that line' "
+        f"prefect worker start --pool {POOL}; here TIDEGATE_SERVE_ADDRESSES=https://NAME",
+        f'A script:              curl --user "$(cat {shlex.quote(str(file))})" {place.api_url}/admin/version',
+    ]
 
 
 class Keeper:
@@ -176,9 +210,11 @@ class Keeper:
         self.server: Kept | None = None
         if place.listener is not None:
             listener, log = place.listener, self._log("server")
-            self.server = Kept("The Prefect server", lambda: parts.start_server(listener, log), self.tell)
-        worker_log = self._log("worker")
-        self.worker = Kept("The worker", lambda: parts.start_worker(place.api_url, worker_log), self.tell)
+            self.server = Kept("The Prefect server", lambda: parts.start_server(listener, log, home), self.tell)
+        worker_log, self.password = self._log("worker"), place.for_clients(home)
+        self.worker = Kept(
+            "The worker", lambda: parts.start_worker(place.api_url, worker_log, self.password), self.tell
+        )
 
     def open(self) -> None:
         """Bring the site up, and say where it is.
@@ -190,11 +226,14 @@ class Keeper:
         self.console.print("Registering blocks, work pools, deployments, schedules and the automation …")
         self._furnish()
         self.worker.look(time.monotonic())
+        way_in = _way_in(self.place, self.home, self.console) if self.server else []
         self.console.print(
-            f"Prefect UI: {self.place.ui_url}\n"
+            "\n".join([f"Prefect UI: {self.place.ui_url}", *way_in]) + "\n"
             f"A worker takes runs from the work pool “{POOL}”; logs are in {self.logs}.\n"
             f"Ctrl-C ends it. Runs that are at work are interrupted then, and go on at the next start.",
             soft_wrap=True,
+            highlight=False,
+            markup=False,
         )
 
     def keep(self) -> NoReturn:
@@ -258,7 +297,7 @@ class Keeper:
     def _furnish(self) -> None:
         log = self._log("furnish")
         for _ in range(STARTS_TRIED):
-            process = parts.start_furnishing(self.place.api_url, log)
+            process = parts.start_furnishing(self.place.api_url, log, self.password)
             try:
                 if process.wait() == 0:
                     return
@@ -274,6 +313,10 @@ class Keeper:
             path.replace(path.with_suffix(".log.1"))
         return path
 
+    def _authorization(self) -> dict[str, str]:
+        login = self.password.get("PREFECT_API_AUTH_STRING") or access.own_login()
+        return {"Authorization": access.basic(login)} if login else {}
+
     def _at_work(self) -> int:
         """How many runs of our pool are at work; 0 where the server does not say."""
         asked = {
@@ -283,7 +326,7 @@ class Keeper:
         request = urllib.request.Request(  # noqa: S310
             f"{self.place.api_url}/flow_runs/count",
             json.dumps(asked).encode(),
-            {"Content-Type": "application/json"},
+            {"Content-Type": "application/json", **self._authorization()},
         )
         try:
             with urllib.request.build_opener(urllib.request.ProxyHandler({})).open(request, timeout=5) as told:

@@ -62,6 +62,7 @@ class OwnServer:
     users: int
     """The descriptor that holds the lock."""
     record: Record
+    is_starter: bool
 
     @property
     def has_ended(self) -> bool:
@@ -92,32 +93,33 @@ class OwnServer:
             os.close(self.users)
 
 
-def join(home: Path, launch: Launch) -> OwnServer:
-    """Find the server of this home, or start it.
+def join(home: Path, password: str, launch: Launch) -> OwnServer:
+    """Find the server of this home that has this password, or start it.
 
     Raises:
         BadInput: Prefect's own home cannot be written.
         TidegateError: this home cannot, or the server cannot be started.
     """
-    folder = home / "servers" / identity()
+    folder = home / "servers" / identity(password)
     try:
         users = _hold(folder)
         try:
             with _alone(folder):
-                record = _living(folder) or _started(home, folder, launch)
+                living = _living(folder)
+                record = living or _started(home, folder, launch)
         except BaseException:
             os.close(users)
             raise
     except OSError as error:
         raise from_os_error(error, "starting a Prefect server") from error
-    return OwnServer(folder, users, record)
+    return OwnServer(folder, users, record, is_starter=living is None)
 
 
-def identity() -> str:
+def identity(password: str) -> str:
     """What two commands must have in common to share a server."""
     here = this_process()
     common = [here.host, here.boot, here.namespace, _network(), os.getuid()]
-    told = [version("prefect"), os.fspath(prefect_home().absolute()), sorted(of_the_server().items())]
+    told = [version("prefect"), password, os.fspath(prefect_home().absolute()), sorted(of_the_server().items())]
     return hashlib.sha256(json.dumps([common, told]).encode()).hexdigest()[:16]
 
 

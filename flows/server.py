@@ -9,7 +9,6 @@ ends after the last one, however that ends. `make serve` launches its server in 
 
 from __future__ import annotations
 
-import contextlib
 import fcntl
 import json
 import os
@@ -23,9 +22,8 @@ from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
-from flows import access, health, own_server, safety, site
+from flows import access, guard, health, own_server, safety, site
 from flows.configuration import ClientSettings, Said, client_settings, said
 from flows.health import NEAR, NOTHING, PROBE_SECONDS, Health
 from flows.own_server import OwnServer
@@ -41,7 +39,7 @@ connection is told at once."""
 LONG_PROBE_SECONDS = 20.0
 """For a server that is just starting: its socket listens from the beginning, and answers once it can."""
 DEFAULT_API = "http://127.0.0.1:4200/api"
-APP = "prefect.server.api.server:create_app"
+APP = "flows.guard:create_app"
 
 
 @dataclass
@@ -132,20 +130,12 @@ def named_server() -> Said | None:
 
 
 def _named(named: Said, kept: site.Site | None, home: Path) -> Server:
-    """Often the address of our own `make serve`, from before it had a password."""
-    settings = client_settings()
-    ours = kept is not None and kept.ours and _same(kept.api_url, named.value) and not settings.auth_string
-    return Server(str(named.value), _client_of(home) if ours else settings, ours, named.where)
-
-
-def _same(one: str, other: str) -> bool:
-    def place(api_url: str) -> tuple[object, ...]:
-        parts = urlsplit(api_url)
-        return (parts.scheme, "" if parts.hostname in NEAR else parts.hostname, parts.port, parts.path.rstrip("/"))
-
-    with contextlib.suppress(ValueError):
-        return place(one) == place(other)
-    return False
+    """Often the address of our own `make serve`, from before it had a password. It is called as it was recorded: behind
+    another way to write loopback may be somebody else's program."""
+    api_url = str(named.value)
+    if kept is not None and kept.ours and access.is_same(kept.api_url, api_url):
+        return Server(kept.api_url, _client_of(home), ours=True, where=named.where)
+    return Server(api_url, client_settings(), where=named.where)
 
 
 def _reached(server: Server) -> Server:
@@ -187,10 +177,7 @@ def answer(api_url: str, path: str, seconds: float = PROBE_SECONDS, settings: Cl
 
 
 def _client_of(home: Path) -> ClientSettings:
-    """What opens the servers of this home: the password that a person has given to servers, else our own."""
-    told = said("server.api.auth_string")
-    if told is not None and told.value:
-        return ClientSettings(auth_string=str(told.value))
+    """What opens the servers of this home."""
     return ClientSettings(auth_string=access.login_of(home))
 
 
@@ -245,15 +232,20 @@ def address_of(listener: socket.socket) -> str:
 
 
 def launch(
-    listener: socket.socket, log: Path, told: Mapping[str, str], users: Path | None = None
+    listener: socket.socket, log: Path, home: Path, told: Mapping[str, str], users: Path | None = None
 ) -> subprocess.Popen[bytes]:
-    """A Prefect server on that socket, with the settings that make it safe and those it is `told`.
+    """A Prefect server on that socket, with the settings that make it safe and those it is `told`. It lets in who knows
+    the password of the home, and nobody who comes from another page or by another name (`flows/guard.py`).
 
     It shares Prefect's database, so its runs are seen by a later server. It lives until nobody holds the lock of
     `users`; without such a file the kernel ends it when the thread that launched it ends, so call it on the main
     thread then.
+
+    Raises:
+        ServerUnavailable: the password cannot be had.
     """
-    environment = {**os.environ, **safety.environment("server"), "PREFECT__SERVER_FINAL": "1", **told}
+    closed = {**access.for_server(home), **guard.environment(listener.getsockname()[1])}
+    environment = {**os.environ, **safety.environment("server"), "PREFECT__SERVER_FINAL": "1", **closed, **told}
     environment.pop("PREFECT_API_URL", None)
     log.parent.mkdir(parents=True, exist_ok=True)
     with log.open("ab") as output:
@@ -274,19 +266,25 @@ def launch(
 
 
 def _joined(home: Path) -> Server:
-    """The server that the commands of this home share, on a free port, without a UI: it is gone too soon for that."""
+    """The server that the commands of this home share, on a free port, without a UI: it is gone too soon for that.
+
+    Who finds it starting waits here: its start and the imports of many commands at once would hold each other up.
+    """
     client = _client_of(home)
 
     def launched(log: Path, users: Path) -> tuple[str, int]:
-        told = {
-            "PREFECT_UI_ENABLED": "0",
-            "PREFECT__SERVER_EPHEMERAL": "1",
-            "PREFECT_SERVER_API_AUTH_STRING": client.auth_string or "",
-        }
         with listener_on(0) as listener:
-            process = launch(listener, log, told, users)
+            told = {"PREFECT_UI_ENABLED": "0", "PREFECT__SERVER_EPHEMERAL": "1"}
+            process = launch(listener, log, home, told, users)
             process.returncode = 0  # it may outlive us, and then it is nobody's child
             return address_of(listener), process.pid
 
-    own = own_server.join(home, launched)
-    return Server(own.record.api_url, client, ours=True, own=own)
+    own = own_server.join(home, client.auth_string or "", launched)
+    server = Server(own.record.api_url, client, ours=True, own=own)
+    if not own.is_starter:
+        try:
+            server.wait()
+        except BaseException:
+            server.stop()
+            raise
+    return server

@@ -11,9 +11,10 @@ import os
 from datetime import timedelta
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
+from urllib.parse import urlsplit
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints, ValidationError
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints, ValidationError
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from tidegate.errors import BadInput
 
@@ -58,6 +59,28 @@ Seconds = Annotated[timedelta, BeforeValidator(_from_seconds), Field(ge=timedelt
 
 Tick = Annotated[timedelta, BeforeValidator(_from_seconds), Field(gt=timedelta(0))]
 """A duration between two looks: with none between them a watch would do nothing else."""
+
+
+def _separated(value: object) -> object:
+    return tuple(filter(None, map(str.strip, value.split(",")))) if isinstance(value, str) else value
+
+
+def _origin(address: str) -> str:
+    """As a browser writes it: no path, and no port that goes without saying."""
+    parts = urlsplit(address.lower())
+    if (
+        parts.scheme not in ("http", "https")
+        or not parts.hostname
+        or parts.path not in ("", "/")
+        or "@" in parts.netloc
+    ):
+        raise ValueError("an address is http:// or https:// and a name, with a port where it has one of its own")
+    usual = {"http": ":80", "https": ":443"}[parts.scheme]
+    return f"{parts.scheme}://{parts.netloc.removesuffix(usual)}"
+
+
+Origin = Annotated[str, AfterValidator(_origin)]
+"""The address of a server without a path, such as `https://prefect.example.org`."""
 
 
 class Group(BaseSettings):
@@ -319,6 +342,17 @@ class GateSettings(Group):
     """How often, in seconds, a run looks what others know of the origins that it uses."""
 
 
+class ServeSettings(Group):
+    """The server of `make serve`. Environment: `TIDEGATE_SERVE_*`."""
+
+    model_config = SettingsConfigDict(env_prefix="TIDEGATE_SERVE_")
+
+    addresses: Annotated[tuple[Origin, ...], NoDecode, BeforeValidator(_separated)] = ()
+    """Where people and workers reach the server beside loopback, with commas between them, such as
+    `https://prefect.example.org` behind a reverse proxy. A request that calls it by another name, or comes from a page
+    of another address, is refused."""
+
+
 class Settings(BaseModel):
     """All groups. Not one itself: as such it would read variables named `STORE` or `PROCESS`."""
 
@@ -333,6 +367,7 @@ class Settings(BaseModel):
     space: SpaceSettings = Field(default_factory=SpaceSettings)
     admission: AdmissionSettings = Field(default_factory=AdmissionSettings)
     gate: GateSettings = Field(default_factory=GateSettings)
+    serve: ServeSettings = Field(default_factory=ServeSettings)
 
     @classmethod
     def load(cls) -> Self:

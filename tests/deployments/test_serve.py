@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import socket
@@ -17,7 +18,7 @@ import pytest
 from rich.console import Console
 
 from deployments import serve
-from flows import server, site
+from flows import access, server, site
 from flows.site import POOL
 from tests.support.clips import bulk_clip, clip
 from tests.support.command import ROOT, wait_until
@@ -56,6 +57,10 @@ class Served:
         self.ui_url = f"http://127.0.0.1:{self.port}"
         self.api_url = f"{self.ui_url}/api"
 
+    def asked(self, method: str, path: str, **what: Any) -> Any:
+        """What the API answers to one who knows the password."""
+        return asked(method, f"{self.api_url}/{path}", access.login_of(self.home), **what)
+
     def start(self, *words: str, program: Sequence[str] = ("-m", "deployments.serve")) -> subprocess.Popen[bytes]:
         self.logs.append(self.folder / f"serve-{len(self.logs)}.log")
         with self.logs[-1].open("wb") as output:
@@ -87,10 +92,10 @@ class Served:
         parameters = {"source": {"url": source}, "output_dir": str(self.folder / "out")}
         told = {"parameters": parameters, "state": {"type": "SCHEDULED"}}
         deployment = self.deployments()["ingest"]["id"]
-        return str(asked("POST", f"{self.api_url}/deployments/{deployment}/create_flow_run", json=told)["id"])
+        return str(self.asked("POST", f"deployments/{deployment}/create_flow_run", json=told)["id"])
 
     def state(self, run: str) -> dict[str, Any]:
-        return dict(asked("GET", f"{self.api_url}/flow_runs/{run}")["state"])
+        return dict(self.asked("GET", f"flow_runs/{run}")["state"])
 
     def wait_for_the_end(self, run: str, seconds: float = UP_SECONDS) -> None:
         """Crashed is no end: recovery goes on from there."""
@@ -99,11 +104,11 @@ class Served:
         assert self.state(run)["type"] == "COMPLETED", self.state(run)["message"]
 
     def times_started(self, run: str) -> int:
-        states = asked("GET", f"{self.api_url}/flow_run_states/", params={"flow_run_id": run})
+        states = self.asked("GET", "flow_run_states/", params={"flow_run_id": run})
         return sum(state["type"] == "RUNNING" for state in states)
 
     def deployments(self) -> dict[str, dict[str, Any]]:
-        told = asked("POST", f"{self.api_url}/deployments/filter", json={})
+        told = self.asked("POST", "deployments/filter", json={})
         return {deployment["name"]: deployment for deployment in told}
 
 
@@ -125,13 +130,14 @@ def test_it_brings_up_everything_keeps_it_alive_and_ends_it(served: Served, clip
 
     with urllib.request.urlopen(served.ui_url, timeout=10) as page:
         assert b"<!DOCTYPE html>" in page.read()
-    assert asked("GET", f"{served.ui_url}/ui-settings")["api_url"] == served.api_url
+    with urllib.request.urlopen(f"{served.ui_url}/ui-settings", timeout=10) as told_to_the_ui:
+        assert json.load(told_to_the_ui)["api_url"] == "/api"
     told = served.deployments()
     assert set(told) == {"ingest", "batch", "recover", "maintain", "ingest-docker"}
     assert [schedule["active"] for name in ("recover", "maintain") for schedule in told[name]["schedules"]] == [
         True
     ] * 2
-    assert len(asked("POST", f"{served.api_url}/automations/filter", json={})) == 1
+    assert len(served.asked("POST", "automations/filter", json={})) == 1
 
     second = served.start()
     assert second.wait(60) == 0
@@ -230,7 +236,7 @@ def test_a_server_that_lives_and_does_not_answer_is_started_again(served: Served
 
 def test_a_server_that_is_there_gets_a_worker_and_stays(tmp_path: Path) -> None:
     with started_site(tmp_path / "there", worker=False) as there:
-        served = Served(tmp_path, there.mark, PREFECT_API_URL=there.api_url)
+        served = Served(tmp_path, there.mark, PREFECT_API_URL=there.api_url, **there.password())
         process = served.start("--port", str(there.port))
         served.wait_for(f"Using the Prefect server at {there.api_url}")
         served.wait_for("Ctrl-C ends it")

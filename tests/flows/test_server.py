@@ -12,7 +12,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from flows import server, site
+from flows import access, server, site
 from flows.server import Server, attach, found
 from tests.support.prefects_answers import answering
 from tidegate.errors import ServerUnavailable
@@ -103,11 +103,15 @@ def test_a_server_of_our_own_gets_the_settings_that_make_it_safe_and_ends_with_u
         assert own.process is not None and own.api_url == os.environ["PREFECT_API_URL"]
         told = psutil.Process(own.process.pid).environ()
         assert told["PREFECT_SERVER_CONCURRENCY_LEASE_STORAGE"] == "flows.leases"
-        assert server.answer(own.api_url, "admin/settings")["server"]["concurrency"]["lease_storage"] == "flows.leases"
+        login = access.login_of(nobody)
+        assert os.environ["PREFECT_API_AUTH_STRING"] == login
+        settings = server.answer(own.api_url, "admin/settings", login=login)
+        assert settings["server"]["concurrency"]["lease_storage"] == "flows.leases"
         assert own.ui_url is None
     finally:
         own.stop()
         os.environ.pop("PREFECT_API_URL")
+        os.environ.pop("PREFECT_API_AUTH_STRING")
     assert own.process.returncode is not None
 
 

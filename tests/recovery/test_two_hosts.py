@@ -86,6 +86,9 @@ def pair(site: Site, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Hosts
         database = stack.enter_context(cluster.database())
         api = Proxy(("127.0.0.1", site.port), network.address)
         stack.callback(api.close)
+        site.environment["TIDEGATE_SERVE_ADDRESSES"] = f"http://{api.host}:{api.port}"
+        site.kill_server()
+        site.start_server()
         environment = {
             **SHORT,
             "TIDEGATE_LEDGER_URL": cluster.url(database),

@@ -27,10 +27,11 @@ from typing import Any
 
 import psutil
 
+from flows import access
 from tests.support.command import wait_until
 from tests.support.hosts import Host
 from tests.support.leaks import children, leftovers
-from tests.support.site import Site, asked
+from tests.support.site import Site
 from tidegate.durable.children import MARK as ATTEMPT_MARK
 from tidegate.durable.home import Home
 from tidegate.durable.ledger import Attempt, AttemptState, Ledger, Recovery
@@ -217,8 +218,7 @@ def without_automation(site: Site) -> None:
     SQLite database locks that last a minute when several runs change their states at once.
     """
     for automation in site.post("automations/filter"):
-        address = f"{site.api_url}/automations/{automation['id']}"
-        asked("PATCH", address, json={"enabled": False})
+        site.patch(f"automations/{automation['id']}", {"enabled": False})
 
 
 def caretaker(
@@ -263,12 +263,17 @@ def recover_here(site: Site, environment: Mapping[str, str] | None = None, *, dr
 @contextmanager
 def _inside(site: Site, environment: Mapping[str, str]) -> Iterator[None]:
     """This process belongs to the site for a while."""
-    from prefect.settings import PREFECT_API_URL, PREFECT_HOME, temporary_settings
+    from prefect.settings import PREFECT_API_AUTH_STRING, PREFECT_API_URL, PREFECT_HOME, temporary_settings
 
     before = dict(os.environ)
     os.environ.update({**site.environment, **environment})
+    told = {
+        PREFECT_API_URL: site.api_url,
+        PREFECT_API_AUTH_STRING: access.login_of(site.tidegate),
+        PREFECT_HOME: site.home / "prefect",
+    }
     try:
-        with temporary_settings({PREFECT_API_URL: site.api_url, PREFECT_HOME: site.home / "prefect"}):
+        with temporary_settings(told):
             yield
     finally:
         os.environ.clear()

@@ -26,7 +26,7 @@ import httpx
 import psutil
 
 from deployments import parts
-from flows import server
+from flows import access, server
 from flows.site import POOL
 from tests.support import prefect_database
 from tests.support.command import QUICK, ROOT, Command, wait_until
@@ -54,19 +54,29 @@ class Site:
     def api_url(self) -> str:
         return f"http://127.0.0.1:{self.port}/api"
 
+    @property
+    def tidegate(self) -> Path:
+        return Path(self.environment["TIDEGATE_HOME"])
+
+    def password(self) -> dict[str, str]:
+        """What its clients are told."""
+        return access.for_client(self.tidegate)
+
     def env(self) -> dict[str, str]:
         """The environment of a command that belongs to this site."""
-        return {**os.environ, **self.environment, "PREFECT_API_URL": self.api_url, MARK: self.mark}
+        own = {"PREFECT_API_URL": self.api_url, **self.password(), MARK: self.mark}
+        return {**os.environ, **self.environment, **own}
 
     def command(self) -> Command:
         """`python -m flows.run` against this site."""
-        return Command(self.home, self.output, {**self.environment, "PREFECT_API_URL": self.api_url}, self.mark)
+        own = {"PREFECT_API_URL": self.api_url, **self.password()}
+        return Command(self.home, self.output, {**self.environment, **own}, self.mark)
 
     def start_server(self) -> None:
         """Start it, or start it again on the port it had, and wait until it answers."""
         with server.listener_on(self.port) as listener, self._own_environment():
             self.port = listener.getsockname()[1]
-            self.server = parts.start_server(listener, self.home / "server.log")
+            self.server = parts.start_server(listener, self.home / "server.log", self.tidegate)
         wait_until(self.answers, seconds=START_SECONDS, what=f"for the server, see {self.home}/server.log")
 
     def answers(self) -> bool:
@@ -76,7 +86,7 @@ class Site:
         """Tell the server everything."""
         log = self.home / "furnish.log"
         with self._own_environment():
-            code = parts.start_furnishing(self.api_url, log).wait(START_SECONDS)
+            code = parts.start_furnishing(self.api_url, log, self.password()).wait(START_SECONDS)
         assert code == 0, log.read_text()
 
     def pause(self, *flows: str) -> None:
@@ -90,7 +100,7 @@ class Site:
         known = {worker["id"] for worker in self._workers()}
         with self._own_environment():
             self.worker = parts.start_worker(
-                self.api_url, self.home / "worker.log", {"PREFECT_WORKER_QUERY_SECONDS": "1"}
+                self.api_url, self.home / "worker.log", {"PREFECT_WORKER_QUERY_SECONDS": "1", **self.password()}
             )
         wait_until(
             lambda: {worker["id"] for worker in self._workers()} - known,
@@ -195,7 +205,7 @@ class Site:
         self._asked("PATCH", path, json=dict(told))
 
     def _asked(self, method: str, path: str, **what: Any) -> Any:
-        return asked(method, f"{self.api_url}/{path}", **what)
+        return asked(method, f"{self.api_url}/{path}", access.login_of(self.tidegate), **what)
 
     def stop(self) -> None:
         """End everything, whatever state it is in."""
@@ -254,10 +264,10 @@ def started_site(
             site.stop()
 
 
-def asked(method: str, address: str, **what: Any) -> Any:
+def asked(method: str, address: str, login: str, **what: Any) -> Any:
     """What an API answers; a server whose SQLite is busy says 503, and is asked again as Prefect's own client does."""
     for _ in range(20):
-        answer = httpx.request(method, address, timeout=30, **what)
+        answer = httpx.request(method, address, headers={"Authorization": access.basic(login)}, timeout=30, **what)
         if answer.status_code != 503:
             break
         time.sleep(0.5)
