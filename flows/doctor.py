@@ -290,7 +290,7 @@ def _say_who_asks(api: httpx.Client) -> None:
     asker = str(uuid4())
     told = api.get("csrf-token", params={"client": asker})
     if told.status_code == httpx.codes.OK:
-        api.headers |= {"Prefect-Csrf-Token": told.json()["token"], "Prefect-Csrf-Client": asker}
+        api.headers.update({"Prefect-Csrf-Token": told.json()["token"], "Prefect-Csrf-Client": asker})
 
 
 def _settings_in_force(*, own_server: bool) -> Findings:
