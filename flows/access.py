@@ -93,7 +93,10 @@ def for_client_of(api_url: str, home: Path) -> dict[str, str]:
 
 def is_same(one: str, other: str) -> bool:
     """Whether both address the same API, with loopback written in any way."""
-    return _place(one) == _place(other)
+    try:
+        return _place(one) == _place(other)
+    except ValueError:  # one of them is no address
+        return False
 
 
 def basic(login: str) -> str:

@@ -233,12 +233,12 @@ def _unreachable(error: Exception, api_url: str, settings: ClientSettings) -> He
             trouble=f"cannot be verified: {settings.ca_file} is no file with certificates ({_words(error)})",
             cure="correct PREFECT_API_SSL_CERT_FILE",
         )
-    if isinstance(error, httpx.UnsupportedProtocol | httpx.InvalidURL):
-        return Health(trouble="is no address", cure="it looks like http://host:4200/api")
     if isinstance(error, UnicodeError):
         return Health(
             trouble="cannot be asked: a password or header holds a character that HTTP cannot send", cure=_BY_HEADERS
         )
+    if isinstance(error, httpx.UnsupportedProtocol | httpx.InvalidURL | ValueError):
+        return Health(trouble="is no address", cure="it looks like http://host:4200/api")
     if isinstance(error, httpx.ProxyError):
         return Health(
             trouble=f"cannot be reached: the proxy refuses ({_words(error)})", cure="add its host to NO_PROXY"

@@ -15,6 +15,7 @@ import fcntl
 import hashlib
 import json
 import os
+import re
 import secrets
 import shutil
 import signal
@@ -36,8 +37,10 @@ END_SECONDS = 12.0
 """How long a server may take to end before it is killed."""
 LOGS_KEPT = 10
 FOLDERS_KEPT_SECONDS = 24 * 3600.0
-QUOTED_LINES = 4
+QUOTED_LINES = 3
 QUOTED_CHARACTERS = 600
+ERROR = re.compile(r"[\w.]*(Error|Exception)\b")
+"""How the last line of a traceback begins."""
 FULL = ("disk is full", "No space left on device", "Disk quota exceeded")
 
 
@@ -71,7 +74,7 @@ class OwnServer:
     def failure(self) -> TidegateError:
         """Why it did not start, as its log tells."""
         told = last_lines(self.record.log)
-        if any(sign in told for sign in FULL):
+        if any(sign in _tail(self.record.log) for sign in FULL):
             return DiskFull(f"The Prefect server did not start, see {self.record.log}: {told}")
         return ServerUnavailable(
             f"The Prefect server did not start, see {self.record.log}" + (f": {told}" if told else ""),
@@ -124,10 +127,15 @@ def identity(password: str) -> str:
 
 
 def last_lines(log: Path) -> str:
-    """The end of a log in one line."""
+    """What a log ends with, in one line: its errors, if it names any, without the calls that led to them."""
+    lines = [line.strip() for line in _tail(log).splitlines() if line.strip()]
+    errors = [line for line in lines if ERROR.match(line)]
+    return " / ".join((errors or lines)[-QUOTED_LINES:])[:QUOTED_CHARACTERS]
+
+
+def _tail(log: Path) -> str:
     with contextlib.suppress(OSError):
-        lines = [line.strip() for line in log.read_text(errors="replace")[-20_000:].splitlines() if line.strip()]
-        return " / ".join(lines[-QUOTED_LINES:])[-QUOTED_CHARACTERS:]
+        return log.read_text(errors="replace")[-20_000:]
     return ""
 
 
