@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 NOTHING = ClientSettings()
 """For a server of which nothing has been told: no password goes to a stranger."""
 PROBE_SECONDS = 2.0
-LARGEST_ANSWER_BYTES = 65_536
+LARGEST_ANSWER_BYTES = 4_000_000
 NEAR = ("127.0.0.1", "localhost", "::1")
 """Hosts that no proxy can reach for us."""
 BUSY = (429, 502, 503, 504)

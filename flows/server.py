@@ -47,7 +47,7 @@ class Server:
     """Where the API is, what opens it, and our part in it if it is the short-lived one of this home."""
 
     api_url: str
-    client: ClientSettings = NOTHING
+    client: ClientSettings = field(default=NOTHING, compare=False)
     """How it was asked, and how Prefect's client will ask."""
     ours: bool = False
     """Whether it was started by this home, so that its password is this home's."""

@@ -174,16 +174,8 @@ def test_the_first_run_by_hand_says_nothing_of_usage_data(command: Command, clip
     """Prefect says it at a terminal only, once in each `PREFECT_HOME`, and not where it takes itself for a CI job."""
     seen, terminal = pty.openpty()
     kept = {name: value for name, value in command.env().items() if not name.startswith(CI) and name != "DO_NOT_TRACK"}
-    argv = [
-        sys.executable,
-        "-m",
-        "flows.run",
-        str(clip(clips)),
-        "--until",
-        "probe",
-        "--output-dir",
-        str(command.output),
-    ]
+    words = ["--until", "probe", "--output-dir", str(command.output)]
+    argv = [sys.executable, "-m", "flows.run", str(clip(clips)), *words]
     process = subprocess.Popen(argv, env=kept, cwd=command.home, stdin=terminal, stdout=terminal, stderr=terminal)
     os.close(terminal)
     told = b""
@@ -193,4 +185,4 @@ def test_the_first_run_by_hand_says_nothing_of_usage_data(command: Command, clip
     os.close(seen)
     assert process.wait(60) == 0 and b"probe" in told
     assert b"usage data" not in told
-    assert not (command.home / "prefect" / ".sdk_telemetry").exists()
+    assert not (command.home / "prefect" / ".sdk_telemetry" / "notice_shown").exists()

@@ -110,9 +110,9 @@ def test_a_server_of_our_own_gets_the_settings_that_make_it_safe_and_ends_with_u
         process = psutil.Process(there.own.record.owner.pid)
         assert process.environ()["PREFECT_SERVER_CONCURRENCY_LEASE_STORAGE"] == "flows.leases"
         assert os.environ["PREFECT_API_AUTH_STRING"] == access.kept_login(nobody)
-        settings = server.answer(there.api_url, "admin/settings", settings=there.client)
+        settings = server.answer(there.api_url, "admin/settings", 60, there.client)
         assert settings["server"]["concurrency"]["lease_storage"] == "flows.leases"
-        assert server.answer(there.api_url, "admin/settings") is None, "only with the password"
+        assert server.answer(there.api_url, "admin/settings", 60) is None, "only with the password"
         assert there.ui_url is None
     finally:
         there.stop()
