@@ -37,7 +37,7 @@ def start_worker(api_url: str, log: Path, told: Mapping[str, str] | None = None)
 
 def start_furnishing(api_url: str, log: Path, told: Mapping[str, str] | None = None) -> subprocess.Popen[bytes]:
     """Blocks, pools, deployments, automation: `deployments/furnish.py` as a process, because it imports Prefect."""
-    return _start(("-m", "deployments.furnish"), log, _at(api_url, told))
+    return _start(("-m", "deployments.furnish"), log, {**safety.untracked(), **_at(api_url, told)})
 
 
 def runs_of(worker: subprocess.Popen[bytes]) -> list[psutil.Process]:

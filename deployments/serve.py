@@ -29,7 +29,7 @@ from rich.console import Console
 from deployments import parts
 from deployments.supervision import Kept, Silence, ending
 from flows import access, server, site
-from flows.configuration import in_files
+from flows.configuration import client_settings
 from flows.site import POOL
 from tidegate.durable.lock import acquire
 from tidegate.errors import BadInput, ServerUnavailable, TidegateError
@@ -136,7 +136,7 @@ def _served_already(home: Path, console: Console) -> int:
 
 def _serve(home: Path, port: int | None, console: Console) -> int:
     place = find_place(home, port, console)
-    site.record(home, place.api_url)
+    site.record(home, place.api_url, ours=place.listener is not None)
     keeper = Keeper(home, place, console)
     try:
         keeper.open()
@@ -179,11 +179,9 @@ def _running(home: Path, port: int | None) -> str | None:
     """The address of a server that is there; with a port, only one there."""
     if port is not None:
         api_url = f"http://127.0.0.1:{port}/api"
-        return api_url if port and server.is_ours(api_url, access.own_login()) else None
+        return api_url if port and server.is_ours(api_url, client_settings()) else None
     found = server.found(home)
-    if found is None:
-        return None
-    return found.api_url or in_files("api.url", ["PREFECT_API_URL"])
+    return None if found is None else found.api_url
 
 
 def _way_in(place: Place, home: Path, console: Console) -> list[str]:

@@ -18,9 +18,8 @@ import urllib.request
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from flows import site
-from flows.configuration import in_files, variable
-from tidegate.errors import ServerUnavailable
+from flows.configuration import said, variable
+from tidegate.errors import DiskFull, ServerUnavailable, from_os_error
 
 USER = "tidegate"
 """The name before the colon; Prefect's UI asks for both as one text."""
@@ -35,9 +34,9 @@ def password_file(home: Path) -> Path:
 
 def own_login() -> str | None:
     """The password that a person has told Prefect, in the environment or its files."""
-    settings = {path: variable(path) for path in (SERVERS, CLIENTS)}
-    said = (os.environ.get(name, "").strip() or in_files(path, [name]) for path, name in settings.items())
-    return next((login.strip() for login in said if login and login.strip()), None)
+    told = (said(path) for path in (SERVERS, CLIENTS))
+    logins = (str(one.value).strip() for one in told if one is not None)
+    return next((login for login in logins if login), None)
 
 
 def login_of(home: Path) -> str:
@@ -54,6 +53,7 @@ def kept_login(home: Path) -> str:
 
     Raises:
         ServerUnavailable: the file can be neither made nor read, or holds none.
+        DiskFull: there is no room to make it.
     """
     path = password_file(home)
     try:
@@ -61,6 +61,9 @@ def kept_login(home: Path) -> str:
             _make(path)
         login = path.read_text().strip()
     except (OSError, ValueError) as error:
+        full = from_os_error(error, "making the password of the Prefect server") if isinstance(error, OSError) else None
+        if isinstance(full, DiskFull):
+            raise full from error
         raise ServerUnavailable(
             f"The password of the Prefect server cannot be had: {error}. Who owns {path} can tell it; set "
             f"{variable(CLIENTS)} to it"
@@ -80,16 +83,12 @@ def for_client(home: Path) -> dict[str, str]:
     return {variable(CLIENTS): login_of(home)}
 
 
-def for_client_of(api_url: str, home: Path) -> dict[str, str]:
-    """The variables of a process that talks to the server at that address: nothing but where the home has it, since
-    whoever is told the password can use it."""
-    kept = site.recorded(home)
-    return for_client(home) if kept and is_same(kept.api_url, api_url) else {}
-
-
 def is_same(one: str, other: str) -> bool:
     """Whether both address the same API, with loopback written in any way."""
-    return _place(one) == _place(other)
+    try:
+        return _place(one) == _place(other)
+    except ValueError:  # one of them is no address
+        return False
 
 
 def basic(login: str) -> str:

@@ -1,17 +1,46 @@
 """What a person told Prefect, read without Prefect: the environment, the files of this folder, the active profile.
 
-`flows/server.py` asks it for an API address and `flows/safety.py` for settings that are not to be overruled, both
-before Prefect is imported, because Prefect reads its settings then. Nothing is ever written.
+`flows/server.py` asks it for the server's address and how to reach it, `flows/safety.py` for settings that are not to
+be overruled, both before Prefect is imported, because Prefect reads its settings then. Nothing is ever written.
 """
 
 from __future__ import annotations
 
+import json
 import os
-import re
 import tomllib
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+
+from dotenv import dotenv_values
+
+DATABASE_OLDER = ("PREFECT_API_DATABASE_",)
+"""How variables of the server's database began before; Prefect still reads them."""
+
+
+@dataclass(frozen=True)
+class Said:
+    """A value, and where a person can change it."""
+
+    value: Any
+    """Text from the environment, `.env` and most profiles; whatever TOML knows from the other files."""
+    where: str
+
+
+@dataclass(frozen=True)
+class ClientSettings:
+    """How Prefect's client reaches a server."""
+
+    auth_string: str | None = None
+    """`user:password` of a server of one's own."""
+    key: str | None = None
+    """Prefect Cloud's; an auth string comes before it."""
+    headers: Mapping[str, str] = field(default_factory=dict)
+    """Sent along with each request, for a proxy that stands before the server; they come before the other two."""
+    ca_file: str | None = None
+    skip_verify: bool = False
 
 
 def variable(path: str) -> str:
@@ -21,29 +50,80 @@ def variable(path: str) -> str:
 
 def is_given(path: str, older: Iterable[str] = ()) -> bool:
     """Whether a person has set it, anywhere; `older` are names of environment variables that Prefect still reads."""
+    return said(path, older) is not None
+
+
+def said(path: str, older: Iterable[str] = ()) -> Said | None:
+    """What a person has said: the environment comes first, then the files in Prefect's own order."""
     names = (variable(path), *older)
-    return any(name in os.environ for name in names) or in_files(path, names) is not None
+    for name in names:
+        if name in os.environ:
+            return Said(os.environ[name], name)
+    return next((one for one in _in_files(path, names) if one.value not in (None, "")), None)
 
 
-def in_files(path: str, names: Iterable[str]) -> str | None:
-    """What the files say that Prefect reads: those of this folder, then the active profile."""
-    dotenv, profile = _dotenv(), _profile()
-    said = [
-        *(dotenv.get(name) for name in names),
-        _in(_toml(Path("prefect.toml")), path),
-        _in(_toml(Path("pyproject.toml")), f"tool.prefect.{path}"),
-        *(profile.get(name) for name in names),
-    ]
-    return next((str(value) for value in said if value not in (None, "")), None)
+def client_settings() -> ClientSettings:
+    """How a person told Prefect's client to reach the server."""
+    return ClientSettings(
+        auth_string=_text("api.auth_string"),
+        key=_text("api.key"),
+        headers=_headers(said("client.custom_headers")),
+        ca_file=_text("api.ssl_cert_file") or os.environ.get("SSL_CERT_FILE"),
+        skip_verify=(_text("api.tls_insecure_skip_verify") or "").lower() in ("1", "true", "t", "yes", "y", "on"),
+    )
+
+
+def prefect_home() -> Path:
+    """Where Prefect keeps its database and what else it writes."""
+    told = said("home")
+    return Path(str(told.value)).expanduser() if told and told.value else Path.home() / ".prefect"
+
+
+def of_the_server() -> dict[str, str]:
+    """What has been said to servers that are started here, by name."""
+    dotenv, profile = _dotenv(), _profile()[0]
+    named = {**profile, **dotenv, **os.environ}
+    variables = {
+        name: str(value) for name, value in named.items() if name.startswith(("PREFECT_SERVER_", *DATABASE_OLDER))
+    }
+    files = {"prefect.toml": _in(_toml(Path("prefect.toml")), "server")}
+    files["pyproject.toml"] = _in(_toml(Path("pyproject.toml")), "tool.prefect.server")
+    return variables | {name: json.dumps(table, sort_keys=True, default=str) for name, table in files.items() if table}
+
+
+def _text(path: str) -> str | None:
+    told = said(path)
+    return str(told.value) if told and told.value not in (None, "") else None
+
+
+def _headers(told: Said | None) -> dict[str, str]:
+    """A table of TOML, or the same as JSON; what is neither Prefect itself will complain about."""
+    value = told.value if told else {}
+    if isinstance(value, str):
+        try:
+            value = json.loads(value)
+        except ValueError:
+            return {}
+    return {str(name): str(text) for name, text in value.items()} if isinstance(value, dict) else {}
+
+
+def _in_files(path: str, names: tuple[str, ...]) -> Iterator[Said]:
+    here = Path.cwd()
+    dotenv = _dotenv()
+    yield from (Said(dotenv.get(name), f"{name} in {here / '.env'}") for name in names)
+    yield Said(_in(_toml(Path("prefect.toml")), path), f"{path} in {here / 'prefect.toml'}")
+    below = f"tool.prefect.{path}"
+    yield Said(_in(_toml(Path("pyproject.toml")), below), f"{below} in {here / 'pyproject.toml'}")
+    profile, where = _profile()
+    yield from (Said(profile.get(name), f"{name} in {where}") for name in names)
 
 
 def _dotenv() -> dict[str, str]:
     try:
-        text = Path(".env").read_text()
+        lines = dotenv_values(".env")
     except (OSError, ValueError):
         return {}
-    lines = re.findall(r"^\s*(?:export\s+)?(\w+)\s*=\s*(.*?)\s*$", text, re.MULTILINE)
-    return {name.upper(): value.strip("'\"") for name, value in lines}
+    return {name.upper(): value for name, value in lines.items() if value is not None}
 
 
 def _in(table: Any, path: str) -> Any:
@@ -52,17 +132,27 @@ def _in(table: Any, path: str) -> Any:
     return table
 
 
-def _profile() -> dict[str, Any]:
-    """What the active profile says."""
-    folder = Path(os.environ.get("PREFECT_HOME", Path.home() / ".prefect"))
-    profiles = _toml(Path(os.environ.get("PREFECT_PROFILES_PATH", folder / "profiles.toml")))
-    active = os.environ.get("PREFECT_PROFILE", profiles.get("active", ""))
+def _profile() -> tuple[dict[str, Any], str]:
+    """What the active profile says, and how one calls it."""
+    path = _profiles_path()
+    profiles = _toml(path)
+    active = os.environ.get("PREFECT_PROFILE") or profiles.get("active", "")
     chosen = (_in(profiles, "profiles") or {}).get(active)
-    return chosen if isinstance(chosen, dict) else {}
+    return (chosen if isinstance(chosen, dict) else {}), f"the profile {active} of {path}"
+
+
+def _profiles_path() -> Path:
+    named = (
+        os.environ.get("PREFECT_PROFILES_PATH")
+        or _dotenv().get("PREFECT_PROFILES_PATH")
+        or _in(_toml(Path("prefect.toml")), "profiles_path")
+        or _in(_toml(Path("pyproject.toml")), "tool.prefect.profiles_path")
+    )
+    return Path(named or Path(os.environ.get("PREFECT_HOME") or Path.home() / ".prefect") / "profiles.toml")
 
 
 def _toml(path: Path) -> dict[str, Any]:
     try:
-        return tomllib.loads(path.read_text())
+        return tomllib.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return {}

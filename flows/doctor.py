@@ -20,21 +20,24 @@ from enum import StrEnum
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import httpx
 from rich.console import Console
 from rich.text import Text
 
-from flows import access, safety, server
+from flows import access, health, safety, server
+from flows.configuration import prefect_home
 from flows.site import AUTOMATION, POOL
 from tidegate.durable.home import Home
 from tidegate.durable.ledger import Attempt, AttemptState, Ledger
 from tidegate.durable.ledger.decide import holds_slot, orphaned, stuck
 from tidegate.durable.owner import this_process
-from tidegate.errors import TidegateError
+from tidegate.errors import ServerUnavailable, TidegateError
 from tidegate.model import Value
 from tidegate.process.ffmpeg import VERSION_SECONDS, Toolchain, version_of
 from tidegate.process.supervise import Job, run
+from tidegate.redact import redact_url
 from tidegate.report.units import human_size
 from tidegate.resilience.breaker import State
 from tidegate.settings import Settings
@@ -232,20 +235,24 @@ def _upkeep(ledger: Ledger, now: float) -> Findings:
 
 def prefect(settings: Settings) -> Findings:
     """The server, and what has to be on it for runs to be recovered."""
-    found = server.found(settings.store.home)
+    home = settings.store.home
+    try:
+        found = server.found(home)
+    except ServerUnavailable as error:
+        yield from _settings_in_force(own_server=False)
+        yield bad("server", error.message, error.hint)
+        return
     yield from _settings_in_force(own_server=found is None)
     if found is None:
         yield odd(
             "server", "none is running: each command starts its own, and nothing recovers by itself", "`make serve`"
         )
+        yield from _prefect_home()
         return
-    if found.api_url is None:
-        yield good("server", "named in Prefect's own configuration; its parts are not looked at here")
-        return
-    yield good("server", f"{found.api_url} answers")
-    login = access.own_login()
-    said = {"Authorization": access.basic(login)} if login else {}
-    with httpx.Client(base_url=f"{found.api_url.rstrip('/')}/", headers=said, timeout=API_SECONDS) as api:
+    yield good("server", f"{redact_url(found.api_url)} answers" + (f" ({found.where})" if found.where else ""))
+    yield from _doors(found)
+    with health.client(found.api_url, found.client, API_SECONDS) as api:
+        _say_who_asks(api)
         yield from _version_and_clock(api)
         yield from _pool(api)
         for name in UPKEEP:
@@ -253,6 +260,37 @@ def prefect(settings: Settings) -> Findings:
         yield from _deployment(api, "ingest")
         yield from _automation(api)
         yield from _limits(api)
+
+
+def _prefect_home() -> Findings:
+    """A server of our own keeps its database there."""
+    folder = prefect_home()
+    there = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+    try:
+        with tempfile.TemporaryFile(dir=there):
+            pass
+    except OSError as error:
+        yield bad("prefect", f"PREFECT_HOME {folder} cannot be written: {error.strerror}", "set PREFECT_HOME")
+
+
+def _doors(found: server.Server) -> Findings:
+    """One of ours has a password; whoever reaches a server without one can run programs on its workers."""
+    if not found.ours and access.stands_open(found.api_url):
+        yield bad(
+            "server",
+            f"{redact_url(found.api_url)} stands open: whoever reaches it, any web page in a browser on its machine "
+            "too, can run programs on its workers",
+            "start it with PREFECT_SERVER_API_AUTH_STRING=user:password, and set PREFECT_API_AUTH_STRING to the same; "
+            "a `make serve` from before it had a password: start it again",
+        )
+
+
+def _say_who_asks(api: httpx.Client) -> None:
+    """A server that wants a token against forged requests gives it to who asks; Prefect's client does the same."""
+    asker = str(uuid4())
+    told = api.get("csrf-token", params={"client": asker})
+    if told.status_code == httpx.codes.OK:
+        api.headers.update({"Prefect-Csrf-Token": told.json()["token"], "Prefect-Csrf-Client": asker})
 
 
 def _settings_in_force(*, own_server: bool) -> Findings:
@@ -269,8 +307,8 @@ def _settings_in_force(*, own_server: bool) -> Findings:
 
 
 def _version_and_clock(api: httpx.Client) -> Findings:
-    answer = api.get("admin/version").raise_for_status()
-    if answer.json() != version("prefect"):
+    answer = api.get("admin/version")
+    if answer.status_code == httpx.codes.OK and answer.json() != version("prefect"):  # Prefect Cloud does not tell
         yield odd("server", f"runs Prefect {answer.json()}, this is {version('prefect')}", "use one version everywhere")
     told = answer.headers.get("date")
     if told:

@@ -93,7 +93,8 @@ def _run_or_tell(command: Command, console: Console) -> int:
         outcomes = [_lost(request, command, failure) for request in command.requests]
         for outcome in outcomes:
             display.tell(outcome)
-        return _conclude(command, outcomes)
+        code = _conclude(command, outcomes)
+        return USAGE if isinstance(error, UsageError) else code
 
 
 def _run(command: Command, console: Console) -> int:

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
-from flows.configuration import in_files, is_given, variable
+from flows.configuration import is_given, said, variable
 
 Reader = Literal["server", "worker", "run"]
 
@@ -21,6 +21,9 @@ HEARTBEAT_SECONDS = 30
 HEARTBEATS_MISSED = 5
 """After so many a run counts as dead. Three would do for a dead run; but a server that was away for a minute looks for
 the dead before living runs have found it again."""
+
+TRACKING = "DO_NOT_TRACK"
+"""The variable by which one tells Prefect's client, and many other programs, to keep to itself how it is used."""
 
 
 @dataclass(frozen=True)
@@ -132,7 +135,15 @@ SETTINGS: tuple[Setting, ...] = (
 
 def environment(reader: Reader) -> dict[str, str]:
     """The variables for a process of that kind, without those that a person has set."""
-    return {setting.name: setting.value for setting in for_reader(reader) if not is_given(setting.path, setting.older)}
+    told = {setting.name: setting.value for setting in for_reader(reader) if not is_given(setting.path, setting.older)}
+    return told | untracked()
+
+
+def untracked() -> dict[str, str]:
+    """Keeps Prefect's client from telling how it is used, and from saying that it does so; `server.analytics_enabled`
+    is for the server alone. Who has said anything about either is left alone."""
+    told = TRACKING in os.environ or is_given("server.analytics_enabled")
+    return {} if told else {TRACKING: "1"}
 
 
 def effective(*readers: Reader) -> dict[str, str]:
@@ -143,8 +154,8 @@ def effective(*readers: Reader) -> dict[str, str]:
 
 
 def _said(setting: Setting) -> str | None:
-    names = (setting.name, *setting.older)
-    return next((os.environ[name] for name in names if name in os.environ), None) or in_files(setting.path, names)
+    told = said(setting.path, setting.older)
+    return None if told is None else str(told.value)
 
 
 def for_reader(reader: Reader) -> Iterator[Setting]:

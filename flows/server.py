@@ -1,13 +1,15 @@
-"""Which Prefect server a command talks to: a running one, or one of its own for as long as it lives.
+"""Which Prefect server a command talks to: a running one, or a short-lived one of this home's.
 
-`flows/run.py` calls `attach` before anything imports Prefect, because the API address is read at import. A server of
-our own starts while this process imports Prefect, on a socket that is bound here, so no other program can take the
-port in between. It ends with the command; should the command be killed, the kernel ends it. `make serve` launches its
-server in the same way.
+`flows/run.py` calls `attach` before anything imports Prefect, because the API address and what opens it are read at
+import. Where no server is to be had, the commands of a home share one (`flows/own_server.py`): it starts while the
+first of them imports Prefect, on a socket that is bound here, so no other program can take the port in between, and
+ends after the last one, however that ends. `make serve` launches its server in the same way. The password of a home
+(`flows/access.py`) goes to servers that we started, and to no other.
 """
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import signal
@@ -15,156 +17,196 @@ import socket
 import subprocess
 import sys
 import time
-import urllib.request
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
-from flows import access, guard, safety, site
-from flows.configuration import in_files
+from flows import access, guard, health, own_server, safety, site
+from flows.configuration import ClientSettings, Said, client_settings, said
+from flows.health import NEAR, NOTHING, PROBE_SECONDS, Health
+from flows.own_server import OwnServer
 from tidegate.errors import ServerUnavailable
 from tidegate.process.kinship import die_with_parent
+from tidegate.redact import redact_url
 
 STARTUP_SECONDS = 180.0
 """How long our own server may take: its imports alone take 12 s on a slow machine, and its first migrations more."""
-PROBE_SECONDS = 2.0
 PATIENCE_SECONDS = 15.0
 """How long a server that was named may take to answer: a busy one is no reason to fail a run. One that refuses the
 connection is told at once."""
+LONG_PROBE_SECONDS = 20.0
+"""For a server that is just starting: its socket listens from the beginning, and answers once it can."""
 DEFAULT_API = "http://127.0.0.1:4200/api"
-LOOPBACK = ("127.0.0.1", "localhost")
-"""Hosts that no proxy can reach for us."""
+APP = "flows.guard:create_app"
 
 
 @dataclass
 class Server:
-    """Where the API is, and the process behind it if it is ours."""
+    """Where the API is, what opens it, and our part in it if it is the short-lived one of this home."""
 
-    api_url: str | None
-    """None: Prefect's own configuration names one."""
-    process: subprocess.Popen[bytes] | None = None
-    log: Path | None = None
+    api_url: str
+    client: ClientSettings = field(default=NOTHING, compare=False)
+    """How it was asked, and how Prefect's client will ask."""
+    ours: bool = False
+    """Whether it was started by this home, so that its password is this home's."""
+    where: str = ""
+    """Where a person has named it."""
+    own: OwnServer | None = field(default=None, compare=False)
 
     @property
     def ui_url(self) -> str | None:
         """Where a person can look at runs; a server of our own is gone too soon for that."""
-        if self.process is not None or self.api_url is None:
-            return None
-        return self.api_url.removesuffix("/").removesuffix("/api")
+        return None if self.own is not None else _ui_of(self.api_url)
 
     def wait(self) -> None:
         """Until it answers.
 
         Raises:
-            ServerUnavailable: it ended, or did not answer in time.
+            TidegateError: it ended, or did not answer in time.
         """
-        if self.process is None or self.api_url is None:
+        if self.own is None:
             return
         until = time.monotonic() + STARTUP_SECONDS
-        while time.monotonic() < until:
-            if self.process.poll() is not None:
-                raise ServerUnavailable(
-                    f"The Prefect server did not start (exit {self.process.returncode}); see {self.log}"
-                )
-            if is_up(self.api_url):
+        while (left := until - time.monotonic()) > 0:
+            if is_up(self.api_url, min(LONG_PROBE_SECONDS, left)):
                 return
+            if self.own.has_ended:
+                raise self.own.failure()
             time.sleep(0.05)
-        raise ServerUnavailable(f"The Prefect server did not answer within {STARTUP_SECONDS:.0f} s; see {self.log}")
+        log = self.own.record.log
+        raise ServerUnavailable(
+            f"The Prefect server did not answer within {STARTUP_SECONDS:.0f} s, see {log}: "
+            f"{own_server.last_lines(log) or 'it is empty'}"
+        )
 
     def stop(self) -> None:
-        """End our own server; a running one that was found stays. An impatient Ctrl-C does not stop the stopping."""
-        if self.process is None:
+        """Leave a server of our own, which ends with its last user; a running one that was found stays. An impatient
+        Ctrl-C does not stop the stopping."""
+        if self.own is None:
             return
         signal.signal(signal.SIGINT, signal.SIG_IGN)
-        self.process.terminate()
-        try:
-            self.process.wait(10)
-        except subprocess.TimeoutExpired:
-            self.process.kill()
-            self.process.wait()
+        self.own.leave()
+        self.own = None
 
 
 def attach(home: Path) -> Server:
-    """The server to use, with `PREFECT_API_URL` and its password set accordingly. Call it before Prefect is imported.
+    """The server to use, with Prefect's variables set accordingly. Call it before Prefect is imported.
 
     Raises:
-        ServerUnavailable: a server was named and does not answer, or there is no room for one of our own.
+        ServerUnavailable: a server was named and cannot be used.
+        TidegateError: there is no room for one of our own.
     """
-    server = found(home) or _start(home)
-    if server.api_url:
-        os.environ["PREFECT_API_URL"] = server.api_url
+    server = found(home) or _joined(home)
+    os.environ["PREFECT_API_URL"] = server.api_url
+    if server.ours:
+        os.environ.update(_for_ours(server.client))
     return server
 
 
 def found(home: Path) -> Server | None:
     """A running server: the one that is named or configured, else that of `make serve`, else one at the usual address.
-    Where it is that of `make serve`, this process knows its password from now on.
 
     Raises:
-        ServerUnavailable: one was named and does not answer.
+        ServerUnavailable: one was named and cannot be used.
     """
     _spare_loopback_the_proxy()
-    named = os.environ.get("PREFECT_API_URL")
-    if named:
-        if not is_up(named, PATIENCE_SECONDS):
-            raise ServerUnavailable(f"The Prefect server at {named} (PREFECT_API_URL) does not answer")
-        return _of_this_home(named, home) or Server(named)
-    configured = in_files("api.url", ["PREFECT_API_URL"])
-    if configured:
-        return _of_this_home(configured, home) or Server(None)
-    kept = site.recorded(home)
-    if kept and is_ours(kept.api_url, access.login_of(home)):
-        return _of_this_home(kept.api_url, home)
-    return Server(DEFAULT_API) if is_ours(DEFAULT_API, access.own_login()) else None
+    named, kept = named_server(), site.recorded(home)
+    if named is not None:
+        return _reached(_named(named, kept, home))
+    if kept is not None:
+        server = Server(kept.api_url, _client_of(home) if kept.ours else client_settings(), kept.ours)
+        if is_ours(server.api_url, server.client):
+            return server
+    # Nobody named it: whatever a person has told for another server does not go there.
+    return Server(DEFAULT_API) if is_ours(DEFAULT_API) else None
 
 
-def _of_this_home(api_url: str, home: Path) -> Server | None:
-    """The server of this home's `make serve`, with its password; None: another one has that address.
+def named_server() -> Said | None:
+    """The address that a person has given to Prefect, and where."""
+    told = said("api.url")
+    return told if told is not None and told.value else None
 
-    It is called as it was recorded: behind another way to write loopback may be somebody else's program.
+
+def _named(named: Said, kept: site.Site | None, home: Path) -> Server:
+    """Often the address of our own `make serve`, from before it had a password. It is called as it was recorded: behind
+    another way to write loopback may be somebody else's program."""
+    api_url = str(named.value)
+    if kept is not None and kept.ours and access.is_same(kept.api_url, api_url):
+        return Server(kept.api_url, _client_of(home), ours=True, where=named.where)
+    return Server(api_url, client_settings(), where=named.where)
+
+
+def _reached(server: Server) -> Server:
+    """The server, once it answers; one that is busy or just restarts is given some time.
+
+    Raises:
+        ServerUnavailable: it cannot be used.
     """
-    kept = site.recorded(home)
-    if kept is None or not access.is_same(kept.api_url, api_url):
-        return None
-    os.environ.update(access.for_client(home))
-    return Server(kept.api_url)
+    until = time.monotonic() + PATIENCE_SECONDS
+    while True:
+        seen = health.look_at(server.api_url, server.client, max(until - time.monotonic(), PROBE_SECONDS))
+        if seen.well:
+            return server
+        if not seen.passing or time.monotonic() >= until:
+            raise _unavailable(server, seen)
+        time.sleep(0.5)
 
 
-def is_up(api_url: str, seconds: float = PROBE_SECONDS) -> bool:
-    """Whether a Prefect server answers there, in so many seconds, that it is well."""
-    return answer(api_url, "health", seconds) is True
+def _unavailable(server: Server, seen: Health) -> ServerUnavailable:
+    return ServerUnavailable(
+        f"The Prefect server at {redact_url(server.api_url)} ({server.where}) {seen.trouble}", hint=seen.cure
+    )
 
 
-def is_ours(api_url: str, login: str | None = None) -> bool:
-    """Whether a server of the version that we run answers there; somebody else's program on the port is not one."""
-    return is_up(api_url) and answer(api_url, "admin/version", login=login) == version("prefect")
+def is_up(api_url: str, seconds: float = PROBE_SECONDS, settings: ClientSettings = NOTHING) -> bool:
+    """Whether a Prefect server answers there, in so many seconds, that it is well. That takes no password."""
+    return answer(api_url, "health", seconds, settings) is True
+
+
+def is_ours(api_url: str, settings: ClientSettings = NOTHING) -> bool:
+    """Whether a server of the version that we run answers there, to somebody with these settings; somebody else's
+    program on the port is not one, and neither is a server with another password."""
+    return health.listens(api_url) and answer(api_url, "admin/version", settings=settings) == version("prefect")
+
+
+def answer(api_url: str, path: str, seconds: float = PROBE_SECONDS, settings: ClientSettings = NOTHING) -> Any:
+    """The JSON that the API answers, or None."""
+    return health.answer(api_url, path, seconds, settings)
+
+
+def _client_of(home: Path) -> ClientSettings:
+    """What opens the servers of this home."""
+    return ClientSettings(auth_string=access.login_of(home))
+
+
+def _for_ours(client: ClientSettings) -> dict[str, str]:
+    """Prefect's variables for a server of this home. Headers that a person has set stay, but for a login that is meant
+    for another server: it would take the place of the password."""
+    headers = client_settings().headers
+    kept = {name: value for name, value in headers.items() if name.lower() != "authorization"}
+    told = {"PREFECT_API_AUTH_STRING": client.auth_string or ""}
+    return told | ({"PREFECT_CLIENT_CUSTOM_HEADERS": json.dumps(kept)} if kept != headers else {})
+
+
+def _ui_of(api_url: str) -> str:
+    told = said("ui_url")
+    if told is not None and told.value:
+        return str(told.value).rstrip("/")
+    bare = redact_url(api_url).rstrip("/")
+    cloud = "https://api.prefect.cloud/api/accounts/"
+    if bare.startswith(cloud):
+        return "https://app.prefect.cloud/account/" + bare.removeprefix(cloud).replace("/workspaces/", "/workspace/")
+    return bare.removesuffix("/api")
 
 
 def _spare_loopback_the_proxy() -> None:
     """Prefect's client, like every other, would ask the proxy of `http_proxy` for the server on this host."""
     listed = os.environ.get("no_proxy") or os.environ.get("NO_PROXY") or ""
     if listed.strip() != "*":
-        names = dict.fromkeys([*(name.strip() for name in listed.split(",") if name.strip()), *LOOPBACK])
+        names = dict.fromkeys([*(name.strip() for name in listed.split(",") if name.strip()), *NEAR])
         os.environ["no_proxy"] = os.environ["NO_PROXY"] = ",".join(names)
-
-
-def _opener(api_url: str) -> urllib.request.OpenerDirector:
-    near = urlsplit(api_url).hostname in (*LOOPBACK, "::1")
-    return urllib.request.build_opener(urllib.request.ProxyHandler({} if near else None))
-
-
-def answer(api_url: str, path: str, seconds: float = PROBE_SECONDS, login: str | None = None) -> Any:
-    """The JSON that the API answers, or None."""
-    said = {"Authorization": access.basic(login)} if login else {}
-    request = urllib.request.Request(f"{api_url.rstrip('/')}/{path}", headers=said)  # noqa: S310
-    try:
-        with _opener(api_url).open(request, timeout=seconds) as told:
-            return json.load(told)
-    except (OSError, ValueError):
-        return None
 
 
 def listener_on(port: int) -> socket.socket:
@@ -189,12 +231,15 @@ def address_of(listener: socket.socket) -> str:
     return f"http://127.0.0.1:{listener.getsockname()[1]}/api"
 
 
-def launch(listener: socket.socket, log: Path, home: Path, told: Mapping[str, str]) -> subprocess.Popen[bytes]:
+def launch(
+    listener: socket.socket, log: Path, home: Path, told: Mapping[str, str], users: Path | None = None
+) -> subprocess.Popen[bytes]:
     """A Prefect server on that socket, with the settings that make it safe and those it is `told`. It lets in who knows
     the password of the home, and nobody who comes from another page or by another name (`flows/guard.py`).
 
-    It shares Prefect's database, so its runs are seen by a later server. Call it on the main thread: the kernel ends
-    the server when the thread that launched it ends.
+    It shares Prefect's database, so its runs are seen by a later server. It lives until nobody holds the lock of
+    `users`; without such a file the kernel ends it when the thread that launched it ends, so call it on the main
+    thread then.
 
     Raises:
         ServerUnavailable: the password cannot be had.
@@ -204,10 +249,11 @@ def launch(listener: socket.socket, log: Path, home: Path, told: Mapping[str, st
     environment.pop("PREFECT_API_URL", None)
     log.parent.mkdir(parents=True, exist_ok=True)
     with log.open("ab") as output:
+        fcntl.flock(output, fcntl.LOCK_SH)  # the server inherits it: while it lives, nobody clears its log away
         return subprocess.Popen(
             [
-                *(sys.executable, "-m", "uvicorn", "--factory", "flows.guard:create_app"),
-                *("--fd", str(listener.fileno()), "--log-level", "error", "--lifespan", "on"),
+                *(sys.executable, "-m", "flows.serving", APP, "--fd", str(listener.fileno())),
+                *(() if users is None else ("--users", os.fspath(users))),
             ],
             env=environment,
             pass_fds=[listener.fileno()],
@@ -215,15 +261,30 @@ def launch(listener: socket.socket, log: Path, home: Path, told: Mapping[str, st
             stdout=output,
             stderr=output,
             start_new_session=True,  # Ctrl-C is for the run, which still needs its server to say so
-            preexec_fn=die_with_parent,
+            preexec_fn=None if users is not None else die_with_parent,
         )
 
 
-def _start(home: Path) -> Server:
-    """Our own server, on a free port, without a UI: it is gone too soon for that."""
-    log = home / "server.log"
-    log.unlink(missing_ok=True)
-    with listener_on(0) as listener:
-        os.environ.update(access.for_client(home))
-        process = launch(listener, log, home, {"PREFECT_UI_ENABLED": "0", "PREFECT__SERVER_EPHEMERAL": "1"})
-        return Server(address_of(listener), process, log)
+def _joined(home: Path) -> Server:
+    """The server that the commands of this home share, on a free port, without a UI: it is gone too soon for that.
+
+    Who finds it starting waits here: its start and the imports of many commands at once would hold each other up.
+    """
+    client = _client_of(home)
+
+    def launched(log: Path, users: Path) -> tuple[str, int]:
+        with listener_on(0) as listener:
+            told = {"PREFECT_UI_ENABLED": "0", "PREFECT__SERVER_EPHEMERAL": "1"}
+            process = launch(listener, log, home, told, users)
+            process.returncode = 0  # it may outlive us, and then it is nobody's child
+            return address_of(listener), process.pid
+
+    own = own_server.join(home, client.auth_string or "", launched)
+    server = Server(own.record.api_url, client, ours=True, own=own)
+    if not own.is_starter:
+        try:
+            server.wait()
+        except BaseException:
+            server.stop()
+            raise
+    return server

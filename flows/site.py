@@ -24,15 +24,18 @@ class Site(Value):
 
     api_url: str
     owner: Owner
+    ours: bool = False
+    """Whether `make serve` has started it; else it found one, and our password is not for that."""
 
 
 def path_in(home: Path) -> Path:
     return home / "server.json"
 
 
-def record(home: Path, api_url: str) -> None:
+def record(home: Path, api_url: str, *, ours: bool = False) -> None:
     """Tell every command of this home where the server is."""
-    write_atomic(path_in(home), Site(api_url=api_url, owner=this_process()).model_dump_json(indent=2).encode() + b"\n")
+    site = Site(api_url=api_url, owner=this_process(), ours=ours)
+    write_atomic(path_in(home), site.model_dump_json(indent=2).encode() + b"\n")
 
 
 def recorded(home: Path) -> Site | None:

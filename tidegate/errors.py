@@ -602,7 +602,7 @@ POLICIES: dict[type[TidegateError], Policy] = {
         "Prefect server unavailable",
         Category.HOST_ERROR,
         "The Prefect server cannot be used.",
-        ("look at the log that the message names", "check PREFECT_API_URL", _LATER),
+        ("see python -m flows.doctor", _LATER),
         retryable=True,
     ),
     BadTimestamps: Policy(

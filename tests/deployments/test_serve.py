@@ -148,7 +148,7 @@ def test_it_brings_up_everything_keeps_it_alive_and_ends_it(served: Served, clip
 
     served.part("worker").kill()
     served.wait_for("The worker ended (SIGKILL); starting it again in 1 s", start=0)
-    served.part("uvicorn").kill()
+    served.part("flows.serving").kill()
     served.wait_for("The Prefect server ended (SIGKILL); starting it again in 1 s", start=0)
     wait_until(lambda: server.is_up(served.api_url), seconds=UP_SECONDS, what="for the server again")
 
@@ -229,7 +229,7 @@ sys.exit(serve.main(sys.argv[1:]))
 def test_a_server_that_lives_and_does_not_answer_is_started_again(served: Served) -> None:
     process = served.start(program=("-c", IMPATIENT))
     served.wait_for("Ctrl-C ends it")
-    hung = served.part("uvicorn")
+    hung = served.part("flows.serving")
     hung.suspend()
     served.wait_for("The Prefect server ended (SIGKILL); starting it again")
     wait_until(lambda: server.is_up(served.api_url), seconds=UP_SECONDS, what="for the server again")

@@ -93,7 +93,7 @@ def test_without_any_server_it_says_that_nothing_recovers_by_itself(command: Com
 def test_a_server_that_is_named_and_away_is_red(command: Command) -> None:
     code, told = doctor(command.env() | {"PREFECT_API_URL": "http://127.0.0.1:9/api"}, command.home)
     assert code == 1
-    [(level, message)] = said(told, "prefect")
+    [(level, message)] = said(told, "server")
     assert level == "red" and "does not answer" in message
 
 
@@ -120,3 +120,21 @@ def test_for_people_it_prints_lines_and_what_to_do(command: Command) -> None:
     )  # fmt: skip
     assert done.returncode == 1
     assert "● red" in done.stdout and "→" in done.stdout and "● green" in done.stdout
+
+
+def test_a_server_that_wants_a_token_against_forged_requests_is_no_reason_to_be_red(tmp_path: Path) -> None:
+    with started_site(tmp_path, {"PREFECT_SERVER_CSRF_PROTECTION_ENABLED": "true"}, worker=False) as site:
+        _, told = doctor(site.env(), site.home)
+    assert [message for level, message in said(told, "prefect") if level == "red"] == []
+    assert said(told, "automation")[0][0] == "green"
+
+
+@pytest.mark.parametrize("kind", ["file", "below a file"])
+def test_a_prefect_home_that_cannot_be_written_is_red(kind: str, command: Command) -> None:
+    (command.home / "file").touch()
+    environment = {name: value for name, value in command.env().items() if name != "PREFECT_API_URL"}
+    environment["PREFECT_HOME"] = str(command.home / ("file" if kind == "file" else "file/below"))
+    _, told = doctor(environment, command.home)
+    if said(told, "server")[0][0] == "yellow":  # somebody may serve on port 4200
+        [(level, message)] = said(told, "prefect")
+        assert level == "red" and "PREFECT_HOME" in message

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+import pty
 import subprocess
 import sys
 from pathlib import Path
@@ -13,6 +15,10 @@ import pytest
 
 from flows import safety
 from flows.safety import SETTINGS, Setting, environment, hurtful
+from tests.support.clips import clip
+from tests.support.command import Command
+
+CI = ("CI", "GITHUB_", "GITLAB_", "BUILD_", "JENKINS", "TF_", "TRAVIS", "BUILDKITE", "CIRCLE", "CODEBUILD", "TEAMCITY")
 
 IN_FORCE = """
 import json, sys
@@ -31,7 +37,7 @@ print(json.dumps(told))
 def untold(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
     """A folder and a Prefect of which nobody has said anything."""
     for name in list(os.environ):
-        if name.startswith("PREFECT_"):
+        if name.startswith("PREFECT_") or name == "DO_NOT_TRACK":
             monkeypatch.delenv(name)
     monkeypatch.setenv("PREFECT_HOME", str(tmp_path / "prefect"))
     monkeypatch.chdir(tmp_path)
@@ -68,6 +74,7 @@ def test_everybody_is_told_what_they_read(untold: Path) -> None:
     assert environment("server").keys() == {
         "PREFECT_SERVER_CONCURRENCY_LEASE_STORAGE",
         "PREFECT_SERVER_ANALYTICS_ENABLED",
+        "DO_NOT_TRACK",
     }
     assert "PREFECT_FLOWS_HEARTBEAT_FREQUENCY" in environment("run")
     assert "PREFECT_CLIENT_MAX_RETRIES" in environment("worker")
@@ -145,3 +152,37 @@ def test_a_client_outlives_a_server_that_is_away_for_three_minutes() -> None:
     [retries] = [setting for setting in safety.SETTINGS if setting.path == "client.max_retries"]
     shortest = sum(2**number for number in range(1, int(retries.value) + 1)) * 0.8  # Prefect's jitter is 20 %
     assert shortest >= 180
+
+
+@pytest.mark.parametrize("reader", ["server", "worker", "run"])
+def test_nobody_of_ours_tells_how_it_is_used(reader: safety.Reader, untold: Path) -> None:
+    assert environment(reader)["DO_NOT_TRACK"] == "1"
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("DO_NOT_TRACK", "0"), ("PREFECT_SERVER_ANALYTICS_ENABLED", "true"), ("PREFECT_SERVER_ANALYTICS_ENABLED", "0")],
+)
+def test_what_a_person_said_about_telemetry_stands(
+    name: str, value: str, untold: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(name, value)
+    assert "DO_NOT_TRACK" not in environment("run") and "PREFECT_SERVER_ANALYTICS_ENABLED" not in environment("run")
+
+
+def test_the_first_run_by_hand_says_nothing_of_usage_data(command: Command, clips: Path) -> None:
+    """Prefect says it at a terminal only, once in each `PREFECT_HOME`, and not where it takes itself for a CI job."""
+    seen, terminal = pty.openpty()
+    kept = {name: value for name, value in command.env().items() if not name.startswith(CI) and name != "DO_NOT_TRACK"}
+    words = ["--until", "probe", "--output-dir", str(command.output)]
+    argv = [sys.executable, "-m", "flows.run", str(clip(clips)), *words]
+    process = subprocess.Popen(argv, env=kept, cwd=command.home, stdin=terminal, stdout=terminal, stderr=terminal)
+    os.close(terminal)
+    told = b""
+    with contextlib.suppress(OSError):  # the other end is closed
+        while some := os.read(seen, 4096):
+            told += some
+    os.close(seen)
+    assert process.wait(60) == 0 and b"probe" in told
+    assert b"usage data" not in told
+    assert not (command.home / "prefect" / ".sdk_telemetry" / "notice_shown").exists()

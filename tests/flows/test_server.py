@@ -14,6 +14,7 @@ import pytest
 
 from flows import access, server, site
 from flows.server import Server, attach, found
+from tests.support import prefect_database
 from tests.support.bare_client import ask
 from tests.support.prefects_answers import answering
 from tidegate.errors import ServerUnavailable
@@ -21,7 +22,7 @@ from tidegate.errors import ServerUnavailable
 
 @pytest.mark.parametrize(
     ("listed", "expected"),
-    [(None, "127.0.0.1,localhost"), ("host.example", "host.example,127.0.0.1,localhost"), ("*", "*")],
+    [(None, "127.0.0.1,localhost,::1"), ("host.example", "host.example,127.0.0.1,localhost,::1"), ("*", "*")],
 )
 def test_loopback_is_spared_the_proxy_and_what_was_listed_stays(
     listed: str | None, expected: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
@@ -57,12 +58,12 @@ def test_the_server_that_make_serve_recorded_comes_before_the_usual_address(
 def test_what_is_named_or_configured_comes_before_what_is_recorded(
     nobody: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with answering() as named, answering() as served:
+    with answering() as named, answering() as configured, answering() as served:
         site.record(nobody, api_at(served))
-        (nobody / "prefect.toml").write_text('[api]\nurl = "https://prefect.example/api"\n')
-        assert found(nobody) == Server(None)
+        (nobody / "prefect.toml").write_text(f'[api]\nurl = "{api_at(configured)}"\n')
+        assert found(nobody) == Server(api_at(configured), where=f"api.url in {nobody / 'prefect.toml'}")
         monkeypatch.setenv("PREFECT_API_URL", api_at(named))
-        assert found(nobody) == Server(api_at(named))
+        assert found(nobody) == Server(api_at(named), where="PREFECT_API_URL")
 
 
 @pytest.mark.parametrize("written", ["http://127.0.0.1:{}/api", "http://localhost:{}/api/", None])
@@ -70,17 +71,18 @@ def test_the_password_of_the_home_is_found_for_the_server_of_its_make_serve(
     written: str | None, nobody: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """However its address is named: a person has it in a profile since before there was a password."""
-    with answering(login=access.login_of(nobody)) as served:
-        site.record(nobody, api_at(served))
+    login = access.login_of(nobody)
+    with answering(login=login) as served:
+        site.record(nobody, api_at(served), ours=True)
         if written:
             (nobody / "prefect.toml").write_text(f'[api]\nurl = "{written.format(served)}"\n')
-        assert found(nobody) == Server(api_at(served))
-        assert os.environ["PREFECT_API_AUTH_STRING"] == access.login_of(nobody)
+        assert attach(nobody).api_url == os.environ["PREFECT_API_URL"] == api_at(served)
+        assert os.environ["PREFECT_API_AUTH_STRING"] == login
         if written:
             monkeypatch.setenv("PREFECT_API_AUTH_STRING", "")
             monkeypatch.setenv("PREFECT_API_URL", written.format(served))
-            assert found(nobody) == Server(api_at(served))
-            assert os.environ["PREFECT_API_AUTH_STRING"] == access.login_of(nobody)
+            assert attach(nobody).api_url == api_at(served)
+            assert os.environ["PREFECT_API_AUTH_STRING"] == login
 
 
 def test_the_password_of_the_home_is_said_to_no_other_server(nobody: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -91,8 +93,7 @@ def test_the_password_of_the_home_is_said_to_no_other_server(nobody: Path, monke
         assert found(nobody) is None
         assert not access.stands_open(api_at(usual)) and access.stands_open(api_at(named))
         monkeypatch.setenv("PREFECT_API_URL", api_at(named))
-        assert found(nobody) == Server(api_at(named))
-        assert access.for_client_of(api_at(named), nobody) == {}
+        assert attach(nobody) == Server(api_at(named), where="PREFECT_API_URL")
     assert heard == [] and "PREFECT_API_AUTH_STRING" not in os.environ
 
 
@@ -101,6 +102,7 @@ def test_a_password_of_ones_own_is_used_and_an_empty_one_opens_nothing(
 ) -> None:
     monkeypatch.setenv("PREFECT_SERVER_API_AUTH_STRING", " ")
     assert access.for_server(nobody)["PREFECT_SERVER_API_AUTH_STRING"] == access.kept_login(nobody)
+    monkeypatch.delenv("PREFECT_SERVER_API_AUTH_STRING")
     (nobody / "prefect.toml").write_text('[server.api]\nauth_string = "my:own"\n')
     assert access.for_server(nobody)["PREFECT_SERVER_API_AUTH_STRING"] == "my:own"
     assert access.for_client(nobody)["PREFECT_API_AUTH_STRING"] == "my:own"
@@ -122,7 +124,7 @@ def test_the_password_is_made_once_for_its_owner_and_an_empty_file_is_told(nobod
 def test_a_named_server_that_is_busy_is_waited_for(nobody: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with answering(seconds=2 * server.PROBE_SECONDS) as busy:
         monkeypatch.setenv("PREFECT_API_URL", api_at(busy))
-        assert found(nobody) == Server(api_at(busy))
+        assert found(nobody) == Server(api_at(busy), where="PREFECT_API_URL")
 
 
 def test_the_record_of_a_make_serve_that_was_killed_is_not_believed(nobody: Path) -> None:
@@ -163,47 +165,51 @@ def assert_closed(port: int, login: str) -> None:
     assert not access.stands_open(f"http://127.0.0.1:{port}/api")
 
 
-def test_a_server_of_our_own_gets_the_settings_that_make_it_safe_and_ends_with_us(nobody: Path) -> None:
-    own = attach(nobody)
+def test_a_server_of_our_own_gets_the_settings_that_make_it_safe_and_ends_with_us(
+    nobody: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PREFECT_API_AUTH_STRING", "")
+    monkeypatch.setenv("PREFECT_API_URL", "")
+    prefect_database.laid_into(nobody / "prefect")
+    there = attach(nobody)
     try:
-        own.wait()
-        assert own.process is not None and own.api_url == os.environ["PREFECT_API_URL"]
-        told = psutil.Process(own.process.pid).environ()
-        assert told["PREFECT_SERVER_CONCURRENCY_LEASE_STORAGE"] == "flows.leases"
-        login = access.login_of(nobody)
-        assert os.environ["PREFECT_API_AUTH_STRING"] == login
-        settings = server.answer(own.api_url, "admin/settings", 20, login)
+        there.wait()
+        assert there.own is not None and there.api_url == os.environ["PREFECT_API_URL"]
+        process = psutil.Process(there.own.record.owner.pid)
+        assert process.environ()["PREFECT_SERVER_CONCURRENCY_LEASE_STORAGE"] == "flows.leases"
+        assert os.environ["PREFECT_API_AUTH_STRING"] == access.kept_login(nobody)
+        settings = server.answer(there.api_url, "admin/settings", 60, there.client)
         assert settings["server"]["concurrency"]["lease_storage"] == "flows.leases"
-        assert own.ui_url is None
-        assert_closed(int(own.api_url.rsplit(":", 1)[1].split("/")[0]), login)
+        assert server.answer(there.api_url, "admin/settings", 60) is None, "only with the password"
+        assert there.ui_url is None
+        assert_closed(int(there.api_url.rsplit(":", 1)[1].split("/")[0]), access.kept_login(nobody))
     finally:
-        own.stop()
-    assert own.process.returncode is not None
-
-
-def test_a_server_of_our_own_that_ends_at_once_is_unavailable_and_names_its_log(tmp_path: Path) -> None:
-    process = subprocess.Popen([sys.executable, "-c", "raise SystemExit(3)"])
-    process.wait()
-    server = Server("http://127.0.0.1:9/api", process, tmp_path / "server.log")
-    with pytest.raises(ServerUnavailable, match=r"exit 3.*server\.log"):
-        server.wait()
+        there.stop()
+    assert not process.is_running()
 
 
 STOPPING = """
 import os, signal, subprocess, sys, threading
+from pathlib import Path
+from flows.own_server import OwnServer, Record
 from flows.server import Server
+from tidegate.durable.owner import started_at, this_process
 child = subprocess.Popen([sys.executable, "-c", "import signal, time; signal.signal(signal.SIGTERM, lambda *_: "
     "(time.sleep(1), exit())); print(flush=True); time.sleep(60)"], stdout=subprocess.PIPE)
 child.stdout.readline()
 threading.Timer(0.3, os.kill, (os.getpid(), signal.SIGINT)).start()
-Server("http://127.0.0.1:9/api", child).stop()
-print("stopped", child.returncode is not None)
+folder = Path(sys.argv[1])
+owner = this_process().model_copy(update={"pid": child.pid, "started": started_at(child.pid)})
+record = Record(api_url="http://127.0.0.1:9/api", owner=owner, log=folder / "log")
+users = os.open(folder / "users", os.O_RDWR | os.O_CREAT)
+Server(record.api_url, own=OwnServer(folder, users, record, is_starter=True)).stop()
+print("stopped", started_at(child.pid) is None)
 """
 
 
-def test_an_impatient_ctrl_c_does_not_stop_the_stopping() -> None:
+def test_an_impatient_ctrl_c_does_not_stop_the_stopping(tmp_path: Path) -> None:
     ended = subprocess.run(
-        [sys.executable, "-c", STOPPING],
+        [sys.executable, "-c", STOPPING, str(tmp_path)],
         capture_output=True,
         text=True,
         timeout=30,
