@@ -177,7 +177,8 @@ def test_it_listens_on_loopback_only_and_its_port_is_closed_with_everything_in_i
     with Origin({"a": b"x" * 1_000_000}, stories={"a": "1K stall"}) as origin:
         proxy = ToolProxy(policy("allow-list", f"127.0.0.1:{origin.port}"), limits)
         assert proxy._listener.getsockname()[0] == "127.0.0.1"
-        thread = threading.Thread(target=lambda: pytest.raises(Exception, asked, proxy.url, origin.url("a")))
+        words = f"GET {origin.url('a')} HTTP/1.1\r\nHost: x\r\n".encode() + login(proxy) + b"\r\n"
+        thread = threading.Thread(target=lambda: said(proxy.port, words))
         thread.start()
         origin.wait_for(lambda one: one.bytes_sent("a") > 0)
         with closing(socket.create_connection(("127.0.0.1", proxy.port))):  # one that says nothing
@@ -218,21 +219,23 @@ def test_it_goes_on_through_the_proxy_that_the_environment_names(
     tunnel: bool, limits: TransferSettings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with Origin({"a": b"hello"}) as origin, Origin({"a": b"secret"}) as other:
-        with proxy_to(origin.port, other.port, limits=limits, kind=OperatorsProxy) as operators:
-            with proxy_to(origin.port, limits=limits) as proxy:
-                for name in ("http_proxy", "https_proxy"):
-                    monkeypatch.setenv(name, operators.url)
-                monkeypatch.delenv("no_proxy", raising=False)
-                monkeypatch.delenv("NO_PROXY", raising=False)
-                for target, status in ((origin, b"200"), (other, b"403")):
-                    if tunnel:
-                        line = f"CONNECT 127.0.0.1:{target.port} HTTP/1.1\r\nHost: x\r\n".encode()
-                        words = line + login(proxy) + b"\r\nGET /a HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"
-                    else:
-                        words = f"GET {target.url('a')} HTTP/1.1\r\nHost: x\r\n".encode() + login(proxy) + b"\r\n"
-                    heard = said(proxy.port, words)
-                    assert heard.startswith(b"HTTP/1.1 " + status)
-                    assert heard.endswith(b"hello") is (target is origin)
+        with (
+            proxy_to(origin.port, other.port, limits=limits, kind=OperatorsProxy) as operators,
+            proxy_to(origin.port, limits=limits) as proxy,
+        ):
+            for name in ("http_proxy", "https_proxy"):
+                monkeypatch.setenv(name, operators.url)
+            monkeypatch.delenv("no_proxy", raising=False)
+            monkeypatch.delenv("NO_PROXY", raising=False)
+            for target, status in ((origin, b"200"), (other, b"403")):
+                if tunnel:
+                    line = f"CONNECT 127.0.0.1:{target.port} HTTP/1.1\r\nHost: x\r\n".encode()
+                    words = line + login(proxy) + b"\r\nGET /a HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"
+                else:
+                    words = f"GET {target.url('a')} HTTP/1.1\r\nHost: x\r\n".encode() + login(proxy) + b"\r\n"
+                heard = said(proxy.port, words)
+                assert heard.startswith(b"HTTP/1.1 " + status)
+                assert heard.endswith(b"hello") is (target is origin)
         assert (len(origin.requests), other.requests, operators.refusals) == (1, [], [])
         assert len(proxy.refusals) == 1
 
