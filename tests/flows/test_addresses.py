@@ -8,14 +8,18 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from flows.stored import is_deployed, with_policy
 from tests.support.aftermath import left_running
-from tests.support.clips import clip
+from tests.support.clips import bulk_clip, clip
 from tests.support.command import Command, Ended
 from tests.support.ladders import cut, ladder, listed, named, presentation
 from tests.support.origin import Origin, Resource
+from tests.support.site import started_site
+from tidegate.settings import NetworkSettings, Settings
 
 Files = dict[str, bytes | Path]
 
@@ -58,11 +62,18 @@ def test_without_a_word_the_command_line_reaches_what_its_user_reaches(command: 
         assert command.run(origin.url("film.mp4"), "--until", "probe").code == 0
 
 
-@pytest.mark.parametrize("way", ["sockets", "httpx"])
-@pytest.mark.parametrize("host", ["127.0.0.1", "localhost", "[::1]", "2130706433", "0x7f.1", "[::ffff:127.0.0.1]"])
+@pytest.mark.parametrize(
+    ("host", "way"),
+    [
+        ("2130706433", "sockets"),
+        pytest.param("127.0.0.1", "sockets", marks=pytest.mark.slow),
+        pytest.param("localhost", "sockets", marks=pytest.mark.slow),
+        pytest.param("[::1]", "sockets", marks=pytest.mark.slow),
+        pytest.param("[::ffff:127.0.0.1]", "sockets", marks=pytest.mark.slow),
+        pytest.param("2130706433", "httpx", marks=pytest.mark.slow),
+    ],
+)
 def test_a_redirect_to_a_refused_address_ends_there(host: str, way: str, public: Command, clips: Path) -> None:
-    if way == "httpx" and host != "2130706433":
-        pytest.skip("one spelling shows that this transport judges; tests/transfer/test_dial.py has the others")
     public.environment["TIDEGATE_TRANSFER_TRANSPORT"] = way
     with Origin({"film.mp4": clip(clips)}) as inner:
         away = inner.url("film.mp4").replace("127.0.0.1", host)
@@ -118,7 +129,12 @@ LEADING: dict[str, tuple[str, Callable[[Path, str], Files]]] = {
 }
 
 
-@pytest.mark.parametrize("what", LEADING)
+QUICK = ("a key", "a BaseURL")
+
+
+@pytest.mark.parametrize(
+    "what", [what if what in QUICK else pytest.param(what, marks=pytest.mark.slow) for what in LEADING]
+)
 def test_what_a_playlist_leads_to_is_judged(what: str, public: Command, clips: Path) -> None:
     name, files = LEADING[what]
     with Origin({}) as inner, Origin(files(clips, inner.url())) as origin:
@@ -126,35 +142,7 @@ def test_what_a_playlist_leads_to_is_judged(what: str, public: Command, clips: P
         assert_refused(public.run(origin.url(name), "--until", "download", "--allow-gaps"), inner)
 
 
-@pytest.mark.parametrize(
-    "link",
-    [
-        "file:///etc/passwd",
-        "concat:a|b",
-        "subfile,,start,0,end,9,,:/etc/passwd",
-        "data:,x",
-        "ftp://x/a",
-        "gopher://x/a",
-    ],
-)
-@pytest.mark.parametrize("place", ["segment", "redirect", "BaseURL"])
-def test_nothing_but_the_web_is_followed(link: str, place: str, public: Command, clips: Path) -> None:
-    stories = {"film.mp4": f"always: redirect {link}"} if place == "redirect" and "," not in link else {}
-    if place == "redirect" and not stories:
-        pytest.skip("a story's redirect cannot hold a comma; the rule is one for all schemes")
-    if link != "file:///etc/passwd" and place != "segment":
-        pytest.skip("one scheme shows each place; all of them are tried as segments")
-    files: Files = {"film.mp4": b"x", "list.m3u8": listed(["s0.ts", link]), **dict(named(cut(clips), "s{}.ts"))}
-    files |= a_base_url(clips, link)
-    with Origin(files, stories=stories) as origin:
-        allow(public, origin)
-        name = {"segment": "list.m3u8", "redirect": "film.mp4", "BaseURL": "list.mpd"}[place]
-        ended = public.run(origin.url(name), "--until", "download", "--allow-gaps")
-    assert ended.code == 1
-    assert ended.failure["type"] in ("unsupported_source", "redirect_loop", "not_found", "segment_gap"), ended.failure
-    assert "root:" not in ended.stdout
-
-
+@pytest.mark.slow
 def test_subtitles_at_a_refused_address_are_left_out_and_told(public: Command, clips: Path) -> None:
     files = named(cut(clips), "s{}.ts")
     with Origin({}) as inner:
@@ -171,18 +159,19 @@ def test_subtitles_at_a_refused_address_are_left_out_and_told(public: Command, c
 # --- mirrors ----------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("story", ["2M drop, 500", "ok"])
-def test_a_mirror_at_a_refused_address_is_passed_over_and_told(story: str, public: Command, clips: Path) -> None:
-    film = clip(clips)
+def test_a_mirror_at_a_refused_address_is_passed_over_and_told(public: Command, clips: Path) -> None:
+    film = bulk_clip(clips, 6 * 1024 * 1024)
     digest = hashlib.sha256(film.read_bytes()).hexdigest()
-    with Origin({"copy.mp4": film}) as inner, Origin({"film.mp4": Resource(film, story=story)}) as origin:
+    with Origin({"copy.mp4": film}) as inner, Origin({"film.mp4": Resource(film, story="2M drop, ok")}) as origin:
         allow(public, origin)
         words = ("--mirror", inner.url("copy.mp4"), "--sha256", digest, "--until", "download")
         ended = public.run(origin.url("film.mp4"), *words)
         assert ended.code == 0, ended.stderr
+        assert "is not used: No connection is made to 127.0.0.1" in " ".join(ended.stderr.split())
         assert inner.accepted == 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("told_by", ["Link", "Metalink"])
 def test_a_mirror_that_the_origin_names_at_a_refused_address_is_not_asked(
     told_by: str, public: Command, clips: Path
@@ -218,3 +207,43 @@ def test_a_setting_that_makes_no_sense_is_bad_input_before_any_work(name: str, v
     ended = command.run("http://127.0.0.1:9/film.mp4")
     assert (ended.code, ended.failure["type"]) == (2, "bad_input")
     assert ended.failure["message"].startswith(f"{name} is not valid")
+
+
+# --- deployments --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("deployed", "policy"), [(True, "public"), (False, "open")])
+def test_where_nobody_says_anything_it_depends_on_who_began_the_run(deployed: bool, policy: str) -> None:
+    assert with_policy(Settings(), deployed=deployed).network.policy == policy
+    for said in ("open", "public", "allow-list"):
+        settings = Settings(network=NetworkSettings(policy=said))
+        assert with_policy(settings, deployed=deployed).network.policy == said
+
+
+def test_a_process_that_was_started_for_a_run_is_deployed_also_in_its_subflows(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("PREFECT__FLOW_RUN_ID", raising=False)
+    assert not is_deployed()
+    monkeypatch.setenv("PREFECT__FLOW_RUN_ID", "0b3f0c1e-0000-4000-8000-000000000000")
+    assert is_deployed()
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_runs_of_a_deployment_reach_public_addresses_and_what_the_operator_lists(tmp_path: Path, clips: Path) -> None:
+    with (
+        Origin({"film.mp4": clip(clips)}) as origin,
+        started_site(tmp_path, {"TIDEGATE_NETWORK_ALLOW": ""}) as site,
+    ):
+        source, folder = {"url": origin.url("film.mp4")}, str(site.output)
+        asked: dict[str, Any] = {"output_dir": folder, "until": "probe"}
+        alone = site.trigger("ingest", {"source": source, **asked})
+        message = site.wait(alone, seconds=240)["message"]
+        assert message.startswith("address_refused: No connection is made to 127.0.0.1"), message
+        together = site.trigger("batch", {"sources": [source], **asked})
+        assert site.wait(together, seconds=240)["type"] == "FAILED"
+        [inside] = [run for run in site.runs("ingest") if run["id"] != alone]
+        assert inside["state"]["message"].startswith("address_refused: "), "a subflow knows no deployment of its own"
+        assert origin.accepted == 0
+        listed = {"env": {"TIDEGATE_NETWORK_ALLOW": f"127.0.0.1:{origin.port}"}}
+        allowed = site.trigger("ingest", {"source": source, **asked}, listed)
+        assert site.wait(allowed, seconds=240)["type"] == "COMPLETED"

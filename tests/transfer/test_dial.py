@@ -5,21 +5,30 @@ Nothing here connects to anything but loopback: the addresses to which a connect
 
 from __future__ import annotations
 
+import contextlib
 import socket
+import ssl
+import subprocess
+import threading
 from collections.abc import Callable, Iterator
+from datetime import timedelta
+from pathlib import Path
 
 import pytest
 
 from tests.support.origin import Origin
 from tests.transfer.scripted import Scripted
 from tidegate.addresses import AddressPolicy, PolicyName, read_entries
-from tidegate.errors import AddressRefused, ConnectionFailed
+from tidegate.errors import AddressRefused, ConnectionFailed, Evidence, RedirectLoop, UnsupportedSource
 from tidegate.settings import GateSettings, TransferSettings
+from tidegate.transfer.answers import redirect_target
 from tidegate.transfer.gates import Gates, Verdict, _verdict
+from tidegate.transfer.playlists.media import web_url
 from tidegate.transfer.transport import dial as dialling
 from tidegate.transfer.transport import pool_of
+from tidegate.transfer.transport.base import Headers
 from tidegate.transfer.transport.dial import dial, require_for_proxy
-from tidegate.transfer.transport.sockets import SocketLine
+from tidegate.transfer.transport.sockets import SocketLine, tls_context
 from tidegate.transfer.transport.through_httpx import HttpxLine
 
 pytestmark = pytest.mark.usefixtures("nothing_left")
@@ -155,6 +164,35 @@ def test_names_that_are_not_listed_are_not_looked_up(names: Names) -> None:
     assert names.asked == []
 
 
+LEADING_ELSEWHERE = [
+    *(
+        "file:///etc/passwd",
+        "file://localhost/etc/passwd",
+        "FILE:/etc/passwd",
+        "concat:a|b",
+        "ftp://x/a",
+        "gopher://x/a",
+    ),
+    *("subfile,,start,0,end,9,,:/etc/passwd", "data:text/plain,x", "crypto+http://x/a", "pipe:0", "unix:/run/a.sock"),
+]
+
+
+@pytest.mark.parametrize("link", LEADING_ELSEWHERE)
+def test_nothing_but_the_web_is_followed_from_a_playlist_or_a_redirect(link: str) -> None:
+    """What stands before the first colon and is no scheme at all is part of a path on the same origin."""
+    base, told = "http://origin.example/list.m3u8", Headers({"Location": link})
+    for follow in (
+        lambda: web_url(base, link, "segment"),
+        lambda: redirect_target(base, 302, told, Evidence()) or "",
+    ):
+        try:
+            target = follow()
+        except (UnsupportedSource, RedirectLoop):
+            continue
+        assert target.startswith("http://origin.example/"), target
+        assert link.startswith("subfile,")
+
+
 # --- both ways to talk ------------------------------------------------------------------------------
 
 
@@ -184,6 +222,53 @@ def test_a_name_keeps_its_name_in_the_request(
         line.close()
     [seen] = origin.seen
     assert seen["host"] == url.split("/")[2]
+
+
+@pytest.mark.parametrize("kind", [SocketLine, HttpxLine])
+@pytest.mark.parametrize(("name", "fits"), [("films.example", True), ("other.example", False)])
+def test_over_tls_the_certificate_is_that_of_the_name_and_not_of_the_address(
+    name: str,
+    fits: bool,
+    kind: type[SocketLine] | type[HttpxLine],
+    limits: TransferSettings,
+    names: Names,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    limits = limits.model_copy(update={"request_timeout": timedelta(seconds=10)})
+    key, made = tmp_path / "key.pem", tmp_path / "certificate.pem"
+    words = ["-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-subj", "/CN=films"]
+    words += ["-addext", "subjectAltName=DNS:films.example", "-keyout", str(key), "-out", str(made)]
+    subprocess.run(["openssl", "req", *words], check=True, capture_output=True)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(made, key)
+    named: list[str | None] = []
+    context.sni_callback = lambda _, server_name, __: named.append(server_name)
+    listener = socket.create_server(("127.0.0.1", 0))
+
+    def serve() -> None:
+        plain, _ = listener.accept()
+        with plain, contextlib.suppress(OSError), context.wrap_socket(plain, server_side=True) as secured:
+            if secured.recv(65536):
+                secured.sendall(OK)
+
+    thread = threading.Thread(target=serve)
+    thread.start()
+    monkeypatch.setenv("SSL_CERT_FILE", str(made))
+    tls_context.cache_clear()
+    names.lead(name, ["127.0.0.1"])
+    line = kind(limits, policy("public", name))
+    try:
+        assert line.ask(f"https://{name}:{listener.getsockname()[1]}/a", {}).status == 200
+        assert fits
+    except ConnectionFailed as error:
+        assert not fits and "certificate" in error.message
+    finally:
+        line.close()
+        thread.join()
+        listener.close()
+        tls_context.cache_clear()
+    assert named == [name]
 
 
 def test_a_run_never_gets_a_connection_that_another_policy_made(limits: TransferSettings) -> None:
