@@ -60,6 +60,7 @@ REFUSED = {
     "64:ff9b:1::1": "local translation",
     "64:ff9b:1:ffff::10.0.0.1": "local translation",
     "100::1": "discard-only",
+    "100:0:0:1::1": "outside of what IANA",
     "2001::1": "Teredo",
     "2001:0:53aa:64c:0:7a7e:80ff:fffe": "Teredo",
     "2001:2::1": "reserved for protocols",
