@@ -59,7 +59,8 @@ async def attempted(way: Way, source: Source, begins: Beginning) -> Outcome:
         async with opened_ledger(way.bench.settings, observe) as ledger, leased(ledger, begins, observe) as lease:
             async with shown() as progress:
                 everybody = together(observe, lease, progress, way.account)
-                gates = Gates(way.bench.settings.gate, ledger, everybody)
+                settings = way.bench.settings
+                gates = Gates(settings.gate, ledger, everybody, addresses=settings.network.addresses)
                 way.bench = replace(way.bench, observe=everybody, fence=lease.fence, gates=gates)
                 everybody(Note(f"limits: {limits_line(way.bench.settings)}", "detail"))
                 everybody(_process_path(way.bench.settings))

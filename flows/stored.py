@@ -5,9 +5,11 @@ Reads only.
 
 from __future__ import annotations
 
+import os
 from typing import Any, TypeVar, cast
 
 from prefect.blocks.core import Block
+from prefect.runtime import deployment
 
 from blocks import MediaProfile, MediaSource, MediaStore, MediaToolchain
 from flows.request import SourceRequest, source_of
@@ -41,7 +43,21 @@ async def settings_of(store_block: str | None, toolchain_block: str | None) -> S
         settings = settings.model_copy(update={"store": (await _block(MediaStore, store_block)).settings()})
     if toolchain_block:
         settings = settings.model_copy(update={"tools": (await _block(MediaToolchain, toolchain_block)).settings()})
-    return settings
+    return with_policy(settings, deployed=is_deployed())
+
+
+def with_policy(settings: Settings, *, deployed: bool) -> Settings:
+    """Who types a command may reach what he may reach anyway; a deployment takes links from others."""
+    if settings.network.policy is not None:
+        return settings
+    network = settings.network.model_copy(update={"policy": "public" if deployed else "open"})
+    return settings.model_copy(update={"network": network})
+
+
+def is_deployed() -> bool:
+    """Whether somebody else started this process for a run. A subflow knows no deployment of its own, but the process
+    was told by its worker or runner which run it is for."""
+    return "PREFECT__FLOW_RUN_ID" in os.environ or deployment.id is not None
 
 
 async def source_in(request: SourceRequest, bench: Workbench) -> Source:

@@ -5,7 +5,7 @@ reports read `POLICIES` and decide nothing about failures on their own. Nothing 
 nothing can be lost in a crash.
 
     TidegateError
-    ├── UsageError             BadInput, UnsupportedSource
+    ├── UsageError             BadInput, UnsupportedSource, AddressRefused
     ├── AvailabilityFailure    ConnectionFailed, RequestTimeout, DownloadDeadline, StalledTransfer, ServerError,
     │                          Throttled, TruncatedBody, RangeMismatch, CircuitOpen, ToolFailed
     ├── SourceFailure          HttpRefused (NotFound), RedirectLoop, ExpiredLink, SourceChanged, NotMedia,
@@ -96,7 +96,7 @@ def snake_case(name: str) -> str:
 
 
 class UsageError(TidegateError):
-    """The request cannot be understood; no work was started."""
+    """The request cannot be understood, or asks for what is not to be had here."""
 
 
 class BadInput(UsageError):
@@ -105,6 +105,13 @@ class BadInput(UsageError):
 
 class UnsupportedSource(UsageError):
     """The source's scheme or kind is not one that Tidegate can read."""
+
+
+class AddressRefused(UsageError):
+    """The source, or something that it leads to, lies at an address to which no connection may be made here.
+
+    It is told before anything is connected to: whether somebody listens there is not known, and not said.
+    """
 
 
 class AvailabilityFailure(TidegateError):
@@ -649,6 +656,15 @@ POLICIES: dict[type[TidegateError], Policy] = {
         Category.USAGE,
         "This kind of source is not supported.",
         ("give an http(s) link to a media file, or the path of a local file",),
+    ),
+    AddressRefused: Policy(
+        "address refused",
+        Category.USAGE,
+        "The link leads to an address that must not be reached from here.",
+        (
+            "check where the link leads",
+            "allow the host or network in TIDEGATE_NETWORK_ALLOW, if it is your own (docs/deploy.md)",
+        ),
     ),
     DiskFull: Policy(
         "disk full",

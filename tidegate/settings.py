@@ -16,6 +16,7 @@ from urllib.parse import urlsplit
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints, ValidationError
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
+from tidegate.addresses import AddressPolicy, PolicyName, read_entries
 from tidegate.errors import BadInput
 
 Network = Literal["fast", "normal", "slow"]
@@ -155,6 +156,30 @@ class TransferSettings(Group):
     """Seconds that a downloader tool that cannot resume may take in all."""
     tool_threads: int = Field(default=4, gt=0)
     """Connections that a downloader tool opens at once."""
+
+
+def _read_as_entries(text: str) -> str:
+    read_entries(text)
+    return text
+
+
+class NetworkSettings(Group):
+    """Where sources may lie. Environment: `TIDEGATE_NETWORK_*`; `TIDEGATE_NETWORK` itself is the preset of limits."""
+
+    model_config = SettingsConfigDict(env_prefix="TIDEGATE_NETWORK_")
+
+    policy: PolicyName | None = None
+    """To which addresses connections may be made: `open` (any), `public` (public ones, and what `allow` lists) or
+    `allow-list` (only what it lists). It holds for links, redirects, segments, keys and mirrors, and for what tools
+    connect to. None: `open` on the command line, `public` in runs of a deployment."""
+    allow: Annotated[str, AfterValidator(_read_as_entries)] = ""
+    """What may be reached besides, separated by commas: a host, `*.domain`, an address or a network, each with or
+    without a port, such as `nas.lan:8080,*.cdn.example,192.168.1.0/24,[fd00::/8]:443`. List only names whose owners
+    you trust: they say where a name leads."""
+
+    @property
+    def addresses(self) -> AddressPolicy:
+        return AddressPolicy(self.policy or "open", read_entries(self.allow))
 
 
 class ProcessSettings(Group):
@@ -359,6 +384,7 @@ class Settings(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     transfer: TransferSettings = Field(default_factory=TransferSettings)
+    network: NetworkSettings = Field(default_factory=NetworkSettings)
     process: ProcessSettings = Field(default_factory=ProcessSettings)
     tools: ToolSettings = Field(default_factory=ToolSettings)
     store: StoreSettings = Field(default_factory=StoreSettings)

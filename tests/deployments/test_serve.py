@@ -50,6 +50,7 @@ class Served:
             "PREFECT_HOME": str(folder / "prefect"),
             "PREFECT_WORKER_QUERY_SECONDS": "1",
             "TIDEGATE_HOME": str(self.home),
+            "TIDEGATE_NETWORK_ALLOW": "127.0.0.1",
             "PYTHONPATH": str(ROOT),
             MARK: mark,
             **environment,

@@ -24,6 +24,7 @@ What goes wrong is data. A fault is one line; several may be given:
 | `http CODE`                    | HttpRequestException with this status                                            |
 | `unreachable`                  | HttpRequestException, no such host                                               |
 | `no-space`                     | IOException                                                                      |
+| `connect URL`                  | asks for it, through the proxy of its environment; HttpRequestException if not had |
 | `old`                          | knows no `--collision` and no `info`                                             |
 | `cut SHARE`                    | the output holds this share of its bytes; exit 0                                 |
 | `short CLIP`                   | the output is another clip; exit 0                                               |
@@ -49,6 +50,7 @@ import subprocess
 import sys
 import textwrap
 import time
+import urllib.request
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any, NoReturn
@@ -165,6 +167,11 @@ class Tool:
             self.throw("System.Net.Http.HttpRequestException", message)
         if self.fault("unreachable"):
             self.throw("System.Net.Http.HttpRequestException", "Name or service not known (gql.twitch.tv:443)")
+        if found := self.fault(r"connect (\S+)"):
+            try:
+                urllib.request.urlopen(found[1], timeout=10).close()  # of the script
+            except OSError as error:
+                self.throw("System.Net.Http.HttpRequestException", str(error))
         if self.fault("no-space"):
             self.throw("System.IO.IOException", "No space left on device : '/tmp/TwitchDownloader/1_2/3.ts'")
 

@@ -253,6 +253,7 @@ def started_site(
         "PREFECT_HOME": str(home / "prefect"),
         "TIDEGATE_HOME": str(home / "tidegate"),
         "PYTHONPATH": str(ROOT),
+        "TIDEGATE_NETWORK_ALLOW": "127.0.0.1",  # where tests have their origins; a deployment reaches no loopback else
         **(environment or {}),
     }
     with marking() as mark:

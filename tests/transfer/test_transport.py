@@ -18,7 +18,7 @@ from tidegate.errors import BadInput, ConnectionFailed, RequestTimeout, Tidegate
 from tidegate.settings import TransferSettings
 from tidegate.transfer.transport import Line, Pool
 from tidegate.transfer.transport.dial import dial, in_turn
-from tidegate.transfer.transport.pool import proxied
+from tidegate.transfer.transport.environment import proxy_for
 from tidegate.transfer.transport.sockets import SocketLine, tls_context
 from tidegate.transfer.transport.through_httpx import HttpxLine
 
@@ -236,11 +236,8 @@ def test_a_host_none_of_whose_addresses_answers_is_a_failure_in_time(
 def test_a_proxy_in_the_environment_is_left_to_httpx(monkeypatch: pytest.MonkeyPatch, limits: TransferSettings) -> None:
     monkeypatch.setenv("http_proxy", "http://127.0.0.1:9")
     monkeypatch.setenv("no_proxy", "localhost")
-    assert (proxied("http://origin/a"), proxied("http://localhost/a"), proxied("https://origin/a")) == (
-        True,
-        False,
-        False,
-    )
+    links = ("http://origin/a", "http://localhost/a", "https://origin/a")
+    assert [proxy_for(link) for link in links] == ["http://127.0.0.1:9", None, None]
     assert isinstance(Pool().take("http://origin/a", limits), HttpxLine)
 
 

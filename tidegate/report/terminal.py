@@ -71,7 +71,8 @@ def limits_line(settings: Settings) -> str:
         f"stall {transfer.stall_timeout.total_seconds():g} s below {transfer.minimum_speed} B/s, "
         f"{transfer.tries} tries without gain, {transfer.throttle_budget.total_seconds():g} s for Retry-After, "
         f"{gate.connections_per_origin} connections an origin, breaker after {gate.failures} failures, "
-        f"tools {process.stall_timeout.total_seconds():g} s without progress"
+        f"tools {process.stall_timeout.total_seconds():g} s without progress, "
+        f"addresses {settings.network.policy or 'open'}"
     )
 
 

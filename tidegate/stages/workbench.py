@@ -34,11 +34,17 @@ class Workbench:
     """Held for the moment in which results become visible, in the thread that makes them so. Entering it raises
     `Superseded` or `LeaseLost` when another attempt has taken this work over; while it is held, none can."""
 
-    gates: Gates = field(default_factory=Gates)
-    """Every request to the outside goes through them; the flows give them the ledger."""
+    gates: Gates = field(default=None)  # type: ignore[assignment]  # set below, and never None
+    """Every request to the outside goes through them; the flows give them the ledger. By default they know the settings
+    and no ledger."""
 
     executor: Executor | None = None
     """Who encodes the chunks of a transcode; None: this host, as its settings say."""
+
+    def __post_init__(self) -> None:
+        if self.gates is None:
+            gates = Gates(self.settings.gate, addresses=self.settings.network.addresses)
+            object.__setattr__(self, "gates", gates)
 
     @property
     def home(self) -> Home:

@@ -6,7 +6,8 @@ plugins, no downloads. It imports yt-dlp and nothing of ours, so it may run from
 
     python -I extract_child.py REQUEST.json
 
-The request is `{"url": …, "headers": {…}, "timeout": seconds}`. The lines are `{"asked": n}` before each request to
+The request is `{"url": …, "headers": {…}, "timeout": seconds, "proxy": link}`; without a proxy it connects by itself,
+or as its environment says. The lines are `{"asked": n}` before each request to
 the outside, then `{"media": …}` and a `{"format": …}` for each format, or one `{"refused": …}`.
 """
 
@@ -125,6 +126,7 @@ def extract(request: dict[str, Any]) -> None:
         "format": "all",
         "skip_download": True,
         "socket_timeout": request["timeout"],
+        "proxy": request.get("proxy"),
         # Who calls tries again, and counts.
         "retries": 0,
         "extractor_retries": 0,

@@ -43,7 +43,8 @@ from tidegate.resilience.retry import Retry
 from tidegate.transfer.answers import retry_after_seconds
 from tidegate.transfer.formats import Format, expires_at, format_of
 from tidegate.transfer.gates import origin_of
-from tidegate.transfer.outside import Outside
+from tidegate.transfer.outside import Outside, ToolEnd
+from tidegate.transfer.tool_proxy import tool_proxy
 
 _CHILD = Path(__file__).with_name("extract_child.py").absolute()
 
@@ -165,34 +166,41 @@ async def extract(
 
 async def _asked(outside: Outside, source: Source, folder: Path, told: _Told) -> Extraction:
     limits = outside.limits
-    with _request(source, folder, limits.request_timeout.total_seconds()) as (path, home):
-        try:
-            end = await outside.run_tool(
-                name="yt-dlp",
-                argv=[sys.executable, "-I", str(_CHILD), str(path)],
-                deadline_seconds=limits.extract_timeout.total_seconds(),
-                # One request of its own may take its whole time, and a redirect as long again.
-                stall_timeout=2 * limits.request_timeout,
-                marks=told.marks,
-                on_stdout=told.feed,
-                # Nobody's configuration, cache, plugins or passwords: it finds an empty home.
-                environment={
-                    "HOME": str(home),
-                    "XDG_CONFIG_HOME": str(home),
-                    "XDG_CACHE_HOME": str(home),
-                    "XDG_DATA_HOME": str(home),
-                    "NETRC": os.devnull,
-                },
-                folder=home,
-            )
-        except (StalledProcess, ProcessTimeout) as late:
-            raise RequestTimeout("The site did not answer in time", evidence=_redacted(late.evidence)) from late
-    evidence = replace(_redacted(end.evidence), url=source.redacted)
-    if told.refused is not None:
-        raise failure_of(told.refused, evidence)
-    if told.media is None:
-        raise Unknown(f"yt-dlp ended with {end.exit_code} and no answer", evidence=evidence)
-    return _found(told, evidence)
+    async with tool_proxy(outside) as proxy:
+        led = {"proxy": proxy.url} if proxy else {}
+        with _request(source, folder, {"timeout": limits.request_timeout.total_seconds(), **led}) as (path, home):
+            end = await _run_child(outside, path, home, told)
+        evidence = replace(_redacted(end.evidence), url=source.redacted)
+        if told.refused is not None:
+            raise failure_of(told.refused, evidence)
+        if told.media is None:
+            raise Unknown(f"yt-dlp ended with {end.exit_code} and no answer", evidence=evidence)
+        return _found(told, evidence)
+
+
+async def _run_child(outside: Outside, request: Path, home: Path, told: _Told) -> ToolEnd:
+    limits = outside.limits
+    try:
+        return await outside.run_tool(
+            name="yt-dlp",
+            argv=[sys.executable, "-I", str(_CHILD), str(request)],
+            deadline_seconds=limits.extract_timeout.total_seconds(),
+            # One request of its own may take its whole time, and a redirect as long again.
+            stall_timeout=2 * limits.request_timeout,
+            marks=told.marks,
+            on_stdout=told.feed,
+            # Nobody's configuration, cache, plugins or passwords: it finds an empty home.
+            environment={
+                "HOME": str(home),
+                "XDG_CONFIG_HOME": str(home),
+                "XDG_CACHE_HOME": str(home),
+                "XDG_DATA_HOME": str(home),
+                "NETRC": os.devnull,
+            },
+            folder=home,
+        )
+    except (StalledProcess, ProcessTimeout) as late:
+        raise RequestTimeout("The site did not answer in time", evidence=_redacted(late.evidence)) from late
 
 
 def _found(told: _Told, evidence: Evidence) -> Extraction:
@@ -261,7 +269,7 @@ def _by_status(status: int, retry_after: str | None, message: str, evidence: Evi
 
 
 @contextmanager
-def _request(source: Source, folder: Path, timeout: float) -> Iterator[tuple[Path, Path]]:
+def _request(source: Source, folder: Path, more: Mapping[str, object]) -> Iterator[tuple[Path, Path]]:
     """The request in a file that only we can read, and an empty home for the child; both are gone afterwards. The child
     removes the file as soon as it has read it: a kill may leave the empty home, and the next extraction clears it."""
     folder.mkdir(parents=True, exist_ok=True)
@@ -272,7 +280,7 @@ def _request(source: Source, folder: Path, timeout: float) -> Iterator[tuple[Pat
     content = {
         "url": source.url.get_secret_value(),
         "headers": {name: value.get_secret_value() for name, value in source.headers.items()},
-        "timeout": timeout,
+        **more,
     }
     try:
         handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)

@@ -20,6 +20,7 @@ from urllib.parse import urlsplit
 import anyio
 from anyio import to_thread
 
+from tidegate.addresses import OPEN, AddressPolicy
 from tidegate.errors import SourceFailure, TidegateError, as_failure
 from tidegate.events import Event, Observer, Waiting, unobserved
 from tidegate.model import OriginStats
@@ -116,8 +117,11 @@ class Gates:
         ledger: Ledger | None = None,
         observe: Observer = unobserved,
         clock: Callable[[], float] = time.monotonic,
+        addresses: AddressPolicy = OPEN,
     ) -> None:
         self.limits = limits or GateSettings()
+        self.addresses = addresses
+        """Where what passes may lead to; judged where a connection is made, in `transport.dial`."""
         self.clock = clock
         self._observe = observe
         self._records: Records = Memory(self.limits, clock)

@@ -49,6 +49,7 @@ from tidegate.resilience.retry import Retry
 from tidegate.settings import ToolSettings
 from tidegate.transfer.outside import Outside, ToolEnd
 from tidegate.transfer.resolvers.base import Fetched, Fetching, Offer
+from tidegate.transfer.tool_proxy import tool_proxy
 from tidegate.transfer.twitch_console import TOOL, Console, VideoInfo, VideoQuality, failure_of, parse_info
 from tidegate.transfer.verify import check_digests
 
@@ -218,7 +219,7 @@ async def _info(outside: Outside, video: _Video) -> tuple[VideoInfo, TransferSta
     async def one_try() -> VideoInfo:
         lines: list[str] = []
         console = Console()
-        async with outside.gates.through(ORIGIN, "info", retry=retry.retries > 0):
+        async with outside.gates.through(ORIGIN, "info", retry=retry.retries > 0), tool_proxy(outside) as proxy:
             try:
                 end = await outside.run_tool(
                     name=TOOL,
@@ -227,6 +228,7 @@ async def _info(outside: Outside, video: _Video) -> tuple[VideoInfo, TransferSta
                     stall_timeout=outside.limits.extract_timeout,
                     on_stdout=lines.append,
                     on_stderr=console.feed,
+                    environment=proxy.environment if proxy else None,
                 )
             except (StalledProcess, ProcessTimeout) as late:
                 raise RequestTimeout(f"Twitch did not answer {TOOL} in time", evidence=late.evidence) from late
@@ -269,7 +271,11 @@ async def _run(download: _Download, *, retry: bool) -> tuple[Gap, ...]:
         TidegateError: it failed, whatever its exit code says.
     """
     outside, console = download.order.outside, download.console
-    async with outside.gates.through(ORIGIN, "download", retry=retry) as passage:
+    async with (
+        outside.gates.through(ORIGIN, "download", retry=retry) as passage,
+        tool_proxy(outside) as proxy,
+    ):
+        led = proxy.environment if proxy else {}
         try:
             end = await outside.run_tool(
                 name=TOOL,
@@ -281,7 +287,7 @@ async def _run(download: _Download, *, retry: bool) -> tuple[Gap, ...]:
                 on_stdout=download.feed,
                 on_stderr=download.feed,
                 # What it and its libraries put into the system's folder for temporary files would outlive a kill.
-                environment={"TMPDIR": str(download.folder), "NO_COLOR": "1"},
+                environment={"TMPDIR": str(download.folder), "NO_COLOR": "1", **led},
                 folder=download.folder,
             )
         except StalledProcess as stalled:

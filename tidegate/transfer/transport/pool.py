@@ -1,23 +1,23 @@
 """Connections that are kept for the next request to the same origin.
 
 Conversations take a line before they ask and give it back after they have read. A pool lives as long as the gates of
-its run, which also say how many connections there may be; nothing in it is worth keeping over a crash.
+its run, which also say how many connections there may be and which addresses they may lead to: what was connected to
+under one policy never serves a run with another. Nothing in it is worth keeping over a crash.
 """
 
 from __future__ import annotations
 
-import contextlib
 import threading
 import time
-import urllib.request
 from collections.abc import Callable
 from dataclasses import dataclass
-from urllib.parse import urlsplit
 from weakref import WeakKeyDictionary, finalize
 
+from tidegate.addresses import OPEN, AddressPolicy
 from tidegate.settings import TransferSettings
 from tidegate.transfer.gates import Gates, origin_of
 from tidegate.transfer.transport.base import Line
+from tidegate.transfer.transport.environment import proxy_for
 from tidegate.transfer.transport.sockets import SocketLine
 from tidegate.transfer.transport.through_httpx import HttpxLine
 
@@ -35,16 +35,19 @@ class _Idle:
 class Pool:
     """See the module."""
 
-    def __init__(self, kept: int = 10, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self, kept: int = 10, clock: Callable[[], float] = time.monotonic, addresses: AddressPolicy = OPEN
+    ) -> None:
         self._kept = kept
         self._clock = clock
+        self._addresses = addresses
         self._lock = threading.Lock()
         self._idle: list[_Idle] = []
 
     def take(self, url: str, limits: TransferSettings) -> Line:
         """A line to the origin of `url`: one that was kept, or a new one, which connects when it is used."""
-        if limits.transport == "httpx" or proxied(url):
-            return HttpxLine(limits)
+        if limits.transport == "httpx" or proxy_for(url) is not None:
+            return HttpxLine(limits, self._addresses)
         origin, line = origin_of(url), None
         with self._lock:
             for idle in [one for one in reversed(self._idle) if one.origin == origin]:
@@ -53,7 +56,7 @@ class Pool:
                     line = idle.line
                     break
                 idle.line.close()
-        return line or SocketLine(limits)
+        return line or SocketLine(limits, self._addresses)
 
     def give_back(self, url: str, line: Line) -> None:
         """Keep the line if it is good for another request, else end it."""
@@ -76,20 +79,9 @@ def pool_of(gates: Gates) -> Pool:
     """The connections of the run that these gates belong to; they end with it."""
     with _lock:
         if gates not in _pools:
-            _pools[gates] = Pool(gates.limits.kept_connections)
+            _pools[gates] = Pool(gates.limits.kept_connections, addresses=gates.addresses)
             finalize(gates, _pools[gates].close)
         return _pools[gates]
-
-
-def proxied(url: str) -> bool:
-    """Whether the environment names a proxy for this link (`http_proxy`, `no_proxy`): httpx knows how to use one."""
-    parts = urlsplit(url)
-    proxies = urllib.request.getproxies()
-    if not (parts.scheme in proxies or "all" in proxies):
-        return False
-    with contextlib.suppress(OSError, UnicodeError):
-        return not urllib.request.proxy_bypass(parts.hostname or "")
-    return True
 
 
 _pools: WeakKeyDictionary[Gates, Pool] = WeakKeyDictionary()

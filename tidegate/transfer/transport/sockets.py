@@ -22,6 +22,7 @@ from urllib.parse import unquote_to_bytes
 import h11
 import httpx
 
+from tidegate.addresses import OPEN, AddressPolicy
 from tidegate.errors import (
     BadInput,
     ConnectionFailed,
@@ -46,7 +47,8 @@ _WRITE = select.POLLOUT | select.POLLHUP | select.POLLERR
 class SocketLine:
     """See `Line`."""
 
-    def __init__(self, limits: TransferSettings) -> None:
+    def __init__(self, limits: TransferSettings, addresses: AddressPolicy = OPEN) -> None:
+        self._addresses = addresses
         self._request_seconds = limits.request_timeout.total_seconds()
         # The stall clock above judges first; this is its safety net.
         self.quiet_seconds = (limits.stall_timeout + 2 * limits.stall_tick).total_seconds()
@@ -173,7 +175,8 @@ class SocketLine:
         tls = parts.scheme == "https"
         # Whole names and bracketless addresses: httpx has made a name with other letters into ASCII.
         host = parts.raw_host.decode("ascii")
-        made = dial(host, parts.port or (443 if tls else 80), until - time.monotonic(), lambda: self._given_up)
+        port = parts.port or (443 if tls else 80)
+        made = dial(host, port, until - time.monotonic(), lambda: self._given_up, self._addresses)
         made.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self._adopt(made)
         if tls:

@@ -1,6 +1,8 @@
 """The transport by httpx: slower, but it knows proxies, and it is there if the socket transport has a bad day.
 
 `Pool` makes these lines where a proxy is set or `TIDEGATE_TRANSFER_TRANSPORT=httpx`. Each is used for one request.
+Which proxy, if any, is decided here and not by httpx, so that what is judged and what is done are the same. Without
+one, httpx is given an address that was judged in place of the name.
 """
 
 from __future__ import annotations
@@ -15,6 +17,7 @@ from urllib.parse import urlsplit
 
 import httpx
 
+from tidegate.addresses import OPEN, AddressPolicy, literal_of
 from tidegate.errors import (
     BadInput,
     ConnectionFailed,
@@ -26,11 +29,14 @@ from tidegate.errors import (
 from tidegate.redact import redact_url
 from tidegate.settings import TransferSettings
 from tidegate.transfer.transport.base import USER_AGENT, Headers, evidence_of
+from tidegate.transfer.transport.dial import in_turn, look_up, require_for_proxy
+from tidegate.transfer.transport.environment import proxy_for
 from tidegate.transfer.transport.sockets import tls_context
 
 for _chatty in ("httpx", "httpcore"):  # at INFO they log every URL as it is, tokens and all
     logging.getLogger(_chatty).setLevel(logging.WARNING)
 
+_PORTS = {"http": 80, "https": 443}
 _AT = "tidegate.location"
 """Where a redirect's target is kept from httpx."""
 
@@ -40,7 +46,8 @@ class HttpxLine:
 
     reusable = False
 
-    def __init__(self, limits: TransferSettings) -> None:
+    def __init__(self, limits: TransferSettings, addresses: AddressPolicy = OPEN) -> None:
+        self._addresses = addresses
         quiet = limits.stall_timeout + 2 * limits.stall_tick  # the stall clock judges first; this is its safety net
         self._timeout = httpx.Timeout(quiet.total_seconds(), connect=limits.request_timeout.total_seconds())
         self._aborted = threading.Event()
@@ -53,10 +60,9 @@ class HttpxLine:
     def ask(self, url: str, headers: dict[str, str]) -> HttpxReply:
         self._begin()
         try:
-            self._client = self._client_for(url)
-            sent = {"User-Agent": USER_AGENT, **headers}
-            request = self._client.build_request("GET", url, headers=sent, extensions={"trace": self._trace})
-            self._response = self._client.send(request, stream=True)
+            proxy = proxy_for(url)
+            self._client = self._client_for(url, proxy)
+            self._response = self._answer(httpx.URL(url), {"User-Agent": USER_AGENT, **headers}, proxy)
             return HttpxReply(self, self._response, url)
         except Exception as error:  # noqa: BLE001  # translated
             self._aborted.set()
@@ -95,11 +101,44 @@ class HttpxLine:
             self._client.close()
         self._response = self._client = None
 
-    def _client_for(self, url: str) -> httpx.Client:
+    def _client_for(self, url: str, proxy: str | None) -> httpx.Client:
         """A client for one request."""
         tls = tls_context() if urlsplit(url).scheme == "https" else False
         one = httpx.Limits(max_connections=1, max_keepalive_connections=0)
-        return httpx.Client(timeout=self._timeout, limits=one, verify=tls, event_hooks={"response": [_hand_over]})
+        hooks = {"response": [_hand_over]}
+        return httpx.Client(
+            timeout=self._timeout, limits=one, verify=tls, event_hooks=hooks, proxy=proxy, trust_env=False
+        )
+
+    def _answer(self, url: httpx.URL, headers: dict[str, str], proxy: str | None) -> httpx.Response:
+        """Of the first address that takes a connection, or of the proxy.
+
+        Raises:
+            AddressRefused: see `dial`.
+            Exception: httpx's own.
+        """
+        host, port = url.raw_host.decode("ascii"), url.port or _PORTS.get(url.scheme, 0)
+        if url.scheme not in _PORTS or not host:
+            raise httpx.UnsupportedProtocol("neither http nor https")
+        if proxy is not None:
+            require_for_proxy(host, port, self._addresses)
+            return self._send(url, headers, {})
+        failure: Exception | None = None
+        named = {} if literal_of(host) else {"sni_hostname": host}
+        for _, address in in_turn(look_up(host, port, self._addresses)):
+            at = url.copy_with(host=str(address[0]))
+            try:
+                return self._send(at, {"Host": url.netloc.decode("ascii"), **headers}, named)
+            except (httpx.ConnectError, httpx.ConnectTimeout) as error:
+                failure = error
+                if self._aborted.is_set():
+                    break
+        raise failure or httpx.ConnectError("no address")
+
+    def _send(self, url: httpx.URL, headers: dict[str, str], more: dict[str, Any]) -> httpx.Response:
+        assert self._client is not None  # noqa: S101  # `ask` has made it
+        request = self._client.build_request("GET", url, headers=headers, extensions={"trace": self._trace, **more})
+        return self._client.send(request, stream=True)
 
     def _trace(self, event: str, info: dict[str, Any]) -> None:
         """Learn the socket as soon as it exists, so that `abort` can break a TLS handshake or a wait for headers."""
