@@ -18,6 +18,7 @@ import psutil
 
 from flows import safety, server
 from flows.site import POOL
+from tidegate.durable import private
 from tidegate.process.kinship import die_with_parent
 
 
@@ -57,8 +58,8 @@ def _at(api_url: str, told: Mapping[str, str] | None) -> dict[str, str]:
 
 
 def _start(words: tuple[str, ...], log: Path, told: Mapping[str, str]) -> subprocess.Popen[bytes]:
-    log.parent.mkdir(parents=True, exist_ok=True)
-    with log.open("ab") as output:
+    private.make_folder(log.parent)
+    with open(log, "ab", opener=private.opener) as output:
         return subprocess.Popen(
             [sys.executable, *words],
             env={**os.environ, **told},

@@ -28,8 +28,11 @@ from rich.console import Console
 from deployments import parts
 from deployments.supervision import Kept, Silence, ending
 from flows import server, site
+from flows.closing import close
 from flows.configuration import in_files
 from flows.site import POOL
+from tidegate.durable import private
+from tidegate.durable.home import DEFAULT_OUTPUT, Home
 from tidegate.durable.lock import acquire
 from tidegate.errors import BadInput, ServerUnavailable, TidegateError
 from tidegate.settings import Settings
@@ -73,7 +76,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         signal.signal(number, _stop)
     try:
         home = Settings.load().store.home
-        home.mkdir(parents=True, exist_ok=True)
+        Home(home).make()
+        for line in close(home):
+            console.print(line, soft_wrap=True)
         try:
             lock = acquire(home / "serve.lock")
         except BlockingIOError:
@@ -196,6 +201,7 @@ class Keeper:
         self.console.print(
             f"Prefect UI: {self.place.ui_url}\n"
             f"A worker takes runs from the work pool “{POOL}”; logs are in {self.logs}.\n"
+            f"Results go to {self._outputs()}, unless a run names a folder.\n"
             f"Ctrl-C ends it. Runs that are at work are interrupted then, and go on at the next start.",
             soft_wrap=True,
         )
@@ -269,9 +275,12 @@ class Keeper:
                 process.kill()
         raise ServerUnavailable(f"The server refuses what it is told; see {log}")
 
+    def _outputs(self) -> Path:
+        return Home(self.home).outputs(Path(DEFAULT_OUTPUT), Settings.load().store.output)
+
     def _log(self, name: str) -> Path:
         """A log of its own for each part, begun anew once it is large."""
-        self.logs.mkdir(parents=True, exist_ok=True)
+        private.make_folder(self.logs)
         path = self.logs / f"{name}.log"
         if path.exists() and path.stat().st_size > 10_000_000:
             path.replace(path.with_suffix(".log.1"))

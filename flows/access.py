@@ -11,6 +11,8 @@ import os
 import secrets
 from pathlib import Path
 
+from tidegate.durable.home import Home
+
 USER = "tidegate"
 """The name before the colon; Prefect's UI asks for both as one text."""
 
@@ -43,7 +45,7 @@ def for_client(home: Path) -> dict[str, str]:
 
 def _make(path: Path) -> None:
     """Written aside and linked into its place: who comes second finds what the first one made."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+    Home(path.parent).make()
     aside = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
     handle = os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     try:

@@ -23,8 +23,9 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from flows import safety, site
+from flows import closing, safety, site
 from flows.configuration import in_files
+from tidegate.durable import private
 from tidegate.errors import ServerUnavailable
 from tidegate.process.kinship import die_with_parent
 
@@ -180,8 +181,8 @@ def launch(listener: socket.socket, log: Path, told: Mapping[str, str]) -> subpr
     """
     environment = {**os.environ, **safety.environment("server"), "PREFECT__SERVER_FINAL": "1", **told}
     environment.pop("PREFECT_API_URL", None)
-    log.parent.mkdir(parents=True, exist_ok=True)
-    with log.open("ab") as output:
+    private.make_folder(log.parent)
+    with open(log, "ab", opener=private.opener) as output:
         return subprocess.Popen(
             [
                 *(sys.executable, "-m", "uvicorn", "--factory", "prefect.server.api.server:create_app"),
@@ -194,6 +195,7 @@ def launch(listener: socket.socket, log: Path, told: Mapping[str, str]) -> subpr
             stderr=output,
             start_new_session=True,  # Ctrl-C is for the run, which still needs its server to say so
             preexec_fn=die_with_parent,
+            umask=closing.umask_of_server(),
         )
 
 

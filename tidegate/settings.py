@@ -200,7 +200,10 @@ class StoreSettings(Group):
     model_config = SettingsConfigDict(env_prefix="TIDEGATE_")
 
     home: Path = Field(default_factory=lambda: default_home())
-    """Folder of scratch, assets, results and secrets. Default: the platform's user data folder."""
+    """Folder of scratch, assets, results and secrets; its owner's alone. Default: the platform's user data folder."""
+    output: Path | None = None
+    """Folder that relative output folders of deployed runs lie in. None: `NAME-output` beside the home of that name;
+    within the home where an earlier version has published there, and where the home is a volume of its own."""
     unvalidated_trust: Seconds = timedelta(hours=24)
     """How long, in seconds, a checkpoint of a source without ETag and Last-Modified is believed."""
 
