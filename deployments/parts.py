@@ -13,6 +13,7 @@ import subprocess
 import sys
 from collections.abc import Iterable, Mapping
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import psutil
 
@@ -36,6 +37,12 @@ def start_worker(api_url: str, log: Path, told: Mapping[str, str] | None = None)
 def start_furnishing(api_url: str, log: Path) -> subprocess.Popen[bytes]:
     """Blocks, pools, deployments, automation: `deployments/furnish.py` as a process, because it imports Prefect."""
     return _start(("-m", "deployments.furnish"), log, _at(api_url, None))
+
+
+def start_door(home: Path, api_url: str, log: Path) -> subprocess.Popen[bytes]:
+    """The outer half of the door by which containers reach a server on this host's loopback."""
+    port = urlsplit(api_url).port
+    return _start(("-m", "deployments.door", "outside", str(home), str(port)), log, {})
 
 
 def runs_of(worker: subprocess.Popen[bytes]) -> list[psutil.Process]:

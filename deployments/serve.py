@@ -186,6 +186,8 @@ class Keeper:
             listener, log = place.listener, self._log("server")
             self.server = Kept("The Prefect server", lambda: parts.start_server(listener, log), self.tell)
         worker_log = self._log("worker")
+        door_log = self._log("door")
+        self.door = Kept("The door for containers", lambda: parts.start_door(home, place.api_url, door_log), self.tell)
         self.worker = Kept("The worker", lambda: parts.start_worker(place.api_url, worker_log), self.tell)
 
     def open(self) -> None:
@@ -211,7 +213,7 @@ class Keeper:
         silence, asked = Silence(HUNG_SECONDS), time.monotonic()
         while True:
             now = time.monotonic()
-            for part in (self.server, self.worker):
+            for part in (self.server, self.door if self.server else None, self.worker):
                 if part is not None:
                     part.look(now)
             if self.server is not None and now - asked >= HEALTH_SECONDS:
@@ -234,6 +236,7 @@ class Keeper:
                 line = f"{told} interrupted; recovery goes on from the checkpoints at the next start."
                 self.console.print(line, soft_wrap=True)
         if self.server is not None:
+            self.door.stop(SERVER_PATIENCE_SECONDS)
             self.server.stop(SERVER_PATIENCE_SECONDS)
         if self.place.listener is not None:
             self.place.listener.close()

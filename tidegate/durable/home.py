@@ -16,7 +16,7 @@ from pathlib import Path
 from tidegate.durable import private
 from tidegate.durable.clearing import allocated
 
-PRIVATE_FOLDERS = ("assets", "results", "secrets", "scratch", "logs")
+PRIVATE_FOLDERS = ("assets", "results", "secrets", "scratch", "logs", "door")
 PRIVATE_FILES = ("ledger.db*", "server.*", "serve.lock", "*.log", "*.lock")
 """What lies in the home itself; with `*` as the shell has it."""
 DEFAULT_OUTPUT = "media"
