@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import shutil
 import stat
@@ -221,13 +222,22 @@ def test_somebody_elses_home_is_left_as_it_is(at_home: Command, clips: Path) -> 
     assert (home.stat().st_uid, stat.S_IMODE(home.stat().st_mode)) == (NOBODY, 0o755)
 
 
-async def test_a_deployed_run_publishes_beside_the_home(
+def ingested(source: Path) -> Path:
+    """Where a run that names no folder has published."""
+
+    async def run() -> Any:
+        state: Any = await ingest(SourceRequest(url=str(source)), return_state=True)
+        return await state.aresult()
+
+    outcome = asyncio.run(run())
+    return Path(outcome.published.folder)
+
+
+def test_a_deployed_run_publishes_beside_the_home(
     attached: None, tmp_path: Path, clips: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("TIDEGATE_HOME", str(tmp_path / "tidegate"))
-    state: Any = await ingest(SourceRequest(url=str(clip(clips))), return_state=True)
-    outcome = await state.aresult()
-    assert outcome.published.folder.parent == tmp_path / "tidegate-output" / "media"
+    assert ingested(clip(clips)).parent == tmp_path / "tidegate-output" / "media"
 
 
 Prepare = Callable[[Path, pytest.MonkeyPatch], Path]
@@ -244,11 +254,9 @@ def _as_before(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @pytest.mark.parametrize("prepare", [_told, _as_before])
-async def test_or_where_it_is_told_to_or_where_an_earlier_version_did(
+def test_or_where_it_is_told_to_or_where_an_earlier_version_did(
     prepare: Prepare, attached: None, tmp_path: Path, clips: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("TIDEGATE_HOME", str(tmp_path / "tidegate"))
     expected = prepare(tmp_path, monkeypatch)
-    state: Any = await ingest(SourceRequest(url=str(clip(clips))), return_state=True)
-    outcome = await state.aresult()
-    assert outcome.published.folder.parent == expected
+    assert ingested(clip(clips)).parent == expected
