@@ -159,7 +159,7 @@ class ProcessSettings(Group):
     chunk_workers: int | None = Field(default=None, gt=0)
     """Chunks encoded at once; they share the encoder's threads. None: one for every four threads."""
     chunk_cluster: str | None = None
-    """Address of a Dask scheduler that gets the chunks, such as `tcp://host:8786`; its workers need the same
+    """Address of a Dask scheduler that gets the chunks, such as `tls://host:8786`; its workers need the same
     TIDEGATE_HOME. None: this host encodes them."""
     sample_every: Tick = timedelta(milliseconds=500)
     """How often, in seconds, memory is looked at where sampling alone enforces a memory cap; elsewhere every `tick`."""
