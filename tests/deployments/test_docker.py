@@ -60,6 +60,7 @@ def site(tmp_path: Path) -> Iterator[Site]:
     with started_site(tmp_path, {"TIDEGATE_CONTAINER_USER": f"{USER}:{USER}"}, worker=False) as site:
         door = parts.start_door(home_of(site), site.api_url, site.home / "door.log")
         wait_until(door_of(home_of(site)).is_socket, seconds=30)
+        attempts_of(site)  # makes the ledger, which root would make for itself later
         for path in (home_of(site), *home_of(site).rglob("*"), output_of(site)):
             os.chown(path, USER, USER)
         argv = [sys.executable, "-m", "prefect", "--no-prompt", "worker", "start", "--pool", DOCKER_POOL]

@@ -104,9 +104,11 @@ def _holds_published(folder: Path) -> bool:
 
 
 def _recorded(home: Home) -> list[Path]:
-    """What the ledger in the home knows as published in it. Read without SQLAlchemy: commands ask when they begin."""
+    """What the ledger in the home knows as published in it. Read without SQLAlchemy: commands ask when they begin. And
+    without making a log and an index where nobody is writing, which would stay."""
+    how = "mode=ro" if home.ledger.with_name(f"{home.ledger.name}-wal").exists() else "mode=ro&immutable=1"
     try:
-        with contextlib.closing(sqlite3.connect(f"{home.ledger.as_uri()}?mode=ro", uri=True, timeout=1)) as ledger:
+        with contextlib.closing(sqlite3.connect(f"{home.ledger.as_uri()}?{how}", uri=True, timeout=1)) as ledger:
             rows = ledger.execute("SELECT folder FROM publications").fetchall()
     except (sqlite3.Error, ValueError):
         return []
