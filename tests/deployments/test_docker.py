@@ -120,6 +120,8 @@ def test_a_run_in_a_container_has_no_rights_and_no_network_and_publishes_for_oth
     assert home_of(site).stat().st_mode & 0o077 == 0
 
 
+@pytest.mark.slow
+@pytest.mark.timeout(600)
 def test_a_run_whose_container_is_killed_goes_on_in_another_one(site: Site, clips: Path) -> None:
     """Its process table is not ours: nobody can see that it is gone, so its lease has to run out."""
     run = triggered(site, clip(clips))
