@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 from prefect.cli import app
 from prefect.client.orchestration import PrefectClient, get_client
@@ -24,12 +25,19 @@ from prefect.events.actions import ChangeFlowRunState
 from prefect.events.schemas.automations import Automation, AutomationCore, EventTrigger, Posture
 from prefect.events.schemas.events import ResourceSpecification
 from prefect.exceptions import ObjectNotFound
+from prefect.settings import PREFECT_API_URL
 from prefect.workers.base import BaseWorker
 
 import blocks
 from deployments import project
+from flows.access import LOOPBACK
 from flows.safety import HEARTBEAT_SECONDS, HEARTBEATS_MISSED
 from flows.site import AUTOMATION
+from tidegate.durable.home import Home
+from tidegate.settings import Settings
+
+IMAGE_USER = "10001:10001"
+"""Of the image in docs/deploy.md."""
 
 
 @dataclass(frozen=True)
@@ -121,6 +129,33 @@ async def _automation(client: PrefectClient) -> None:
         await client.delete_automation(other.id)
 
 
+def containers(home: Home, api_url: str) -> dict[str, str]:
+    """What prefect.yaml asks about containers: beside a server on this host they share its home, as its own user; for
+    a server elsewhere they have volumes of their own, as the image's user."""
+    if urlsplit(api_url).hostname not in LOOPBACK:
+        return {
+            "TIDEGATE_CONTAINER_HOME": "tidegate",
+            "TIDEGATE_CONTAINER_OUTPUT": "tidegate-output",
+            "TIDEGATE_CONTAINER_USER": IMAGE_USER,
+        }
+    return {
+        "TIDEGATE_CONTAINER_HOME": str(home.root.absolute()),
+        "TIDEGATE_CONTAINER_OUTPUT": str(home.outputs(Path(), Settings.load().store.output).absolute()),
+        "TIDEGATE_CONTAINER_USER": f"{os.geteuid()}:{os.getegid()}",
+    }
+
+
+def tell_containers() -> None:
+    """Set what nobody has set, and make the folders: the engine would make them as root's."""
+    home, api_url = Home(Settings.load().store.home), PREFECT_API_URL.value() or ""
+    for name, value in containers(home, api_url).items():
+        os.environ.setdefault(name, value)
+    home.make()
+    output = Path(os.environ["TIDEGATE_CONTAINER_OUTPUT"])
+    if output.is_absolute():
+        output.mkdir(parents=True, exist_ok=True)
+
+
 def deploy(path: Path) -> None:
     """All deployments of prefect.yaml, by Prefect's own command.
 
@@ -142,6 +177,7 @@ def main() -> int:
     if complaints:
         sys.stderr.write("\n".join([f"{path} is not right:", *complaints]) + "\n")
         return 1
+    tell_containers()
     off = asyncio.run(furnish())
     deploy(path)
     asyncio.run(switch_off(off))

@@ -13,11 +13,13 @@ import subprocess
 import sys
 from collections.abc import Iterable, Mapping
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import psutil
 
 from flows import safety, server
 from flows.site import POOL
+from tidegate.durable import private
 from tidegate.process.kinship import die_with_parent
 
 
@@ -40,6 +42,12 @@ def start_furnishing(api_url: str, log: Path, told: Mapping[str, str] | None = N
     return _start(("-m", "deployments.furnish"), log, {**safety.untracked(), **_at(api_url, told)})
 
 
+def start_door(home: Path, api_url: str, log: Path) -> subprocess.Popen[bytes]:
+    """The outer half of the door by which containers reach a server on this host's loopback."""
+    port = urlsplit(api_url).port
+    return _start(("-m", "deployments.door", "outside", str(home), str(port)), log, {})
+
+
 def runs_of(worker: subprocess.Popen[bytes]) -> list[psutil.Process]:
     """The run processes of a worker, with their children."""
     try:
@@ -60,8 +68,8 @@ def _at(api_url: str, told: Mapping[str, str] | None) -> dict[str, str]:
 
 
 def _start(words: tuple[str, ...], log: Path, told: Mapping[str, str]) -> subprocess.Popen[bytes]:
-    log.parent.mkdir(parents=True, exist_ok=True)
-    with log.open("ab") as output:
+    private.make_folder(log.parent)
+    with open(log, "ab", opener=private.opener) as output:
         return subprocess.Popen(
             [sys.executable, *words],
             env={**os.environ, **told},

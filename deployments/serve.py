@@ -29,8 +29,11 @@ from rich.console import Console
 from deployments import parts
 from deployments.supervision import Kept, Silence, ending
 from flows import access, server, site
+from flows.closing import close
 from flows.configuration import client_settings
 from flows.site import POOL
+from tidegate.durable import private
+from tidegate.durable.home import DEFAULT_OUTPUT, Home
 from tidegate.durable.lock import acquire
 from tidegate.errors import BadInput, ServerUnavailable, TidegateError
 from tidegate.settings import Settings
@@ -85,7 +88,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         signal.signal(number, _stop)
     try:
         home = Settings.load().store.home
-        home.mkdir(parents=True, exist_ok=True)
+        Home(home).make()
+        for line in close(home):
+            console.print(line, soft_wrap=True)
         try:
             lock = acquire(home / "serve.lock")
         except BlockingIOError:
@@ -214,7 +219,8 @@ class Keeper:
         if place.listener is not None:
             listener, log = place.listener, self._log("server")
             self.server = Kept("The Prefect server", lambda: parts.start_server(listener, log, home), self.tell)
-        worker_log, self.password = self._log("worker"), place.for_clients(home)
+        worker_log, door_log, self.password = self._log("worker"), self._log("door"), place.for_clients(home)
+        self.door = Kept("The door for containers", lambda: parts.start_door(home, place.api_url, door_log), self.tell)
         self.worker = Kept(
             "The worker", lambda: parts.start_worker(place.api_url, worker_log, self.password), self.tell
         )
@@ -233,6 +239,7 @@ class Keeper:
         self.console.print(
             "\n".join([f"Prefect UI: {self.place.ui_url}", *way_in]) + "\n"
             f"A worker takes runs from the work pool “{POOL}”; logs are in {self.logs}.\n"
+            f"Results go to {self._outputs()}, unless a run names a folder.\n"
             f"Ctrl-C ends it. Runs that are at work are interrupted then, and go on at the next start.",
             soft_wrap=True,
             highlight=False,
@@ -244,7 +251,7 @@ class Keeper:
         silence, asked = Silence(HUNG_SECONDS), time.monotonic()
         while True:
             now = time.monotonic()
-            for part in (self.server, self.worker):
+            for part in (self.server, self.door if self.server else None, self.worker):
                 if part is not None:
                     part.look(now)
             if self.server is not None and now - asked >= HEALTH_SECONDS:
@@ -267,6 +274,7 @@ class Keeper:
                 line = f"{told} interrupted; recovery goes on from the checkpoints at the next start."
                 self.console.print(line, soft_wrap=True)
         if self.server is not None:
+            self.door.stop(SERVER_PATIENCE_SECONDS)
             self.server.stop(SERVER_PATIENCE_SECONDS)
         if self.place.listener is not None:
             self.place.listener.close()
@@ -308,9 +316,12 @@ class Keeper:
                 process.kill()
         raise ServerUnavailable(f"The server refuses what it is told; see {log}")
 
+    def _outputs(self) -> Path:
+        return Home(self.home).outputs(Path(DEFAULT_OUTPUT), Settings.load().store.output)
+
     def _log(self, name: str) -> Path:
         """A log of its own for each part, begun anew once it is large."""
-        self.logs.mkdir(parents=True, exist_ok=True)
+        private.make_folder(self.logs)
         path = self.logs / f"{name}.log"
         if path.exists() and path.stat().st_size > 10_000_000:
             path.replace(path.with_suffix(".log.1"))

@@ -19,6 +19,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from flows.configuration import said, variable
+from tidegate.durable.home import Home
 from tidegate.errors import DiskFull, ServerUnavailable, from_os_error
 
 USER = "tidegate"
@@ -121,7 +122,7 @@ def _place(api_url: str) -> tuple[str, str, int | None, str]:
 
 def _make(path: Path) -> None:
     """Written aside and linked into its place: who comes second finds what the first one made."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+    Home(path.parent).make()
     aside = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
     handle = os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     try:

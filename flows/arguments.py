@@ -22,6 +22,7 @@ from flows.request import (
     checked_sha256,
     checked_url,
     request_for,
+    require_output,
     require_writable,
     source_of,
 )
@@ -235,8 +236,10 @@ def _require_folders(output_dir: Path, home: Path) -> Path:
     if any(0xD800 <= ord(character) < 0xE000 for character in str(wanted)):
         raise BadInput("The output folder's name is no text in this locale; try LC_ALL=C.UTF-8")
     new = [folder for folder in (wanted, *wanted.parents) if not folder.exists()]
-    proven = require_writable(output_dir)
+    proven = require_output(output_dir, Home(home))
     try:
+        with contextlib.suppress(OSError):  # said in the next line
+            Home(home).make()
         require_writable(home, "TIDEGATE_HOME")
     except BadInput:
         for folder in new:

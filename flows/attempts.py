@@ -18,6 +18,7 @@ from prefect.client.orchestration import PrefectClient
 from prefect.context import FlowRunContext
 
 from flows.site import POOL
+from tidegate.durable.closing import close_home
 from tidegate.durable.home import Home
 from tidegate.durable.ledger import Attempt, AttemptState, Beginning, Ledger, insist
 from tidegate.durable.ledger.lease import Lease, current_lease, leased
@@ -58,6 +59,8 @@ async def opened_ledger(settings: Settings, observe: Observer) -> AsyncIterator[
     ledger: Ledger = await in_thread(insist, connect, patience.total_seconds(), still_wanted)
     if ledger.moved_aside is not None:
         observe(Note(f"The ledger was damaged; a new one is begun, the old one is {ledger.moved_aside}", "error"))
+    for line in await in_thread(close_home, Home(settings.store.home)):
+        observe(Note(line, "warning"))
     try:
         yield ledger
     finally:
@@ -151,7 +154,8 @@ def leave_report(settings: Settings, attempt: Attempt, error: TidegateError) -> 
     if "output_dir" not in request:  # a batch: its sources have reports of their own
         return
     before = folder_before_identity(attempt.title, request["profile"], request["quality"])
-    target = attempt.target or settings.store.home / request["output_dir"] / before
+    output = Home(settings.store.home).outputs(Path(request["output_dir"]), settings.store.output)
+    target = attempt.target or output / before
     outcome = Outcome(
         status="failed",
         source=attempt.title,

@@ -42,7 +42,7 @@ async def batch(
         sources: What to ingest.
         profile: Where the results must play.
         quality: The rung that is asked for.
-        output_dir: The folder, on the worker, that gets a folder for each source; relative to TIDEGATE_HOME.
+        output_dir: The folder, on the worker, that gets a folder for each source; relative to TIDEGATE_OUTPUT.
         until: The last stage to run.
         refresh: Ignore every checkpoint.
         wish: What else is asked of the downloads: gaps that are allowed, how much of a live source.

@@ -13,10 +13,9 @@ import shutil
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from datetime import timedelta
 from email.utils import parsedate_to_datetime
-from enum import StrEnum
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -28,13 +27,14 @@ from rich.text import Text
 
 from flows import access, health, safety, server
 from flows.configuration import prefect_home
+from flows.doctor_home import doors
+from flows.findings import Finding, Findings, Level, bad, good, odd
 from flows.site import AUTOMATION, POOL
 from tidegate.durable.home import Home
 from tidegate.durable.ledger import Attempt, AttemptState, Ledger
 from tidegate.durable.ledger.decide import holds_slot, orphaned, stuck
 from tidegate.durable.owner import this_process
 from tidegate.errors import ServerUnavailable, TidegateError
-from tidegate.model import Value
 from tidegate.process.ffmpeg import VERSION_SECONDS, Toolchain, version_of
 from tidegate.process.supervise import Job, run
 from tidegate.redact import redact_url
@@ -48,38 +48,6 @@ UPKEEP = {"recover": timedelta(minutes=6), "maintain": timedelta(minutes=45)}
 """The caretaking deployments, and three of their intervals: without a run for longer, something is wrong."""
 WORST_SKEW = timedelta(seconds=5)
 API_SECONDS = 10.0
-
-
-class Level(StrEnum):
-    GREEN = "green"
-    YELLOW = "yellow"
-    """It works, but something is missing that somebody may count on."""
-    RED = "red"
-
-
-class Finding(Value):
-    """What one check has seen."""
-
-    level: Level
-    subject: str
-    message: str
-    do: str = ""
-    """What to do about it; empty when there is nothing to do."""
-
-
-Findings = Iterator[Finding]
-
-
-def good(subject: str, message: str) -> Finding:
-    return Finding(level=Level.GREEN, subject=subject, message=message)
-
-
-def odd(subject: str, message: str, do: str) -> Finding:
-    return Finding(level=Level.YELLOW, subject=subject, message=message, do=do)
-
-
-def bad(subject: str, message: str, do: str) -> Finding:
-    return Finding(level=Level.RED, subject=subject, message=message, do=do)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -105,6 +73,7 @@ def examine() -> Findings:
         return
     yield from _checked("tools", lambda: tools(settings))
     yield from _checked("store", lambda: store(settings))
+    yield from _checked("doors", lambda: doors(settings))
     yield from _checked("ledger", lambda: ledger_and_runs(settings))
     yield from _checked("prefect", lambda: prefect(settings))
 
@@ -148,7 +117,7 @@ def store(settings: Settings) -> Findings:
     """The home: can it be written, does it know hard links, is there room?"""
     home = Home(settings.store.home)
     try:
-        home.root.mkdir(parents=True, exist_ok=True)
+        home.make()
         with tempfile.TemporaryDirectory(dir=home.root, prefix=".doctor-") as folder:
             one = Path(folder, "one")
             one.write_bytes(b"x")

@@ -23,7 +23,7 @@ from prefect.states import Completed, Failed
 from flows.attempts import asked, beginning
 from flows.ending import attempted, failed_before_it_began, flow_run_id, told
 from flows.fallback import Descent, brought, forget, given_up, offered
-from flows.request import SourceRequest, require_writable
+from flows.request import SourceRequest, require_output
 from flows.rests import comes_again, comes_back, patience_seconds, scheduled_again
 from flows.smaller import Reduction, made, note_aim, recorded_aim
 from flows.stored import order_of, settings_of, source_in
@@ -276,7 +276,7 @@ async def ingest(
         source: What to ingest.
         profile: Where the result must play.
         quality: The rung that is asked for.
-        output_dir: The folder, on the worker, that gets a folder for this source; relative to TIDEGATE_HOME.
+        output_dir: The folder, on the worker, that gets a folder for this source; relative to TIDEGATE_OUTPUT.
         until: The last stage to run.
         refresh: Ignore every checkpoint.
         wish: What else is asked of the download: gaps that are allowed, how much of a live source.
@@ -303,9 +303,8 @@ async def ingest(
         )
         wish = _of_its_own(wish)
         bench = Workbench(await settings_of(store_block, toolchain_block), observe)
-        way = Way(
-            bench, outcome, require_writable(bench.home.root / output_dir), until=until, refresh=refresh, wish=wish
-        )
+        output = require_output(bench.home.outputs(output_dir, bench.settings.store.output), bench.home)
+        way = Way(bench, outcome, output, until=until, refresh=refresh, wish=wish)
         engine_source = await source_in(source, bench)
     except Exception as error:  # noqa: BLE001  # whatever it is, the run ends with a report
         ended = failed_before_it_began(source, error)

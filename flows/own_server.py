@@ -27,6 +27,7 @@ from pathlib import Path
 
 from flows.configuration import of_the_server, prefect_home
 from flows.request import require_writable
+from tidegate.durable import private
 from tidegate.durable.atomic import write_atomic
 from tidegate.durable.lock import still_there
 from tidegate.durable.owner import Owner, provably_gone, started_at, this_process
@@ -149,9 +150,9 @@ def _network() -> int:
 def _hold(folder: Path) -> int:
     """The users' lock, shared. Waits for a server that is just ending."""
     while True:
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        private.make_folder(folder)
         try:
-            handle = os.open(folder / "users", os.O_RDWR | os.O_CREAT, 0o600)
+            handle = private.opener(str(folder / "users"), os.O_RDWR | os.O_CREAT)
         except FileNotFoundError:  # somebody has just cleared the folder away
             continue
         try:
@@ -167,7 +168,7 @@ def _hold(folder: Path) -> int:
 @contextlib.contextmanager
 def _alone(folder: Path) -> Iterator[None]:
     """One after another: who comes second finds what the first one has started."""
-    with (folder / "door").open("ab") as door:
+    with open(folder / "door", "ab", opener=private.opener) as door:  # Path.open takes no opener
         fcntl.flock(door, fcntl.LOCK_EX)
         yield
 
@@ -193,7 +194,7 @@ def _started(home: Path, folder: Path, launch: Launch) -> Record:
     owner = this_process().model_copy(update={"pid": pid, "started": started_at(pid) or 0})
     record = Record(api_url=api_url, owner=owner, log=log)
     try:
-        write_atomic(_record_in(folder), record.model_dump_json(indent=2).encode(), mode=0o600)
+        write_atomic(_record_in(folder), record.model_dump_json(indent=2).encode())
     except BaseException:
         _end(owner)
         raise

@@ -26,6 +26,7 @@ __all__ = [
     "checked_sha256",
     "checked_url",
     "request_for",
+    "require_output",
     "require_writable",
     "source_of",
 ]
@@ -89,6 +90,22 @@ def checked_mirror(text: str) -> str:
     if url.startswith("file:"):
         raise BadInput("A mirror (--mirror) is an http(s) link")
     return url
+
+
+def require_output(folder: Path, home: Home) -> Path:
+    """The output folder as `require_writable` gives it. In the home too it is as the umask says, and can be reached.
+
+    Raises:
+        BadInput: it cannot be created or written, or it lies in a part of the home that is private.
+    """
+    folder = folder.expanduser().absolute()
+    if home.root in folder.parents and home.is_private(home.root / folder.relative_to(home.root).parts[0]):
+        raise BadInput(f"The output folder {folder} lies in a private part of TIDEGATE_HOME; choose another one")
+    try:
+        home.make_way_to(folder)
+    except OSError as error:
+        raise BadInput(f"TIDEGATE_HOME {home.root} cannot be written: {error.strerror or error}") from error
+    return require_writable(folder)
 
 
 def require_writable(folder: Path, named: str = "The output folder") -> Path:

@@ -24,6 +24,7 @@ from rich.console import Console
 
 from flows import safety
 from flows.arguments import Command, checked, parsed
+from flows.closing import close
 from flows.console import Display, Terminal, read_by_nobody
 from flows.request import (
     SourceRequest,
@@ -98,6 +99,8 @@ def _run_or_tell(command: Command, console: Console) -> int:
 
 
 def _run(command: Command, console: Console) -> int:
+    for line in close(command.settings.store.home):
+        console.print(line, soft_wrap=True)
     server = attach(command.settings.store.home)
     # Registered before Prefect is imported, so it runs after Prefect's own exit handlers have sent what they hold.
     atexit.register(server.stop)

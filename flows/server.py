@@ -23,10 +23,11 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from flows import access, guard, health, own_server, safety, site
+from flows import access, closing, guard, health, own_server, safety, site
 from flows.configuration import ClientSettings, Said, client_settings, said
 from flows.health import NEAR, NOTHING, PROBE_SECONDS, Health
 from flows.own_server import OwnServer
+from tidegate.durable import private
 from tidegate.errors import ServerUnavailable
 from tidegate.process.kinship import die_with_parent
 from tidegate.redact import redact_url
@@ -247,8 +248,8 @@ def launch(
     closed = {**access.for_server(home), **guard.environment(listener.getsockname()[1])}
     environment = {**os.environ, **safety.environment("server"), "PREFECT__SERVER_FINAL": "1", **closed, **told}
     environment.pop("PREFECT_API_URL", None)
-    log.parent.mkdir(parents=True, exist_ok=True)
-    with log.open("ab") as output:
+    private.make_folder(log.parent)
+    with open(log, "ab", opener=private.opener) as output:
         fcntl.flock(output, fcntl.LOCK_SH)  # the server inherits it: while it lives, nobody clears its log away
         return subprocess.Popen(
             [
@@ -262,6 +263,7 @@ def launch(
             stderr=output,
             start_new_session=True,  # Ctrl-C is for the run, which still needs its server to say so
             preexec_fn=None if users is not None else die_with_parent,
+            umask=closing.umask_of_server(),
         )
 
 

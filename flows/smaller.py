@@ -135,7 +135,6 @@ def recorded_aim(scratch: Path, published: Path) -> Aim | None:
 
 def note_aim(scratch: Path, aim: Aim) -> None:
     """Keep what was chosen for attempts to come."""
-    scratch.mkdir(parents=True, exist_ok=True)
     write_atomic(_noted(scratch), aim.model_dump_json().encode())
 
 

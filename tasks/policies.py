@@ -21,6 +21,7 @@ from prefect.cache_policies import CacheKeyFnPolicy
 from prefect.client.schemas.objects import State, TaskRun
 from prefect.results import get_result_store
 
+from tasks.storage import PrivateFiles
 from tidegate.durable.crash_points import reached
 from tidegate.durable.threads import in_thread
 from tidegate.errors import TASK_RETRY_DELAYS_SECONDS, ProcessTimeout, TidegateError, as_failure, policy_of
@@ -135,8 +136,9 @@ class Stage(Generic[R]):
         known = believed
         record = StageRecord(state="interrupted", cached=believed)
         try:
+            call = _kept_in(bench.home.results, call.with_options(refresh_cache=not believed))
             async with admitted(bench, Needs() if believed else self.needs):
-                state = await call.with_options(refresh_cache=not believed)(bench, *arguments, return_state=True)
+                state = await call(bench, *arguments, return_state=True)
             value = await _result_of(state)
             record = record.model_copy(update={"state": "completed"})
             if not believed:
@@ -173,6 +175,13 @@ class Stage(Generic[R]):
         if not isinstance(record.result, self.result):
             return False
         return await in_thread(self.whole, record.result)
+
+
+def _kept_in(results: Path, call: Task[..., Any]) -> Task[..., Any]:
+    """The task with our own storage. Set after `with_options`, which takes a block only once the server knows it; as
+    ours is a folder of this host, a saved one would lead other hosts astray."""
+    call.result_storage = PrivateFiles(basepath=str(results))
+    return call
 
 
 async def _result_of(state: State[Any]) -> Any:

@@ -21,10 +21,19 @@ from prefect import flow, task
 from prefect.cache_policies import NO_CACHE
 from prefect.context import FlowRunContext, TaskRunContext
 
-from tidegate.errors import ProcessKilled, ServerUnavailable, TidegateError, ToolMissing, as_failure, reason_of
-from tidegate.events import Advance, Event, Observer
+from tidegate.errors import (
+    BadInput,
+    ProcessKilled,
+    ServerUnavailable,
+    TidegateError,
+    ToolMissing,
+    as_failure,
+    reason_of,
+)
+from tidegate.events import Advance, Event, Note, Observer
 from tidegate.stages import Workbench
 from tidegate.stages.chunks.piece import Made, Piece, make
+from tidegate.stages.cluster import is_encrypted, is_far_and_open, who_gets_in
 
 if TYPE_CHECKING:
     from prefect_dask.task_runners import DaskTaskRunner
@@ -38,6 +47,8 @@ NO_WORKER_SECONDS = 120.0
 GOODBYE_SECONDS = 20.0
 """How long a run that ends waits for its workers to end their ffmpeg."""
 CONNECT_SECONDS = 10
+CERTIFICATE = ("ca-file", "client.cert", "client.key")
+"""What Dask has to be told before it can speak to a scheduler over TLS; below `distributed.comm.tls`."""
 
 
 def spread(bench: Workbench) -> Workbench:
@@ -45,6 +56,11 @@ def spread(bench: Workbench) -> Workbench:
     address = bench.settings.process.chunk_cluster
     if address is None or bench.executor is not None:
         return bench
+    if is_far_and_open(address):
+        told = (
+            f"The Dask cluster at {address} asks nobody who he is: {who_gets_in(address)} can run code on its workers"
+        )
+        bench.observe(Note(f"{told}; let it speak tls:// (docs/stages/transcode.md)", "warning"))
     return replace(bench, executor=DaskExecutor(address))
 
 
@@ -118,7 +134,28 @@ def _runner(address: str) -> DaskTaskRunner:
         from prefect_dask.task_runners import DaskTaskRunner
     except ImportError as error:
         raise ToolMissing("TIDEGATE_PROCESS_CHUNK_CLUSTER needs prefect-dask: pip install 'tidegate[dask]'") from error
+    _require_certificate(address)
     return DaskTaskRunner(address=address, client_kwargs={"timeout": CONNECT_SECONDS, "set_as_default": False})
+
+
+def _require_certificate(address: str) -> None:
+    """Without one Dask fails with words about a context that is missing.
+
+    Raises:
+        BadInput: the cluster speaks TLS, and Dask's own settings name no certificate for us.
+    """
+    if not is_encrypted(address):
+        return
+    from dask import config
+
+    missing = [name for name in CERTIFICATE if not config.get(f"distributed.comm.tls.{name}", None)]
+    if missing:
+        variables = ", ".join(f"DASK_DISTRIBUTED__COMM__TLS__{_as_variable(name)}" for name in missing)
+        raise BadInput(f"The cluster at {address} wants a certificate: set {variables}, or Dask's own settings file")
+
+
+def _as_variable(name: str) -> str:
+    return name.replace(".", "__").replace("-", "_").upper()
 
 
 def _begin(runner: DaskTaskRunner, pieces: Sequence[Piece], wanted: Path, futures: dict[str, Any]) -> None:

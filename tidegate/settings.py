@@ -207,7 +207,7 @@ class ProcessSettings(Group):
     chunk_workers: int | None = Field(default=None, gt=0)
     """Chunks encoded at once; they share the encoder's threads. None: one for every four threads."""
     chunk_cluster: str | None = None
-    """Address of a Dask scheduler that gets the chunks, such as `tcp://host:8786`; its workers need the same
+    """Address of a Dask scheduler that gets the chunks, such as `tls://host:8786`; its workers need the same
     TIDEGATE_HOME. None: this host encodes them."""
     sample_every: Tick = timedelta(milliseconds=500)
     """How often, in seconds, memory is looked at where sampling alone enforces a memory cap; elsewhere every `tick`."""
@@ -248,7 +248,10 @@ class StoreSettings(Group):
     model_config = SettingsConfigDict(env_prefix="TIDEGATE_")
 
     home: Path = Field(default_factory=lambda: default_home())
-    """Folder of scratch, assets, results and secrets. Default: the platform's user data folder."""
+    """Folder of scratch, assets, results and secrets; its owner's alone. Default: the platform's user data folder."""
+    output: Path | None = None
+    """Folder that relative output folders of deployed runs lie in. None: `NAME-output` beside the home of that name;
+    within the home where an earlier version has published there, and where the home is a volume of its own."""
     unvalidated_trust: Seconds = timedelta(hours=24)
     """How long, in seconds, a checkpoint of a source without ETag and Last-Modified is believed."""
 

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import copy
+import re
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
 from prefect.cli.deploy._schedules import _schedule_config_to_deployment_schedule
 
-from deployments import project
+from deployments import furnish, project
 from flows import safety
+from tidegate.durable.home import Home
 
 Change = Callable[[dict[str, Any]], object]
 
@@ -91,7 +94,29 @@ def test_runs_get_the_settings_that_make_them_safe(ours: dict[str, Any]) -> None
     for deployment in ours["deployments"]:
         told = deployment["work_pool"]["job_variables"]["env"]
         assert told == told | expected, deployment["name"]
-        assert set(told) - set(expected) <= {"PREFECT_HOME", "TIDEGATE_HOME"}
+        assert set(told) - set(expected) <= {"PREFECT_HOME", "TIDEGATE_HOME", "TIDEGATE_OUTPUT", "HOME", "USER"}
+
+
+def test_containers_have_no_rights_and_not_the_hosts_network(ours: dict[str, Any]) -> None:
+    told = named(ours, "ingest-docker")["work_pool"]["job_variables"]
+    rights = told["container_create_kwargs"]
+    assert told["network_mode"] == "bridge"  # unsaid, Prefect takes the host's for a server on loopback
+    assert not told.get("privileged", False)
+    assert (rights["cap_drop"], rights["read_only"], rights["security_opt"]) == (
+        ["ALL"],
+        True,
+        ["no-new-privileges:true"],
+    )
+    assert rights["pids_limit"] and rights["user"]
+
+
+def test_what_prefect_yaml_asks_about_containers_is_said(ours: dict[str, Any], tmp_path: Path) -> None:
+    asked = set(re.findall(r"{{ \$(\w+) }}", str(named(ours, "ingest-docker"))))
+    for api_url in ("http://127.0.0.1:4200/api", "https://prefect.example.org/api"):
+        assert set(furnish.containers(Home(tmp_path / "tidegate"), api_url)) == asked
+    near = furnish.containers(Home(tmp_path / "tidegate"), "http://127.0.0.1:4200/api")
+    assert near["TIDEGATE_CONTAINER_HOME"] == str(tmp_path / "tidegate")
+    assert near["TIDEGATE_CONTAINER_OUTPUT"] == str(tmp_path / "tidegate-output")
 
 
 def test_runs_of_a_process_worker_do_not_write_into_its_pipe(ours: dict[str, Any]) -> None:

@@ -102,10 +102,10 @@ def test_a_damaged_asset_is_replaced_by_the_next_put_of_the_same_content(store: 
     assert list(store.folder(asset).parent.iterdir()) == [store.folder(asset)]
 
 
-def test_tracks_may_be_written_by_nobody(store: AssetStore, tmp_path: Path) -> None:
+def test_tracks_may_be_written_by_nobody_and_read_by_their_owner(store: AssetStore, tmp_path: Path) -> None:
     asset = put(store, tmp_path, film=b"film", words=b"words")
     modes = [stat.S_IMODE(store.path(asset, track).stat().st_mode) for track in asset.tracks]
-    assert modes == [0o444, 0o444]
+    assert modes == [0o400, 0o400]
 
 
 def test_an_asset_survives_json(store: AssetStore, tmp_path: Path) -> None:

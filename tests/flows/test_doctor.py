@@ -46,7 +46,7 @@ def test_without_a_worker_it_is_red_and_with_one_it_is_not(site: Site) -> None:
     code, told = doctor(site.env(), site.home)
     assert code == 0, [one for one in told["findings"] if one["level"] == "red"]
     assert said(told, "worker")[0][0] == "green"
-    for subject in ("ffmpeg", "encoder", "store", "ledger", "clock", "setting", "automation", "slots"):
+    for subject in ("ffmpeg", "encoder", "store", "home", "ledger", "clock", "setting", "automation", "slots"):
         assert {level for level, _ in said(told, subject)} == {"green"}, (subject, said(told, subject))
 
 

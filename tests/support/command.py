@@ -63,6 +63,8 @@ class Command:
     output: Path
     environment: dict[str, str] = field(default_factory=dict)
     mark: str = "command"
+    umask: int = -1
+    """-1: as this process has it."""
     limits: dict[str, str] = field(default_factory=lambda: dict(QUICK))
     """Without them a person's own limits hold."""
 
@@ -77,6 +79,7 @@ class Command:
             text=True,
             timeout=timeout,
             stdin=subprocess.DEVNULL,
+            umask=self.umask,
         )
         return Ended(done.returncode, done.stdout, done.stderr, time.monotonic() - started)
 
@@ -91,6 +94,7 @@ class Command:
             stderr=subprocess.PIPE,
             text=True,
             stdin=subprocess.DEVNULL,
+            umask=self.umask,
         )
         try:
             yield process

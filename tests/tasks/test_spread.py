@@ -16,9 +16,14 @@ import pytest
 from tests.support.clips import lavfi, make
 from tests.support.command import Command, Ended, wait_until
 from tests.support.films import CLOSED, PICTURE, SOUND, Recipe, shown
+from tidegate.events import Event, Note
+from tidegate.settings import ProcessSettings, Settings, StoreSettings
+from tidegate.stages import Workbench
 
 distributed = pytest.importorskip("distributed", reason="the extra `dask` is not installed")
 pytest.importorskip("prefect_dask", reason="the extra `dask` is not installed")
+
+from tasks.spread import spread  # noqa: E402  # needs Dask
 
 SECONDS, CHUNK_SECONDS = 20, 4
 CHUNKS = 4
@@ -135,3 +140,73 @@ def test_a_scheduler_that_does_not_answer_is_told_as_such(cutting: Command, sour
     assert ended.code != 0
     assert ended.failure["type"] == "server_unavailable"
     assert "127.0.0.1:9" in ended.failure["message"]
+
+
+@pytest.fixture(scope="module")
+def certificates(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """Dask's own settings, as variables, for a client that has a certificate of the cluster's authority."""
+    folder = tmp_path_factory.mktemp("certificates")
+    made = distributed.security.Security.temporary()
+    files = {}
+    for name, field in (
+        ("CA_FILE", "tls_ca_file"),
+        ("CLIENT__CERT", "tls_client_cert"),
+        ("CLIENT__KEY", "tls_client_key"),
+    ):
+        path = folder / f"{field}.pem"
+        path.write_text(getattr(made, field))
+        files[f"DASK_DISTRIBUTED__COMM__TLS__{name}"] = str(path)
+    return files
+
+
+@pytest.fixture(scope="module")
+def closed_cluster(certificates: dict[str, str]) -> Iterator[Any]:
+    """Two workers and a scheduler that speak to nobody without a certificate."""
+    authority, certificate, key = certificates.values()
+    security = distributed.security.Security(
+        tls_ca_file=authority,
+        **{f"tls_{role}_{what}": path for role in ("client", "scheduler", "worker")
+           for what, path in (("cert", certificate), ("key", key))},
+        require_encryption=True,
+    )  # fmt: skip
+    with distributed.LocalCluster(
+        n_workers=2, processes=True, threads_per_worker=1, dashboard_address=None, silence_logs=50, security=security,
+        protocol="tls://",
+    ) as made:  # fmt: skip
+        yield made
+    resource_tracker._resource_tracker._stop()  # type: ignore[attr-defined]
+
+
+@pytest.mark.slow
+def test_chunks_go_over_tls_to_a_cluster_that_lets_nobody_else_in(
+    cutting: Command, closed_cluster: Any, certificates: dict[str, str], source: Path
+) -> None:
+    address = closed_cluster.scheduler_address
+    assert address.startswith("tls://")
+    with_certificate = spread_over(cutting, address)
+    with_certificate.environment |= certificates
+
+    done = with_certificate.run(str(source))
+
+    assert done.code == 0, done.stderr
+    assert done.document["output"]["chunks"]["executor"] == "dask"
+    assert "asks nobody who he is" not in done.stderr
+
+
+def test_a_cluster_that_speaks_tls_wants_a_certificate_and_says_which_settings(cutting: Command, source: Path) -> None:
+    refused = spread_over(cutting, "tls://127.0.0.1:9").run(str(source))
+    assert refused.code != 0
+    assert "DASK_DISTRIBUTED__COMM__TLS__CA_FILE" in refused.failure["message"]
+
+
+def test_a_cluster_in_a_network_that_asks_nobody_is_said_loudly(tmp_path: Path) -> None:
+    """No request: the cluster is asked only once there are chunks."""
+    told: list[Event] = []
+    for address in ("tcp://192.0.2.7:8786", "tcp://127.0.0.1:8786", "tls://192.0.2.7:8786"):
+        settings = Settings(
+            process=ProcessSettings(chunk_cluster=address), store=StoreSettings(home=tmp_path / "tidegate")
+        )
+        spread(Workbench(settings, told.append))
+    [note] = told
+    assert isinstance(note, Note) and note.level == "warning"
+    assert "tcp://192.0.2.7:8786" in note.message and "everybody in its network can run code" in note.message

@@ -17,6 +17,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import BinaryIO
 
+from tidegate.durable import private
 from tidegate.durable.crash_points import reached
 from tidegate.errors import from_os_error
 
@@ -52,16 +53,33 @@ def sync_file(path: Path) -> None:
         os.close(handle)
 
 
-def write_atomic(path: Path, content: bytes, *, mode: int = 0o644) -> None:
-    """Write a small file: temporary sibling, fsync, rename, fsync of the folder.
+def write_atomic(path: Path, content: bytes) -> None:
+    """Write a small file that is its owner's alone: temporary sibling, fsync, rename, fsync of the folder.
 
     Raises:
         DiskFull, PermissionRefused, StoreUnavailable: the operating system refused; nothing is left behind.
     """
+    _write(path, content, public=False)
+
+
+def write_published(path: Path, content: bytes) -> None:
+    """As `write_atomic`, but for whom the umask lets: players, media servers, other users.
+
+    Raises:
+        DiskFull, PermissionRefused, StoreUnavailable: the operating system refused; nothing is left behind.
+    """
+    _write(path, content, public=True)
+
+
+def _write(path: Path, content: bytes, *, public: bool) -> None:
     temporary = temporary_sibling(path)
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+        if public:
+            path.parent.mkdir(parents=True, exist_ok=True)
+        else:
+            private.make_folder(path.parent)
         reached("write {}: begun", path.name)
+        mode = 0o666 if public else private.file_mode(temporary)
         handle = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
         with os.fdopen(handle, "wb") as file:
             file.write(content)

@@ -1,16 +1,26 @@
 """Where things lie under TIDEGATE_HOME (DESIGN §2).
 
 Stages and tasks ask it for paths and never build one themselves. Scratch is resumable and may be lost at any time;
-assets and results are what checkpoints stand on.
+assets and results are what checkpoints stand on. All of it is its owner's alone (`private.py`); what is published lies
+beside the home, as the umask says.
 """
 
 from __future__ import annotations
 
+import os
 import shutil
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from tidegate.durable import private
 from tidegate.durable.clearing import allocated
+
+PRIVATE_FOLDERS = ("assets", "results", "secrets", "scratch", "logs", "servers", "door")
+PRIVATE_FILES = ("ledger.db*", "server.*", "serve.lock", "*.log", "*.lock")
+"""What lies in the home itself; with `*` as the shell has it."""
+DEFAULT_OUTPUT = "media"
+"""The output folder of runs that name none."""
 
 
 @dataclass(frozen=True)
@@ -18,6 +28,56 @@ class Home:
     """The folder layout; nothing is created before it is needed."""
 
     root: Path
+
+    def make(self) -> None:
+        """The home itself; its parents, which other things lie in too, are as the umask says.
+
+        Raises:
+            OSError: it cannot be made.
+        """
+        self.root.parent.mkdir(parents=True, exist_ok=True)
+        self.root.mkdir(mode=private.FOLDER, exist_ok=True)
+
+    def make_way_to(self, output: Path) -> None:
+        """Before a new output folder is made within the home: let others through to it, as far as the umask does, but
+        not look around. One that is there already has its owner's word on who may read it.
+
+        Raises:
+            OSError: the home cannot be made or changed.
+        """
+        if self.root not in output.parents or output.exists():
+            return
+        self.make()
+        mode = self.root.stat().st_mode & 0o7777
+        through = mode | (0o011 & ~private.umask())
+        if through != mode:
+            self.root.chmod(through)
+
+    def outputs(self, output_dir: Path, base: Path | None) -> Path:
+        """Where a run publishes whose output folder is `output_dir`: relative to `base`, else to a folder beside the
+        home. Within the home where an earlier version made that folder there, and where the home is a volume of its
+        own: beside that lies another one."""
+        if base is not None:
+            return base.expanduser() / output_dir
+        first = self.root / (output_dir.parts[0] if output_dir.parts else "")
+        stays = first != self.root and not self.is_private(first) and first.is_dir()
+        if stays or os.path.ismount(self.root):
+            return self.root / output_dir
+        return self.root.with_name(f"{self.root.name}-output") / output_dir
+
+    def is_private(self, path: Path) -> bool:
+        """Whether a file or folder of that name, in the home, is nobody else's business."""
+        return path.name in PRIVATE_FOLDERS or any(path.match(name) for name in PRIVATE_FILES)
+
+    def parts(self) -> Iterator[Path]:
+        """The private folders and files that are there."""
+        for name in (*PRIVATE_FOLDERS, *PRIVATE_FILES):
+            yield from sorted(self.root.glob(name))
+
+    @property
+    def ledger(self) -> Path:
+        """Attempts, leases, published folders; where no server keeps them."""
+        return self.root / "ledger.db"
 
     @property
     def assets(self) -> Path:
@@ -41,7 +101,7 @@ class Home:
     def scratch(self, work_key: str, rendition: str) -> Path:
         """Parts, journals and partial outputs of one rendition; created here."""
         folder = self.scratch_of(work_key) / rendition
-        folder.mkdir(parents=True, exist_ok=True)
+        private.make_folder(folder)
         return folder
 
     def scratch_bytes(self, work_key: str) -> int:

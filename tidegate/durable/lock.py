@@ -15,6 +15,8 @@ from pathlib import Path
 
 import anyio
 
+from tidegate.durable import private
+
 POLL_SECONDS = 0.5
 """How often a run looks whether the one before it is done."""
 
@@ -26,7 +28,7 @@ def acquire(path: Path) -> int:
         BlockingIOError: another process holds it, or it was moved away between opening and locking.
         OSError: it cannot be opened.
     """
-    handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+    handle = os.open(path, os.O_RDWR | os.O_CREAT, private.file_mode(path))
     try:
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         if not still_there(handle, path):

@@ -23,6 +23,7 @@ from pathlib import Path
 from blake3 import blake3
 from pydantic import BaseModel, ConfigDict, SecretStr
 
+from tidegate.durable import private
 from tidegate.durable.atomic import write_atomic
 from tidegate.durable.clearing import SECRET, SET_ASIDE, Removal, remove
 from tidegate.durable.owner import Owner, provably_gone, this_process
@@ -57,9 +58,8 @@ class SecretFiles:
     def keep(self, url: str, headers: dict[str, str], mirrors: Sequence[str] = ()) -> str:
         """Store full URLs and headers; returns the reference, which says nothing about them."""
         reference = secrets.token_hex(8)
-        self.root.mkdir(parents=True, exist_ok=True, mode=0o700)
         content = {"url": url, "headers": headers, "mirrors": mirrors, "owner": this_process().model_dump()}
-        write_atomic(self._path(reference), json.dumps(content).encode(), mode=0o600)
+        write_atomic(self._path(reference), json.dumps(content).encode())
         return reference
 
     def reveal(self, reference: str) -> Source:
@@ -126,8 +126,9 @@ def distinguished(identity: Identity, source: Source, root: Path) -> Identity:
 def _identity_key(root: Path) -> bytes:
     """32 random bytes of this home, made when first needed; locked, so that two runs do not make two."""
     try:
-        root.mkdir(parents=True, exist_ok=True, mode=0o700)
-        handle = os.open(root / "identity.key", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        private.make_folder(root)
+        key_file = root / "identity.key"
+        handle = os.open(key_file, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, private.file_mode(key_file))
         try:
             fcntl.flock(handle, fcntl.LOCK_EX)
             key = os.pread(handle, 32, 0)

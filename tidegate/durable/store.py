@@ -13,6 +13,7 @@ from pathlib import Path
 
 from blake3 import blake3
 
+from tidegate.durable import private
 from tidegate.durable.atomic import swap_in, sync_file, sync_folder
 from tidegate.durable.crash_points import reached
 from tidegate.durable.hashing import blake3_of
@@ -66,13 +67,14 @@ class AssetStore:
     def _place(self, asset: Asset, files: dict[str, Path]) -> None:
         """The files stay where they were until the asset stands: neither a crash nor a full disk costs them."""
         target = self.folder(asset)
-        target.parent.mkdir(parents=True, exist_ok=True)
+        private.make_folder(target.parent)
         clear_abandoned(target.parent)
         name = asset.main.name
         with unfinished(target) as prepared:
             reached("store {}: begun", name)
             manifest = prepared / MANIFEST
-            manifest.write_text(json.dumps([track.model_dump() for track in asset.tracks], indent=1))
+            with open(manifest, "w", opener=private.opener) as file:
+                file.write(json.dumps([track.model_dump() for track in asset.tracks], indent=1))
             sync_file(manifest)
             for track, path in files.items():
                 sync_file(path)
@@ -85,7 +87,7 @@ class AssetStore:
                 sync_folder(target.parent)  # whoever put it there may not have come so far
         reached("store {}: in place", name)
         for track, path in files.items():
-            (target / track).chmod(0o444)
+            private.seal(target / track)
             path.unlink()
         reached("store {}: moved", name)
 

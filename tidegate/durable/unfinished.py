@@ -13,6 +13,7 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
+from tidegate.durable import private
 from tidegate.durable.atomic import temporary_sibling
 from tidegate.durable.lock import still_there
 
@@ -44,7 +45,7 @@ def _made(target: Path) -> tuple[Path, int]:
     """Make and lock it. In between somebody may take it for abandoned; then another one is made."""
     while True:
         folder = temporary_sibling(target)
-        folder.mkdir()
+        private.make_folder(folder)
         with contextlib.suppress(FileNotFoundError):
             handle = _opened(folder)
             if _locked(handle) and still_there(handle, folder):

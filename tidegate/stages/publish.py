@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
-from tidegate.durable.atomic import copy_file, put_in_place, sync_folder, temporary_sibling, write_atomic
+from tidegate.durable.atomic import copy_file, put_in_place, sync_folder, temporary_sibling, write_published
 from tidegate.durable.threads import in_thread, still_wanted
 from tidegate.errors import StoreUnavailable, from_os_error
 from tidegate.events import Note
@@ -64,14 +64,14 @@ def publish_failure(outcome: Outcome, target: Path) -> Outcome:
         return outcome
     log = target / f"{slug_of(target)}.err.log"
     try:
-        write_atomic(log, _text(err_log(outcome.failure, outcome.source)))
+        write_published(log, _text(err_log(outcome.failure, outcome.source)))
         told = outcome.model_copy(update={"failure_log": log})
         if _holds_success(target):
             return told
         told = told.model_copy(update={"report_folder": target})
         page = html_report(told, {}, title=slug_of(target), now=outcome.failure.at)
-        write_atomic(target / "report.html", _text(page))
-        write_atomic(target / "report.json", _json(document(told)))
+        write_published(target / "report.html", _text(page))
+        write_published(target / "report.json", _json(document(told)))
     except Exception:  # noqa: BLE001  # evidence is a courtesy; it must not hide the failure
         with contextlib.suppress(OSError):
             target.rmdir()  # an empty folder would tell of nothing
@@ -185,10 +185,10 @@ def _fill(
     told = outcome.model_copy(update={"status": "completed", "published": published})
     captions = {_CAPTIONS[path.name]: path for path in pictures}
     page, data, meta = folder / "report.html", folder / "report.json", folder / _meta_name(target)
-    write_atomic(page, _text(html_report(told, captions, title=slug_name, now=now)))
-    write_atomic(data, _json(document(told)))
+    write_published(page, _text(html_report(told, captions, title=slug_name, now=now)))
+    write_published(data, _json(document(told)))
     tracks = (track, *beside, *(track_of(path) for path in (*pictures, page, data)))
-    write_atomic(meta, _json(sealed(_meta(told, remux), inputs, tracks)))
+    write_published(meta, _json(sealed(_meta(told, remux), inputs, tracks)))
     return (*tracks, track_of(meta))
 
 
@@ -218,7 +218,6 @@ def _pictures(bench: Workbench, analysis: AnalysisResult, folder: Path) -> list[
 
 def _copy(bench: Workbench, asset: Asset, name: str, target: Path) -> None:
     copy_file(bench.store.folder(asset) / name, target, still_wanted)
-    target.chmod(0o644)
 
 
 def _meta(outcome: Outcome, remux: RemuxResult) -> dict[str, Any]:

@@ -34,6 +34,7 @@ from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.exc import ArgumentError, DBAPIError, NoSuchModuleError, SQLAlchemyError
 from sqlalchemy.pool import NullPool
 
+from tidegate.durable import private
 from tidegate.errors import BadInput, LedgerUnavailable, from_os_error
 from tidegate.settings import LedgerSettings
 
@@ -110,7 +111,7 @@ class Database:
     def _apply(self, schema: Callable[[Connection], None]) -> None:
         if self.file is not None:
             try:
-                self.file.parent.mkdir(parents=True, exist_ok=True)
+                private.make_folder(self.file.parent)
             except OSError as error:
                 raise from_os_error(error, "opening the ledger") from error
         with self.writing() as connection:
@@ -135,7 +136,7 @@ class Database:
         aside = file.with_name(f"{file.name}.damaged-{time.strftime('%Y%m%d-%H%M%S', time.gmtime())}")
         self._schema = None  # should the new one be damaged as well, that is for the next call
         try:
-            with file.with_name(f"{file.name}.repair").open("w") as lock:
+            with open(file.with_name(f"{file.name}.repair"), "w", opener=private.opener) as lock:
                 fcntl.flock(lock, fcntl.LOCK_EX)
                 if self._damaged():
                     # The file itself last: SQLite removes a log that it finds beside an empty database.
@@ -238,9 +239,17 @@ def _shut_down(connection: Any) -> None:
 def _sqlite(url: URL, limits: LedgerSettings) -> Engine:
     # No pool: a connection that outlives a call would go on writing into a file that was moved aside.
     engine = create_engine(url, poolclass=NullPool, connect_args={"timeout": limits.busy_timeout.total_seconds()})
+    event.listen(engine, "do_connect", lambda *_: _make_private(str(url.database)))
     event.listen(engine, "connect", _configure)
     event.listen(engine, "begin", lambda connection: _begin_at_once(connection, limits.busy_timeout.total_seconds()))
     return engine
+
+
+def _make_private(database: str) -> None:
+    """Before SQLite makes it as the umask says; its log and its index get the mode of the database."""
+    if not database.startswith("file:"):
+        with contextlib.suppress(OSError):  # SQLite says in its own words what is wrong
+            private.make_file(Path(database))
 
 
 def _configure(connection: Any, _: object) -> None:

@@ -30,6 +30,7 @@ from sqlalchemy import (
     update,
 )
 
+from tidegate.durable import private
 from tidegate.durable.home import Home
 from tidegate.durable.ledger import decide
 from tidegate.durable.ledger.codecs import Codecs
@@ -92,6 +93,11 @@ class Ledger:
             BadInput: the URL names no database that can be used here.
             LedgerUnavailable: it does not answer, or is of a newer Tidegate.
         """
+        try:
+            if limits.url is None:
+                home.make()
+        except OSError as error:
+            raise from_os_error(error, "opening the ledger") from error
         database = Database.at(limits, home.root)
         database.make(migrate)
         return cls(database, home, limits)
@@ -326,7 +332,7 @@ class Ledger:
     def _lock_of(self, work_key: str) -> Path:
         path = self._home.lock(work_key)
         try:
-            path.parent.mkdir(parents=True, exist_ok=True)
+            private.make_folder(path.parent)
         except OSError as error:
             raise from_os_error(error, "locking the work") from error
         return path
