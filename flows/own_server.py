@@ -186,6 +186,8 @@ def _living(folder: Path) -> Record | None:
 
 
 def _started(home: Path, folder: Path, launch: Launch) -> Record:
+    with contextlib.suppress(OSError):  # what is wrong with it is told next
+        private.make_folder(prefect_home())
     require_writable(prefect_home(), "PREFECT_HOME")
     _clear_logs(home / "logs")
     _clear_folders(folder)
