@@ -10,7 +10,6 @@ import argparse
 import asyncio
 import json
 import shutil
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -27,6 +26,7 @@ from rich.text import Text
 
 from flows import safety, server
 from flows.site import AUTOMATION, POOL
+from flows.streams import run_command
 from tidegate.durable.home import Home
 from tidegate.durable.ledger import Attempt, AttemptState, Ledger
 from tidegate.durable.ledger.decide import holds_slot, orphaned, stuck
@@ -343,4 +343,4 @@ def _shown(findings: Sequence[Finding]) -> Text:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_command(main)

@@ -21,6 +21,7 @@ from rich.table import Table
 
 from flows import safety
 from flows.server import attach
+from flows.streams import run_command
 from tidegate.durable.home import Home
 from tidegate.errors import TidegateError
 from tidegate.report.failure import describe
@@ -147,4 +148,4 @@ def _print_json(value: Any) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_command(main)
