@@ -100,6 +100,8 @@ class Do(StrEnum):
     """Maintenance has ended its attempt, and could not tell Prefect any more."""
     CLOSE = "closed"
     """Prefect knows its end; only the ledger had not heard."""
+    REFUSED = "not done"
+    """Prefect's server did not take it; the next recovery tries again."""
 
 
 @dataclass(frozen=True)
@@ -202,6 +204,9 @@ _UNTOLD = frozenset({AttemptState.ABANDONED, AttemptState.COMPLETED})
 _GRACE = 60.0
 """Seconds in which a process that has ended its work may still tell Prefect so."""
 
+_PARKING = 3600.0
+"""Seconds for which a run is parked again where Prefect did not take it; after that it is a person's."""
+
 _NOTHING = Verdict(Do.NOTHING, "")
 
 
@@ -223,6 +228,11 @@ def _taken_up(
     if now < due:
         return Verdict(Do.WAIT, f"{why}; its next try is in {due - now:.0f} s")
     return Verdict(Do.RESCHEDULE, why)
+
+
+def given_up(verdict: Verdict, recovery: Recovery, now: float) -> bool:
+    """Whether its parking was tried for long enough: a server that never takes it is not asked for ever."""
+    return verdict.do is Do.PARK and recovery.parked_at is not None and now - recovery.parked_at > _PARKING
 
 
 def overdue(run: RunFacts, now: float, after: timedelta) -> bool:

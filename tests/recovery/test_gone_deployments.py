@@ -1,0 +1,133 @@
+"""What a run needs to run again is deleted or paused under it: recovery says what happened, and nothing is tried for ever."""
+
+from __future__ import annotations
+
+import json
+import signal
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from flows.site import POOL
+from tests.support.command import wait_until
+from tests.support.disaster import (
+    Fresh,
+    Triggered,
+    is_slow_now,
+    processes_of,
+    recover_here,
+    recoveries_of,
+    slow_once,
+    triggered,
+    without_automation,
+)
+from tests.support.site import Site, started_site
+from tidegate.durable.ledger import AttemptState
+from tidegate.durable.ledger.decide import Do
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
+    """One of its own: the others need theirs whole."""
+    with started_site(tmp_path_factory.mktemp("gone"), {"TIDEGATE_RECOVERY_SETTLE": "3"}) as site:
+        without_automation(site)
+        yield site
+
+
+def asked(site: Site, method: str, path: str, **what: Any) -> None:
+    httpx.request(method, f"{site.api_url}/{path}", timeout=60, **what).raise_for_status()
+
+
+def delete_deployment(site: Site) -> None:
+    asked(site, "DELETE", f"deployments/{site.get('deployments/name/ingest/ingest')['id']}")
+
+
+def delete_pool(site: Site) -> None:
+    asked(site, "DELETE", f"work_pools/{POOL}")
+
+
+@contextmanager
+def killed(site: Site, fresh: Fresh, folder: Path, deed: Callable[[Site], None]) -> Iterator[Triggered]:
+    """A run at work, the deed, and the run's process is gone."""
+    tool = slow_once(folder)
+    run = triggered(site, "killed", str(fresh("transcoded")), {"TIDEGATE_TOOLS_FFMPEG": str(tool)})
+    wait_until(lambda: is_slow_now(tool), seconds=90)
+    deed(site)
+    run.kill()
+    wait_until(lambda: not processes_of(run), seconds=20)
+    yield run
+
+
+@pytest.mark.parametrize(
+    ("deed", "says"),
+    [(delete_deployment, "its deployment was deleted"), (delete_pool, "its work pool or queue was deleted")],
+    ids=["deployment", "pool"],
+)
+def test_a_run_that_no_worker_would_take_again_is_parked_once_and_says_why(
+    deed: Callable[[Site], None], says: str, site: Site, fresh: Fresh, tmp_path: Path
+) -> None:
+    try:
+        with killed(site, fresh, tmp_path, deed) as run:
+            told = recover_here(site)[run.id]
+            assert (told.do, told.error) == (Do.PARK, "") and says in told.why
+            state = site.state(run.id)
+            assert (state["type"], state["name"]) == ("FAILED", "Parked") and says in state["message"]
+            assert "AwaitingRecovery" not in site.states(run.id)
+            [attempt] = run.attempts()
+            assert attempt.state is AttemptState.ABANDONED
+            [report] = run.output.glob("*/report.json")
+            assert says in json.loads(report.read_text())["failure"]["message"]
+            assert run.id not in recover_here(site), "a person's matter now"
+    finally:
+        site.furnish()
+        site.pause("recover", "maintain")
+        site.kill_worker(signal.SIGTERM)
+        site.start_worker()
+
+
+def test_a_run_of_a_deleted_deployment_ends_and_can_be_cancelled_as_any_other(
+    site: Site, fresh: Fresh, tmp_path: Path
+) -> None:
+    tools = [slow_once(tmp_path / name, slowly="-re") for name in ("ends", "cancelled")]
+    try:
+        ends, cancelled = (
+            triggered(site, "alive", str(fresh("transcoded")), {"TIDEGATE_TOOLS_FFMPEG": str(tool)}) for tool in tools
+        )
+        wait_until(lambda: all(is_slow_now(tool) for tool in tools), seconds=120)
+        delete_deployment(site)
+        site.set_state(cancelled.id, "CANCELLING", force=False)
+        cancelled.wait("CANCELLED", "CRASHED", seconds=60)
+        ends.wait("COMPLETED", seconds=180)
+        assert len(ends.folders()) == 1
+    finally:
+        site.furnish()
+        site.pause("recover", "maintain")
+
+
+def test_a_run_whose_work_pool_is_paused_is_scheduled_and_says_what_it_waits_for(
+    site: Site, fresh: Fresh, tmp_path: Path
+) -> None:
+    def pause(site: Site) -> None:
+        asked(site, "PATCH", f"work_pools/{POOL}", json={"is_paused": True})
+
+    with killed(site, fresh, tmp_path, pause) as run:
+        told = recover_here(site)[run.id]
+        assert told.do is Do.RESCHEDULE and f"when the work pool {POOL} is resumed" in told.why
+        assert site.states(run.id)[-1] == "AwaitingRecovery"
+        asked(site, "PATCH", f"work_pools/{POOL}", json={"is_paused": False})
+        run.wait("COMPLETED")
+
+
+def test_a_run_that_is_deleted_is_closed(site: Site, fresh: Fresh, tmp_path: Path) -> None:
+    with killed(site, fresh, tmp_path, lambda _: None) as run:
+        run.wait("CRASHED", "RUNNING")
+        run.wait_for_last_word()
+        asked(site, "DELETE", f"flow_runs/{run.id}")
+        [told] = [one for one in recover_here(site).values() if one.why == "Prefect knows no such run"]
+        assert told.do is Do.CLOSE
+        assert [one.state for one in run.attempts()] == [AttemptState.ABANDONED]
+        assert recoveries_of(run) is None
