@@ -11,6 +11,7 @@ a run that held one: it can neither be cancelled nor end. A lease of a limit tha
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Sequence
 from datetime import UTC, datetime
@@ -21,10 +22,14 @@ from prefect.server.concurrency.lease_storage.filesystem import ConcurrencyLease
 from prefect.server.database import provide_database_interface
 from prefect.server.utilities.leasing import ResourceLease
 from sqlalchemy import select
+from sqlalchemy.ext.asyncio import create_async_engine
+from sqlalchemy.pool import NullPool
 
 PATIENCE_SECONDS = 180.0
 """How long after the server's start no lease expires: the longest pause of a client between two tries is 154 s."""
 STARTED = time.monotonic()
+
+_logger = logging.getLogger(__name__)
 
 
 class ConcurrencyLeaseStorage(LeasesOnDisk):
@@ -47,8 +52,20 @@ class ConcurrencyLeaseStorage(LeasesOnDisk):
 
 
 async def _any_limit_is_left(limits: Sequence[UUID]) -> bool:
+    """Whether one of them is in the database; where that cannot be asked, they are.
+
+    Over a connection of its own: whoever asks is in the middle of a transaction, holds one of the pool's connections
+    and, on SQLite, the only right to write.
+    """
     database = provide_database_interface()
-    async with database.session_context() as session:
-        table = database.ConcurrencyLimitV2
-        found = await session.execute(select(table.id).where(table.id.in_(limits)).limit(1))
-        return found.scalar() is not None
+    engine = create_async_engine(database.database_config.connection_url, poolclass=NullPool)
+    table = database.ConcurrencyLimitV2
+    try:
+        async with engine.connect() as connection:
+            found = await connection.execute(select(table.id).where(table.id.in_(limits)).limit(1))
+            return found.first() is not None
+    except Exception:  # the state of a run must not depend on it
+        _logger.debug("The limits of a lease could not be looked up", exc_info=True)
+        return True
+    finally:
+        await engine.dispose()
