@@ -10,6 +10,7 @@ import pty
 import signal
 import subprocess
 import sys
+import termios
 from collections.abc import Iterator
 from contextlib import closing, contextmanager, suppress
 from pathlib import Path
@@ -230,3 +231,20 @@ def test_the_other_commands_say_so_too(words: tuple[str, ...], command: Command)
     assert ended.returncode == (1 if words == ("doctor",) else 4), ended.stderr
     assert "Traceback" not in ended.stderr
     assert ended.returncode == 1 or NO_SPACE in ended.stderr
+
+
+@pytest.mark.parametrize("size", [(0, 0), (1, 1)], ids=["no size", "one column"])
+def test_a_terminal_without_a_size_shows_what_it_can(size: tuple[int, int], command: Command, clips: Path) -> None:
+    """Serial lines, `docker run -t` and cron's script(1) give none."""
+    ours, theirs = pty.openpty()
+    termios.tcsetwinsize(theirs, size)
+    argv = command.argv((str(clip(clips)),), False)
+    process = subprocess.Popen(argv, env=command.env(), cwd=command.home, stdout=theirs, stderr=theirs)
+    os.close(theirs)
+    said = bytearray()
+    wait_until(lambda: read(ours, said) or process.poll() is not None, seconds=90)
+    read(ours, said)
+    os.close(ours)
+    assert process.returncode == 0, said.decode(errors="replace")
+    assert b"Traceback" not in said
+    completed(command)

@@ -132,3 +132,17 @@ def test_a_run_that_is_deleted_is_closed(site: Site, fresh: Fresh, tmp_path: Pat
         assert told.do is Do.CLOSE
         assert [one.state for one in run.attempts()] == [AttemptState.ABANDONED]
         assert recoveries_of(run) is None
+
+
+def test_a_run_that_is_deleted_at_work_takes_neither_its_worker_nor_another_run_along(
+    site: Site, fresh: Fresh, tmp_path: Path
+) -> None:
+    tool = slow_once(tmp_path)
+    run = triggered(site, "deleted", str(fresh("transcoded")), {"TIDEGATE_TOOLS_FFMPEG": str(tool)})
+    wait_until(lambda: is_slow_now(tool), seconds=90)
+    asked(site, "DELETE", f"flow_runs/{run.id}")
+    other = triggered(site, "other", str(fresh("copied")))
+    other.wait("COMPLETED")
+    run.wait_for(lambda one: one.state is not AttemptState.RUNNING, seconds=180)
+    wait_until(lambda: not processes_of(run), seconds=60)
+    assert site.worker is not None and site.worker.poll() is None
