@@ -9,7 +9,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import httpx
 import pytest
 
 from flows.site import POOL
@@ -25,7 +24,7 @@ from tests.support.disaster import (
     triggered,
     without_automation,
 )
-from tests.support.site import Site, started_site
+from tests.support.site import Site, asked, started_site
 from tidegate.durable.ledger import AttemptState
 from tidegate.durable.ledger.decide import Do
 
@@ -38,16 +37,16 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
         yield site
 
 
-def asked(site: Site, method: str, path: str, **what: Any) -> None:
-    httpx.request(method, f"{site.api_url}/{path}", timeout=60, **what).raise_for_status()
+def ask(site: Site, method: str, path: str, **what: Any) -> None:
+    asked(method, f"{site.api_url}/{path}", **what)
 
 
 def delete_deployment(site: Site) -> None:
-    asked(site, "DELETE", f"deployments/{site.get('deployments/name/ingest/ingest')['id']}")
+    ask(site, "DELETE", f"deployments/{site.get('deployments/name/ingest/ingest')['id']}")
 
 
 def delete_pool(site: Site) -> None:
-    asked(site, "DELETE", f"work_pools/{POOL}")
+    ask(site, "DELETE", f"work_pools/{POOL}")
 
 
 @contextmanager
@@ -64,8 +63,10 @@ def killed(site: Site, fresh: Fresh, folder: Path, deed: Callable[[Site], None])
 
 @pytest.mark.parametrize(
     ("deed", "says"),
-    [(delete_deployment, "its deployment was deleted"), (delete_pool, "its work pool or queue was deleted")],
-    ids=["deployment", "pool"],
+    [
+        pytest.param(delete_deployment, "its deployment was deleted", id="deployment"),
+        pytest.param(delete_pool, "its work pool or queue was deleted", id="pool", marks=pytest.mark.slow),
+    ],
 )
 def test_a_run_that_no_worker_would_take_again_is_parked_once_and_says_why(
     deed: Callable[[Site], None], says: str, site: Site, fresh: Fresh, tmp_path: Path
@@ -89,6 +90,7 @@ def test_a_run_that_no_worker_would_take_again_is_parked_once_and_says_why(
         site.start_worker()
 
 
+@pytest.mark.slow
 def test_a_run_of_a_deleted_deployment_ends_and_can_be_cancelled_as_any_other(
     site: Site, fresh: Fresh, tmp_path: Path
 ) -> None:
@@ -113,13 +115,13 @@ def test_a_run_whose_work_pool_is_paused_is_scheduled_and_says_what_it_waits_for
     site: Site, fresh: Fresh, tmp_path: Path
 ) -> None:
     def pause(site: Site) -> None:
-        asked(site, "PATCH", f"work_pools/{POOL}", json={"is_paused": True})
+        ask(site, "PATCH", f"work_pools/{POOL}", json={"is_paused": True})
 
     with killed(site, fresh, tmp_path, pause) as run:
         told = recover_here(site)[run.id]
         assert told.do is Do.RESCHEDULE and f"when the work pool {POOL} is resumed" in told.why
         assert site.states(run.id)[-1] == "AwaitingRecovery"
-        asked(site, "PATCH", f"work_pools/{POOL}", json={"is_paused": False})
+        ask(site, "PATCH", f"work_pools/{POOL}", json={"is_paused": False})
         run.wait("COMPLETED")
 
 
@@ -127,22 +129,38 @@ def test_a_run_that_is_deleted_is_closed(site: Site, fresh: Fresh, tmp_path: Pat
     with killed(site, fresh, tmp_path, lambda _: None) as run:
         run.wait("CRASHED", "RUNNING")
         run.wait_for_last_word()
-        asked(site, "DELETE", f"flow_runs/{run.id}")
+        ask(site, "DELETE", f"flow_runs/{run.id}")
         [told] = [one for one in recover_here(site).values() if one.why == "Prefect knows no such run"]
         assert told.do is Do.CLOSE
         assert [one.state for one in run.attempts()] == [AttemptState.ABANDONED]
         assert recoveries_of(run) is None
 
 
+@pytest.mark.slow
 def test_a_run_that_is_deleted_at_work_takes_neither_its_worker_nor_another_run_along(
     site: Site, fresh: Fresh, tmp_path: Path
 ) -> None:
     tool = slow_once(tmp_path)
     run = triggered(site, "deleted", str(fresh("transcoded")), {"TIDEGATE_TOOLS_FFMPEG": str(tool)})
     wait_until(lambda: is_slow_now(tool), seconds=90)
-    asked(site, "DELETE", f"flow_runs/{run.id}")
+    ask(site, "DELETE", f"flow_runs/{run.id}")
     other = triggered(site, "other", str(fresh("copied")))
     other.wait("COMPLETED")
     run.wait_for(lambda one: one.state is not AttemptState.RUNNING, seconds=180)
     wait_until(lambda: not processes_of(run), seconds=60)
     assert site.worker is not None and site.worker.poll() is None
+
+
+@pytest.mark.slow
+def test_what_prefect_does_not_take_is_not_called_done(fresh: Fresh, tmp_path: Path) -> None:
+    """A server with Prefect's own storage of leases answers 500 to every state of a run whose deployment is gone."""
+    storage = {"PREFECT_SERVER_CONCURRENCY_LEASE_STORAGE": "prefect.server.concurrency.lease_storage.filesystem"}
+    with started_site(tmp_path, {"TIDEGATE_RECOVERY_SETTLE": "3", **storage}) as site:
+        without_automation(site)
+        with killed(site, fresh, tmp_path / "tool", delete_deployment) as run:
+            told = recover_here(site)[run.id]
+            assert told.do is Do.REFUSED and "its deployment was deleted" in told.why
+            assert "500" in told.error and "http" not in told.error
+            assert run.state == "RUNNING", "as Prefect has it still"
+            kept = recoveries_of(run)
+            assert kept is not None and kept.parked_at is not None and not kept.scheduled
