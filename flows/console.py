@@ -2,12 +2,11 @@
 
 `flows/run.py` makes one and subscribes it to the events. Results go to stdout (with `--json` to stderr, as the
 document is there), everything else to stderr. It keeps what sources and stages came to, so that an interrupted run can
-still say how far it was.
+still say how far it was. Writing takes no time and cannot fail: see `flows/streams.py`.
 """
 
 from __future__ import annotations
 
-import os
 import threading
 import time
 from collections.abc import Callable
@@ -24,21 +23,6 @@ from tidegate.report.terminal import failure_panel, outcome_summary, progress_li
 
 PLAIN_EVERY_SECONDS = 5.0
 """How often a plain log shows progress."""
-
-
-class Terminal(Console):
-    """A console whose reader may leave (`… | head`): the work goes on without one."""
-
-    def on_broken_pipe(self) -> None:
-        self.quiet = True
-        read_by_nobody(self.file.fileno())
-
-
-def read_by_nobody(descriptor: int) -> None:
-    """From here on, what is written to `descriptor` goes nowhere, and that is no error."""
-    nowhere = os.open(os.devnull, os.O_WRONLY)
-    os.dup2(nowhere, descriptor)
-    os.close(nowhere)
 
 
 class Display(AbstractContextManager["Display"]):

@@ -10,7 +10,6 @@ import argparse
 import asyncio
 import json
 import shutil
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterable, Sequence
@@ -30,6 +29,7 @@ from flows.configuration import prefect_home
 from flows.doctor_home import doors
 from flows.findings import Finding, Findings, Level, bad, good, odd
 from flows.site import AUTOMATION, POOL
+from flows.streams import run_command
 from tidegate.durable.home import Home
 from tidegate.durable.ledger import Attempt, AttemptState, Ledger
 from tidegate.durable.ledger.decide import holds_slot, orphaned, stuck
@@ -352,4 +352,4 @@ def _shown(findings: Sequence[Finding]) -> Text:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_command(main)

@@ -1,7 +1,8 @@
 """What recovery and maintenance ask and tell Prefect about flow runs.
 
 States are set through Prefect's own rules wherever they allow it, so that slots are given back; every setting is
-looked at again afterwards, because a worker may still be reporting a crash.
+looked at again afterwards, because a worker may still be reporting a crash. What the server did not take is `Refused`,
+whatever it answered: only a state that is there counts as set.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from typing import Any
 from uuid import UUID
 
 import anyio
+import httpx
 from prefect.client.orchestration import PrefectClient
 from prefect.client.schemas.filters import (
     FlowFilter,
@@ -27,6 +29,8 @@ from prefect.client.schemas.filters import (
     TaskRunFilterStateType,
 )
 from prefect.client.schemas.objects import FlowRun, State, StateType
+from prefect.client.schemas.responses import SetStateStatus
+from prefect.exceptions import ObjectNotFound, PrefectException
 from prefect.states import Cancelled, Crashed, Failed, Scheduled
 
 from tidegate.durable.ledger.decide import RunFacts
@@ -38,6 +42,10 @@ CONFIRMED_AT_MOST = 4
 """How often a state that did not hold is set again."""
 FINAL = frozenset({"COMPLETED", "FAILED", "CRASHED", "CANCELLED"})
 TAKEN_UP_FROM = frozenset({"CRASHED", "FAILED"})
+
+
+class Refused(RuntimeError):
+    """Prefect's server did not take a state; the message says what it answered."""
 
 
 async def facts_of(client: PrefectClient, runs: Iterable[str]) -> dict[str, RunFacts]:
@@ -66,24 +74,49 @@ async def open_runs(client: PrefectClient, states: Sequence[StateType]) -> list[
             return await _named(client, found)
 
 
-async def reschedule(client: PrefectClient, run: str, why: str, settle_seconds: float) -> bool:
-    """Run the same flow run again; whether that held, or the run is past it by now.
+async def why_nobody_takes(client: PrefectClient, run: RunFacts) -> str | None:
+    """Why no worker would ever take this deployed run again, were it scheduled; None where one would."""
+    if run.deployment is None:
+        return None
+    try:
+        deployment = await client.read_deployment(UUID(run.deployment))
+    except ObjectNotFound:
+        return "its deployment was deleted, so no worker will take it: trigger its source from another one"
+    if run.pool is None and deployment.pull_steps:  # a deployment that a process serves itself has neither
+        return "its work pool or queue was deleted, so no worker will take it: trigger its source again"
+    return None
+
+
+async def why_it_waits(client: PrefectClient, run: RunFacts) -> str | None:
+    """What holds a scheduled run up until a person lets it go on; None where nothing does."""
+    try:
+        pool = await client.read_work_pool(run.pool) if run.pool else None
+    except ObjectNotFound:
+        return None
+    return f"it begins when the work pool {pool.name} is resumed, which is paused" if pool and pool.is_paused else None
+
+
+async def reschedule(client: PrefectClient, run: str, why: str, settle_seconds: float) -> None:
+    """Run the same flow run again.
 
     A worker reports the crash of its process twice, about 2 s apart: a Scheduled that is set in between is overwritten,
     and the run is lost. So it is set after `settle_seconds`, looked at, and set again if need be. A person may cancel
     the run meanwhile, and one that could not reach Prefect for long may still report its end: that stands.
+
+    Raises:
+        Refused: the server did not take it, or it did not hold.
     """
     await crash(client, run, why)
     again = f"Taken up again from its checkpoint: {why}"
     for _ in range(CONFIRMED_AT_MOST):
         await anyio.sleep(settle_seconds)
         if await _state(client, run) not in TAKEN_UP_FROM:
-            return True
+            return
         await _set(client, run, Scheduled(name="AwaitingRecovery", message=again))
         await anyio.sleep(settle_seconds / 2)
         if await _state(client, run) != "CRASHED":
-            return True
-    return False
+            return
+    raise Refused("the run does not stay scheduled: somebody sets it to Crashed again and again")
 
 
 async def crash(client: PrefectClient, run: str, why: str) -> None:
@@ -95,22 +128,64 @@ async def crash(client: PrefectClient, run: str, why: str) -> None:
 
 
 async def cancel(client: PrefectClient, run: str, why: str) -> None:
+    """Say that the run was cancelled.
+
+    Raises:
+        Refused: the server did not take it.
+    """
     await _set(client, run, Cancelled(message=why))
 
 
 async def fail(client: PrefectClient, run: str, name: str, message: str) -> None:
-    """End the run as an error of that name; what it may have said before does not count."""
+    """End the run as an error of that name; what it may have said before does not count.
+
+    Raises:
+        Refused: the server did not take it.
+    """
     if await _state(client, run) == "CANCELLING":  # from there Prefect lets a run become nothing else
         await cancel(client, run, message)
     await _set(client, run, Failed(name=name, message=message))
 
 
 async def _set(client: PrefectClient, run: str, state: State[Any]) -> None:
-    await client.set_flow_run_state(UUID(run), state)
+    """Set the state, by Prefect's rules.
+
+    Raises:
+        Refused: it was not taken. A run that is in that state all the same is as it should be.
+    """
+    try:
+        told = await client.set_flow_run_state(UUID(run), state)
+    except (httpx.HTTPError, PrefectException) as error:
+        if await _is(client, run, state):  # the answer was lost, and not what it answered
+            return
+        raise Refused(f"Prefect did not take the state {state.name}: {_in_short(error)}") from error
+    if told.status is not SetStateStatus.ACCEPT and not await _is(client, run, state):
+        reason = getattr(told.details, "reason", None) or told.status.value.lower()
+        raise Refused(f"Prefect did not take the state {state.name}: {reason}")
+
+
+async def _is(client: PrefectClient, run: str, state: State[Any]) -> bool:
+    try:
+        now = (await client.read_flow_run(UUID(run))).state
+    except (httpx.HTTPError, PrefectException):
+        return False
+    return now is not None and (now.type, now.name, now.message) == (state.type, state.name, state.message)
+
+
+def _in_short(error: Exception) -> str:
+    """What the server answered, without the address and the advice that httpx adds."""
+    if isinstance(error, httpx.HTTPStatusError):
+        return f"its server answered {error.response.status_code} {error.response.reason_phrase}"
+    if isinstance(error, ObjectNotFound):
+        return "it knows no such run; somebody has deleted it"
+    return str(error) or type(error).__name__
 
 
 async def _state(client: PrefectClient, run: str) -> str:
-    told = await client.read_flow_run(UUID(run))
+    try:
+        told = await client.read_flow_run(UUID(run))
+    except (httpx.HTTPError, PrefectException) as error:
+        raise Refused(f"Prefect did not tell the state of the run: {_in_short(error)}") from error
     return told.state_type.value if told.state_type else ""
 
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import sys
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Any
@@ -16,6 +15,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Column, Table
 
+from flows.streams import run_command
 from tidegate.durable.home import Home
 from tidegate.durable.ledger import Ledger
 from tidegate.durable.ledger.origins import Observed, Origins
@@ -154,4 +154,4 @@ def _state(one: Observed, limits: GateSettings) -> str:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_command(main)

@@ -7,7 +7,7 @@ again right before it acts, and may itself be killed anywhere: whatever it left 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import anyio
@@ -28,6 +28,7 @@ from tidegate.durable.ledger.decide import (
     RunFacts,
     Verdict,
     counted,
+    given_up,
     latest_by_run,
     next_stage,
     orphaned,
@@ -144,7 +145,7 @@ class Rescuer:
             verdict = verdict_on_orphan(
                 latest, run, recovery, succeeded_by=succeeded, now=now, limits=self._settings.recovery
             )
-            cases.append(Case(attempts, run, recovery, verdict))
+            cases.append(Case(attempts, run, recovery, await self._as_can_be(verdict, run)))
         return [case for case in cases if case.verdict.do is not Do.NOTHING]
 
     async def _unclaimed_cases(self, known: set[str | None], now: float) -> list[Case]:
@@ -161,9 +162,20 @@ class Rescuer:
         for run in runs:
             recovery = recoveries.get(run.id, Recovery(root_run=run.id))
             verdict = verdict_on_run(run, latest.get(run.id), recovery, now=now, limits=self._settings.recovery)
-            if verdict.do is not Do.NOTHING:
+            verdict = await self._as_can_be(verdict, run)
+            if verdict.do is not Do.NOTHING and not given_up(verdict, recovery, now):
                 cases.append(Case((), run, recovery, verdict))
         return cases
+
+    async def _as_can_be(self, verdict: Verdict, run: RunFacts | None) -> Verdict:
+        """The verdict, or that a person is needed: nobody takes a run whose deployment or work pool is gone."""
+        if run is None or verdict.do not in (Do.RESCHEDULE, Do.WAIT):
+            return verdict
+        gone = await orchestration.why_nobody_takes(self._client, run)
+        if gone is not None:
+            return Verdict(Do.PARK, f"{verdict.why}; {gone}")
+        waits = await orchestration.why_it_waits(self._client, run)
+        return replace(verdict, why=f"{verdict.why}; {waits}") if waits else verdict
 
     def told(self, case: Case) -> Rescue:
         """The case in words."""
@@ -199,8 +211,8 @@ class Rescuer:
             recoveries = await self._seen_to(case)
             return told.model_copy(update={"recoveries": recoveries})
         except Exception as error:  # noqa: BLE001  # the others are waiting; the next recover tries this one again
-            self._observe(Note(f"{told.what}: {error}", "error"))
-            return told.model_copy(update={"error": str(error)})
+            why = f"{told.why}; to be {told.do}, but {error}"
+            return told.model_copy(update={"do": Do.REFUSED, "why": why, "goes_on_at": "", "error": str(error)})
 
     async def _freed(self, case: Case) -> bool:
         """Free the work of the lost attempts and end what they left running; False if one of them lives after all."""
@@ -235,8 +247,9 @@ class Rescuer:
         if do is Do.RESCHEDULE:
             return await self._taken_up(case, run)
         if do is Do.PARK:
-            now = await in_thread(self._ledger.now)
-            await in_thread(self._ledger.put_recovery, case.recovery.model_copy(update={"parked_at": now}))
+            parked_at = case.recovery.parked_at or await in_thread(self._ledger.now)
+            record = case.recovery.model_copy(update={"parked_at": parked_at, "scheduled": False})
+            await in_thread(self._ledger.put_recovery, record)
             if case.attempts:
                 await in_thread(leave_report, self._settings, case.attempts[-1], Parked(why))
             await orchestration.fail(self._client, run.id, "Parked", f"parked: {why}")
@@ -256,8 +269,7 @@ class Rescuer:
         record = counted(case.recovery, reached, now)
         await in_thread(self._ledger.put_recovery, record)
         settle = self._settings.recovery.settle.total_seconds()
-        if not await orchestration.reschedule(self._client, run.id, case.verdict.why, settle):
-            raise RuntimeError(f"the run {run.id} does not stay scheduled")
+        await orchestration.reschedule(self._client, run.id, case.verdict.why, settle)
         _announce(run, Do.RESCHEDULE, case.verdict.why)
         return record.consecutive
 

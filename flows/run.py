@@ -1,7 +1,8 @@
 """`python -m flows.run SOURCE …`: ingest by hand.
 
 Checks the request, finds or starts a Prefect server, runs the flow, and says how it ended. Usage errors are answered
-before Prefect is imported. Ctrl-C stops the tools, leaves what a later run resumes from, and exits with 130.
+before Prefect is imported. Ctrl-C stops the tools, leaves what a later run resumes from, and exits with 130; so do
+SIGTERM and a terminal that is closed. A run whose results cannot be shown is done all the same.
 """
 
 from __future__ import annotations
@@ -11,7 +12,6 @@ import asyncio
 import atexit
 import contextlib
 import gc
-import io
 import json
 import os
 import signal
@@ -21,15 +21,17 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from rich.console import Console
+from rich.text import Text
 
 from flows import safety
 from flows.arguments import Command, checked, parsed
 from flows.closing import close
-from flows.console import Display, Terminal, read_by_nobody
+from flows.console import Display
 from flows.request import (
     SourceRequest,
 )
 from flows.server import Server, attach
+from flows.streams import DONE, FAILED, INTERRUPTED, UNDELIVERED, run_command, undelivered
 from tidegate.durable.home import Home
 from tidegate.durable.secrets import SecretFiles
 from tidegate.errors import BadInput, Superseded, TidegateError, UsageError, as_failure
@@ -37,17 +39,19 @@ from tidegate.model import Outcome, StageRecord
 from tidegate.redact import redact_url
 from tidegate.report.document import document
 from tidegate.report.failure import describe
-from tidegate.report.terminal import failure_panel
+from tidegate.report.terminal import failure_panel, outcome_summary
 
 if TYPE_CHECKING:
     from prefect.client.schemas.objects import State
 
-DONE, FAILED, USAGE, SOME_FAILED, INTERRUPTED, TERMINATED = 0, 1, 2, 3, 130, 143
+USAGE, SOME_FAILED = 2, 3
+STOPPED_BY = {signal.SIGTERM: 128 + signal.SIGTERM, signal.SIGHUP: 128 + signal.SIGHUP}
+"""The exit codes of the signals that end a run as cleanly as Ctrl-C does."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; returns the exit code."""
-    console = Terminal(stderr=True)
+    console = Console(stderr=True)
     given = sys.argv[1:] if argv is None else list(argv)
     try:
         words = parsed(given)
@@ -57,22 +61,32 @@ def main(argv: Sequence[str] | None = None) -> int:
         command = checked(words)
     except TidegateError as error:
         return _refuse(error, words, console)
-    signal.signal(signal.SIGTERM, _terminate)
+    for number in _heard():
+        signal.signal(number, _terminate)
     try:
         return _run_or_tell(command, console)
     except KeyboardInterrupt as stop:  # before the flow or after it; inside, `_until_the_end` hears of it first
-        code = TERMINATED if isinstance(stop, _Terminated) else INTERRUPTED
+        code = stop.code if isinstance(stop, _Terminated) else INTERRUPTED
         return _interrupted(command, console, [_stopped(request, command, {}) for request in command.requests], code)
     finally:
         _forget_unneeded(command)
 
 
 class _Terminated(KeyboardInterrupt):
-    """SIGTERM, where nothing of the flow's runs yet."""
+    """SIGTERM or SIGHUP, where nothing of the flow's runs yet."""
+
+    def __init__(self, code: int) -> None:
+        super().__init__()
+        self.code = code
 
 
-def _terminate(*_: object) -> NoReturn:
-    raise _Terminated
+def _terminate(number: int, _: object) -> NoReturn:
+    raise _Terminated(128 + number)
+
+
+def _heard() -> list[signal.Signals]:
+    """The signals that end a run: those that `nohup` or a script had ignored stay so."""
+    return [number for number in STOPPED_BY if signal.getsignal(number) is not signal.SIG_IGN]
 
 
 def _refuse(error: TidegateError, words: argparse.Namespace, console: Console) -> int:
@@ -94,7 +108,7 @@ def _run_or_tell(command: Command, console: Console) -> int:
         outcomes = [_lost(request, command, failure) for request in command.requests]
         for outcome in outcomes:
             display.tell(outcome)
-        code = _conclude(command, outcomes)
+        code = _conclude(command, console, outcomes)
         return USAGE if isinstance(error, UsageError) else code
 
 
@@ -109,7 +123,7 @@ def _run(command: Command, console: Console) -> int:
 
 
 def _display(command: Command, console: Console) -> Display:
-    results = console if command.as_json else Terminal()
+    results = console if command.as_json else Console()
     return Display(console, results, verbose=command.verbose, titled=len(command.requests) > 1)
 
 
@@ -130,7 +144,7 @@ def _under(server: Server, command: Command, console: Console, display: Display)
         outcomes, code = _until_the_end(command, display)
     outcomes = [_with_ui(outcome, server) for outcome in outcomes]
     display.__exit__()
-    return _conclude(command, outcomes) if code is None else _interrupted(command, console, outcomes, code)
+    return _conclude(command, console, outcomes) if code is None else _interrupted(command, console, outcomes, code)
 
 
 @contextlib.contextmanager
@@ -157,7 +171,8 @@ def _until_the_end(command: Command, display: Display) -> tuple[list[Outcome], i
         # Inside a flow Prefect's own SIGTERM handler takes our place and raises out of the loop itself, past every
         # stage. Closing the runner is what cancels them, so it comes before anybody asks how far they were.
         runner.close()
-        code = TERMINATED if terminated.happened or isinstance(stop, TerminationSignal) else INTERRUPTED
+        by_prefect = STOPPED_BY[signal.SIGTERM] if isinstance(stop, TerminationSignal) else INTERRUPTED
+        code = terminated.code or by_prefect
         return _so_far(command, display), code
     finally:
         runner.close()
@@ -175,18 +190,20 @@ def _so_far(command: Command, display: Display) -> list[Outcome]:
 
 
 class _Termination:
-    """SIGTERM ends the run as cleanly as Ctrl-C does."""
+    """SIGTERM and SIGHUP end the run as cleanly as Ctrl-C does."""
 
-    happened = False
+    code: int | None = None
+    """The exit code, once there was one of them."""
 
     async def watch(self, work: Any) -> list[Outcome]:
         task = asyncio.ensure_future(work)
-        asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, self._stop, task)
+        for number in _heard():
+            asyncio.get_running_loop().add_signal_handler(number, self._stop, number, task)
         result: list[Outcome] = await task
         return result
 
-    def _stop(self, task: asyncio.Future[Any]) -> None:
-        self.happened = True
+    def _stop(self, number: int, task: asyncio.Future[Any]) -> None:
+        self.code = 128 + number
         task.cancel()
 
 
@@ -241,14 +258,28 @@ def _outcomes(values: Any) -> list[Outcome]:
     return list(values)
 
 
-def _conclude(command: Command, outcomes: list[Outcome]) -> int:
+def _conclude(command: Command, console: Console, outcomes: list[Outcome]) -> int:
     """The document, if it was asked for, and the exit code; people were told as each source ended."""
     if command.as_json:
         _print_json(outcomes)
+    why = undelivered()
+    if why is not None:
+        _say_undelivered(command, console, outcomes, why)
     failed = [outcome for outcome in outcomes if outcome.status != "completed"]
     if not failed:
-        return DONE
+        return DONE if why is None else UNDELIVERED
     return SOME_FAILED if len(failed) < len(outcomes) else FAILED
+
+
+def _say_undelivered(command: Command, console: Console, outcomes: list[Outcome], why: str) -> None:
+    """Say on stderr what stdout did not take: the results, or where the document lies that was asked for."""
+    console.print(Text(f"The run has ended, but standard output did not take its results: {why}."), soft_wrap=True)
+    for outcome in outcomes:
+        folder = outcome.published.folder if outcome.published else outcome.report_folder
+        if not command.as_json:
+            console.print(outcome_summary(outcome), soft_wrap=True)
+        elif folder is not None:
+            console.print(Text(f"document {folder / 'report.json'}"), soft_wrap=True)
 
 
 def _interrupted(command: Command, console: Console, outcomes: list[Outcome], code: int) -> int:
@@ -264,11 +295,8 @@ def _print_json(outcomes: list[Outcome]) -> None:
     text = json.dumps(told, indent=2, ensure_ascii=False) + "\n"
     # JSON is UTF-8 whatever the locale says; a byte of a file name that is none becomes a JSON escape.
     sys.stdout.flush()
-    try:
-        sys.stdout.buffer.write(text.encode(errors="backslashreplace"))
-        sys.stdout.buffer.flush()
-    except BrokenPipeError:
-        read_by_nobody(sys.stdout.fileno())
+    sys.stdout.buffer.write(text.encode(errors="backslashreplace"))
+    sys.stdout.buffer.flush()
 
 
 def _stopped(request: SourceRequest, command: Command, stages: dict[str, StageRecord]) -> Outcome:
@@ -301,32 +329,5 @@ def _forget_unneeded(command: Command) -> None:
             files.forget(request.secret)
 
 
-def cli() -> NoReturn:
-    """The entry point."""
-    departure = _Departure()
-    atexit.register(departure)  # registered first, so it runs after everybody else's exit handlers
-    if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(errors="backslashreplace")  # as stderr does: a locale without "×" is no reason to fail
-    try:
-        departure.code = main()
-    except SystemExit as ended:  # argparse's own
-        departure.code = int(ended.code or DONE)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # everything is told; what is left is to stop the server
-    sys.exit(departure.code)
-
-
-class _Departure:
-    """Leaves without taking the interpreter apart, which takes 0.3 s after Prefect and frees what is freed anyway."""
-
-    code = FAILED
-
-    def __call__(self) -> None:
-        with contextlib.suppress(OSError):
-            sys.stdout.flush()
-        with contextlib.suppress(OSError):
-            sys.stderr.flush()
-        os._exit(self.code)
-
-
 if __name__ == "__main__":
-    cli()
+    run_command(main)

@@ -1,7 +1,8 @@
 """`python -m flows.runs`: what the ledger knows of runs; with `recover` or `maintain`, those flows by hand.
 
 For people who have no worker, and for a look at what recovery would do (`--dry-run`). Listing reads the ledger only;
-the two flows run exactly as their deployments do.
+the two flows run exactly as their deployments do. The ledger's row of a killed run still says that it runs: what is
+shown is what recovery would find.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import json
 import os
 import sys
 from collections.abc import Sequence
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +23,7 @@ from rich.table import Table
 
 from flows import safety
 from flows.server import attach
+from flows.streams import run_command
 from tidegate.durable.home import Home
 from tidegate.errors import TidegateError
 from tidegate.report.failure import describe
@@ -30,7 +33,9 @@ from tidegate.settings import Settings
 if TYPE_CHECKING:
     from tidegate.durable.ledger import Attempt
     from tidegate.durable.ledger.codecs import Counted
+    from tidegate.durable.owner import Owner
     from tidegate.model import Value
+    from tidegate.settings import LedgerSettings
 
 DONE, FAILED = 0, 1
 LISTED = timedelta(days=7)
@@ -66,18 +71,55 @@ def _listed(settings: Settings, words: argparse.Namespace) -> int:
     ledger = Ledger.open(settings.ledger, Home(settings.store.home))
     if words.codecs:
         return _codecs_listed(ledger.codecs.all(), words.as_json)
-    attempts = ledger.recent(LISTED.total_seconds())
-    if words.as_json:
-        _print_json([attempt.model_dump(mode="json") for attempt in attempts])
-        return DONE
     from flows.resume import unfinished
     from tidegate.durable.owner import this_process
 
-    Console().print(_table(attempts))
-    cut_short = unfinished(attempts, ledger.now(), this_process(), settings.ledger)
+    attempts, now, here = ledger.recent(LISTED.total_seconds()), ledger.now(), this_process()
+    cut_short = unfinished(attempts, now, here, settings.ledger)
+    resumable = {attempt.id: f"python -m flows.run --resume {attempt.id}" for attempt in cut_short}
+    rows = [_row(attempt, now, here, settings.ledger, resumable.get(attempt.id)) for attempt in attempts]
+    if words.as_json:
+        pairs = zip(attempts, rows, strict=True)
+        _print_json([{**attempt.model_dump(mode="json"), **asdict(row)} for attempt, row in pairs])
+        return DONE
+    Console().print(_table(attempts, rows))
     for attempt in cut_short:
-        print(f"can be resumed: python -m flows.run --resume {attempt.id}   # {attempt.title}")  # noqa: T201
+        print(f"can be resumed: {resumable[attempt.id]}   # {attempt.title}")  # noqa: T201
     return DONE
+
+
+@dataclass(frozen=True)
+class Row:
+    """What is true of an attempt now, beyond what its row in the ledger says."""
+
+    condition: str
+    """`running`, `silent`, `lost contact`, `cut short`; of one that has ended, its state."""
+    silent_seconds: float | None
+    """Since its last renewal; None of one that has ended."""
+    cure: str | None
+    """What takes it up again; None where nothing has to."""
+
+    @property
+    def shown(self) -> str:
+        """`lost contact 12 min ago`, `running, silent for 50 s`."""
+        from tidegate.durable.ledger.decide import Condition
+
+        seconds = self.silent_seconds or 0.0
+        length = f"{seconds / 60:.0f} min" if seconds >= 90 else f"{seconds:.0f} s"
+        if self.condition == Condition.LOST_CONTACT:
+            return f"lost contact {length} ago"
+        return f"running, silent for {length}" if self.condition == Condition.SILENT else self.condition
+
+
+def _row(attempt: Attempt, now: float, here: Owner, limits: LedgerSettings, resume: str | None) -> Row:
+    from tidegate.durable.ledger.decide import REPEATED, Condition, condition
+
+    found = condition(attempt, now, here, limits)
+    if found is None:
+        return Row(attempt.state.value, None, resume)
+    lost = found in (Condition.CUT_SHORT, Condition.LOST_CONTACT)
+    by_recovery = "python -m flows.runs recover" if lost and attempt.deployment and attempt.kind in REPEATED else None
+    return Row(found.value, round(max(0.0, now - attempt.renewed_at), 1), resume or by_recovery)
 
 
 def _codecs_listed(counted: Sequence[Counted], as_json: bool) -> int:
@@ -96,19 +138,26 @@ def _codecs_listed(counted: Sequence[Counted], as_json: bool) -> int:
     return DONE
 
 
-def _table(attempts: Sequence[Attempt]) -> Table:
+def _table(attempts: Sequence[Attempt], rows: Sequence[Row]) -> Table:
     table = Table("id", "what", "state", "stage", "since", "waits for", box=None)
-    for attempt in attempts:
+    for attempt, row in zip(attempts, rows, strict=True):
         since = datetime.fromtimestamp(attempt.created_at, UTC).astimezone()
         table.add_row(
             attempt.id,
             attempt.title,
-            f"{attempt.state}{f' ({attempt.failure})' if attempt.failure else ''}",
+            f"{row.shown}{f' ({attempt.failure})' if attempt.failure else ''}",
             attempt.stage or "",
             f"{since:%Y-%m-%d %H:%M}",
-            attempt.waiting_for or "",
+            _awaited(attempt, row),
         )
     return table
+
+
+def _awaited(attempt: Attempt, row: Row) -> str:
+    """What it waits for; one that is gone waits for nothing itself."""
+    if row.cure:
+        return "recovery" if attempt.deployment else "you (see below)"
+    return (attempt.waiting_for or "") if row.condition in ("running", "silent") else ""
 
 
 def _operated(settings: Settings, words: argparse.Namespace) -> int:
@@ -147,4 +196,4 @@ def _print_json(value: Any) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_command(main)

@@ -1,7 +1,7 @@
 """Where the engine's events go while Prefect runs it: the run's log, and whoever in this process listens.
 
 `flows/ingest.py` makes one observer per run; the command's terminal display subscribes as a listener. Events are for
-people: losing one loses nothing.
+people: losing one loses nothing. Prefect's own lines about a run that was stopped are put right in `tasks/stops.py`.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from prefect.exceptions import MissingContextError
 from prefect.logging import get_run_logger
 
+from tasks import stops
 from tidegate.events import Event, Note, Observer, PathTaken, StageEnded, StageStarted
 
 _listeners: list[Observer] = []
@@ -38,6 +39,7 @@ def listening(observer: Observer) -> Iterator[None]:
 
 def run_observer() -> Observer:
     """An observer for the flow run that is current now; it may be called from any thread."""
+    stops.install()
     logger = _run_logger()
 
     def tell(event: Event) -> None:

@@ -303,7 +303,7 @@ class Cancelled(Coordination):
 
 
 class Parked(Coordination):
-    """Recovered too often without a new checkpoint; a person has to look."""
+    """Recovered too often without a new checkpoint, or nobody is left to run it; a person has to look."""
 
 
 class Stuck(Coordination):
@@ -710,8 +710,8 @@ POLICIES: dict[type[TidegateError], Policy] = {
     Parked: Policy(
         "parked",
         Category.COORDINATION,
-        "The run was recovered several times without getting any further.",
-        ("look at the evidence, then run the same command",),
+        "The run does not go on by itself any more.",
+        ("look at what the message says, then ask for the same source again: it goes on from its checkpoint",),
     ),
     Stuck: Policy(
         "stuck",

@@ -12,9 +12,13 @@ from hypothesis import strategies as st
 
 from tidegate.durable.ledger import Attempt, AttemptState, Recovery
 from tidegate.durable.ledger.decide import (
+    Condition,
     Do,
     RunFacts,
+    Verdict,
+    condition,
     counted,
+    given_up,
     holds_slot,
     idle_seconds,
     latest_by_run,
@@ -58,6 +62,37 @@ def run(state: str = "RUNNING", *, ago: float = HOUR, **facts: Any) -> RunFacts:
 
 def recovery(**facts: Any) -> Recovery:
     return Recovery(root_run="run", **facts)
+
+
+# --- shown ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("facts", "true"),
+    [
+        ({}, Condition.AT_WORK),
+        ({"renewed_at": NOW - 45}, Condition.AT_WORK),
+        ({"renewed_at": NOW - 46}, Condition.SILENT),
+        ({"renewed_at": NOW - 301}, Condition.LOST_CONTACT),
+        ({"owner": NEVER}, Condition.CUT_SHORT),
+        ({"owner": NEVER, "renewed_at": NOW - 301}, Condition.CUT_SHORT),
+        ({"owner": this_process(), "renewed_at": NOW - 301}, Condition.LOST_CONTACT),
+        *(({"state": state, "owner": NEVER}, None) for state in [*ENDED, AttemptState.INTERRUPTED]),
+    ],
+)
+def test_what_is_shown_of_an_attempt_is_what_recovery_would_find(facts: dict[str, Any], true: Condition | None) -> None:
+    one = attempt(**facts)
+    assert condition(one, NOW, this_process(), LEDGER) is true
+    lost = true in (Condition.CUT_SHORT, Condition.LOST_CONTACT)
+    assert lost == orphaned(one, NOW, this_process(), LEDGER)
+
+
+def test_a_parking_that_prefect_never_takes_is_given_up_after_an_hour() -> None:
+    park = Verdict(Do.PARK, "its deployment was deleted")
+    assert not given_up(park, recovery(), NOW)
+    assert not given_up(park, recovery(parked_at=NOW - HOUR), NOW)
+    assert given_up(park, recovery(parked_at=NOW - HOUR - 1), NOW)
+    assert not given_up(Verdict(Do.CANCEL, ""), recovery(parked_at=NOW - 2 * HOUR), NOW)
 
 
 # --- lost ------------------------------------------------------------------------------------------

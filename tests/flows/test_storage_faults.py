@@ -321,7 +321,7 @@ def test_whatever_does_not_sync_for_good_ends_the_run_and_damages_nothing(
         home.mkdir()
         one = Command(home, tmp_path / f"out-{number}", patient.environment, patient.mark)
         path = target(one)
-        argv = [*syncs_fail(path), *one._argv((str(film.path),), True)]
+        argv = [*syncs_fail(path), *one.argv((str(film.path),), True)]
         pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
         runs.append((one, path, subprocess.Popen(argv, env=one.env(), cwd=home, **pipes)))  # type: ignore[call-overload]
     ended = [(one, path, end_of(process, seconds=400)) for one, path, process in runs]
@@ -340,7 +340,7 @@ def test_whatever_does_not_sync_for_good_ends_the_run_and_damages_nothing(
 def traced(command: Command, source: str, *unsafe: Path) -> Ended:
     """Run the command while these files do not sync."""
     with subprocess.Popen(
-        [*syncs_fail(*unsafe), *command._argv((source,), True)],
+        [*syncs_fail(*unsafe), *command.argv((source,), True)],
         env=command.env(),
         cwd=command.home,
         stdout=subprocess.PIPE,

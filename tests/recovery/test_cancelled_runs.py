@@ -49,6 +49,7 @@ def test_a_cancelled_run_ends_its_tools_in_time_and_leaves_what_the_next_goes_on
     run.wait("CANCELLED", seconds=60)
     assert processes_of(run) == []
     assert run.folders() == []
+    assert run.errors() == [], "somebody wanted it so"
     assert [one.state for one in run.attempts()] in ([AttemptState.CANCELLED], [AttemptState.INTERRUPTED])
 
     again = triggered(site, "again", str(film))

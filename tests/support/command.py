@@ -72,7 +72,7 @@ class Command:
         """Run to the end."""
         started = time.monotonic()
         done = subprocess.run(
-            self._argv(words, as_json),
+            self.argv(words, as_json),
             env=self.env(),
             cwd=self.home,
             capture_output=True,
@@ -87,7 +87,7 @@ class Command:
     def started(self, *words: str, as_json: bool = True) -> Iterator[subprocess.Popen[str]]:
         """Start, and make sure that it is gone at the end of the block."""
         process = subprocess.Popen(
-            self._argv(words, as_json),
+            self.argv(words, as_json),
             env=self.env(),
             cwd=self.home,
             stdout=subprocess.PIPE,
@@ -117,7 +117,8 @@ class Command:
             **self.environment,
         }
 
-    def _argv(self, words: tuple[str, ...], as_json: bool) -> list[str]:
+    def argv(self, words: tuple[str, ...], as_json: bool) -> list[str]:
+        """The words of the command, for a test that starts it its own way."""
         told = ["--json"] if as_json else []
         return [sys.executable, "-m", "flows.run", *words, "--output-dir", str(self.output), *told]
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import json
+import logging
 import os
 import re
 import shlex
@@ -142,6 +143,11 @@ class Triggered:
         [folder] = self.folders()
         [video] = folder.glob("*.mp4")
         return video.read_bytes()
+
+    def errors(self) -> list[str]:
+        """What its log says as errors, as far as the server has heard."""
+        told = {"logs": {"flow_run_id": {"any_": [self.id]}, "level": {"ge_": logging.ERROR}}}
+        return [one["message"] for one in self.site.post("logs/filter", told)]
 
     def made(self) -> Counter[str]:
         """How often each stage was done to its end, as far as Prefect has heard; from a checkpoint it was not done."""

@@ -19,6 +19,9 @@ from tidegate.settings import AdmissionSettings, LedgerSettings, RecoverySetting
 LOST_TOUCH = frozenset({"lease_lost", "ledger_unavailable", "server_unavailable"})
 """Failures of runs that lost touch rather than their source: those go on. A Failed state's message begins with one."""
 
+MISSED_RENEWALS = 3
+"""So many missing ones are worth a word: one or two are a busy machine."""
+
 
 def orphaned(attempt: Attempt, now: float, here: Owner, limits: LedgerSettings, *, gone: bool | None = None) -> bool:
     """Nobody is at work on it any more: its owner is provably gone, or has not renewed for the length of the lease.
@@ -30,6 +33,31 @@ def orphaned(attempt: Attempt, now: float, here: Owner, limits: LedgerSettings, 
     if now - attempt.renewed_at > limits.lease.total_seconds():
         return True
     return provably_gone(attempt.owner, here) if gone is None else gone
+
+
+class Condition(StrEnum):
+    """What is true of an attempt that its row calls running."""
+
+    AT_WORK = "running"
+    SILENT = "silent"
+    """It has missed renewals, and may still be alive: its lease has not ended."""
+    LOST_CONTACT = "lost contact"
+    """Its lease has ended, and nobody here can know what became of its process."""
+    CUT_SHORT = "cut short"
+    """Its process is gone."""
+
+
+def condition(
+    attempt: Attempt, now: float, here: Owner, limits: LedgerSettings, *, gone: bool | None = None
+) -> Condition | None:
+    """How it stands with an attempt that its row calls running, by the rule that recovery goes by; None for others."""
+    if attempt.state is not AttemptState.RUNNING:
+        return None
+    gone = provably_gone(attempt.owner, here) if gone is None else gone
+    if orphaned(attempt, now, here, limits, gone=gone):
+        return Condition.CUT_SHORT if gone else Condition.LOST_CONTACT
+    silent = now - attempt.renewed_at > MISSED_RENEWALS * limits.renew_every.total_seconds()
+    return Condition.SILENT if silent else Condition.AT_WORK
 
 
 def idle_seconds(attempt: Attempt, now: float) -> float:
@@ -100,6 +128,8 @@ class Do(StrEnum):
     """Maintenance has ended its attempt, and could not tell Prefect any more."""
     CLOSE = "closed"
     """Prefect knows its end; only the ledger had not heard."""
+    REFUSED = "not done"
+    """Prefect's server did not take it; the next recovery tries again."""
 
 
 @dataclass(frozen=True)
@@ -202,6 +232,9 @@ _UNTOLD = frozenset({AttemptState.ABANDONED, AttemptState.COMPLETED})
 _GRACE = 60.0
 """Seconds in which a process that has ended its work may still tell Prefect so."""
 
+_PARKING = 3600.0
+"""Seconds for which a run is parked again where Prefect did not take it; after that it is a person's."""
+
 _NOTHING = Verdict(Do.NOTHING, "")
 
 
@@ -223,6 +256,11 @@ def _taken_up(
     if now < due:
         return Verdict(Do.WAIT, f"{why}; its next try is in {due - now:.0f} s")
     return Verdict(Do.RESCHEDULE, why)
+
+
+def given_up(verdict: Verdict, recovery: Recovery, now: float) -> bool:
+    """Whether its parking was tried for long enough: a server that never takes it is not asked for ever."""
+    return verdict.do is Do.PARK and recovery.parked_at is not None and now - recovery.parked_at > _PARKING
 
 
 def overdue(run: RunFacts, now: float, after: timedelta) -> bool:
