@@ -30,6 +30,7 @@ from tidegate.durable.secrets import SecretFiles
 from tidegate.errors import BadInput, LedgerUnavailable
 from tidegate.model import STAGES, ProfileName, Quality, Wish
 from tidegate.settings import Settings
+from tidegate.transfer.paths import expanded, require_possible
 
 
 @dataclass(frozen=True)
@@ -231,7 +232,8 @@ def _require_folders(output_dir: Path, home: Path) -> Path:
     Raises:
         BadInput: one of them cannot be created or written.
     """
-    wanted = output_dir.expanduser().absolute()
+    wanted = expanded(output_dir).absolute()
+    require_possible(wanted, "The output folder")
     if any(0xD800 <= ord(character) < 0xE000 for character in str(wanted)):
         raise BadInput("The output folder's name is no text in this locale; try LC_ALL=C.UTF-8")
     new = [folder for folder in (wanted, *wanted.parents) if not folder.exists()]

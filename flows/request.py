@@ -17,7 +17,15 @@ from tidegate.durable.secrets import SecretFiles
 from tidegate.errors import BadInput
 from tidegate.model import Source
 from tidegate.redact import has_secret, redact_url
-from tidegate.transfer.request import checked_headers, checked_headers_for, checked_sha256, checked_url
+from tidegate.transfer.paths import expanded, local_path, require_possible
+from tidegate.transfer.request import (
+    MayRead,
+    anything,
+    checked_headers,
+    checked_headers_for,
+    checked_sha256,
+    checked_url,
+)
 
 __all__ = [
     "SourceRequest",
@@ -29,6 +37,10 @@ __all__ = [
     "require_writable",
     "source_of",
 ]
+
+
+ROOM_BYTES = 500
+"""What must fit behind the path of an output folder or a home: names of our own making, and their temporary siblings."""
 
 
 class SourceRequest(BaseModel):
@@ -65,18 +77,22 @@ def request_for(
     )
 
 
-def source_of(request: SourceRequest, home: Home) -> Source:
+def source_of(request: SourceRequest, home: Home, may_read: MayRead = anything) -> Source:
     """The engine's source for a request that names no block.
 
     Raises:
         BadInput, UnsupportedSource: the request is not valid, or its secret is gone.
+        PathRefused: it is a file, and this run may not read it.
     """
     digest = checked_sha256(request.sha256)
     sha256 = f"sha256:{digest}" if digest else None
     if request.secret is not None:
-        return SecretFiles(home.secrets).reveal(request.secret).model_copy(update={"sha256": sha256})
+        source = SecretFiles(home.secrets).reveal(request.secret)
+        if source.scheme == "file":
+            may_read(local_path(source.url.get_secret_value()))
+        return source.model_copy(update={"sha256": sha256})
     mirrors = tuple(SecretStr(checked_mirror(link)) for link in request.mirrors)
-    return Source(url=SecretStr(checked_url(request.url)), sha256=sha256, mirrors=mirrors)
+    return Source(url=SecretStr(checked_url(request.url, may_read)), sha256=sha256, mirrors=mirrors)
 
 
 def checked_mirror(text: str) -> str:
@@ -97,7 +113,8 @@ def require_writable(folder: Path, named: str = "The output folder") -> Path:
     Raises:
         BadInput: it cannot be created or written.
     """
-    folder = folder.expanduser().absolute()
+    folder = expanded(folder).absolute()
+    require_possible(folder, named, room=ROOM_BYTES)
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=folder):

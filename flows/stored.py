@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from typing import Any, TypeVar, cast
 
+from anyio import to_thread
 from prefect.blocks.core import Block
 
 from blocks import MediaProfile, MediaSource, MediaStore, MediaToolchain
@@ -15,6 +16,7 @@ from tidegate.errors import BadInput
 from tidegate.model import Order, Source
 from tidegate.settings import Settings
 from tidegate.stages import Workbench
+from tidegate.transfer.request import anything
 
 B = TypeVar("B", bound=Block)
 
@@ -45,6 +47,12 @@ async def settings_of(store_block: str | None, toolchain_block: str | None) -> S
 
 
 async def source_in(request: SourceRequest, bench: Workbench) -> Source:
-    if request.block:
-        return (await _block(MediaSource, request.block)).source()
-    return source_of(request, bench.home)
+    """The engine's source, once it is known that this run may read it.
+
+    Raises:
+        BadInput, UnsupportedSource: the request, or the block that it names, is not valid.
+        PathRefused: it is a file that this run may not read; nobody has looked whether it is there.
+    """
+    block = await _block(MediaSource, request.block) if request.block else None
+    may_read = bench.roots.require_readable if bench.roots else anything
+    return await to_thread.run_sync(lambda: block.source(may_read) if block else source_of(request, bench.home, may_read))

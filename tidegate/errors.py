@@ -13,7 +13,7 @@ nothing can be lost in a crash.
     ├── ProcessFailure         ProcessTimeout, MemoryExhausted, StalledProcess, ProcessKilled, BadTimestamps,
     │                          RefusedByMuxer, VerificationFailed, ToolMissing, EncoderUnknown
     ├── HostFailure            StoreUnavailable, LedgerUnavailable, ServerUnavailable, DiskFull, PermissionRefused,
-    │                          AdmissionRefused
+    │                          PathRefused, AdmissionRefused
     ├── Coordination           Superseded, LeaseLost, Cancelled, Parked, Stuck
     └── Unknown
 """
@@ -273,6 +273,10 @@ class DiskFull(HostFailure):
 
 class PermissionRefused(HostFailure):
     """The operating system refuses to read or write a path."""
+
+
+class PathRefused(HostFailure):
+    """A deployed run may not read or write a path: it lies outside the folders that this worker allows."""
 
 
 class AdmissionRefused(HostFailure):
@@ -662,6 +666,12 @@ POLICIES: dict[type[TidegateError], Policy] = {
         Category.FILE_SYSTEM_ERROR,
         "A file or folder may not be read or written.",
         ("check the rights on the path that the message names",),
+    ),
+    PathRefused: Policy(
+        "path refused",
+        Category.HOST_ERROR,
+        "A file or folder lies where deployed runs may not go.",
+        ("move the file into a folder that is allowed", "or allow its folder with the line that the message gives"),
     ),
     AdmissionRefused: Policy(
         "admission refused",

@@ -12,8 +12,8 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints, ValidationError
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints, ValidationError
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from tidegate.errors import BadInput
 
@@ -194,6 +194,36 @@ class ToolSettings(Group):
     """Path of TwitchDownloaderCLI. None: the one on PATH."""
 
 
+def _from_paths(value: object) -> object:
+    return tuple(filter(None, value.split(os.pathsep))) if isinstance(value, str) else value
+
+
+def _absolute(path: Path) -> Path:
+    path = path.expanduser()
+    if not path.is_absolute():
+        raise ValueError(f"{path} is no absolute path")
+    return path
+
+
+Folder = Annotated[Path, AfterValidator(_absolute)]
+"""An absolute path; `~` is the user's home."""
+
+
+class RootSettings(Group):
+    """Where deployed runs may read and publish. Environment: `TIDEGATE_*`."""
+
+    model_config = SettingsConfigDict(env_prefix="TIDEGATE_")
+
+    roots: Annotated[tuple[Folder, ...], NoDecode, BeforeValidator(_from_paths)] = ()
+    """Folders in which local sources and outputs of deployed runs may lie, separated by `:`. They are added to the
+    folder where `make serve` was started, the home, and the folders that runs of this ledger have used. Runs by hand
+    go wherever their user may."""
+    roots_only: bool = False
+    """Whether deployed runs may use what `roots` names and nothing else."""
+    served_from: Folder | None = None
+    """The folder where `make serve` was started; it says so to its worker. None: a worker that was started otherwise."""
+
+
 class StoreSettings(Group):
     """Where things lie. Environment: `TIDEGATE_*`."""
 
@@ -328,6 +358,7 @@ class Settings(BaseModel):
     process: ProcessSettings = Field(default_factory=ProcessSettings)
     tools: ToolSettings = Field(default_factory=ToolSettings)
     store: StoreSettings = Field(default_factory=StoreSettings)
+    roots: RootSettings = Field(default_factory=RootSettings)
     ledger: LedgerSettings = Field(default_factory=LedgerSettings)
     recovery: RecoverySettings = Field(default_factory=RecoverySettings)
     space: SpaceSettings = Field(default_factory=SpaceSettings)

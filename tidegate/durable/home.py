@@ -8,9 +8,27 @@ from __future__ import annotations
 
 import shutil
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePath
 
 from tidegate.durable.clearing import allocated
+
+
+OWN_FOLDERS = frozenset({"assets", "results", "scratch", "secrets", "logs", "prefect"})
+"""Folders of a home that are nobody else's: no source lies in them, and nothing is published there."""
+OWN_FILES = ("ledger.", "serve.", "server.")
+"""How the names of its files begin, those that a database makes beside itself among them."""
+
+
+def is_own(path: Path, home: Path) -> bool:
+    """Whether Tidegate keeps a path for itself: the home, the files that lie directly in it, and its own folders.
+
+    Both are real paths. Letters count as equal whatever their case: on some file systems they are.
+    """
+    below = PurePath(str(path).casefold())
+    if not below.is_relative_to(str(home).casefold()):
+        return False
+    parts = below.relative_to(str(home).casefold()).parts
+    return not parts or parts[0] in OWN_FOLDERS or parts[0].startswith((".", *OWN_FILES))
 
 
 @dataclass(frozen=True)
@@ -18,6 +36,10 @@ class Home:
     """The folder layout; nothing is created before it is needed."""
 
     root: Path
+
+    def is_in_use(self) -> bool:
+        """Whether runs have worked here: nobody else makes such folders."""
+        return (self.root / "ledger.db").is_file() or (self.results.is_dir() and (self.root / "scratch").is_dir())
 
     @property
     def assets(self) -> Path:

@@ -267,6 +267,15 @@ class Ledger:
         with self._database.reading() as connection:
             return [Path(folder) for (folder,) in connection.execute(select(publications.c.folder))]
 
+    def used_places(self) -> tuple[list[Path], list[str]]:
+        """The folders that attempts were to publish, and the `file://` links that they could read. An attempt that was
+        refused either is not among them: it never held its work."""
+        with self._database.reading() as connection:
+            held = attempts.c.work_key.is_not(None) & (attempts.c.kind == "ingest")
+            targets = connection.execute(select(attempts.c.target).where(held).distinct()).scalars()
+            files = select(attempts.c.title).where(held & attempts.c.title.startswith("file:")).distinct()
+            return [Path(target) for target in targets if target], list(connection.execute(files).scalars())
+
     def counts(self) -> dict[str, int]:
         """How many attempts there are in each state."""
         with self._database.reading() as connection:
