@@ -6,7 +6,7 @@ from prefect.blocks.core import Block
 from pydantic import Field, SecretStr
 
 from tidegate.model import Source
-from tidegate.transfer.request import MayRead, anything, checked_headers_for, checked_sha256, checked_url
+from tidegate.transfer.request import May, anything, checked_headers_for, checked_sha256, checked_url
 
 
 class MediaSource(Block):
@@ -22,7 +22,7 @@ class MediaSource(Block):
     )
     sha256: str | None = Field(default=None, description="SHA-256 that the file must have, in hex.")
 
-    def source(self, may_read: MayRead = anything) -> Source:
+    def source(self, may_read: May = anything) -> Source:
         """The engine's source.
 
         Raises:

@@ -25,8 +25,8 @@ from flows.attempts import asked, beginning
 from flows.ending import attempted, failed_before_it_began, flow_run_id, told
 from flows.fallback import Descent, brought, forget, given_up, offered
 from flows.request import SourceRequest, require_writable
-from flows.roots import roots_of
 from flows.rests import comes_again, comes_back, patience_seconds, scheduled_again
+from flows.roots import roots_of
 from flows.smaller import Reduction, made, note_aim, recorded_aim
 from flows.stored import order_of, settings_of, source_in
 from tasks import analyze, download, probe, publish, remux
@@ -306,9 +306,8 @@ async def ingest(
         wish = _of_its_own(wish)
         settings = await settings_of(store_block, toolchain_block)
         bench = Workbench(settings, observe, roots=await to_thread.run_sync(roots_of, settings))
-        folder = bench.home.root / output_dir
-        await to_thread.run_sync(bench.require_publishable, folder)
-        way = Way(bench, outcome, require_writable(folder), until=until, refresh=refresh, wish=wish)
+        folder = require_writable(bench.home.root / output_dir, may_write=bench.require_publishable)
+        way = Way(bench, outcome, folder, until=until, refresh=refresh, wish=wish)
         engine_source = await source_in(source, bench)
     except Exception as error:  # noqa: BLE001  # whatever it is, the run ends with a report
         ended = failed_before_it_began(source, error)

@@ -19,7 +19,7 @@ from tidegate.model import Source
 from tidegate.redact import has_secret, redact_url
 from tidegate.transfer.paths import expanded, local_path, require_possible
 from tidegate.transfer.request import (
-    MayRead,
+    May,
     anything,
     checked_headers,
     checked_headers_for,
@@ -40,7 +40,7 @@ __all__ = [
 
 
 ROOM_BYTES = 500
-"""What must fit behind the path of an output folder or a home: names of our own making, and their temporary siblings."""
+"""What must fit behind the path of an output folder or a home: names of our own, and their temporary siblings."""
 
 
 class SourceRequest(BaseModel):
@@ -77,7 +77,7 @@ def request_for(
     )
 
 
-def source_of(request: SourceRequest, home: Home, may_read: MayRead = anything) -> Source:
+def source_of(request: SourceRequest, home: Home, may_read: May = anything) -> Source:
     """The engine's source for a request that names no block.
 
     Raises:
@@ -107,14 +107,16 @@ def checked_mirror(text: str) -> str:
     return url
 
 
-def require_writable(folder: Path, named: str = "The output folder") -> Path:
+def require_writable(folder: Path, named: str = "The output folder", may_write: May = anything) -> Path:
     """The folder, absolute, created if need be, and proven by writing into it.
 
     Raises:
         BadInput: it cannot be created or written.
+        PathRefused: `may_write` says so; nothing was created.
     """
     folder = expanded(folder).absolute()
     require_possible(folder, named, room=ROOM_BYTES)
+    may_write(folder)
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=folder):

@@ -56,6 +56,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         command = checked(words)
     except TidegateError as error:
         return _refuse(error, words, console)
+    for line in command.advice:
+        console.print(line)
     signal.signal(signal.SIGTERM, _terminate)
     try:
         return _run_or_tell(command, console)

@@ -55,4 +55,6 @@ async def source_in(request: SourceRequest, bench: Workbench) -> Source:
     """
     block = await _block(MediaSource, request.block) if request.block else None
     may_read = bench.roots.require_readable if bench.roots else anything
-    return await to_thread.run_sync(lambda: block.source(may_read) if block else source_of(request, bench.home, may_read))
+    return await to_thread.run_sync(
+        lambda: block.source(may_read) if block else source_of(request, bench.home, may_read)
+    )

@@ -21,9 +21,11 @@ nothing can be lost in a crash.
 from __future__ import annotations
 
 import errno
+import os
 import re
 from dataclasses import asdict, dataclass, field
 from enum import StrEnum
+from pathlib import Path
 from typing import Any
 
 OUTPUT_CHARS = 2000
@@ -732,6 +734,8 @@ def policy_of(failure: type[TidegateError]) -> Policy:
     return next(rows, POLICIES[Unknown])
 
 
+_SOMEWHERE = " (the system does not say where: TIDEGATE_HOME, the output folder, or the temporary folder, TMPDIR)"
+
 _BY_ERRNO: dict[int, type[HostFailure]] = {
     errno.ENOSPC: DiskFull,
     errno.EDQUOT: DiskFull,
@@ -741,11 +745,16 @@ _BY_ERRNO: dict[int, type[HostFailure]] = {
 }
 
 
-def from_os_error(error: OSError, doing: str) -> TidegateError:
-    """Translate an operating-system error met while `doing` something (a phrase for the message)."""
+def from_os_error(error: OSError, doing: str, path: Path | str | None) -> TidegateError:
+    """Translate an operating-system error met while `doing` something (a phrase for the message).
+
+    `path` is where: the system names a path when it opens one, and none when it writes or syncs. The actions send
+    people to the volume or path that the message names.
+    """
     family = _BY_ERRNO.get(error.errno or 0, StoreUnavailable)
-    where = f" ({error.filename})" if error.filename else ""
-    return family(f"{error.strerror or error} while {doing}{where}")
+    where = error.filename if isinstance(error.filename, str | bytes) and error.filename else path
+    named = f" ({os.fsencode(where).decode(errors='replace')})" if where else _SOMEWHERE
+    return family(f"{error.strerror or error} while {doing}{named}")
 
 
 def as_failure(error: BaseException) -> TidegateError:
@@ -755,7 +764,7 @@ def as_failure(error: BaseException) -> TidegateError:
     if isinstance(error, BaseExceptionGroup):
         return as_failure(reason_of(error))
     if isinstance(error, OSError) and not isinstance(error, TimeoutError | ConnectionError):
-        return from_os_error(error, "working")
+        return from_os_error(error, "working", None)
     detail = str(error).strip() or "no message"
     return Unknown(f"{type(error).__name__}: {detail}")
 

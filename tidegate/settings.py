@@ -221,7 +221,7 @@ class RootSettings(Group):
     roots_only: bool = False
     """Whether deployed runs may use what `roots` names and nothing else."""
     served_from: Folder | None = None
-    """The folder where `make serve` was started; it says so to its worker. None: a worker that was started otherwise."""
+    """The folder where `make serve` was started, which tells its worker. None: the worker was started otherwise."""
 
 
 class StoreSettings(Group):

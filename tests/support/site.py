@@ -33,6 +33,8 @@ from tests.support.command import QUICK, ROOT, Command, wait_until
 from tests.support.leaks import MARK, children, end_children, marking
 
 FINAL = frozenset({"COMPLETED", "FAILED", "CRASHED", "CANCELLED"})
+CLIPS = Path(os.environ.get("TIDEGATE_TEST_CLIPS", ROOT / ".cache" / "clips"))
+"""Films that tests hand over lie there or beside the site."""
 START_SECONDS = 120.0
 
 
@@ -237,6 +239,7 @@ def started_site(
         "PREFECT_HOME": str(home / "prefect"),
         "TIDEGATE_HOME": str(home / "tidegate"),
         "PYTHONPATH": str(ROOT),
+        "TIDEGATE_ROOTS": os.pathsep.join(map(str, (folder.parent, CLIPS))),
         **(environment or {}),
     }
     with marking() as mark:

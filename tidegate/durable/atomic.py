@@ -74,7 +74,7 @@ def write_atomic(path: Path, content: bytes, *, mode: int = 0o644) -> None:
     except OSError as error:
         with contextlib.suppress(OSError):
             temporary.unlink(missing_ok=True)
-        raise from_os_error(error, f"writing {path.name}") from error
+        raise from_os_error(error, f"writing {path.name}", path) from error
 
 
 def copy_file(source: Path, target: Path, each_block: Callable[[], None] = lambda: None) -> None:

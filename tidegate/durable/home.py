@@ -12,7 +12,6 @@ from pathlib import Path, PurePath
 
 from tidegate.durable.clearing import allocated
 
-
 OWN_FOLDERS = frozenset({"assets", "results", "scratch", "secrets", "logs", "prefect"})
 """Folders of a home that are nobody else's: no source lies in them, and nothing is published there."""
 OWN_FILES = ("ledger.", "serve.", "server.")

@@ -123,15 +123,17 @@ def _why_out_of_reach(path: Path, root: Path) -> Why | None:
 
 
 def resolved(path: Path) -> Path:
-    """The path as it really is, also of what does not exist (yet). A loop of links stays as it is named."""
-    return Path(os.path.realpath(path))
+    """The path as it really is, also of what does not exist (yet). A loop of links stays as it is named; of two slashes
+    at the beginning, which mean one here and are kept as two, one goes."""
+    real = os.path.realpath(path)
+    return Path(f"/{real.lstrip('/')}") if real.startswith("//") else Path(real)
 
 
 def standing(folder: Path, child: str) -> Path | None:
     """The folder that a run has used, as it really is; None where a link now stands in its place, and leads to a folder
     without what that run had there."""
     real = resolved(folder)
-    return real if real == folder or os.path.lexists(real / child) and not (real / child).is_symlink() else None
+    return real if real == folder or (os.path.lexists(real / child) and not (real / child).is_symlink()) else None
 
 
 def is_too_wide(folder: Path) -> bool:
@@ -142,7 +144,7 @@ def is_too_wide(folder: Path) -> bool:
 def _path_of(handle: int, path: Path) -> Path:
     """Where an open file lies."""
     try:
-        return Path(os.readlink(f"/proc/self/fd/{handle}").removesuffix(" (deleted)"))
+        return Path(str(Path(f"/proc/self/fd/{handle}").readlink()).removesuffix(" (deleted)"))
     except OSError:  # no such file system: whether the path leads to this file
         real = resolved(path)
         if not os.path.samestat(real.lstat(), os.fstat(handle)):

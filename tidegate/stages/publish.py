@@ -131,7 +131,7 @@ def _publish(bench: Workbench, outcome: Outcome, target: Path, now: datetime) ->
         _clear_away(_left_behind(target))
     except OSError as error:
         shutil.rmtree(prepared, ignore_errors=True)
-        raise from_os_error(error, "publishing") from error
+        raise from_os_error(error, "publishing", target) from error
     except BaseException:
         shutil.rmtree(prepared, ignore_errors=True)
         raise

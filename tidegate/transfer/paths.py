@@ -55,4 +55,6 @@ def require_possible(path: Path, named: str, *, room: int = 0) -> None:
         raise BadInput(f"{named} holds a name of {longest} bytes, and a file system takes {LONGEST_NAME}: {shown}")
     if len(absolute) > LONGEST_PATH - room:
         shown = printable(shortened(text))
-        raise BadInput(f"{named} has {len(absolute)} bytes, and no more than {LONGEST_PATH - room} can be used: {shown}")
+        raise BadInput(
+            f"{named} has {len(absolute)} bytes, and no more than {LONGEST_PATH - room} can be used: {shown}"
+        )

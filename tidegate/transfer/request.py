@@ -35,15 +35,15 @@ OURS = frozenset({"range", "if-range", "accept-encoding", "host", "connection", 
 """Headers by which the transfer itself works; another value would break it or the answer."""
 
 
-MayRead = Callable[[Path], None]
-"""Raises PathRefused for a file that this run may not read."""
+May = Callable[[Path], None]
+"""Raises PathRefused for a path that this run may not use."""
 
 
 def anything(path: Path) -> None:
     """Who types a command may read what they may read."""
 
 
-def checked_url(text: str, may_read: MayRead = anything) -> str:
+def checked_url(text: str, may_read: May = anything) -> str:
     """A link, or the `file://` URL of a path.
 
     Raises:
@@ -147,7 +147,7 @@ def _checked_link(text: str) -> str:
     return text
 
 
-def _checked_file(path: Path, may_read: MayRead) -> str:
+def _checked_file(path: Path, may_read: May) -> str:
     require_possible(path, "The path")
     path = path.absolute()
     shown = printable(path)

@@ -112,7 +112,7 @@ class Database:
             try:
                 self.file.parent.mkdir(parents=True, exist_ok=True)
             except OSError as error:
-                raise from_os_error(error, "opening the ledger") from error
+                raise from_os_error(error, "opening the ledger", self.file) from error
         with self.writing() as connection:
             schema(connection)
 
@@ -145,7 +145,7 @@ class Database:
                     self.moved_aside = aside
                 self._apply(schema)
         except OSError as error:
-            raise from_os_error(error, "moving the damaged ledger aside") from error
+            raise from_os_error(error, "moving the damaged ledger aside", file) from error
         finally:
             self._schema = schema
 

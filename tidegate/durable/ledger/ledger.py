@@ -163,7 +163,7 @@ class Ledger:
             except BlockingIOError:  # its holder is just publishing
                 return Claim(None)
             except OSError as error:
-                raise from_os_error(error, "locking the work") from error
+                raise from_os_error(error, "locking the work", self._home.lock(work_key)) from error
             connection = stack.enter_context(self._database.writing())
             return _claim(connection, identifier, work_key, here, self.limits, target)
 
@@ -337,7 +337,7 @@ class Ledger:
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            raise from_os_error(error, "locking the work") from error
+            raise from_os_error(error, "locking the work", path) from error
         return path
 
     def _attempts(self, condition: ColumnElement[bool]) -> list[Attempt]:
@@ -442,7 +442,7 @@ def _acquire_soon(path: Path, patience_seconds: float) -> int:
                 raise LedgerUnavailable("Somebody else holds the lock of this work") from error
             time.sleep(0.01)
         except OSError as error:
-            raise from_os_error(error, "locking the work") from error
+            raise from_os_error(error, "locking the work", path) from error
 
 
 def _holds_its_work() -> ColumnElement[bool]:

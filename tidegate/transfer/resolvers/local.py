@@ -111,7 +111,7 @@ class LocalExchange:
         if not expected.same_content_as(identity):
             os.close(handle)
             raise SourceChanged("The file has changed since it was identified")
-        return LocalBody(handle, start, identity, self)
+        return LocalBody(handle, start, identity, self, self._path)
 
     def abort(self) -> None:
         self._aborted.set()
@@ -148,8 +148,7 @@ class LocalExchange:
         except OSError as error:
             if error.errno in _NOTHING_THERE:
                 raise NotFound(f"There is no file {printable(self._path)}") from error
-            error.filename = printable(self._path)
-            raise from_os_error(error, "opening the source") from error
+            raise from_os_error(error, "opening the source", self._path) from error
 
     def _identity(self, seen: os.stat_result) -> Identity:
         return Identity(
@@ -169,7 +168,8 @@ class LocalBody:
     """A file on disk says nothing about how long it was meant to be."""
     partial = True
 
-    def __init__(self, handle: int, start: int, identity: Identity, exchange: LocalExchange) -> None:
+    def __init__(self, handle: int, start: int, identity: Identity, exchange: LocalExchange, path: Path) -> None:
+        self._path = path
         self._handle = handle
         self._exchange = exchange
         self._position = start
@@ -187,7 +187,7 @@ class LocalBody:
         try:
             count = os.preadv(self._handle, [buffer], self._position)
         except OSError as error:
-            raise from_os_error(error, "reading the source") from error
+            raise from_os_error(error, "reading the source", self._path) from error
         if count == 0:
             self._exchange.recheck(self._handle, self.identity)
         self._position += count
