@@ -306,9 +306,9 @@ async def ingest(
         wish = _of_its_own(wish)
         settings = await settings_of(store_block, toolchain_block)
         bench = Workbench(settings, observe, roots=await to_thread.run_sync(roots_of, settings))
+        engine_source = await source_in(source, bench)
         folder = require_writable(bench.home.root / output_dir, may_write=bench.require_publishable)
         way = Way(bench, outcome, folder, until=until, refresh=refresh, wish=wish)
-        engine_source = await source_in(source, bench)
     except Exception as error:  # noqa: BLE001  # whatever it is, the run ends with a report
         ended = failed_before_it_began(source, error)
     else:
