@@ -45,17 +45,22 @@ def deployed_roots(settings: Settings) -> Roots:
     Raises:
         PathRefused: a Media Store block names a home where no deployed run may write.
     """
-    chosen, host = settings.roots, Settings.load().store.home
+    own = Settings.load()
+    chosen, host = settings.roots, own.store.home
     served = () if chosen.served_from is None or is_too_wide(chosen.served_from) else (chosen.served_from,)
     usual = () if chosen.roots_only else (host, *served)
     home = settings.store.home
-    used = Folders if chosen.roots_only else functools.cache(functools.partial(folders_used, settings))
+    # The ledger of the worker's own home: in that of a home which is still to be judged, it would be made by asking.
+    used = Folders if chosen.roots_only else functools.cache(functools.partial(folders_used, own))
     roots = Roots((*chosen.roots, *usual), (host,), chosen.roots, used)
     if home == host:
         return roots
     if not Home(home).is_in_use():
         roots.require_writable(home)
-    return Roots((*roots.given, *(() if chosen.roots_only else (home,))), (host, home), chosen.roots, used)
+        return Roots(roots.given, (host, home), chosen.roots, used)
+    theirs = Folders if chosen.roots_only else functools.cache(functools.partial(folders_used, settings))
+    given = roots.given if chosen.roots_only else (*roots.given, home)
+    return Roots(given, (host, home), chosen.roots, lambda: used() + theirs())
 
 
 def folders_used(settings: Settings) -> Folders:
@@ -68,6 +73,8 @@ def folders_used(settings: Settings) -> Folders:
         LedgerUnavailable: nobody can tell.
     """
     patience = settings.ledger.patience.total_seconds()
+    if settings.ledger.url is None and not Home(settings.store.home).ledger.exists():
+        return Folders()  # nobody has run here
     ledger = insist(lambda: Ledger.open(settings.ledger, Home(settings.store.home)), patience, still_wanted)
     try:
         published, (targets, files) = ledger.published_folders(), ledger.used_places()

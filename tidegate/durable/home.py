@@ -38,7 +38,12 @@ class Home:
 
     def is_in_use(self) -> bool:
         """Whether runs have worked here: nobody else makes such folders."""
-        return (self.root / "ledger.db").is_file() or (self.results.is_dir() and (self.root / "scratch").is_dir())
+        return self.ledger.is_file() or (self.results.is_dir() and (self.root / "scratch").is_dir())
+
+    @property
+    def ledger(self) -> Path:
+        """The database of attempts, unless the settings name another."""
+        return self.root / "ledger.db"
 
     @property
     def assets(self) -> Path:

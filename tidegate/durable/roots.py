@@ -40,6 +40,9 @@ class Folders:
     readable: tuple[Path, ...] = ()
     writable: tuple[Path, ...] = ()
 
+    def __add__(self, other: Folders) -> Folders:
+        return Folders(self.readable + other.readable, self.writable + other.writable)
+
 
 @dataclass(frozen=True)
 class Roots:

@@ -18,7 +18,7 @@ from pathlib import Path
 from anyio import to_thread
 
 from tidegate.durable.roots import Roots
-from tidegate.errors import ConnectionFailed, NotFound, NotMedia, SourceChanged, from_os_error
+from tidegate.errors import ConnectionFailed, NotFound, NotMedia, SourceChanged, UnsupportedSource, from_os_error
 from tidegate.model import Identity, Source, TransferStats
 from tidegate.transfer import fetch
 from tidegate.transfer.outside import Outside
@@ -26,6 +26,7 @@ from tidegate.transfer.part import opened_part
 from tidegate.transfer.paths import local_path, printable
 from tidegate.transfer.peek import peek
 from tidegate.transfer.resolvers.base import WHOLE_FILE, Fetched, Fetching, Offer
+from tidegate.transfer.verify import IsPlaylist
 
 TRACK = "source"
 """The name of the file inside the asset, as in `direct`."""
@@ -50,7 +51,12 @@ class LocalResolver:
     async def offer(
         self, outside: Outside, source: Source, identity: Identity, scratch: Callable[[str], Path]
     ) -> Offer:
-        looked = await peek(outside, lambda: LocalExchange(source, outside.roots), scratch(WHOLE_FILE.id), identity)
+        """See `Resolver`. What a playlist on disk names is never read: it would lead to any other file."""
+        connect = partial(LocalExchange, source, outside.roots)
+        try:
+            looked = await peek(outside, connect, scratch(WHOLE_FILE.id), identity)
+        except IsPlaylist as playlist:
+            raise UnsupportedSource(f"{playlist.message}; a playlist is read from its http(s) link") from playlist
         return Offer((WHOLE_FILE,), looked.preview, cost=looked.cost)
 
     async def fetch(self, outside: Outside, source: Source, what: Fetching) -> Fetched:
