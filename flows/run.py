@@ -57,7 +57,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except TidegateError as error:
         return _refuse(error, words, console)
     for line in command.advice:
-        console.print(line)
+        console.print(line, soft_wrap=True)
     signal.signal(signal.SIGTERM, _terminate)
     try:
         return _run_or_tell(command, console)

@@ -205,6 +205,20 @@ def _absolute(path: Path) -> Path:
     return path
 
 
+def _possible(path: Path) -> Path:
+    longest = max(len(os.fsencode(part)) for part in path.parts) if path.parts else 0
+    if longest > LONGEST_NAME:
+        raise ValueError(f"it holds a name of {longest} bytes, and a file system takes {LONGEST_NAME}")
+    if len(os.fsencode(path)) > LONGEST_HOME:
+        raise ValueError(f"it has {len(os.fsencode(path))} bytes, and no more than {LONGEST_HOME} can be used")
+    return path
+
+
+LONGEST_NAME = 255
+"""Bytes of a file's or folder's name, on every usual file system."""
+LONGEST_HOME = 3500
+"""Bytes of the home's path: 4,095 are the system's limit, and our own names come behind it."""
+
 Folder = Annotated[Path, AfterValidator(_absolute)]
 """An absolute path; `~` is the user's home."""
 
@@ -229,7 +243,7 @@ class StoreSettings(Group):
 
     model_config = SettingsConfigDict(env_prefix="TIDEGATE_")
 
-    home: Path = Field(default_factory=lambda: default_home())
+    home: Annotated[Path, AfterValidator(_possible)] = Field(default_factory=lambda: default_home())
     """Folder of scratch, assets, results and secrets. Default: the platform's user data folder."""
     unvalidated_trust: Seconds = timedelta(hours=24)
     """How long, in seconds, a checkpoint of a source without ETag and Last-Modified is believed."""

@@ -7,9 +7,8 @@ from pathlib import Path
 from urllib.parse import unquote_to_bytes, urlsplit
 
 from tidegate.errors import BadInput
+from tidegate.settings import LONGEST_NAME
 
-LONGEST_NAME = 255
-"""Bytes of a file's or folder's name, on every usual file system."""
 LONGEST_PATH = 4095
 """Bytes of a path that the system takes."""
 SHOWN_CHARS = 200
