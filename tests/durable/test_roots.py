@@ -59,27 +59,27 @@ def test_only_the_root_of_all_folders_says_nothing() -> None:
 @pytest.fixture
 def disk(tmp_path: Path) -> Path:
     """A root with a film in it, and a secret beside it."""
-    (tmp_path / "root" / "in").mkdir(parents=True)
-    (tmp_path / "root" / "in" / "film.mp4").write_bytes(b"film")
+    (tmp_path / "allowed" / "in").mkdir(parents=True)
+    (tmp_path / "allowed" / "in" / "film.mp4").write_bytes(b"film")
     (tmp_path / "home").mkdir()
     (tmp_path / "id_rsa").write_bytes(b"secret")
     return tmp_path
 
 
 def roots_in(disk: Path, used: Folders | None = None) -> Roots:
-    return Roots((disk / "root",), (disk / "home",), (Path("/srv/films"),), lambda: used or Folders())
+    return Roots((disk / "allowed",), (disk / "home",), (Path("/srv/films"),), lambda: used or Folders())
 
 
 def test_links_and_dots_are_followed_before_a_path_is_judged(disk: Path) -> None:
     roots = roots_in(disk)
-    (disk / "root" / "in" / "link.mp4").symlink_to("film.mp4")
-    (disk / "root" / "out.mp4").symlink_to(disk / "id_rsa")
-    (disk / "root" / "up").symlink_to("..")
-    (disk / "beside").symlink_to(disk / "root")
-    for good in ("root/in/film.mp4", "root/in/link.mp4", "beside/in/film.mp4", "root/up/root/in/film.mp4"):
+    (disk / "allowed" / "in" / "link.mp4").symlink_to("film.mp4")
+    (disk / "allowed" / "out.mp4").symlink_to(disk / "id_rsa")
+    (disk / "allowed" / "up").symlink_to("..")
+    (disk / "beside").symlink_to(disk / "allowed")
+    for good in ("allowed/in/film.mp4", "allowed/in/link.mp4", "beside/in/film.mp4", "allowed/up/allowed/in/film.mp4"):
         roots.require_readable(disk / good)
         roots.require_readable(Path(f"/{disk / good}"))
-    for bad in ("root/out.mp4", "root/up/id_rsa", "root/../id_rsa", "root/in/../../id_rsa", "id_rsa", "nothing-here"):
+    for bad in ("allowed/out.mp4", "allowed/up/id_rsa", "allowed/../id_rsa", "allowed/in/../../id_rsa", "id_rsa", "nothing-here"):
         with pytest.raises(PathRefused):
             roots.require_readable(disk / bad)
         with pytest.raises(PathRefused):
@@ -89,10 +89,10 @@ def test_links_and_dots_are_followed_before_a_path_is_judged(disk: Path) -> None
 def test_the_refusal_prints_the_whole_line_with_what_is_set_already(disk: Path) -> None:
     (disk / "a b:c").mkdir()
     (disk / "a b").mkdir()
-    (disk / "root" / "link").symlink_to(disk / "a b")
+    (disk / "allowed" / "link").symlink_to(disk / "a b")
     for asked, line in {
         disk / "id_rsa": f"TIDEGATE_ROOTS=/srv/films:{disk}",
-        disk / "root" / "link" / "film.mp4": f"TIDEGATE_ROOTS='/srv/films:{disk}/a b'",
+        disk / "allowed" / "link" / "film.mp4": f"TIDEGATE_ROOTS='/srv/films:{disk}/a b'",
         disk / "a b:c" / "film.mp4": f"TIDEGATE_ROOTS=/srv/films:{disk}",
     }.items():
         with pytest.raises(PathRefused) as refused:
@@ -117,8 +117,8 @@ def test_folders_that_were_used_are_asked_for_last_and_sources_are_only_read(dis
         asked.append(1)
         return Folders(readable=(disk / "watched", disk / "out"), writable=(disk / "out",))
 
-    roots = Roots((disk / "root",), (disk / "home",), used=used)
-    roots.require_readable(disk / "root" / "in" / "film.mp4")
+    roots = Roots((disk / "allowed",), (disk / "home",), used=used)
+    roots.require_readable(disk / "allowed" / "in" / "film.mp4")
     assert asked == []
     roots.require_readable(disk / "watched" / "film.mp4")
     roots.require_writable(disk / "out")
@@ -129,17 +129,17 @@ def test_folders_that_were_used_are_asked_for_last_and_sources_are_only_read(dis
 def test_a_used_folder_that_was_swapped_for_a_link_counts_no_more(disk: Path) -> None:
     out = disk / "out"
     assert standing(out, "film-1fde2049") == out, "nothing there any more is no harm"
-    out.symlink_to(disk / "root")
+    out.symlink_to(disk / "allowed")
     assert standing(out, "film-1fde2049") is None, "a link, to where that run has published nothing"
-    (disk / "root" / "film-1fde2049").symlink_to(disk)
+    (disk / "allowed" / "film-1fde2049").symlink_to(disk)
     assert standing(out, "film-1fde2049") is None
-    (disk / "root" / "film-1fde2049").unlink()
-    (disk / "root" / "film-1fde2049").mkdir()
-    assert standing(out, "film-1fde2049") == disk / "root", "a link that was there already: somebody's NAS"
+    (disk / "allowed" / "film-1fde2049").unlink()
+    (disk / "allowed" / "film-1fde2049").mkdir()
+    assert standing(out, "film-1fde2049") == disk / "allowed", "a link that was there already: somebody's NAS"
 
 
 def test_a_file_that_was_swapped_for_a_link_is_judged_by_what_was_opened(disk: Path) -> None:
-    film = disk / "root" / "in" / "film.mp4"
+    film = disk / "allowed" / "in" / "film.mp4"
     roots = roots_in(disk)
     good = os.open(film, os.O_RDONLY)
     bad = os.open(disk / "id_rsa", os.O_RDONLY)
@@ -155,6 +155,6 @@ def test_a_file_that_was_swapped_for_a_link_is_judged_by_what_was_opened(disk: P
 
 
 def test_a_loop_of_links_is_judged_like_any_other_name(disk: Path) -> None:
-    (disk / "root" / "loop").symlink_to("loop")
-    roots_in(disk).require_readable(disk / "root" / "loop")
-    assert resolved(disk / "root" / "loop") == disk / "root" / "loop"
+    (disk / "allowed" / "loop").symlink_to("loop")
+    roots_in(disk).require_readable(disk / "allowed" / "loop")
+    assert resolved(disk / "allowed" / "loop") == disk / "allowed" / "loop"
