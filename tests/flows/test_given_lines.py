@@ -48,9 +48,9 @@ def test_a_nul_is_told_by_its_line() -> None:
 
 BAD_LINES = {
     "magnet:?xt=urn:btih:c12fe1c06bba254a9dc9f519b335aa7c1367a88a": "magnet: links are not supported",
-    "rtsp://host/film": "rtsp: links",
-    "rtmp://host/film": "rtmp: links",
-    "ftp://host/film.mp4": "ftp: links",
+    "rtsp://host/film": "rtsp:// links",
+    "rtmp://host/film": "rtmp:// links",
+    "ftp://host/film.mp4": "ftp:// links",
     "data:video/mp4;base64,AAAA": "data: links",
     "blob:https://host/6a5f": "blob: links",
     "http:/host/film.mp4": "not a complete link",

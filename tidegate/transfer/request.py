@@ -57,7 +57,8 @@ def checked_url(text: str, may_read: May = anything) -> str:
     if scheme is None:
         return _checked_file(expanded(Path(text)), may_read)
     if scheme not in ("http", "https", "file"):
-        raise UnsupportedSource(f"{scheme}: links are not supported; give an http(s) link or a local file")
+        slashes = "://" if _SCHEME.match(text) else ":"
+        raise UnsupportedSource(f"{scheme}{slashes} links are not supported; give an http(s) link or a local file")
     try:
         parts = urlsplit(text)
     except ValueError as error:
