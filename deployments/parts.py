@@ -34,7 +34,8 @@ def start_server(listener: socket.socket, log: Path, home: Path) -> subprocess.P
 def start_worker(api_url: str, log: Path, told: Mapping[str, str] | None = None) -> subprocess.Popen[bytes]:
     """A process worker on our pool; the runs that it starts inherit its environment."""
     words = ("-m", "prefect", "--no-prompt", "worker", "start", "--pool", POOL, "--type", "process")
-    return _start(words, log, {**safety.environment("worker"), **safety.environment("run"), **_at(api_url, told)})
+    own = {**safety.environment("worker"), **safety.environment("run"), "TIDEGATE_SERVED_FROM": str(Path.cwd())}
+    return _start(words, log, {**own, **_at(api_url, told)})
 
 
 def start_furnishing(api_url: str, log: Path, told: Mapping[str, str] | None = None) -> subprocess.Popen[bytes]:

@@ -62,7 +62,7 @@ def kept_login(home: Path) -> str:
             _make(path)
         login = path.read_text().strip()
     except (OSError, ValueError) as error:
-        full = from_os_error(error, "making the password of the Prefect server") if isinstance(error, OSError) else None
+        full = from_os_error(error, "making the server password", path) if isinstance(error, OSError) else None
         if isinstance(full, DiskFull):
             raise full from error
         raise ServerUnavailable(

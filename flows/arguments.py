@@ -14,6 +14,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import NoReturn
 
+from flows.lines import read_headers, read_links, seen_by_others
 from flows.request import (
     SourceRequest,
     checked_headers,
@@ -31,6 +32,7 @@ from tidegate.durable.secrets import SecretFiles
 from tidegate.errors import BadInput, LedgerUnavailable
 from tidegate.model import STAGES, ProfileName, Quality, Wish
 from tidegate.settings import Settings
+from tidegate.transfer.paths import expanded, require_possible
 
 
 @dataclass(frozen=True)
@@ -47,6 +49,11 @@ class Command:
     as_json: bool
     verbose: bool
     settings: Settings
+    advice: tuple[str, ...] = ()
+    """What the person should know, and need not stop for."""
+
+
+STANDARD_INPUT = "-"
 
 
 _TOLD_BY_THE_RUN: dict[str, object] = {
@@ -90,7 +97,13 @@ def _parser() -> argparse.ArgumentParser:
         "that says what to do. Run the same command again to go on after a stop.",
         epilog="exit codes: 0 done, 1 failed, 2 bad usage, 3 some of several failed, 130 interrupted, 143 terminated",
     )
-    parser.add_argument("sources", nargs="*", metavar="SOURCE", help="http(s) link, file:// link or path")
+    parser.add_argument(
+        "sources",
+        nargs="*",
+        metavar="SOURCE",
+        help="http(s) link, file:// link or path; - reads them from standard input, one a line: other users of this "
+        "machine can see a link that is typed, with the secrets in it",
+    )
     parser.add_argument("--output-dir", type=Path, default=Path("media"), metavar="DIR", help="default: ./media")
     parser.add_argument(
         "--profile", choices=[name.value for name in ProfileName], default="universal", metavar="PROFILE",
@@ -103,8 +116,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--until", choices=STAGES, default="publish", metavar="STAGE", help="the last stage to run")
     parser.add_argument("--sha256", metavar="HEX", help="what the file must hash to (one source only)")
     parser.add_argument(
-        "--header", action="append", default=[], metavar="'K: V'",
-        help="request header for the source's own origin; repeatable; kept secret",
+        "--header", action="append", default=[], metavar="'K: V'|@FILE",
+        help="request header for the source's own origin; repeatable; kept secret. Other users of this machine can "
+        "see one that is typed: @FILE reads them from a file, one a line, and @- from standard input",
     )  # fmt: skip
     parser.add_argument(
         "--mirror", action="append", default=[], metavar="URL",
@@ -136,12 +150,13 @@ def checked(words: argparse.Namespace) -> Command:
     _sweep_secrets(settings)
     if words.resume is not None:
         return _resumed(words, settings)
+    _read_standard_input(words)
     if not words.sources:
         raise BadInput("There is no source: give a link or the path of a file")
     for flag, value in (("--sha256", words.sha256), ("--mirror", words.mirror)):
         if value and len(words.sources) > 1:
             raise BadInput(f"{flag} is for one source")
-    headers = checked_headers(words.header)
+    headers = checked_headers(_headers_of(words))
     checked_sha256(words.sha256)
     # All of them first: a secret is stored only for a request that is good.
     checked_headers_for(headers, [checked_url(source) for source in words.sources])
@@ -163,7 +178,31 @@ def checked(words: argparse.Namespace) -> Command:
         as_json=words.as_json,
         verbose=words.verbose,
         settings=settings,
+        advice=tuple(filter(None, (seen_by_others(given) for given in words.header if given.startswith("@")))),
     )
+
+
+def _read_standard_input(words: argparse.Namespace) -> None:
+    """Put the links that `-` stands for into its place.
+
+    Raises:
+        BadInput, UnsupportedSource: a line is none.
+    """
+    asked = words.sources.count(STANDARD_INPUT) + words.header.count(f"@{STANDARD_INPUT}")
+    if asked > 1:
+        raise BadInput("Standard input can be read once: give one - or one --header @-")
+    if STANDARD_INPUT in words.sources:
+        place = words.sources.index(STANDARD_INPUT)
+        words.sources[place : place + 1] = read_links(checked_url)
+
+
+def _headers_of(words: argparse.Namespace) -> list[str]:
+    """The headers as lines, those in files among them."""
+    return [
+        line
+        for given in words.header
+        for line in (read_headers(given, checked_headers) if given.startswith("@") else [given])
+    ]
 
 
 def _resumed(words: argparse.Namespace, settings: Settings) -> Command:
@@ -232,7 +271,8 @@ def _require_folders(output_dir: Path, home: Path) -> Path:
     Raises:
         BadInput: one of them cannot be created or written.
     """
-    wanted = output_dir.expanduser().absolute()
+    wanted = expanded(output_dir).absolute()
+    require_possible(wanted, "The output folder")
     if any(0xD800 <= ord(character) < 0xE000 for character in str(wanted)):
         raise BadInput("The output folder's name is no text in this locale; try LC_ALL=C.UTF-8")
     new = [folder for folder in (wanted, *wanted.parents) if not folder.exists()]

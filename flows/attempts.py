@@ -17,6 +17,7 @@ from prefect import get_client
 from prefect.client.orchestration import PrefectClient
 from prefect.context import FlowRunContext
 
+from flows.roots import deployed_roots
 from flows.site import POOL
 from tidegate.durable.closing import close_home
 from tidegate.durable.home import Home
@@ -165,7 +166,7 @@ def leave_report(settings: Settings, attempt: Attempt, error: TidegateError) -> 
         flow_run_id=attempt.flow_run,
         failure=describe(error, now=datetime.now(UTC)),
     )
-    publish_failure(outcome, target)
+    publish_failure(outcome, target, deployed_roots(settings) if attempt.deployment else None)
 
 
 def _alone() -> bool:

@@ -127,7 +127,7 @@ async def _evidence(way: Way, error: TidegateError) -> Outcome:
     assert failed.failure is not None  # noqa: S101
     if comes_again(failed):
         return failed
-    outcome = await to_thread.run_sync(publish_failure, failed, way.target)
+    outcome = await to_thread.run_sync(publish_failure, failed, way.target, way.bench.roots)
     if outcome.work_key and not failed.failure.retryable:
         way.bench.home.clear_scratch(outcome.work_key)  # no later run could use it
     return outcome

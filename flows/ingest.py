@@ -15,6 +15,7 @@ from typing import Any, TypeVar, cast
 
 import anyio
 import psutil
+from anyio import to_thread
 from prefect import flow
 from prefect.client.schemas.objects import State
 from prefect.runtime import flow_run
@@ -25,6 +26,7 @@ from flows.ending import attempted, failed_before_it_began, flow_run_id, told
 from flows.fallback import Descent, brought, forget, given_up, offered
 from flows.request import SourceRequest, require_output
 from flows.rests import comes_again, comes_back, patience_seconds, scheduled_again
+from flows.roots import roots_of
 from flows.smaller import Reduction, made, note_aim, recorded_aim
 from flows.stored import order_of, settings_of, source_in
 from tasks import analyze, download, probe, publish, remux
@@ -302,10 +304,12 @@ async def ingest(
             flow_run_id=flow_run_id(),
         )
         wish = _of_its_own(wish)
-        bench = Workbench(await settings_of(store_block, toolchain_block), observe)
-        output = require_output(bench.home.outputs(output_dir, bench.settings.store.output), bench.home)
-        way = Way(bench, outcome, output, until=until, refresh=refresh, wish=wish)
+        settings = await settings_of(store_block, toolchain_block)
+        bench = Workbench(settings, observe, roots=await to_thread.run_sync(roots_of, settings))
         engine_source = await source_in(source, bench)
+        wanted = bench.home.outputs(output_dir, settings.store.output)
+        folder = require_output(wanted, bench.home, bench.require_publishable)
+        way = Way(bench, outcome, folder, until=until, refresh=refresh, wish=wish)
     except Exception as error:  # noqa: BLE001  # whatever it is, the run ends with a report
         ended = failed_before_it_began(source, error)
     else:

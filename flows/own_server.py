@@ -115,7 +115,7 @@ def join(home: Path, password: str, launch: Launch) -> OwnServer:
             os.close(users)
             raise
     except OSError as error:
-        raise from_os_error(error, "starting a Prefect server") from error
+        raise from_os_error(error, "starting a Prefect server", folder) from error
     return OwnServer(folder, users, record, is_starter=living is None)
 
 

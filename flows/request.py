@@ -17,7 +17,15 @@ from tidegate.durable.secrets import SecretFiles
 from tidegate.errors import BadInput
 from tidegate.model import Source
 from tidegate.redact import has_secret, redact_url
-from tidegate.transfer.request import checked_headers, checked_headers_for, checked_sha256, checked_url
+from tidegate.transfer.paths import expanded, local_path, require_possible
+from tidegate.transfer.request import (
+    May,
+    anything,
+    checked_headers,
+    checked_headers_for,
+    checked_sha256,
+    checked_url,
+)
 
 __all__ = [
     "SourceRequest",
@@ -30,6 +38,10 @@ __all__ = [
     "require_writable",
     "source_of",
 ]
+
+
+ROOM_BYTES = 500
+"""What must fit behind the path of an output folder or a home: names of our own, and their temporary siblings."""
 
 
 class SourceRequest(BaseModel):
@@ -66,18 +78,22 @@ def request_for(
     )
 
 
-def source_of(request: SourceRequest, home: Home) -> Source:
+def source_of(request: SourceRequest, home: Home, may_read: May = anything) -> Source:
     """The engine's source for a request that names no block.
 
     Raises:
         BadInput, UnsupportedSource: the request is not valid, or its secret is gone.
+        PathRefused: it is a file, and this run may not read it.
     """
     digest = checked_sha256(request.sha256)
     sha256 = f"sha256:{digest}" if digest else None
     if request.secret is not None:
-        return SecretFiles(home.secrets).reveal(request.secret).model_copy(update={"sha256": sha256})
+        source = SecretFiles(home.secrets).reveal(request.secret)
+        if source.scheme == "file":
+            may_read(local_path(source.url.get_secret_value()))
+        return source.model_copy(update={"sha256": sha256})
     mirrors = tuple(SecretStr(checked_mirror(link)) for link in request.mirrors)
-    return Source(url=SecretStr(checked_url(request.url)), sha256=sha256, mirrors=mirrors)
+    return Source(url=SecretStr(checked_url(request.url, may_read)), sha256=sha256, mirrors=mirrors)
 
 
 def checked_mirror(text: str) -> str:
@@ -92,14 +108,16 @@ def checked_mirror(text: str) -> str:
     return url
 
 
-def require_output(folder: Path, home: Home) -> Path:
+def require_output(folder: Path, home: Home, may_write: May = anything) -> Path:
     """The output folder as `require_writable` gives it. In the home too it is as the umask says, and can be reached.
 
     Raises:
         BadInput: it cannot be created or written, or it lies in a part of the home that is private.
+        PathRefused: `may_write` says so; nothing was created or changed.
     """
-    folder = folder.expanduser().absolute()
-    if home.root in folder.parents and home.is_private(home.root / folder.relative_to(home.root).parts[0]):
+    folder = expanded(folder).absolute()
+    may_write(folder)
+    if home.root in folder.parents and home.is_private(folder):
         raise BadInput(f"The output folder {folder} lies in a private part of TIDEGATE_HOME; choose another one")
     try:
         home.make_way_to(folder)
@@ -114,7 +132,8 @@ def require_writable(folder: Path, named: str = "The output folder") -> Path:
     Raises:
         BadInput: it cannot be created or written.
     """
-    folder = folder.expanduser().absolute()
+    folder = expanded(folder).absolute()
+    require_possible(folder, named, room=ROOM_BYTES)
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=folder):

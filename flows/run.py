@@ -61,6 +61,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         command = checked(words)
     except TidegateError as error:
         return _refuse(error, words, console)
+    for line in command.advice:
+        console.print(line, soft_wrap=True)
     for number in _heard():
         signal.signal(number, _terminate)
     try:

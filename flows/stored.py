@@ -5,18 +5,19 @@ Reads only.
 
 from __future__ import annotations
 
-import os
 from typing import Any, TypeVar, cast
 
+from anyio import to_thread
 from prefect.blocks.core import Block
-from prefect.runtime import deployment
 
 from blocks import MediaProfile, MediaSource, MediaStore, MediaToolchain
 from flows.request import SourceRequest, source_of
+from flows.roots import is_deployed
 from tidegate.errors import BadInput
 from tidegate.model import Order, Source
 from tidegate.settings import Settings
 from tidegate.stages import Workbench
+from tidegate.transfer.request import anything
 
 B = TypeVar("B", bound=Block)
 
@@ -54,13 +55,15 @@ def with_policy(settings: Settings, *, deployed: bool) -> Settings:
     return settings.model_copy(update={"network": network})
 
 
-def is_deployed() -> bool:
-    """Whether somebody else started this process for a run. A subflow knows no deployment of its own, but the process
-    was told by its worker or runner which run it is for."""
-    return "PREFECT__FLOW_RUN_ID" in os.environ or deployment.id is not None
-
-
 async def source_in(request: SourceRequest, bench: Workbench) -> Source:
-    if request.block:
-        return (await _block(MediaSource, request.block)).source()
-    return source_of(request, bench.home)
+    """The engine's source, once it is known that this run may read it.
+
+    Raises:
+        BadInput, UnsupportedSource: the request, or the block that it names, is not valid.
+        PathRefused: it is a file that this run may not read; nobody has looked whether it is there.
+    """
+    block = await _block(MediaSource, request.block) if request.block else None
+    may_read = bench.roots.require_readable if bench.roots else anything
+    return await to_thread.run_sync(
+        lambda: block.source(may_read) if block else source_of(request, bench.home, may_read)
+    )

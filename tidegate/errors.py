@@ -13,7 +13,7 @@ nothing can be lost in a crash.
     ├── ProcessFailure         ProcessTimeout, MemoryExhausted, StalledProcess, ProcessKilled, BadTimestamps,
     │                          RefusedByMuxer, VerificationFailed, ToolMissing, EncoderUnknown
     ├── HostFailure            StoreUnavailable, LedgerUnavailable, ServerUnavailable, DiskFull, PermissionRefused,
-    │                          AdmissionRefused
+    │                          PathRefused, AdmissionRefused
     ├── Coordination           Superseded, LeaseLost, Cancelled, Parked, Stuck
     └── Unknown
 """
@@ -21,9 +21,11 @@ nothing can be lost in a crash.
 from __future__ import annotations
 
 import errno
+import os
 import re
 from dataclasses import asdict, dataclass, field
 from enum import StrEnum
+from pathlib import Path
 from typing import Any
 
 OUTPUT_CHARS = 2000
@@ -280,6 +282,10 @@ class DiskFull(HostFailure):
 
 class PermissionRefused(HostFailure):
     """The operating system refuses to read or write a path."""
+
+
+class PathRefused(HostFailure):
+    """A deployed run may not read or write a path: it lies outside the folders that this worker allows."""
 
 
 class AdmissionRefused(HostFailure):
@@ -679,6 +685,12 @@ POLICIES: dict[type[TidegateError], Policy] = {
         "A file or folder may not be read or written.",
         ("check the rights on the path that the message names",),
     ),
+    PathRefused: Policy(
+        "path refused",
+        Category.HOST_ERROR,
+        "A file or folder lies where deployed runs may not go.",
+        ("move the file into a folder that is allowed", "or allow its folder with the line that the message gives"),
+    ),
     AdmissionRefused: Policy(
         "admission refused",
         Category.HOST_ERROR,
@@ -738,6 +750,8 @@ def policy_of(failure: type[TidegateError]) -> Policy:
     return next(rows, POLICIES[Unknown])
 
 
+_SOMEWHERE = " (the system does not say where: TIDEGATE_HOME, the output folder, or the temporary folder, TMPDIR)"
+
 _BY_ERRNO: dict[int, type[HostFailure]] = {
     errno.ENOSPC: DiskFull,
     errno.EDQUOT: DiskFull,
@@ -747,11 +761,16 @@ _BY_ERRNO: dict[int, type[HostFailure]] = {
 }
 
 
-def from_os_error(error: OSError, doing: str) -> TidegateError:
-    """Translate an operating-system error met while `doing` something (a phrase for the message)."""
+def from_os_error(error: OSError, doing: str, path: Path | str | None) -> TidegateError:
+    """Translate an operating-system error met while `doing` something (a phrase for the message).
+
+    `path` is where: the system names a path when it opens one, and none when it writes or syncs. The actions send
+    people to the volume or path that the message names.
+    """
     family = _BY_ERRNO.get(error.errno or 0, StoreUnavailable)
-    where = f" ({error.filename})" if error.filename else ""
-    return family(f"{error.strerror or error} while {doing}{where}")
+    where = error.filename if isinstance(error.filename, str | bytes) and error.filename else path
+    named = f" ({os.fsencode(where).decode(errors='replace')})" if where else _SOMEWHERE
+    return family(f"{error.strerror or error} while {doing}{named}")
 
 
 def as_failure(error: BaseException) -> TidegateError:
@@ -761,7 +780,7 @@ def as_failure(error: BaseException) -> TidegateError:
     if isinstance(error, BaseExceptionGroup):
         return as_failure(reason_of(error))
     if isinstance(error, OSError) and not isinstance(error, TimeoutError | ConnectionError):
-        return from_os_error(error, "working")
+        return from_os_error(error, "working", None)
     detail = str(error).strip() or "no message"
     return Unknown(f"{type(error).__name__}: {detail}")
 

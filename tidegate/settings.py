@@ -242,12 +242,56 @@ class ToolSettings(Group):
     """Path of TwitchDownloaderCLI. None: the one on PATH."""
 
 
+def _from_paths(value: object) -> object:
+    return tuple(filter(None, value.split(os.pathsep))) if isinstance(value, str) else value
+
+
+def _absolute(path: Path) -> Path:
+    path = path.expanduser()
+    if not path.is_absolute():
+        raise ValueError(f"{path} is no absolute path")
+    return path
+
+
+def _possible(path: Path) -> Path:
+    longest = max(len(os.fsencode(part)) for part in path.parts) if path.parts else 0
+    if longest > LONGEST_NAME:
+        raise ValueError(f"it holds a name of {longest} bytes, and a file system takes {LONGEST_NAME}")
+    if len(os.fsencode(path)) > LONGEST_HOME:
+        raise ValueError(f"it has {len(os.fsencode(path))} bytes, and no more than {LONGEST_HOME} can be used")
+    return path
+
+
+LONGEST_NAME = 255
+"""Bytes of a file's or folder's name, on every usual file system."""
+LONGEST_HOME = 3500
+"""Bytes of the home's path: 4,095 are the system's limit, and our own names come behind it."""
+
+Folder = Annotated[Path, AfterValidator(_absolute)]
+"""An absolute path; `~` is the user's home."""
+
+
+class RootSettings(Group):
+    """Where deployed runs may read and publish. Environment: `TIDEGATE_*`."""
+
+    model_config = SettingsConfigDict(env_prefix="TIDEGATE_")
+
+    roots: Annotated[tuple[Folder, ...], NoDecode, BeforeValidator(_from_paths)] = ()
+    """Folders in which local sources and outputs of deployed runs may lie, separated by `:`. They are added to the
+    folder where `make serve` was started, the home, and the folders that runs of this ledger have used. Runs by hand
+    go wherever their user may."""
+    roots_only: bool = False
+    """Whether deployed runs may use what `roots` names and nothing else."""
+    served_from: Folder | None = None
+    """The folder where `make serve` was started, which tells its worker. None: the worker was started otherwise."""
+
+
 class StoreSettings(Group):
     """Where things lie. Environment: `TIDEGATE_*`."""
 
     model_config = SettingsConfigDict(env_prefix="TIDEGATE_")
 
-    home: Path = Field(default_factory=lambda: default_home())
+    home: Annotated[Path, AfterValidator(_possible)] = Field(default_factory=lambda: default_home())
     """Folder of scratch, assets, results and secrets; its owner's alone. Default: the platform's user data folder."""
     output: Path | None = None
     """Folder that relative output folders of deployed runs lie in. None: `NAME-output` beside the home of that name;
@@ -391,6 +435,7 @@ class Settings(BaseModel):
     process: ProcessSettings = Field(default_factory=ProcessSettings)
     tools: ToolSettings = Field(default_factory=ToolSettings)
     store: StoreSettings = Field(default_factory=StoreSettings)
+    roots: RootSettings = Field(default_factory=RootSettings)
     ledger: LedgerSettings = Field(default_factory=LedgerSettings)
     recovery: RecoverySettings = Field(default_factory=RecoverySettings)
     space: SpaceSettings = Field(default_factory=SpaceSettings)

@@ -191,16 +191,24 @@ def test_evidence_keeps_head_and_tail_of_output_within_bounds_and_drops_what_say
 def test_an_operating_system_error_becomes_ours_and_says_what_where_and_while(
     number: int, expected: type[TidegateError]
 ) -> None:
-    failure = from_os_error(OSError(number, os.strerror(number), "/data/film.mp4"), "writing film.mp4")
+    failure = from_os_error(OSError(number, os.strerror(number), "/data/film.mp4"), "writing film.mp4", "/data")
     assert type(failure) is expected
     for part in (os.strerror(number), "writing film.mp4", "/data/film.mp4"):
         assert part in failure.message
 
 
+def test_a_full_disk_is_always_named_although_a_write_names_none() -> None:
+    with Path("/dev/full").open("wb", buffering=0) as full, pytest.raises(OSError, match="No space") as caught:
+        full.write(b"x")
+    assert "(/media/films)" in from_os_error(caught.value, "publishing", Path("/media/films")).message
+    told = as_failure(caught.value)
+    assert isinstance(told, DiskFull) and "TIDEGATE_HOME" in told.message and "TMPDIR" in told.message
+
+
 def test_an_operating_system_error_met_for_real_is_translated(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError) as caught:
         (tmp_path / "absent").read_bytes()
-    assert str(tmp_path / "absent") in from_os_error(caught.value, "reading").message
+    assert str(tmp_path / "absent") in from_os_error(caught.value, "reading", None).message
 
 
 def test_ours_stays_the_same_object() -> None:

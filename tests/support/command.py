@@ -68,20 +68,19 @@ class Command:
     limits: dict[str, str] = field(default_factory=lambda: dict(QUICK))
     """Without them a person's own limits hold."""
 
-    def run(self, *words: str, timeout: float = 120.0, as_json: bool = True) -> Ended:
-        """Run to the end."""
+    def run(self, *words: str, timeout: float = 120.0, as_json: bool = True, stdin: bytes = b"") -> Ended:
+        """Run to the end, with `stdin` piped in."""
         started = time.monotonic()
         done = subprocess.run(
             self.argv(words, as_json),
             env=self.env(),
             cwd=self.home,
             capture_output=True,
-            text=True,
             timeout=timeout,
-            stdin=subprocess.DEVNULL,
+            input=stdin,
             umask=self.umask,
         )
-        return Ended(done.returncode, done.stdout, done.stderr, time.monotonic() - started)
+        return Ended(done.returncode, done.stdout.decode(), done.stderr.decode(), time.monotonic() - started)
 
     @contextmanager
     def started(self, *words: str, as_json: bool = True) -> Iterator[subprocess.Popen[str]]:

@@ -33,6 +33,8 @@ from tests.support.command import QUICK, ROOT, Command, wait_until
 from tests.support.leaks import MARK, children, end_children, marking
 
 FINAL = frozenset({"COMPLETED", "FAILED", "CRASHED", "CANCELLED"})
+CLIPS = Path(os.environ.get("TIDEGATE_TEST_CLIPS", ROOT / ".cache" / "clips"))
+"""Films that tests hand over lie there or beside the site."""
 START_SECONDS = 120.0
 
 
@@ -254,6 +256,7 @@ def started_site(
         "TIDEGATE_HOME": str(home / "tidegate"),
         "PYTHONPATH": str(ROOT),
         "TIDEGATE_NETWORK_ALLOW": "127.0.0.1",  # where tests have their origins; a deployment reaches no loopback else
+        "TIDEGATE_ROOTS": os.pathsep.join(map(str, (folder.parent, CLIPS))),
         **(environment or {}),
     }
     with marking() as mark:

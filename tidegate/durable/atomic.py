@@ -92,7 +92,7 @@ def _write(path: Path, content: bytes, *, public: bool) -> None:
     except OSError as error:
         with contextlib.suppress(OSError):
             temporary.unlink(missing_ok=True)
-        raise from_os_error(error, f"writing {path.name}") from error
+        raise from_os_error(error, f"writing {path.name}", path) from error
 
 
 def copy_file(source: Path, target: Path, each_block: Callable[[], None] = lambda: None) -> None:

@@ -11,16 +11,30 @@ import os
 import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
+from fnmatch import fnmatchcase
+from pathlib import Path, PurePath
 
 from tidegate.durable import private
 from tidegate.durable.clearing import allocated
 
-PRIVATE_FOLDERS = ("assets", "results", "secrets", "scratch", "logs", "servers", "door")
-PRIVATE_FILES = ("ledger.db*", "server.*", "serve.lock", "*.log", "*.lock")
-"""What lies in the home itself; with `*` as the shell has it."""
+PRIVATE_FOLDERS = ("assets", "results", "secrets", "scratch", "logs", "servers", "door", "prefect")
+PRIVATE_FILES = ("ledger.*", "server.*", "serve.*", "*.log", "*.lock")
+"""What lies in the home itself and is nobody else's: no source lies there, and nothing is published there. With `*` as
+the shell has it."""
 DEFAULT_OUTPUT = "media"
 """The output folder of runs that name none."""
+
+
+def is_own(path: Path, home: Path) -> bool:
+    """Whether Tidegate keeps a path for itself: the home, the files that lie directly in it, and its own folders.
+
+    Both are real paths. Letters count as equal whatever their case: on some file systems they are.
+    """
+    below = PurePath(str(path).casefold())
+    if not below.is_relative_to(str(home).casefold()):
+        return False
+    parts = below.relative_to(str(home).casefold()).parts
+    return not parts or any(fnmatchcase(parts[0], name) for name in (".*", *PRIVATE_FOLDERS, *PRIVATE_FILES))
 
 
 @dataclass(frozen=True)
@@ -60,19 +74,23 @@ class Home:
         if base is not None:
             return base.expanduser() / output_dir
         first = self.root / (output_dir.parts[0] if output_dir.parts else "")
-        stays = first != self.root and not self.is_private(first) and first.is_dir()
+        stays = not self.is_private(first) and first.is_dir()
         if stays or os.path.ismount(self.root):
             return self.root / output_dir
         return self.root.with_name(f"{self.root.name}-output") / output_dir
 
     def is_private(self, path: Path) -> bool:
-        """Whether a file or folder of that name, in the home, is nobody else's business."""
-        return path.name in PRIVATE_FOLDERS or any(path.match(name) for name in PRIVATE_FILES)
+        """Whether a file or folder in the home, or the home itself, is nobody else's business."""
+        return is_own(path, self.root)
 
     def parts(self) -> Iterator[Path]:
         """The private folders and files that are there."""
         for name in (*PRIVATE_FOLDERS, *PRIVATE_FILES):
             yield from sorted(self.root.glob(name))
+
+    def is_in_use(self) -> bool:
+        """Whether runs have worked here: nobody else makes such folders."""
+        return self.ledger.is_file() or (self.results.is_dir() and (self.root / "scratch").is_dir())
 
     @property
     def ledger(self) -> Path:

@@ -140,7 +140,7 @@ def _identity_key(root: Path) -> bytes:
         finally:
             os.close(handle)
     except OSError as error:
-        raise from_os_error(error, "reading the identity key") from error
+        raise from_os_error(error, "reading the identity key", root) from error
 
 
 def _owner_of(path: Path) -> Owner | None:

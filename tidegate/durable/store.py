@@ -48,7 +48,7 @@ class AssetStore:
         try:
             self._place(asset, files)
         except OSError as error:
-            raise from_os_error(error, "storing an asset") from error
+            raise from_os_error(error, "storing an asset", self.root) from error
 
     def folder(self, asset: Asset) -> Path:
         """Where the asset lies, or would lie."""
@@ -102,7 +102,7 @@ def describe(files: dict[str, Path], known: dict[str, Digest] | None = None) -> 
     try:
         tracks = tuple(_track(name, path, known.get(name)) for name, path in files.items())
     except OSError as error:
-        raise from_os_error(error, "hashing an asset") from error
+        raise from_os_error(error, "hashing an asset", next(iter(files.values()), "")) from error
     return Asset(address=_address(tracks), tracks=tracks)
 
 

@@ -129,7 +129,7 @@ def spawn(job: Job, limits: ProcessSettings) -> Child:
     except FileNotFoundError as error:
         raise ToolMissing(f"{job.name} is not installed at {job.argv[0]}") from error
     except OSError as error:
-        raise from_os_error(error, f"starting {job.name}") from error
+        raise from_os_error(error, f"starting {job.name}", job.argv[0]) from error
     finally:
         if group and (process is None or not (group.members() or is_zombie(process.pid))):
             group.remove()  # nothing was started, or we may make groups, but not move a process into one

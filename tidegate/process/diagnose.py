@@ -7,7 +7,9 @@ better. Each pattern carries an example line, and a test holds the two together.
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from tidegate.errors import (
     BadTimestamps,
@@ -141,15 +143,25 @@ EROFS, EACCES, ENOMEM; 8 for an encoder, a filter or an option that it does not 
 where a shell stood between."""
 
 
-def diagnose(finished: Finished) -> TidegateError:
-    """The failure that a bad exit means, with its evidence."""
+def diagnose(finished: Finished, outputs: Sequence[Path] = ()) -> TidegateError:
+    """The failure that a bad exit means, with its evidence. `outputs` are the files that it was to write: where a disk
+    is full, ffmpeg itself seldom says which."""
     lines = _said(finished).splitlines()
     for pattern in CATALOGUE:
         telling = [line for line in lines if re.search(pattern.regex, line)]
         if telling:
-            return pattern.failure(f"ffmpeg failed: {_untagged(telling[-1])}", evidence=finished.evidence)
+            where = _where(pattern.failure, outputs)
+            return pattern.failure(f"ffmpeg failed: {_untagged(telling[-1])}{where}", evidence=finished.evidence)
     failure, last = EXIT_CODES.get(finished.exit_code, RefusedByMuxer), _last_complaint(finished.stderr.tail)
-    return failure(f"ffmpeg failed with exit code {finished.exit_code}: {last}", evidence=finished.evidence)
+    told = f"ffmpeg failed with exit code {finished.exit_code}: {last}{_where(failure, outputs)}"
+    return failure(told, evidence=finished.evidence)
+
+
+def _where(failure: type[TidegateError], outputs: Sequence[Path]) -> str:
+    """The place that the actions of these failures send people to."""
+    if failure not in (DiskFull, PermissionRefused) or not outputs:
+        return ""
+    return f" (while writing {', '.join(map(str, outputs))})"
 
 
 CONCEALED = re.compile(r"concealing \d+ DC|Error submitting packet to decoder|Error while decoding stream")

@@ -158,7 +158,7 @@ async def run_ffmpeg(
     )
     finished = await run(job, limits)
     if finished.exit_code != 0 or ran_out_of_space(finished):
-        raise diagnose(finished)
+        raise diagnose(finished, outputs)
     return Ran(finished.resources, concealed)
 
 

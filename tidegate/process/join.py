@@ -44,7 +44,7 @@ async def joined(toolchain: Toolchain, pieces: Sequence[Path], target: Path, lim
         sync_file(partial)
         return partial.replace(target)
     except OSError as error:
-        raise from_os_error(error, "joining the download's pieces") from error
+        raise from_os_error(error, "joining the download's pieces", target) from error
     finally:
         listed.unlink(missing_ok=True)
         partial.unlink(missing_ok=True)

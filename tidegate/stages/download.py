@@ -113,7 +113,7 @@ async def _alone(bench: Workbench, folder: Path) -> AsyncIterator[None]:
     try:
         handle = await acquired(lock, lambda: bench.observe(waiting))
     except OSError as error:
-        raise from_os_error(error, "opening the download's lock") from error
+        raise from_os_error(error, "opening the download's lock", lock) from error
     with released(handle, lock):
         yield
 
@@ -219,7 +219,7 @@ def _store(bench: Workbench, stored: Stored, files: Mapping[str, Path], folder: 
     try:
         write_atomic(folder / NOTE, stored.model_dump_json().encode())
     except OSError as error:
-        raise from_os_error(error, "noting where the download goes") from error
+        raise from_os_error(error, "noting where the download goes", folder) from error
     reached("download: noted")
     bench.store.place(stored.asset, dict(files))
 

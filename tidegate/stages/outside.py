@@ -25,6 +25,7 @@ def outside_of(bench: Workbench, stage: str) -> Outside:
         observe=bench.observe,
         trust=bench.settings.store.unvalidated_trust,
         tools=bench.settings.tools,
+        roots=bench.roots,
         ffmpeg=lambda: bench.toolchain().ffmpeg,
         run_tool=partial(_supervised, bench, stage),
         look=partial(_look, bench, stage),

@@ -18,6 +18,7 @@ from typing import Any
 from urllib.parse import unquote, urlsplit
 
 from tidegate.durable.atomic import copy_file, put_in_place, sync_folder, temporary_sibling, write_published
+from tidegate.durable.roots import Roots
 from tidegate.durable.threads import in_thread, still_wanted
 from tidegate.errors import StoreUnavailable, from_os_error
 from tidegate.events import Note
@@ -54,7 +55,7 @@ async def publish(bench: Workbench, outcome: Outcome, target: Path) -> PublishRe
     return await in_thread(_publish, bench, outcome, target, datetime.now(UTC))
 
 
-def publish_failure(outcome: Outcome, target: Path) -> Outcome:
+def publish_failure(outcome: Outcome, target: Path, roots: Roots | None = None) -> Outcome:
     """Leave `<slug>.err.log` and, where no earlier success stands, a report. Blocking.
 
     Returns the outcome with their places. A folder that cannot be written is no second failure: the first one is what
@@ -64,6 +65,8 @@ def publish_failure(outcome: Outcome, target: Path) -> Outcome:
         return outcome
     log = target / f"{slug_of(target)}.err.log"
     try:
+        if roots is not None:
+            roots.require_writable(target)
         write_published(log, _text(err_log(outcome.failure, outcome.source)))
         told = outcome.model_copy(update={"failure_log": log})
         if _holds_success(target):
@@ -122,12 +125,13 @@ def _publish(bench: Workbench, outcome: Outcome, target: Path, now: datetime) ->
         tracks = _fill(bench, outcome, outcome.remux, outcome.analysis, prepared, target, inputs, now)
         sync_folder(prepared)
         with bench.fence():
+            bench.require_publishable(target)  # a link may stand in its way by now
             put_in_place(prepared, target)
         sync_folder(target.parent)
         _clear_away(_left_behind(target))
     except OSError as error:
         shutil.rmtree(prepared, ignore_errors=True)
-        raise from_os_error(error, "publishing") from error
+        raise from_os_error(error, "publishing", target) from error
     except BaseException:
         shutil.rmtree(prepared, ignore_errors=True)
         raise

@@ -275,7 +275,7 @@ class _Work:
         try:
             clear_unfinished(self.folder)
         except OSError as error:
-            raise from_os_error(error, "taking up the chunks") from error
+            raise from_os_error(error, "taking up the chunks", self.folder) from error
         for piece in pieces:
             made = known(piece)
             if made is not None:
@@ -327,7 +327,7 @@ class _Work:
                 memory_cap_bytes=film.memory_cap_bytes,
             )
         except OSError as error:
-            raise from_os_error(error, "joining the chunks") from error
+            raise from_os_error(error, "joining the chunks", film.output) from error
         finally:
             listed.unlink(missing_ok=True)
 

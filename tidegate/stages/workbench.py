@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from tidegate.durable.home import Home
+from tidegate.durable.roots import Roots
 from tidegate.durable.store import AssetStore
 from tidegate.errors import DiskFull
 from tidegate.events import Observer, unobserved
@@ -41,6 +42,9 @@ class Workbench:
     executor: Executor | None = None
     """Who encodes the chunks of a transcode; None: this host, as its settings say."""
 
+    roots: Roots | None = None
+    """Which folders of this host the run may use; None: whatever its user may. See `durable.roots`."""
+
     def __post_init__(self) -> None:
         if self.gates is None:
             gates = Gates(self.settings.gate, addresses=self.settings.network.addresses)
@@ -61,6 +65,15 @@ class Workbench:
             ToolMissing: there is no ffmpeg.
         """
         return Toolchain.find(self.settings.tools)
+
+    def require_publishable(self, folder: Path) -> None:
+        """Whether results may be published into this folder. Blocking.
+
+        Raises:
+            PathRefused: this run may not.
+        """
+        if self.roots is not None:
+            self.roots.require_writable(folder)
 
     def require_space(self, folder: Path, wanted_bytes: int) -> None:
         """Fail before work starts rather than at its end.

@@ -168,7 +168,7 @@ def _made(folder: Path) -> None:
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise from_os_error(error, "making a track's folder") from error
+        raise from_os_error(error, "making a track's folder", folder) from error
 
 
 def _joined(paths: Sequence[Path], target: Path) -> Path:
@@ -178,7 +178,7 @@ def _joined(paths: Sequence[Path], target: Path) -> Path:
                 with path.open("rb") as part:
                     shutil.copyfileobj(part, whole)
     except OSError as error:
-        raise from_os_error(error, "looking at the beginning") from error
+        raise from_os_error(error, "looking at the beginning", target) from error
     return target
 
 

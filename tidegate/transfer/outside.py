@@ -12,6 +12,7 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Protocol
 
+from tidegate.durable.roots import Roots
 from tidegate.errors import Evidence, ToolMissing
 from tidegate.events import Observer, unobserved
 from tidegate.model import MediaInfo
@@ -90,3 +91,5 @@ class Outside:
     """Which one tools are to use."""
     run_tool: RunTool = _no_tools
     look: Look = _unseen
+    roots: Roots | None = None
+    """Which files of this host may be read; None: whatever the user may."""

@@ -109,7 +109,7 @@ class Part:
         Raises:
             BlockingIOError: another process is working on this part.
         """
-        with _translated():
+        with _translated(folder):
             return cls._of(acquire(folder / PART.format(name)), folder, name, identity, limits, trust, now)
 
     @classmethod
@@ -164,7 +164,7 @@ class Part:
         try:
             preallocate(self._file, self.identity.size_bytes)
         except OSError as error:
-            raise from_os_error(error, "reserving space for the download") from error
+            raise from_os_error(error, "reserving space for the download", self.path) from error
         self._reserved = True
 
     def write(self, chunk: bytes, now: float) -> None:
@@ -188,7 +188,7 @@ class Part:
             while written < len(block):
                 written += os.pwrite(self._file, block[written:], offset + written)
         except OSError as error:
-            raise from_os_error(error, "writing the download") from error
+            raise from_os_error(error, "writing the download", self.path) from error
         with self._lock:  # only now: a checkpoint must not vouch for what is still on its way
             self.spans = self.spans.plus(Span(offset, offset + len(block)))
             self._since_checkpoint += len(block)
@@ -214,7 +214,7 @@ class Part:
             try:
                 os.fdatasync(self._file)
             except OSError as error:
-                raise from_os_error(error, "writing the download") from error
+                raise from_os_error(error, "writing the download", self.path) from error
             reached("part: synced")
             self._write_journal(spans)
             reached("part: journaled")
@@ -246,7 +246,7 @@ class Part:
         try:
             return os.preadv(self._file, [buffer], start)
         except OSError as error:
-            raise from_os_error(error, "reading the download") from error
+            raise from_os_error(error, "reading the download", self.path) from error
 
     def close(self) -> None:
         """Release the lock; the file stays for a later run, which takes anew the space that no byte needed yet."""
@@ -328,7 +328,7 @@ async def opened_part(
 ) -> AsyncIterator[Part]:
     """As `Part.open`, held by this run alone; waits visibly while another run holds it."""
     waiting = Note("Another run is downloading the same source; waiting for it")
-    with _translated():
+    with _translated(folder):
         locked = await acquired(folder / PART.format(name), lambda: observe(waiting))
         part = Part._of(locked, folder, name, identity, limits, trust, now)
     try:
@@ -338,10 +338,10 @@ async def opened_part(
 
 
 @contextlib.contextmanager
-def _translated() -> Iterator[None]:
+def _translated(folder: Path) -> Iterator[None]:
     try:
         yield
     except BlockingIOError:
         raise
     except OSError as error:
-        raise from_os_error(error, "opening the part file") from error
+        raise from_os_error(error, "opening the part file", folder) from error

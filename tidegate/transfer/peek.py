@@ -66,7 +66,7 @@ async def _preview(outside: Outside, looking: Fetch) -> MediaInfo | None:
     try:
         made = await to_thread.run_sync(_head_and_tail, part, tail)
     except OSError as error:
-        raise from_os_error(error, "probing") from error
+        raise from_os_error(error, "probing", part.path) from error
     try:
         return await outside.look(made)
     except NotMedia:

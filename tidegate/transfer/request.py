@@ -6,51 +6,80 @@ nothing. No message repeats a header: it may be a secret.
 
 from __future__ import annotations
 
+import errno
 import os
 import re
+import stat
+from collections.abc import Callable
 from pathlib import Path
 from urllib.parse import urlsplit
 
 from tidegate.errors import BadInput, UnsupportedSource
 from tidegate.redact import redact_url
-from tidegate.transfer.paths import local_path, printable
+from tidegate.transfer.paths import expanded, local_path, printable, require_possible, shortened
 
 _SHA256 = re.compile(r"(?:sha256:)?([0-9a-f]{64})", re.IGNORECASE)
 _HEADER_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 _HEADER_VALUE = re.compile(r"[\t\x20-\x7e]*")
 _SCHEME = re.compile(r"^[A-Za-z][A-Za-z0-9+.-]*://")
+_WITHOUT_SLASHES = frozenset(
+    {"magnet", "data", "blob", "javascript", "about", "urn", "mailto", "cid", "http", "https", "file", "ftp", "sftp"}
+    | {"rtsp", "rtmp", "rtp", "udp", "srt", "mms", "ed2k", "thunder"}
+)
+"""Schemes that are known for links without `//`, or with it forgotten."""
+LONGEST_LINK = 65536
+"""Characters. No server takes as many; data that somebody pasted has more."""
 _PORTS = {"http": 80, "https": 443}
 
 OURS = frozenset({"range", "if-range", "accept-encoding", "host", "connection", "content-length", "transfer-encoding"})
 """Headers by which the transfer itself works; another value would break it or the answer."""
 
 
-def checked_url(text: str) -> str:
+May = Callable[[Path], None]
+"""Raises PathRefused for a path that this run may not use."""
+
+
+def anything(path: Path) -> None:
+    """Who types a command may read what they may read."""
+
+
+def checked_url(text: str, may_read: May = anything) -> str:
     """A link, or the `file://` URL of a path.
 
     Raises:
-        BadInput: a directory, a missing or special file, or an incomplete link.
+        BadInput: a directory, a missing or special file, a name that no file can have, or an incomplete link.
         UnsupportedSource: another scheme.
+        PathRefused: `may_read` says so; the file was not looked for.
     """
     if not text.strip():
         raise BadInput("The source is empty: give a link or the path of a file")
-    if not _SCHEME.match(text):
-        return _checked_file(Path(text).expanduser())
+    scheme = _scheme_of(text)
+    if scheme is None:
+        return _checked_file(expanded(Path(text)), may_read)
+    if scheme not in ("http", "https", "file"):
+        slashes = "://" if _SCHEME.match(text) else ":"
+        raise UnsupportedSource(f"{scheme}{slashes} links are not supported; give an http(s) link or a local file")
     try:
         parts = urlsplit(text)
     except ValueError as error:
-        raise BadInput(f"{redact_url(text)!r} is not a complete link") from error
-    scheme = parts.scheme.lower()
+        raise BadInput(f"{_shown(text)} is not a complete link") from error
     if scheme == "file":
         if parts.netloc not in ("", "localhost"):
-            raise BadInput(f"{redact_url(text)!r} names a file on another host; give file:///path")
+            raise BadInput(f"{_shown(text)} names a file on another host; give file:///path")
         try:
-            return _checked_file(local_path(text))
+            return _checked_file(local_path(text), may_read)
         except UnicodeError as error:
-            raise BadInput(f"{redact_url(text)!r} names no file") from error
-    if scheme not in ("http", "https"):
-        raise UnsupportedSource(f"{scheme}:// links are not supported; give an http(s) link or a local file")
+            raise BadInput(f"{_shown(text)} names no file") from error
     return _checked_link(text)
+
+
+def _scheme_of(text: str) -> str | None:
+    """The scheme of a link, in lower case; None for a path. `magnet:`, `data:` and their like have no slashes, and the
+    name of a file may hold a colon: one that is there is a file."""
+    if match := _SCHEME.match(text):
+        return match[0].partition(":")[0].lower()
+    scheme = text.partition(":")[0].lower()
+    return scheme if scheme in _WITHOUT_SLASHES and ":" in text and not os.path.lexists(text) else None
 
 
 def checked_sha256(text: str | None) -> str | None:
@@ -113,19 +142,44 @@ def _checked_link(text: str) -> str:
     if not complete or any(
         character.isspace() or ord(character) < 0x20 or "\ud800" <= character <= "\udfff" for character in text
     ):
-        raise BadInput(f"{redact_url(text)!r} is not a complete link")
+        raise BadInput(f"{_shown(text)} is not a complete link")
+    if len(text) > LONGEST_LINK:
+        raise BadInput(f"The link has {len(text)} characters; no more than {LONGEST_LINK} can be asked for")
     return text
 
 
-def _checked_file(path: Path) -> str:
+def _checked_file(path: Path, may_read: May) -> str:
+    require_possible(path, "The path")
     path = path.absolute()
     shown = printable(path)
-    if path.is_dir():
+    may_read(path)
+    try:
+        mode = path.stat().st_mode
+    except OSError as error:
+        raise BadInput(_why_not_there(path, error)) from error
+    if stat.S_ISDIR(mode):
         raise BadInput(f"{shown} is a directory; give a media file")
-    if not path.exists():
-        raise BadInput(f"There is no file {shown}")
-    if not path.is_file():
+    if not stat.S_ISREG(mode):
         raise BadInput(f"{shown} is not a regular file")
     if not os.access(path, os.R_OK):
         raise BadInput(f"{shown} cannot be read")
     return path.as_uri()
+
+
+def _why_not_there(path: Path, error: OSError) -> str:
+    shown = printable(path)
+    if error.errno in (errno.ENOENT, errno.ENOTDIR):
+        dangling = path.is_symlink()
+        return f"{shown} is a link to {printable(path.readlink())}, which is not there" if dangling else _missing(shown)
+    if error.errno == errno.ELOOP:
+        return f"{shown} is a link that leads back to itself"
+    return f"{shown} cannot be read: {error.strerror}"
+
+
+def _missing(shown: str) -> str:
+    return f"There is no file {shown}"
+
+
+def _shown(text: str) -> str:
+    """A link as a message can take it, without secrets and not longer than a person reads."""
+    return repr(shortened(redact_url(text)))

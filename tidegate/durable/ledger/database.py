@@ -113,7 +113,7 @@ class Database:
             try:
                 private.make_folder(self.file.parent)
             except OSError as error:
-                raise from_os_error(error, "opening the ledger") from error
+                raise from_os_error(error, "opening the ledger", self.file) from error
         with self.writing() as connection:
             schema(connection)
 
@@ -146,7 +146,7 @@ class Database:
                     self.moved_aside = aside
                 self._apply(schema)
         except OSError as error:
-            raise from_os_error(error, "moving the damaged ledger aside") from error
+            raise from_os_error(error, "moving the damaged ledger aside", file) from error
         finally:
             self._schema = schema
 

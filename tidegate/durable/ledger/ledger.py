@@ -97,7 +97,7 @@ class Ledger:
             if limits.url is None:
                 home.make()
         except OSError as error:
-            raise from_os_error(error, "opening the ledger") from error
+            raise from_os_error(error, "opening the ledger", home.root) from error
         database = Database.at(limits, home.root)
         database.make(migrate)
         return cls(database, home, limits)
@@ -169,7 +169,7 @@ class Ledger:
             except BlockingIOError:  # its holder is just publishing
                 return Claim(None)
             except OSError as error:
-                raise from_os_error(error, "locking the work") from error
+                raise from_os_error(error, "locking the work", self._home.lock(work_key)) from error
             connection = stack.enter_context(self._database.writing())
             return _claim(connection, identifier, work_key, here, self.limits, target)
 
@@ -273,6 +273,15 @@ class Ledger:
         with self._database.reading() as connection:
             return [Path(folder) for (folder,) in connection.execute(select(publications.c.folder))]
 
+    def used_places(self) -> tuple[list[Path], list[str]]:
+        """The folders that attempts were to publish, and the `file://` links that they could read. An attempt that was
+        refused either is not among them: it never held its work."""
+        with self._database.reading() as connection:
+            held = attempts.c.work_key.is_not(None) & (attempts.c.kind == "ingest")
+            targets = connection.execute(select(attempts.c.target).where(held).distinct()).scalars()
+            files = select(attempts.c.title).where(held & attempts.c.title.startswith("file:")).distinct()
+            return [Path(target) for target in targets if target], list(connection.execute(files).scalars())
+
     def counts(self) -> dict[str, int]:
         """How many attempts there are in each state."""
         with self._database.reading() as connection:
@@ -334,7 +343,7 @@ class Ledger:
         try:
             private.make_folder(path.parent)
         except OSError as error:
-            raise from_os_error(error, "locking the work") from error
+            raise from_os_error(error, "locking the work", path) from error
         return path
 
     def _attempts(self, condition: ColumnElement[bool]) -> list[Attempt]:
@@ -439,7 +448,7 @@ def _acquire_soon(path: Path, patience_seconds: float) -> int:
                 raise LedgerUnavailable("Somebody else holds the lock of this work") from error
             time.sleep(0.01)
         except OSError as error:
-            raise from_os_error(error, "locking the work") from error
+            raise from_os_error(error, "locking the work", path) from error
 
 
 def _holds_its_work() -> ColumnElement[bool]:

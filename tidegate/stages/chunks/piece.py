@@ -129,7 +129,7 @@ def _recorded(piece: Piece, unfinished: Path, ran: Ran) -> Made:
         unfinished.rename(piece.folder / made.name)
         sync_folder(piece.folder)
     except OSError as error:
-        raise from_os_error(error, f"keeping {piece.title}") from error
+        raise from_os_error(error, f"keeping {piece.title}", piece.folder) from error
     what = "sound" if frames is None else "chunk"
     reached(f"{what}: encoded, not journaled")
     write_atomic(piece.record, made.model_dump_json().encode())

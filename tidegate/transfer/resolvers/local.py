@@ -7,14 +7,18 @@ read is noticed and never spliced. The source is opened for reading only and nev
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
+import stat
 import threading
 from collections.abc import AsyncIterator, Callable
+from functools import partial
 from pathlib import Path
 
 from anyio import to_thread
 
-from tidegate.errors import ConnectionFailed, NotFound, NotMedia, SourceChanged, from_os_error
+from tidegate.durable.roots import Roots
+from tidegate.errors import ConnectionFailed, NotFound, NotMedia, SourceChanged, UnsupportedSource, from_os_error
 from tidegate.model import Identity, Source, TransferStats
 from tidegate.transfer import fetch
 from tidegate.transfer.outside import Outside
@@ -22,9 +26,12 @@ from tidegate.transfer.part import opened_part
 from tidegate.transfer.paths import local_path, printable
 from tidegate.transfer.peek import peek
 from tidegate.transfer.resolvers.base import WHOLE_FILE, Fetched, Fetching, Offer
+from tidegate.transfer.verify import IsPlaylist
 
 TRACK = "source"
 """The name of the file inside the asset, as in `direct`."""
+_NOTHING_THERE = frozenset({errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ENXIO})
+"""A folder on the way that is none, links that lead round, and a socket are no file either."""
 
 
 class LocalResolver:
@@ -39,12 +46,17 @@ class LocalResolver:
         return False
 
     async def identify(self, outside: Outside, source: Source) -> tuple[Identity, TransferStats]:
-        return await fetch.identify(lambda: LocalExchange(source), outside.limits, outside.observe)
+        return await fetch.identify(lambda: LocalExchange(source, outside.roots), outside.limits, outside.observe)
 
     async def offer(
         self, outside: Outside, source: Source, identity: Identity, scratch: Callable[[str], Path]
     ) -> Offer:
-        looked = await peek(outside, lambda: LocalExchange(source), scratch(WHOLE_FILE.id), identity)
+        """See `Resolver`. What a playlist on disk names is never read: it would lead to any other file."""
+        connect = partial(LocalExchange, source, outside.roots)
+        try:
+            looked = await peek(outside, connect, scratch(WHOLE_FILE.id), identity)
+        except IsPlaylist as playlist:
+            raise UnsupportedSource(f"{playlist.message}; a playlist is read from its http(s) link") from playlist
         return Offer((WHOLE_FILE,), looked.preview, cost=looked.cost)
 
     async def fetch(self, outside: Outside, source: Source, what: Fetching) -> Fetched:
@@ -52,7 +64,8 @@ class LocalResolver:
         limits, observe = outside.limits.model_copy(update={"connections": 1}), outside.observe
         async with opened_part(what.folder, what.identity, limits, observe, trust=outside.trust) as part:
             fetch.require_space(part)
-            copying = fetch.Fetch(lambda: LocalExchange(source), part, limits, observe, promised=set(what.promised))
+            connect = partial(LocalExchange, source, outside.roots)
+            copying = fetch.Fetch(connect, part, limits, observe, promised=set(what.promised))
             stats = await copying.run()
             return Fetched(
                 tracks={TRACK: (part.path,)},
@@ -68,7 +81,8 @@ class LocalExchange:
 
     told = None
 
-    def __init__(self, source: Source) -> None:
+    def __init__(self, source: Source, roots: Roots | None = None) -> None:
+        self._roots = roots
         self._url = source.redacted
         self._path = local_path(source.url.get_secret_value())
         self._aborted = threading.Event()
@@ -103,7 +117,7 @@ class LocalExchange:
         if not expected.same_content_as(identity):
             os.close(handle)
             raise SourceChanged("The file has changed since it was identified")
-        return LocalBody(handle, start, identity, self)
+        return LocalBody(handle, start, identity, self, self._path)
 
     def abort(self) -> None:
         self._aborted.set()
@@ -118,23 +132,37 @@ class LocalExchange:
             raise SourceChanged("The file changed while it was read")
 
     def _open(self) -> int:
+        """A handle of the file, which may be read: judged again now that nobody can put another in its place."""
         self.requests += 1
+        if self._roots is not None:
+            self._roots.require_readable(self._path)
+        handle = self._opened()
+        try:
+            if self._roots is not None:
+                self._roots.require_same(handle, self._path)
+            if not stat.S_ISREG(os.fstat(handle).st_mode):
+                raise NotMedia(f"{printable(self._path)} is not a regular file")
+        except BaseException:
+            os.close(handle)
+            raise
+        return handle
+
+    def _opened(self) -> int:
         try:
             # O_NONBLOCK: opening a FIFO must not wait for a writer that may never come.
             return os.open(self._path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-        except FileNotFoundError as error:
-            raise NotFound(f"There is no file {printable(self._path)}") from error
         except OSError as error:
-            error.filename = printable(self._path)
-            raise from_os_error(error, "opening the source") from error
+            if error.errno in _NOTHING_THERE:
+                raise NotFound(f"There is no file {printable(self._path)}") from error
+            raise from_os_error(error, "opening the source", self._path) from error
 
-    def _identity(self, stat: os.stat_result) -> Identity:
+    def _identity(self, seen: os.stat_result) -> Identity:
         return Identity(
             url=self._url,
             name=printable(self._path.name),
-            size_bytes=stat.st_size,
+            size_bytes=seen.st_size,
             # The change time too: `rsync --inplace -t` writes other bytes and sets the modification time back.
-            last_modified=f"{stat.st_mtime_ns}/{stat.st_ctime_ns}/{stat.st_ino}",
+            last_modified=f"{seen.st_mtime_ns}/{seen.st_ctime_ns}/{seen.st_ino}",
             ranges=True,
         )
 
@@ -146,7 +174,8 @@ class LocalBody:
     """A file on disk says nothing about how long it was meant to be."""
     partial = True
 
-    def __init__(self, handle: int, start: int, identity: Identity, exchange: LocalExchange) -> None:
+    def __init__(self, handle: int, start: int, identity: Identity, exchange: LocalExchange, path: Path) -> None:
+        self._path = path
         self._handle = handle
         self._exchange = exchange
         self._position = start
@@ -164,7 +193,7 @@ class LocalBody:
         try:
             count = os.preadv(self._handle, [buffer], self._position)
         except OSError as error:
-            raise from_os_error(error, "reading the source") from error
+            raise from_os_error(error, "reading the source", self._path) from error
         if count == 0:
             self._exchange.recheck(self._handle, self.identity)
         self._position += count

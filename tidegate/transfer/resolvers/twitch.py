@@ -32,6 +32,7 @@ from tidegate.errors import (
     DownloadDeadline,
     Evidence,
     NotMedia,
+    PermissionRefused,
     ProcessTimeout,
     RequestTimeout,
     SegmentGap,
@@ -301,7 +302,7 @@ async def _run(download: _Download, *, retry: bool) -> tuple[Gap, ...]:
                 evidence=_evidence(console, late.evidence),
             ) from late
         if end.exit_code != 0 or console.died:
-            raise _failure(console, end)
+            raise _failure(console, end, download.folder)
         size = _size(download.output)
         if size == 0:
             raise ToolFailed(f"{TOOL} ended well and left no video", evidence=_evidence(console, end.evidence))
@@ -462,8 +463,11 @@ def _fetched(what: Fetching, finished: _Finished, stats: TransferStats, blake3: 
     )
 
 
-def _failure(console: Console, end: ToolEnd) -> TidegateError:
+def _failure(console: Console, end: ToolEnd, folder: Path | None = None) -> TidegateError:
+    """`folder` is where it was to write: the message says which volume is full."""
     failure = failure_of(console, end.exit_code)
+    if isinstance(failure, DiskFull | PermissionRefused) and folder is not None:
+        failure = type(failure)(f"{failure.message} (while writing into {folder})")
     failure.evidence = _evidence(console, end.evidence)
     if isinstance(failure, ToolMissing):
         failure.hint = HINT

@@ -74,7 +74,7 @@ def assemble(shelf: Shelf, name: str) -> tuple[Finished, ...]:
             reached("segments: in place")
         sync_folder(shelf.folder)
     except OSError as error:
-        raise from_os_error(error, "putting segments together") from error
+        raise from_os_error(error, "putting segments together", shelf.folder) from error
     return tuple(
         Finished(name=own, size_bytes=size, digest=digest) for own, (size, digest) in zip(names, finished, strict=True)
     )

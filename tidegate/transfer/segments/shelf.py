@@ -126,7 +126,7 @@ class Shelf:
         try:
             lines = self._read()
         except OSError as error:
-            raise from_os_error(error, "reading a track's journal") from error
+            raise from_os_error(error, "reading a track's journal", self.folder) from error
         begun = lines[0] if lines else None
         believed = isinstance(begun, Begun) and begun.content in contents and timedelta(0) <= now - begun.at <= trust
         if not believed:
@@ -149,7 +149,7 @@ class Shelf:
             for _ in finished:  # as many points in each run, however many came together
                 reached("segments: journaled")
         except OSError as error:
-            raise from_os_error(error, "keeping a segment") from error
+            raise from_os_error(error, "keeping a segment", self.folder) from error
 
     def forget(self, names: Sequence[str]) -> None:
         """Their bytes are not what was journaled: they have to be fetched again."""
@@ -177,7 +177,7 @@ class Shelf:
             (self.folder / SEGMENTS).mkdir(parents=True, exist_ok=True)
             self._append(Begun(content=content, at=now))
         except OSError as error:
-            raise from_os_error(error, "beginning a track") from error
+            raise from_os_error(error, "beginning a track", self.folder) from error
         self.held, self.whole, self.fresh = {}, None, True
 
     def unfinish(self) -> None:
@@ -222,7 +222,7 @@ class Shelf:
             except OSError as error:
                 with contextlib.suppress(OSError):  # or the next line would be glued to half of this one
                     os.ftruncate(self._journal, end)
-                raise from_os_error(error, "writing a journal") from error
+                raise from_os_error(error, "writing a journal", self.folder) from error
 
     def _read(self) -> list[Line]:
         """The lines up to the first that is torn; the file is cut there, so that the next one is appended cleanly."""
@@ -279,7 +279,7 @@ async def opened_shelf(
         (folder / SEGMENTS).mkdir(parents=True, exist_ok=True)
         journal = await acquired(folder / JOURNAL, lambda: observe(waiting))
     except OSError as error:
-        raise from_os_error(error, "opening a track's journal") from error
+        raise from_os_error(error, "opening a track's journal", folder) from error
     shelf = Shelf(folder, _journal=journal)
     try:
         await in_thread(shelf.take_up, contents, trust, now())

@@ -60,7 +60,7 @@ class SegmentSink:
             os.ftruncate(self._opened, 0)
             os.lseek(self._opened, 0, os.SEEK_SET)
         except OSError as error:
-            raise from_os_error(error, "writing a segment") from error
+            raise from_os_error(error, "writing a segment", self._path) from error
         self._begin()
 
     def write(self, block: memoryview, /) -> None:
@@ -104,7 +104,7 @@ class SegmentSink:
                 self.size_bytes += written
                 view = view[written:]
         except OSError as error:
-            raise from_os_error(error, "writing a segment") from error
+            raise from_os_error(error, "writing a segment", self._path) from error
 
     def _flaw_of_cipher(self) -> str | None:
         if self._cipher is None or self._padding is None:

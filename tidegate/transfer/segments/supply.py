@@ -288,7 +288,7 @@ def _made(folder: Path) -> None:
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise from_os_error(error, "making a track's folder") from error
+        raise from_os_error(error, "making a track's folder", folder) from error
 
 
 def _poured(path: Path, sink: SegmentSink) -> str | None:
@@ -301,7 +301,7 @@ def _poured(path: Path, sink: SegmentSink) -> str | None:
                 still_wanted()
                 sink.write(buffer[:count])
     except OSError as error:
-        raise from_os_error(error, "reading a segment") from error
+        raise from_os_error(error, "reading a segment", path) from error
     return sink.flaw(length_known=True)
 
 
