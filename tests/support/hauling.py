@@ -16,7 +16,9 @@ from pydantic import SecretStr
 from tests.support.leaks import open_descriptors
 from tidegate.events import Event, Note, unobserved
 from tidegate.model import Gap, Identity, Rendition, Source, TransferStats
-from tidegate.settings import GateSettings, TransferSettings
+from tidegate.settings import GateSettings, Settings, TransferSettings
+from tidegate.stages.outside import outside_of
+from tidegate.stages.workbench import Workbench
 from tidegate.transfer.gates import Gates
 from tidegate.transfer.outside import Outside
 from tidegate.transfer.resolvers.base import Fetched, Fetching, Resolver
@@ -94,7 +96,9 @@ def with_outside(
 ) -> Fetched:
     """The result of asynchronous `work`; its connections are closed."""
     # The breaker has tests of its own; here every fault has to be met.
-    outside = Outside(limits, Gates(GateSettings(failures=1000, failure_rate=1.0), observe=observe), observe, **more)  # type: ignore[arg-type]
+    gates = Gates(GateSettings(failures=1000, failure_rate=1.0), observe=observe)
+    bench = Workbench(Settings(transfer=limits), observe, gates=gates)
+    outside = Outside(limits, gates, observe, **{"run_tool": outside_of(bench, "download").run_tool, **more})  # type: ignore[arg-type]
 
     async def run() -> object:
         return await work(outside)  # type: ignore[misc]

@@ -36,8 +36,9 @@ from tidegate.model import Identity, MediaInfo, Source
 from tidegate.settings import Settings, TransferSettings
 from tidegate.transfer.fetch import FileFetched, Renew, fetch_file, identify
 from tidegate.transfer.http import HttpExchange
-from tidegate.transfer.mirrors import expired, proven_same, read_metalink
+from tidegate.transfer.mirrors import expired, proven_same
 from tidegate.transfer.outside import Outside
+from tidegate.transfer.playlists.read_metalink import read as read_metalink
 from tidegate.transfer.resolvers.base import Offer
 from tidegate.transfer.resolvers.direct import DirectResolver
 from tidegate.transfer.transport import pool_of

@@ -17,8 +17,8 @@ from tidegate.model import Identity, Source
 from tidegate.settings import TransferSettings
 from tidegate.transfer.fetch import FileFetched, fetch_file, identify
 from tidegate.transfer.http import HttpExchange
-from tidegate.transfer.mirrors import read_metalink
 from tidegate.transfer.outside import Outside
+from tidegate.transfer.playlists.read_metalink import read as read_metalink
 from tidegate.transfer.transport import pool_of
 
 pytestmark = pytest.mark.usefixtures("nothing_left")
