@@ -116,7 +116,7 @@ class TransferSettings(Group):
     playlist_memory: int = Field(default=512_000_000, gt=0)
     """The most memory, in bytes, that the process which reads a playlist may use; 200,000 segments take half of it."""
     playlist_timeout: Tick = timedelta(seconds=60)
-    """Seconds that reading a playlist may take once it is here; 200,000 segments take a sixth of it, and as much again of a processor that has other work."""
+    """Seconds that reading a playlist may take once it is here; 200,000 segments take 8 of a free processor's."""
     live_patience: Tick = timedelta(minutes=2)
     """Seconds without a new segment after which a live source that did not say that it ended is given up."""
     small_limit: Tick | None = None

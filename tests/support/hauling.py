@@ -20,7 +20,7 @@ from tidegate.settings import GateSettings, Settings, TransferSettings
 from tidegate.stages.outside import outside_of
 from tidegate.stages.workbench import Workbench
 from tidegate.transfer.gates import Gates
-from tidegate.transfer.outside import Outside
+from tidegate.transfer.outside import Outside, RunTool
 from tidegate.transfer.resolvers.base import Fetched, Fetching, Resolver
 from tidegate.transfer.resolvers.dash import DashResolver
 from tidegate.transfer.resolvers.hls import HlsResolver
@@ -97,8 +97,7 @@ def with_outside(
     """The result of asynchronous `work`; its connections are closed."""
     # The breaker has tests of its own; here every fault has to be met.
     gates = Gates(GateSettings(failures=1000, failure_rate=1.0), observe=observe)
-    bench = Workbench(Settings(transfer=limits), observe, gates=gates)
-    outside = Outside(limits, gates, observe, **{"run_tool": outside_of(bench, "download").run_tool, **more})  # type: ignore[arg-type]
+    outside = Outside(limits, gates, observe, **{"run_tool": real_tools(observe), **more})  # type: ignore[arg-type]
 
     async def run() -> object:
         return await work(outside)  # type: ignore[misc]
@@ -107,6 +106,11 @@ def with_outside(
         return anyio.run(run)  # type: ignore[return-value]
     finally:
         pool_of(outside.gates).close()
+
+
+def real_tools(observe: Callable[[Event], None] = unobserved) -> RunTool:
+    """Children under supervision, as the stages start them."""
+    return outside_of(Workbench(Settings(), observe), "download").run_tool
 
 
 def resolver_of(url: str) -> Resolver:

@@ -11,6 +11,7 @@ import anyio
 import pytest
 from pydantic import SecretStr
 
+from tests.support.hauling import real_tools
 from tests.support.origin import Origin, Request, Resource, Synthetic
 from tidegate.events import Event, Note
 from tidegate.model import Identity, Source
@@ -35,7 +36,7 @@ async def _fetched(source: Source, folder: Path, notes: list[str]) -> FileFetche
         if isinstance(event, Note):
             notes.append(event.message)
 
-    outside = Outside(limits=LIMITS, observe=observe)
+    outside = Outside(limits=LIMITS, observe=observe, run_tool=real_tools(observe))
     try:
         identity: Identity
         identity, _ = await identify(lambda: HttpExchange(source, LIMITS, outside.gates), LIMITS, observe)
