@@ -22,6 +22,7 @@ from tidegate.transfer import parsing
 from tidegate.transfer.outside import Outside
 from tidegate.transfer.parsing import parse_dash, parse_hls, parse_metalink
 from tidegate.transfer.playlists import written
+from tidegate.transfer.playlists.hls import MediaPlaylist
 from tidegate.transfer.playlists.media import LONGEST_LINK
 from tidegate.transfer.playlists.metalink import Metalink
 
@@ -94,6 +95,15 @@ def test_the_loop_goes_on_while_a_text_takes_longer_than_it_may() -> None:
     assert isinstance(failure, ProcessTimeout) and "1 s" in failure.message
     assert "TIDEGATE_TRANSFER_PLAYLIST_TIMEOUT" in failure.hint
     assert beats > 20, "a second of processor time is two hundred beats on a free machine"
+
+
+@pytest.mark.parametrize("characters", [2_200, 16_000])
+def test_a_link_with_a_long_token_is_a_link(characters: int) -> None:
+    """Others have lost whole playlists to a limit of 2,084 characters."""
+    link = f"http://127.0.0.1/a.ts?jwt={'a' * characters}"
+    text = HLS + b"#EXTINF:4,\n" + link.encode() + b"\n#EXT-X-ENDLIST\n"
+    read = anyio.run(parse_hls, outside(), text, URL)
+    assert isinstance(read, MediaPlaylist) and read.segments[0].resource.url == link
 
 
 def test_the_same_bytes_from_the_same_address_are_read_once() -> None:
