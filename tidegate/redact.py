@@ -15,12 +15,13 @@ _SECRET_NAME = re.compile(
     r"^(x-amz-.*|x-goog-.*|.*token.*|.*signature.*|sig|sign|hmac|policy|key-pair-id|.*api[-_]?key.*|.*access[-_]?key.*"
     r"|auth(orization)?|auth[-_]?key|bearer|credentials?|password|passwd|pass|pwd|.*secret.*|code|key|ticket|md5|hash"
     r"|session(_?id|_?token)?|(php|j)sess(ion)?id|jwt|hdnts|hdnea|expires?|exp|se|sp|sv|sr|st|spr|skoid)$",
-    re.IGNORECASE,
+    re.IGNORECASE | re.DOTALL,
 )
-"""Query names that carry a credential, or its validity, on S3, GCS, Azure, Akamai, CloudFront and their like."""
+"""Query names that carry a credential, or its validity, on S3, GCS, Azure, Akamai, CloudFront and their like. A name
+with a line break in it is one, too, and takes no longer than any other."""
 
 _SECRET_IN_PATH = re.compile(
-    r"^(.*token.*|hdnts|hdnea|hdntl|hmac|sig|signature|jwt|(php|j)?sess(ion)?_?id)$", re.IGNORECASE
+    r"^(.*token.*|hdnts|hdnea|hdntl|hmac|sig|signature|jwt|(php|j)?sess(ion)?_?id)$", re.IGNORECASE | re.DOTALL
 )
 """What servlets and Akamai put there: `film.mp4;jsessionid=…`, `/hdnts=exp=…~hmac=…/film.m3u8`."""
 _PATH_PAIR = re.compile(r"(?<=[;/])([^;/=]+)=[^;/]+")

@@ -137,6 +137,10 @@ class TransferSettings(Group):
     """The most bytes that one segment may have, unpacked."""
     playlist_bytes: int = Field(default=64 * 1024 * 1024, gt=0)
     """The most bytes that a playlist may have, unpacked."""
+    playlist_memory: int = Field(default=512_000_000, gt=0)
+    """The most memory, in bytes, that the process which reads a playlist may use; 200,000 segments take half of it."""
+    playlist_timeout: Tick = timedelta(seconds=60)
+    """Seconds that reading a playlist may take once it is here; 200,000 segments take 8 of a free processor's."""
     live_patience: Tick = timedelta(minutes=2)
     """Seconds without a new segment after which a live source that did not say that it ended is given up."""
     small_limit: Tick | None = None

@@ -16,9 +16,11 @@ from pydantic import SecretStr
 from tests.support.leaks import open_descriptors
 from tidegate.events import Event, Note, unobserved
 from tidegate.model import Gap, Identity, Rendition, Source, TransferStats
-from tidegate.settings import GateSettings, TransferSettings
+from tidegate.settings import GateSettings, Settings, TransferSettings
+from tidegate.stages.outside import outside_of
+from tidegate.stages.workbench import Workbench
 from tidegate.transfer.gates import Gates
-from tidegate.transfer.outside import Outside
+from tidegate.transfer.outside import Outside, RunTool
 from tidegate.transfer.resolvers.base import Fetched, Fetching, Resolver
 from tidegate.transfer.resolvers.dash import DashResolver
 from tidegate.transfer.resolvers.hls import HlsResolver
@@ -94,7 +96,8 @@ def with_outside(
 ) -> Fetched:
     """The result of asynchronous `work`; its connections are closed."""
     # The breaker has tests of its own; here every fault has to be met.
-    outside = Outside(limits, Gates(GateSettings(failures=1000, failure_rate=1.0), observe=observe), observe, **more)  # type: ignore[arg-type]
+    gates = Gates(GateSettings(failures=1000, failure_rate=1.0), observe=observe)
+    outside = Outside(limits, gates, observe, **{"run_tool": real_tools(observe), **more})  # type: ignore[arg-type]
 
     async def run() -> object:
         return await work(outside)  # type: ignore[misc]
@@ -103,6 +106,11 @@ def with_outside(
         return anyio.run(run)  # type: ignore[return-value]
     finally:
         pool_of(outside.gates).close()
+
+
+def real_tools(observe: Callable[[Event], None] = unobserved) -> RunTool:
+    """Children under supervision, as the stages start them."""
+    return outside_of(Workbench(Settings(), observe), "download").run_tool
 
 
 def resolver_of(url: str) -> Resolver:

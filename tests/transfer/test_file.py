@@ -18,6 +18,7 @@ from pydantic import SecretStr
 
 from tests.support.command import wait_until
 from tests.support.disks import volume
+from tests.support.hauling import real_tools
 from tests.support.origin import Origin, Resource, Synthetic
 from tests.transfer.scripted import Scripted, head, part_of
 from tidegate.errors import (
@@ -36,8 +37,9 @@ from tidegate.model import Identity, MediaInfo, Source
 from tidegate.settings import Settings, TransferSettings
 from tidegate.transfer.fetch import FileFetched, Renew, fetch_file, identify
 from tidegate.transfer.http import HttpExchange
-from tidegate.transfer.mirrors import expired, proven_same, read_metalink
+from tidegate.transfer.mirrors import expired, proven_same
 from tidegate.transfer.outside import Outside
+from tidegate.transfer.playlists.read_metalink import read as read_metalink
 from tidegate.transfer.resolvers.base import Offer
 from tidegate.transfer.resolvers.direct import DirectResolver
 from tidegate.transfer.transport import pool_of
@@ -52,7 +54,7 @@ PROVEN = {"repr_digest": "sha-256"}
 
 @pytest.fixture
 def outside(limits: TransferSettings, nothing_left: None) -> Iterator[Outside]:
-    made = Outside(limits=limits)
+    made = Outside(limits=limits, run_tool=real_tools())
     yield made
     pool_of(made.gates).close()
 
@@ -361,7 +363,7 @@ def test_a_fresh_link_to_another_file_is_refused(outside: Outside, tmp_path: Pat
 
 
 def limited(outside: Outside, **limits: Any) -> Outside:
-    return Outside(limits=outside.limits.model_copy(update=limits), gates=outside.gates)
+    return Outside(limits=outside.limits.model_copy(update=limits), gates=outside.gates, run_tool=outside.run_tool)
 
 
 @pytest.mark.parametrize("story", ["ok", "close-delimited", "no-length"])

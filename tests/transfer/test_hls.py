@@ -33,6 +33,7 @@ from tidegate.errors import (
     DiskFull,
     DownloadDeadline,
     HttpRefused,
+    MemoryExhausted,
     NotFound,
     NotMedia,
     SegmentGap,
@@ -43,6 +44,7 @@ from tidegate.errors import (
 )
 from tidegate.events import Advance, Event
 from tidegate.model import Identity, MediaInfo, Rendition
+from tidegate.settings import TransferSettings
 from tidegate.transfer.hls import ask_media_playlist
 from tidegate.transfer.outside import Outside
 from tidegate.transfer.playlists.media import Segment
@@ -276,7 +278,9 @@ def test_the_rendition_that_was_chosen_is_brought(rendition: str, size: str, cli
     assert from_origin(rungs(clips), tmp_path, rendition=rendition).bytes == cut(clips, size=size).whole
 
 
-def offered(origin: Origin, folder: Path, notes: Notes | None = None, look: object = None) -> Offer:
+def offered(
+    origin: Origin, folder: Path, notes: Notes | None = None, look: object = None, limits: TransferSettings = QUICK
+) -> Offer:
     source = source_of(origin.url("list.m3u8"))
 
     def scratch(rendition: str) -> Path:
@@ -291,7 +295,7 @@ def offered(origin: Origin, folder: Path, notes: Notes | None = None, look: obje
         return await resolver.offer(outside, source, identity, scratch)
 
     more = {"look": look} if look else {}
-    return with_outside(work, QUICK, notes or Notes(), **more)  # type: ignore[return-value, arg-type]
+    return with_outside(work, limits, notes or Notes(), **more)  # type: ignore[return-value, arg-type]
 
 
 def test_the_offer_tells_renditions_and_length_and_looks_at_the_first_segment(clips: Path, tmp_path: Path) -> None:
@@ -387,6 +391,32 @@ def test_a_film_is_not_lost_to_the_clock_of_its_subtitles(clips: Path, tmp_path:
     got = from_origin(files, tmp_path)
     assert got.bytes == whole
     assert b"Line" in got.pieces("subtitles-1-en")[0]
+
+
+def test_subtitles_longer_than_any_are_left_out_and_not_put_together(clips: Path, tmp_path: Path) -> None:
+    files, whole = plain_ts(clips)
+    group = ['#EXT-X-MEDIA:TYPE=SUBTITLES,GROUP-ID="t",NAME="English",LANGUAGE="en",URI="t.m3u8"']
+    files["film.m3u8"] = files["list.m3u8"]
+    files |= {f"t{number}.vtt": b"WEBVTT\n\n" + b"a\n" * 4_500_000 for number in range(2)}
+    files["t.m3u8"] = listed(["t0.vtt", "t1.vtt"])
+    files["list.m3u8"] = ladder({"film.m3u8": "160x120@1"}, media=group, also=',SUBTITLES="t"')
+    notes = Notes()
+    got = from_origin(files, tmp_path, observe=notes)
+    assert (list(got.files), got.bytes) == (["source"], whole)
+    assert any("subtitles-1-en: The subtitles are longer than" in message for message in notes.messages)
+
+
+@pytest.mark.parametrize("height", ["1", "{}"], ids=["elsewhere, too", "others"])
+def test_a_playlist_that_exhausts_its_reader_is_the_last_of_its_ladder(height: str, tmp_path: Path) -> None:
+    """Five hundred of them would each be given its minute."""
+    names = [f"h{number}.m3u8" for number in range(30)]
+    sizes = {name: f"1x{height.format(number + 1)}@9000" for number, name in enumerate(names)}
+    files: Files = dict.fromkeys(names, b"#EXTM3U\n" + b"#EXTINF:1,\na\n" * 100_000)
+    files["list.m3u8"] = ladder(sizes)
+    limits = QUICK.model_copy(update={"playlist_memory": 32_000_000})
+    with Origin(dict(files)) as origin, pytest.raises(MemoryExhausted):
+        offered(origin, tmp_path, limits=limits)
+    assert len(origin.requests) < 15, "the list twice, and what was asked for at once"
 
 
 # --- identity -------------------------------------------------------------------------------------

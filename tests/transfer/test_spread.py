@@ -11,14 +11,15 @@ import anyio
 import pytest
 from pydantic import SecretStr
 
+from tests.support.hauling import real_tools
 from tests.support.origin import Origin, Request, Resource, Synthetic
 from tidegate.events import Event, Note
 from tidegate.model import Identity, Source
 from tidegate.settings import TransferSettings
 from tidegate.transfer.fetch import FileFetched, fetch_file, identify
 from tidegate.transfer.http import HttpExchange
-from tidegate.transfer.mirrors import read_metalink
 from tidegate.transfer.outside import Outside
+from tidegate.transfer.playlists.read_metalink import read as read_metalink
 from tidegate.transfer.transport import pool_of
 
 pytestmark = pytest.mark.usefixtures("nothing_left")
@@ -35,7 +36,7 @@ async def _fetched(source: Source, folder: Path, notes: list[str]) -> FileFetche
         if isinstance(event, Note):
             notes.append(event.message)
 
-    outside = Outside(limits=LIMITS, observe=observe)
+    outside = Outside(limits=LIMITS, observe=observe, run_tool=real_tools(observe))
     try:
         identity: Identity
         identity, _ = await identify(lambda: HttpExchange(source, LIMITS, outside.gates), LIMITS, observe)

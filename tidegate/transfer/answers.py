@@ -30,6 +30,8 @@ from tidegate.errors import (
 from tidegate.model import Digest
 from tidegate.transfer.transport.base import Headers
 
+LONGEST_DISPOSITION = 8192
+"""Characters of a header with a file's name."""
 LONGEST_WAIT_SECONDS = 1e9
 """What a longer Retry-After counts as; a number too large for a float would be infinite, which JSON cannot say."""
 
@@ -169,7 +171,9 @@ def claimed_digests(headers: Headers) -> tuple[Digest, ...]:
 def file_name(headers: Headers, redacted: str) -> str:
     """A name for people. It is somebody else's text: whoever makes a path of it sanitises it."""
     message = Message()
-    message["Content-Disposition"] = headers.get("Content-Disposition", "")
+    # Of an endless one nothing is a name, and the library's time for it grows with the square of its length.
+    told = headers.get("Content-Disposition", "")
+    message["Content-Disposition"] = told if len(told) <= LONGEST_DISPOSITION else ""
     given = None
     with contextlib.suppress(ValueError, LookupError):  # a charset that is none, a number without end
         given = message.get_filename()

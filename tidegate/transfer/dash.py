@@ -9,13 +9,13 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from tidegate.durable.threads import in_thread
 from tidegate.events import Note
 from tidegate.model import Source
 from tidegate.transfer.ask import Answer
 from tidegate.transfer.listed import MAIN, Renew, ask_text, chosen, fetch_listed, fetched_from, track_name
 from tidegate.transfer.outside import Outside
-from tidegate.transfer.playlists.dash import DashTrack, Presentation, read
+from tidegate.transfer.parsing import parse_dash
+from tidegate.transfer.playlists.dash import DashTrack, Presentation
 from tidegate.transfer.playlists.media import Segment
 from tidegate.transfer.resolvers.base import Fetched, Fetching
 from tidegate.transfer.segments import Haul, Track
@@ -34,11 +34,12 @@ async def ask_presentation(outside: Outside, source: Source, url: str) -> Told:
 
     Raises:
         NotMedia: there is none, or a damaged one.
-        UnsupportedSource: see `playlists.dash.read`.
+        UnsupportedSource: see `playlists.read_dash.read`.
+        MemoryExhausted, ProcessTimeout: reading it takes more than it may.
         TidegateError: it cannot be had.
     """
     answer = await ask_text(outside, source, url)
-    return Told(await in_thread(read, answer.body.decode("utf-8-sig", "replace"), answer.url), answer)
+    return Told(await parse_dash(outside, answer.body, answer.url), answer)
 
 
 async def fetch_presentation(

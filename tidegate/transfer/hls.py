@@ -12,14 +12,22 @@ from dataclasses import dataclass
 
 import anyio
 
-from tidegate.durable.threads import in_thread
-from tidegate.errors import AvailabilityFailure, StalledTransfer, TidegateError, UnsupportedSource
+from tidegate.errors import (
+    AvailabilityFailure,
+    ProcessFailure,
+    ProcessKilled,
+    ProcessTimeout,
+    StalledTransfer,
+    TidegateError,
+    UnsupportedSource,
+)
 from tidegate.events import Note
 from tidegate.model import Source, fingerprint
 from tidegate.transfer.ask import Answer
 from tidegate.transfer.listed import MAIN, Renew, ask_text, chosen, fetch_listed, fetched_from, track_name
 from tidegate.transfer.outside import Outside
-from tidegate.transfer.playlists.hls import Companion, MasterPlaylist, MediaPlaylist, Variant, read
+from tidegate.transfer.parsing import parse_hls
+from tidegate.transfer.playlists.hls import Companion, MasterPlaylist, MediaPlaylist, Variant
 from tidegate.transfer.playlists.live import LiveCourse
 from tidegate.transfer.playlists.media import Segment, lasting
 from tidegate.transfer.resolvers.base import Fetched, Fetching
@@ -47,17 +55,19 @@ async def ask_playlist(outside: Outside, source: Source, url: str) -> Told:
 
     Raises:
         NotMedia: there is none, or a damaged one.
-        UnsupportedSource: see `playlists.hls.read`.
+        UnsupportedSource: see `playlists.read_hls.read`.
+        MemoryExhausted, ProcessTimeout: reading it takes more than it may.
         TidegateError: it cannot be had.
     """
     answer = await ask_text(outside, source, url)
-    return Told(await in_thread(read, answer.body.decode("utf-8", "replace"), answer.url), answer)
+    return Told(await parse_hls(outside, answer.body, answer.url), answer)
 
 
 async def ask_media_playlist(outside: Outside, source: Source, urls: Sequence[str]) -> tuple[Listing, int]:
     """The first of several playlists with the same content that can be had, and how many requests it took.
 
     Raises:
+        ProcessFailure: one of them exhausts whoever reads it, and the others are left alone.
         TidegateError: the last one's failure.
     """
     failure: TidegateError = UnsupportedSource("The rendition has no playlist")
@@ -65,6 +75,8 @@ async def ask_media_playlist(outside: Outside, source: Source, urls: Sequence[st
     for url in urls:
         try:
             told = await ask_playlist(outside, source, url)
+        except ProcessFailure:
+            raise
         except TidegateError as error:
             failure, requests = error, requests + 1
             continue
@@ -120,6 +132,8 @@ async def _subtitles(haul: Haul, name: str, companion: Companion, what: Fetching
     """A film is not refused for its subtitles: where they cannot be had they are left out, and that is told."""
     try:
         listing, requests = await ask_media_playlist(haul.outside, haul.source, (companion.url,))
+    except ProcessFailure:
+        raise
     except TidegateError as error:
         haul.outside.observe(Note(f"Left out {name}: {error.message}", "warning", {"failure": error.type}))
         return []
@@ -197,7 +211,7 @@ async def _next_version(outside: Outside, source: Source, url: str, before: Medi
     """The playlist as it is now; while it cannot be had, as it was: patience, not one lost answer, ends a recording."""
     try:
         listing, _ = await ask_media_playlist(outside, source, (url,))
-    except AvailabilityFailure as error:
+    except (AvailabilityFailure, ProcessTimeout, ProcessKilled) as error:  # the latter two on a host that is busy
         outside.observe(Note(f"The live playlist did not come: {error.message}", "warning"))
         return before
     return listing.playlist

@@ -6,20 +6,20 @@ is kept over a crash.
 
 from __future__ import annotations
 
-import hashlib
 import re
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from urllib.parse import parse_qsl, urlsplit
-from xml.etree import ElementTree
 
 from tidegate.errors import TidegateError
 from tidegate.model import Digest, Identity
 from tidegate.transfer.answers import links
 from tidegate.transfer.ask import Wanted, ask
 from tidegate.transfer.outside import Outside
+from tidegate.transfer.parsing import parse_metalink
+from tidegate.transfer.playlists.metalink import priority_of
 from tidegate.transfer.transport.base import Headers
 
 METALINK_BYTES = 1024 * 1024
@@ -27,8 +27,6 @@ METALINK_TYPES = ("application/metalink4+xml", "application/metalink+xml")
 MOST_MIRRORS = 8
 """How many copies are tried at most, however many are told."""
 
-_HASHES = {"sha256": "sha256", "sha512": "sha512", "sha1": "sha1", "sha": "sha1", "md5": "md5"}
-"""Types of hashes in a Metalink, without their hyphens, by hashlib's names."""
 _EXPIRY = frozenset({"expires", "expire", "expiry", "exp", "e"})
 _LEAST_EPOCH = 10**9
 """What is smaller is no point in time."""
@@ -47,7 +45,7 @@ class Elsewhere:
     def note(self, url: str, headers: Headers) -> None:
         """Take down what an answer tells in its `Link` headers (RFC 6249)."""
         for target, told in links(headers, url, "duplicate"):
-            self.duplicates[target] = _priority(told.get("pri", ""))
+            self.duplicates[target] = priority_of(told.get("pri", ""))
         for target, told in links(headers, url, "describedby"):
             if told.get("type", "").lower() in METALINK_TYPES:
                 self.metalinks[target] = None
@@ -63,55 +61,11 @@ class Elsewhere:
         for url in list(self.metalinks)[:1]:
             with suppress(TidegateError):
                 wanted = Wanted(url, most_bytes=METALINK_BYTES, what="metalink", decode=True)
-                read = read_metalink((await ask(outside, wanted)).body)
+                read = await parse_metalink(outside, (await ask(outside, wanted)).body)
                 if size_bytes is None or read.size_bytes in (None, size_bytes):
                     self.duplicates |= read.urls
                     self.digests |= read.digests
         return self.named
-
-
-@dataclass(frozen=True)
-class Metalink:
-    """What a Metalink says of its first file."""
-
-    urls: dict[str, int] = field(default_factory=dict)
-    """http(s) links, with their priorities."""
-    digests: frozenset[Digest] = frozenset()
-    size_bytes: int | None = None
-
-
-def read_metalink(document: bytes) -> Metalink:
-    """Read a Metalink (RFC 5854, and the version before it); nothing of what cannot be read."""
-    if re.search(rb"<!(?:DOCTYPE|ENTITY)", document, re.IGNORECASE):
-        return Metalink()  # nothing that a Metalink needs, and all that can be made to explode
-    try:
-        root = ElementTree.fromstring(document)  # noqa: S314  # without DOCTYPE and at most 1 MiB of it
-    except ElementTree.ParseError:
-        return Metalink()
-    file = next(root.iterfind(".//{*}file"), None)
-    if file is None:
-        return Metalink()
-    urls = [((one.text or "").strip(), one.get("priority", "")) for one in file.iterfind(".//{*}url")]
-    hashes = [_hash(one.get("type", ""), (one.text or "").strip()) for one in file.iterfind(".//{*}hash")]
-    size = (file.findtext("{*}size") or "").strip()
-    return Metalink(
-        {url: _priority(pri) for url, pri in urls if _is_http(url)},
-        frozenset(filter(None, hashes)),
-        int(size) if re.fullmatch(r"[0-9]{1,18}", size) else None,
-    )
-
-
-def _is_http(url: str) -> bool:
-    with suppress(ValueError):  # no URL at all
-        return urlsplit(url).scheme in ("http", "https")
-    return False
-
-
-def _hash(kind: str, value: str) -> Digest | None:
-    """A hash of the whole file; those of its pieces carry no type."""
-    name = _HASHES.get(kind.lower().replace("-", ""))
-    fits = name is not None and re.fullmatch(rf"[0-9a-fA-F]{{{2 * hashlib.new(name).digest_size}}}", value)
-    return f"{name}:{value.lower()}" if fits else None
 
 
 def proven_same(source: Identity, other: Identity, promised: frozenset[Digest]) -> bool:
@@ -144,7 +98,3 @@ def _until(told: Mapping[str, str]) -> float | None:
         if re.fullmatch(r"[0-9]{10,11}", told[name]) and int(told[name]) >= _LEAST_EPOCH:
             return float(told[name])
     return None
-
-
-def _priority(text: str) -> int:
-    return int(text) if re.fullmatch(r"[0-9]{1,9}", text) else 10**9

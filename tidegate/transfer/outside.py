@@ -42,7 +42,7 @@ class RunTool(Protocol):
     The stages bind it to `process.supervise.run`, which this layer does not know. Lines end at `\\n` and at `\\r`.
 
     Raises:
-        ToolMissing, StalledProcess, ProcessTimeout, ProcessKilled: see `supervise.run`.
+        ToolMissing, StalledProcess, ProcessTimeout, MemoryExhausted, ProcessKilled: see `supervise.run`.
     """
 
     async def __call__(
@@ -58,6 +58,7 @@ class RunTool(Protocol):
         on_stderr: LineSink = ...,
         environment: dict[str, str] | None = None,
         folder: Path | None = None,
+        memory_cap_bytes: int | None = None,
     ) -> ToolEnd: ...
 
 

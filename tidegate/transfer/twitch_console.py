@@ -54,7 +54,7 @@ _LEFT_OUT = re.compile(
 _PART = re.compile(r"(?<![\w/.-])(?P<number>\d+)(?:-\w+)?\.(?:ts|mp4)\b")
 _UNHANDLED = re.compile(r"Unhandled exception")
 _STATUS_CODE = re.compile(r"status code does not indicate success: (\d{3})")
-_INNERMOST = re.compile(r"-+> \S+?Exception: (.+)")
+_INNERMOST = re.compile(r"(?<!-)-+> \S+?Exception: (.+)")
 
 
 @dataclass
@@ -311,8 +311,8 @@ def _merged(lines: list[list[str]]) -> list[str]:
 
 
 def _quality(row: dict[str, str]) -> VideoQuality:
-    resolution = re.search(r"\d+x(\d+)", row.get("Resolution", "")) or re.search(r"(\d{3,4})p", row["Name"])
-    bitrate = re.search(r"(\d+)\s*kbps", row.get("Bitrate", ""))
+    resolution = re.search(r"(?<!\d)\d+x(\d+)", row.get("Resolution", "")) or re.search(r"(\d{3,4})p", row["Name"])
+    bitrate = re.search(r"(?<!\d)(\d+)\s*kbps", row.get("Bitrate", ""))
     return VideoQuality(
         name=row["Name"],
         height=int(resolution[1]) if resolution else None,
@@ -322,7 +322,7 @@ def _quality(row: dict[str, str]) -> VideoQuality:
 
 
 def _bytes(text: str) -> int | None:
-    found = re.search(r"([\d.,]+)\s*([KMGT]?)i?B", text)
+    found = re.search(r"(?<![\d.,])([\d.,]+)\s*([KMGT]?)i?B", text)
     if found is None:
         return None
     return int(float(found[1].replace(",", ".")) * _UNITS[found[2]])

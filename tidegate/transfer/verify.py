@@ -32,7 +32,7 @@ _MAGIC = {
 """What demuxers would take for one frame of video, or for nothing at all."""
 _PLAYLISTS = (
     (re.compile(rb"#EXTM3U"), "hls", "an HLS playlist"),
-    (re.compile(rb"(?:<\?xml[^>]*\?>\s*)?(?:<!--.*?-->\s*)*<(?:\w+:)?MPD[\s>]", re.DOTALL), "dash", "a DASH manifest"),
+    (re.compile(rb"(?:<\?xml[^>]*\?>\s*)?(?:<!--.*?-->\s*)*+<(?:\w+:)?MPD[\s>]", re.DOTALL), "dash", "a DASH manifest"),
 )
 
 

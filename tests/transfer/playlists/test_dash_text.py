@@ -5,8 +5,9 @@ from __future__ import annotations
 import pytest
 
 from tidegate.errors import NotMedia, TidegateError, UnsupportedSource
-from tidegate.transfer.playlists.dash import Presentation, read
+from tidegate.transfer.playlists.dash import Presentation
 from tidegate.transfer.playlists.media import ByteRange
+from tidegate.transfer.playlists.read_dash import read
 
 BASE = "https://media.example/films/one/manifest.mpd?token=abc"
 

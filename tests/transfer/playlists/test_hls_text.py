@@ -6,8 +6,9 @@ import pytest
 
 from tests.support.ladders import ladder, listed
 from tidegate.errors import NotMedia, TidegateError, UnsupportedSource
-from tidegate.transfer.playlists.hls import MasterPlaylist, MediaPlaylist, read
+from tidegate.transfer.playlists.hls import MasterPlaylist, MediaPlaylist
 from tidegate.transfer.playlists.media import ByteRange
+from tidegate.transfer.playlists.read_hls import read
 
 BASE = "https://media.example/films/one/list.m3u8?token=abc"
 KEY = '#EXT-X-KEY:METHOD=AES-128,URI="key.bin"'

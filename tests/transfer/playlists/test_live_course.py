@@ -6,8 +6,9 @@ import pytest
 
 from tests.support.ladders import listed
 from tidegate.errors import SourceChanged
-from tidegate.transfer.playlists.hls import MediaPlaylist, read
+from tidegate.transfer.playlists.hls import MediaPlaylist
 from tidegate.transfer.playlists.live import LiveCourse
+from tidegate.transfer.playlists.read_hls import read
 
 URL = "https://live.example/list.m3u8"
 

@@ -1,7 +1,8 @@
 """What a playlist leads to: segments, their keys and init sections, each as a frozen value.
 
-`hls` and `dash` make them from text, the segment engine brings what they name. Pure: the same text gives the same
-values and the same fingerprints in every run, so a journal can be compared with the playlist after a crash.
+`read_hls` and `read_dash` make them from text, in a child; the segment engine brings what they name. Pure: the same
+text gives the same values and the same fingerprints in every run, so a journal can be compared with the playlist after
+a crash. It imports little: the child pays for it at each start.
 """
 
 from __future__ import annotations
@@ -9,10 +10,10 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 from urllib.parse import urljoin, urlsplit
 
 from tidegate.errors import Evidence, NotMedia, UnsupportedSource
-from tidegate.model import fingerprint
 from tidegate.redact import redact_url
 
 MOST_SEGMENTS = 200_000
@@ -21,6 +22,12 @@ MOST_SEGMENTS = 200_000
 LONGEST_SECONDS = 10.0**9
 """Of a segment or a whole presentation, some thirty years: what is said to last longer is damaged."""
 MOST_BPS = 10**15
+LONGEST_LINK = 32 * 1024
+"""Characters of one link; no server takes half of it."""
+LONGEST_TEXT = 4096
+"""Characters of a name, a language, a list of codecs."""
+MOST_LISTED = 300_000
+"""Segments of all tracks of one presentation together: six hours of two-second segments in 27 tracks."""
 
 
 @dataclass(frozen=True)
@@ -91,6 +98,14 @@ class Segment:
         return fingerprint(self.resource.fingerprint, round(self.seconds, 6), self.stretch, init)
 
 
+def fingerprint(*parts: Any) -> str:
+    """See `model.fingerprint`, which is imported only where it is needed: the child that reads never asks for one, and
+    pydantic would take three times as long to start as everything else that it needs."""
+    from tidegate.model import fingerprint as of_the_model
+
+    return of_the_model(*parts)
+
+
 def content_of(segments: Iterable[Segment]) -> str:
     """The fingerprint of a playlist's content."""
     return fingerprint(*((segment.number, segment.fingerprint) for segment in segments))
@@ -118,12 +133,30 @@ def web_url(base: str, reference: str, what: str) -> str:
         reachable = parts.scheme in ("http", "https") and parts.hostname and (parts.port is None or parts.port > 0)
     except ValueError:  # no URL at all, or a port that cannot be
         raise NotMedia(f"The playlist's {what} has no valid link", evidence=Evidence(url=redact_url(base))) from None
+    if len(url) > LONGEST_LINK:
+        raise damaged(base, f"the link of its {what} is longer than any")
     if not reachable:
         raise UnsupportedSource(
             f"The playlist's {what} leads to {parts.scheme or 'nowhere'}:, and only http and https are followed",
             evidence=Evidence(url=redact_url(base)),
         )
     return url
+
+
+def short(text: str | None, base: str) -> str | None:
+    """A name as a playlist gives it.
+
+    Raises:
+        NotMedia: it is no name, so long is it.
+    """
+    if text is not None and len(text) > LONGEST_TEXT:
+        raise damaged(base, "a name in it is longer than any")
+    return text
+
+
+def too_long(base: str) -> UnsupportedSource:
+    """The failure for a playlist that lists more than anything lists."""
+    return UnsupportedSource("The playlist is longer than any that we read", evidence=Evidence(url=redact_url(base)))
 
 
 def damaged(base: str, why: str) -> NotMedia:

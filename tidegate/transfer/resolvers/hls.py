@@ -12,7 +12,7 @@ from urllib.parse import urlsplit
 
 import anyio
 
-from tidegate.errors import TidegateError
+from tidegate.errors import ProcessFailure, TidegateError
 from tidegate.events import Note
 from tidegate.model import Identity, Rendition, Source, TransferStats
 from tidegate.transfer.hls import (
@@ -28,6 +28,7 @@ from tidegate.transfer.listed import MAIN, best_of, listed_identity, preview_of
 from tidegate.transfer.outside import Outside
 from tidegate.transfer.playlists.hls import MasterPlaylist, MediaPlaylist, Variant
 from tidegate.transfer.resolvers.base import Fetched, Fetching, Offer
+from tidegate.transfer.segments.track import reasoned
 
 SUFFIXES = (".m3u8", ".m3u")
 TYPES = ("application/vnd.apple.mpegurl", "application/x-mpegurl", "audio/mpegurl", "audio/x-mpegurl")
@@ -101,12 +102,13 @@ async def _listed(outside: Outside, source: Source, told: Told, url: str) -> tup
     """The playlists of all renditions; one that does not answer is left out, and told.
 
     Raises:
+        ProcessFailure: one exhausts whoever reads it. The source is not asked what else it has of that kind.
         TidegateError: none answers; the failure of the first.
     """
     if isinstance(told.playlist, MediaPlaylist):
         return {ONLY: Listing(told.playlist, url)}, 0
     look = _Look(outside, source)
-    async with anyio.create_task_group() as group:
+    async with reasoned(), anyio.create_task_group() as group:
         for variant in told.playlist.variants:
             group.start_soon(look.at, variant)
     return look.found(told.playlist), look.requests
@@ -128,6 +130,8 @@ class _Look:
             try:
                 self._listings[variant.id], cost = await ask_media_playlist(self._outside, self._source, variant.urls)
                 self.requests += cost
+            except ProcessFailure:
+                raise
             except TidegateError as error:
                 self._failures[variant.id] = error
                 self.requests += 1

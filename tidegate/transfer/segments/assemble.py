@@ -19,7 +19,7 @@ from blake3 import blake3
 from tidegate.durable.atomic import sync_folder
 from tidegate.durable.crash_points import reached
 from tidegate.durable.threads import still_wanted
-from tidegate.errors import from_os_error
+from tidegate.errors import LimitReached, from_os_error
 from tidegate.model import Digest
 from tidegate.transfer.playlists.captions import merged_captions
 from tidegate.transfer.playlists.plausible import Kind
@@ -28,6 +28,8 @@ from tidegate.transfer.segments.shelf import Finished, Held, Shelf
 
 BLOCK_BYTES = 1024 * 1024
 ID3_HEADER_BYTES = 10
+MOST_CAPTION_BYTES = 16 * 1024 * 1024
+"""Of all segments of subtitles together; a film has a hundredth of it. They are put together in memory."""
 LARGEST_TIMED_BYTES = 64 * 1024 * 1024
 """A longer segment's timestamps are not looked at: it begins a file of its own at a discontinuity."""
 
@@ -60,6 +62,7 @@ def assemble(shelf: Shelf, name: str) -> tuple[Finished, ...]:
 
     Raises:
         Damaged: segments have to be fetched again.
+        LimitReached: subtitles that are longer than any.
         DiskFull, PermissionRefused, StoreUnavailable: the operating system refused.
     """
     try:
@@ -179,6 +182,8 @@ def _tag_bytes(file: BinaryIO) -> int:
 
 
 def _put_captions(shelf: Shelf, piece: Piece, put: Callable[[bytes], None]) -> list[str]:
+    if sum(held.size_bytes for held in piece.segments) > MOST_CAPTION_BYTES:
+        raise LimitReached(f"The subtitles are longer than {MOST_CAPTION_BYTES} bytes")
     texts = [(held, _read(shelf, held)) for held in piece.segments]
     damaged = [held.name for held, text in texts if text is None]
     if not damaged:

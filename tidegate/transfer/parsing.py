@@ -1,0 +1,278 @@
+"""Playlists read by a child: text from the outside in, our own frozen values out.
+
+Whoever has asked for a playlist, a presentation or a Metalink calls it. A hostile text can take the memory and the time
+of that child and no more; this process only takes its word, checks it and bounds it, and its event loop goes on. It
+keeps what it last read in memory, since a run asks for the same playlist three times; after a crash nothing is left but
+a file in the system's folder for temporary files, and that only where the kill came before the child had opened it.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import signal
+import sys
+import tempfile
+from collections import OrderedDict
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Literal, TypeVar
+
+from blake3 import blake3
+
+from tidegate.durable.threads import in_thread
+from tidegate.errors import (
+    Evidence,
+    MemoryExhausted,
+    NotMedia,
+    ProcessTimeout,
+    StalledProcess,
+    TidegateError,
+    Unknown,
+    UnsupportedSource,
+    from_os_error,
+)
+from tidegate.redact import redact_text, redact_url
+from tidegate.transfer.outside import Outside, ToolEnd
+from tidegate.transfer.playlists.dash import Presentation
+from tidegate.transfer.playlists.hls import MasterPlaylist, MediaPlaylist
+from tidegate.transfer.playlists.media import damaged, too_long
+from tidegate.transfer.playlists.metalink import Metalink
+from tidegate.transfer.playlists.written import Account, Playlist, Unbelievable
+
+_CHILD = Path(__file__).with_name("playlists").joinpath("parse_child.py").absolute()
+
+READER = "the playlist reader"
+MOST_ANSWER_CHARS = 256 * 1024 * 1024
+"""What a child may say at most, whatever of it is kept: twice the longest playlist that is read."""
+LONGEST_MESSAGE_CHARS = 16 * 1024 * 1024
+"""One message: 64 segments whose links are as long as they may be, each letter of them escaped."""
+LONGEST_REASON = 500
+KEPT_SEGMENTS = 50_000
+"""How many segments all playlists that are kept may have together."""
+KEPT_PLAYLISTS = 16
+
+Format = Literal["hls", "dash", "metalink"]
+T = TypeVar("T")
+
+
+async def parse_hls(outside: Outside, body: bytes, url: str) -> MasterPlaylist | MediaPlaylist:
+    """What the HLS playlist at `url` says.
+
+    Raises:
+        NotMedia, UnsupportedSource: see `playlists.read_hls.read`; or it crashed its reader.
+        MemoryExhausted, ProcessTimeout: reading it takes more than it may.
+        ToolMissing, ProcessKilled: see `Outside.run_tool`.
+    """
+    found = await _parsed(outside, "hls", body, url)
+    return _only(found, MasterPlaylist, url) if isinstance(found, MasterPlaylist) else _only(found, MediaPlaylist, url)
+
+
+async def parse_dash(outside: Outside, body: bytes, url: str) -> Presentation:
+    """What the MPD from `url` says.
+
+    Raises:
+        NotMedia, UnsupportedSource, MemoryExhausted, ProcessTimeout, ToolMissing, ProcessKilled: see `parse_hls`.
+    """
+    return _only(await _parsed(outside, "dash", body, url), Presentation, url)
+
+
+async def parse_metalink(outside: Outside, body: bytes) -> Metalink:
+    """What a Metalink says; nothing where it cannot be read.
+
+    Raises:
+        MemoryExhausted, ProcessTimeout, ToolMissing, ProcessKilled: see `parse_hls`.
+    """
+    return _only(await _parsed(outside, "metalink", body, ""), Metalink, "")
+
+
+def _only(found: Playlist, kind: type[T], url: str) -> T:
+    if not isinstance(found, kind):
+        raise _unbelievable(url)
+    return found
+
+
+async def _parsed(outside: Outside, kind: Format, body: bytes, url: str) -> Playlist:
+    key = (kind, url, blake3(body).digest())
+    known = _KEPT.get(key)
+    if known is not None:
+        return known
+    found = await _read(outside, kind, body, url)
+    _KEPT.keep(key, found)
+    return found
+
+
+async def _read(outside: Outside, kind: Format, body: bytes, url: str) -> Playlist:
+    limits, answer = outside.limits, _Answer(url)
+    seconds = limits.playlist_timeout.total_seconds()
+    head = {"url": url, "memory_bytes": limits.playlist_memory, "cpu_seconds": math.ceil(seconds)}
+    path = await in_thread(_put, json.dumps(head).encode(), body)
+    try:
+        end = await outside.run_tool(
+            name=READER,
+            argv=[sys.executable, "-I", str(_CHILD), kind, str(path)],
+            deadline_seconds=seconds,
+            stall_timeout=limits.playlist_timeout,
+            marks=answer.marks,
+            on_stdout=answer.feed,
+            memory_cap_bytes=limits.playlist_memory,
+        )
+    except MemoryExhausted as error:
+        raise _no_memory(outside, error.evidence, url) from error
+    except (ProcessTimeout, StalledProcess) as error:
+        raise _no_time(outside, error.evidence, url) from error
+    finally:
+        path.unlink(missing_ok=True)
+    return _found(outside, answer, end, url)
+
+
+def _found(outside: Outside, answer: _Answer, end: ToolEnd, url: str) -> Playlist:
+    """What the child said, or why it did not."""
+    if end.exit_code == -signal.SIGXCPU:
+        raise _no_time(outside, end.evidence, url)
+    if answer.refused is not None:
+        raise _refusal(outside, answer.refused, end.evidence, url)
+    if end.exit_code < 0:
+        raise damaged(url, f"it crashed its reader (signal {-end.exit_code})")
+    if end.exit_code > 0:  # an error of ours that no reader foresaw
+        said = replace(end.evidence, output_head="", output_tail=redact_text(end.evidence.output_tail))
+        raise Unknown(f"The playlist reader ended with {end.exit_code} and no answer", evidence=said)
+    try:
+        return answer.account.playlist()
+    except Unbelievable as error:
+        raise _unbelievable(url) from error
+
+
+def _put(head: bytes, body: bytes) -> Path:
+    """The request in a file that only we can read. A playlist holds signed links."""
+    try:
+        handle, path = tempfile.mkstemp(prefix="tidegate-playlist-")
+        with open(handle, "wb") as file:  # noqa: PTH123  # a handle, and no path
+            file.write(head + b"\n")
+            file.write(body)
+    except OSError as error:
+        raise from_os_error(error, "handing a playlist to its reader") from error
+    return Path(path)
+
+
+# --- what a child says ----------------------------------------------------------------------------
+
+
+@dataclass
+class _Answer:
+    """Puts the lines of one child together to messages; see `parse_child` for how they are cut."""
+
+    url: str
+    account: Account = field(default_factory=Account)
+    refused: list[str] | None = None
+    _pieces: list[str] = field(default_factory=list)
+    _chars: int = 0
+    _all_chars: int = 0
+
+    def feed(self, line: str) -> None:
+        """One line of its stdout.
+
+        Raises:
+            UnsupportedSource: it says more than any playlist does; the child is ended.
+            NotMedia: it says what no reader of ours says.
+        """
+        self._chars += len(line)
+        self._all_chars += len(line)
+        if self._all_chars > MOST_ANSWER_CHARS or self._chars > LONGEST_MESSAGE_CHARS:
+            raise too_long(self.url)
+        if len(line) < 2 or line[0] not in "+." or line[-1] != "|":
+            raise _unbelievable(self.url)
+        self._pieces.append(line[1:-1])
+        if line[0] == ".":
+            text = "".join(self._pieces)
+            self._pieces, self._chars = [], 0
+            self._take(text)
+
+    def marks(self) -> dict[str, float]:
+        return {"chars": float(self._all_chars)}
+
+    def _take(self, text: str) -> None:
+        try:
+            message = json.loads(text)
+            if isinstance(message, dict) and "refused" in message:
+                self.refused = [str(part)[:LONGEST_REASON] for part in (*message["refused"], "", "", "")][:3]
+            else:
+                self.account.take(message)
+        except (ValueError, TypeError, RecursionError) as error:
+            raise _unbelievable(self.url) from error
+
+
+def _refusal(outside: Outside, refused: list[str], evidence: Evidence, url: str) -> TidegateError:
+    kind, message, hint = refused
+    if kind == "memory":
+        return _no_memory(outside, evidence, url)
+    failure = UnsupportedSource if kind == "unsupported" else NotMedia
+    return failure(redact_text(message), hint=redact_text(hint), evidence=Evidence(url=redact_url(url)))
+
+
+def _no_memory(outside: Outside, evidence: Evidence, url: str) -> MemoryExhausted:
+    cap = outside.limits.playlist_memory / 1e6
+    return MemoryExhausted(
+        f"Reading the playlist needs more memory than the {cap:.0f} MB that it may use",
+        hint="A playlist that needs so much is damaged or hostile; TIDEGATE_TRANSFER_PLAYLIST_MEMORY allows more.",
+        evidence=_seen(evidence, url),
+    )
+
+
+def _no_time(outside: Outside, evidence: Evidence, url: str) -> ProcessTimeout:
+    seconds = outside.limits.playlist_timeout.total_seconds()
+    return ProcessTimeout(
+        f"Reading the playlist takes longer than the {seconds:g} s that it may",
+        hint="A playlist that takes so long is damaged or hostile; TIDEGATE_TRANSFER_PLAYLIST_TIMEOUT allows more.",
+        evidence=_seen(evidence, url),
+    )
+
+
+def _seen(evidence: Evidence, url: str) -> Evidence:
+    """Without its output, which is the playlist itself."""
+    return Evidence(
+        url=redact_url(url),
+        exit_code=evidence.exit_code,
+        waited_seconds=evidence.waited_seconds,
+        resources=evidence.resources,
+        curve=evidence.curve,
+    )
+
+
+def _unbelievable(url: str) -> NotMedia:
+    return damaged(url, "its reader gave an answer that cannot be right")
+
+
+# --- what was read already ------------------------------------------------------------------------
+
+
+class _Kept:
+    """The last playlists that were read: the same bytes from the same address say the same."""
+
+    def __init__(self) -> None:
+        self._found: OrderedDict[tuple[Format, str, bytes], Playlist] = OrderedDict()
+
+    def get(self, key: tuple[Format, str, bytes]) -> Playlist | None:
+        if key in self._found:
+            self._found.move_to_end(key)
+        return self._found.get(key)
+
+    def keep(self, key: tuple[Format, str, bytes], found: Playlist) -> None:
+        """And forget the ones asked for longest ago."""
+        if _segments_in(found) > KEPT_SEGMENTS:
+            return
+        self._found[key] = found
+        while len(self._found) > KEPT_PLAYLISTS or sum(map(_segments_in, self._found.values())) > KEPT_SEGMENTS:
+            self._found.popitem(last=False)
+
+
+def _segments_in(playlist: Playlist) -> int:
+    match playlist:
+        case MediaPlaylist():
+            return len(playlist.segments)
+        case Presentation():
+            return sum(len(track.segments) for track in (*playlist.renditions, *playlist.sounds))
+    return 0
+
+
+_KEPT = _Kept()

@@ -1,0 +1,310 @@
+"""Playlists as plain data: how the child that reads them says what it read, and how its word is taken.
+
+`parse_child` says with `messages_of`, `transfer.parsing` takes with `Account`. The child has read hostile bytes, so
+nothing that it says is believed for its own sake: types, numbers, links and names are checked, and how much there is.
+JSON only. Pure.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any, get_args
+
+from tidegate.transfer.playlists.dash import DashTrack, Presentation
+from tidegate.transfer.playlists.dash import Kind as TrackKind
+from tidegate.transfer.playlists.hls import Companion, MasterPlaylist, MediaPlaylist, Variant
+from tidegate.transfer.playlists.hls import Kind as CompanionKind
+from tidegate.transfer.playlists.media import (
+    LONGEST_LINK,
+    LONGEST_SECONDS,
+    LONGEST_TEXT,
+    MOST_LISTED,
+    ByteRange,
+    Key,
+    Resource,
+    Segment,
+)
+from tidegate.transfer.playlists.metalink import Metalink
+
+Playlist = MasterPlaylist | MediaPlaylist | Presentation | Metalink
+Message = dict[str, Any]
+
+SEGMENTS_IN_ONE = 64
+"""How many segments one message tells: what is taken at once keeps the event loop for a millisecond."""
+MOST_OTHERS = 10_000
+"""Of variants, companions, tracks, copies, init sections; readers refuse long before."""
+LARGEST_NUMBER = 2**65
+"""Sequence numbers have 64 bits, and go on from there."""
+
+_ID = re.compile(r"[0-9a-z-]{1,80}")
+"""It becomes a folder's name."""
+_DIGEST = re.compile(r"[a-z0-9]{1,16}:[0-9a-f]{32,128}")
+_VECTOR = re.compile(r"[0-9a-f]{32}")
+
+
+class Unbelievable(ValueError):  # becomes a failure in `transfer.parsing`
+    """What the child says cannot be what a reader read."""
+
+
+# --- said by the child ----------------------------------------------------------------------------
+
+
+def messages_of(playlist: Playlist) -> Iterator[Message]:
+    """Everything, in messages of a bounded number of things each; the last one is `{"end": …}`."""
+    match playlist:
+        case MediaPlaylist():
+            told = {"ended": playlist.ended, "target": playlist.target_seconds, "growing": playlist.growing}
+            yield {"media": told}
+            yield from _Rows().messages(playlist.segments)
+        case MasterPlaylist():
+            yield {"master": {}}
+            for variant in playlist.variants:
+                yield {"variant": {**vars(variant)}}
+            for companion in playlist.companions:
+                yield {"companion": {**vars(companion)}}
+        case Presentation():
+            yield {"presentation": {"texts": playlist.texts}}
+            rows = _Rows()
+            for place, tracks in (("renditions", playlist.renditions), ("sounds", playlist.sounds)):
+                for track in tracks:
+                    yield {"track": {**vars(track), "segments": place}}
+                    yield from rows.messages(track.segments)
+        case Metalink():
+            yield {"metalink": {"size": playlist.size_bytes, "digests": sorted(playlist.digests)}}
+            for url, priority in playlist.urls.items():
+                yield {"copy": [url, priority]}
+    yield {"end": True}
+
+
+@dataclass
+class _Rows:
+    """Segments as rows; an init section is said once and named by its number."""
+
+    inits: dict[Resource, int] = field(default_factory=dict)
+
+    def messages(self, segments: Sequence[Segment]) -> Iterator[Message]:
+        for begin in range(0, len(segments), SEGMENTS_IN_ONE):
+            some = segments[begin : begin + SEGMENTS_IN_ONE]
+            for init in dict.fromkeys(one.init for one in some if one.init is not None):
+                if init not in self.inits:
+                    self.inits[init] = len(self.inits)
+                    yield {"init": _row_of(init)}
+            yield {"segments": [self._row(segment) for segment in some]}
+
+    def _row(self, segment: Segment) -> list[Any]:
+        init = None if segment.init is None else self.inits[segment.init]
+        times = [segment.seconds, segment.start_seconds]
+        return [segment.number, *times, segment.stretch, init, segment.missing, *_row_of(segment.resource)]
+
+
+def _row_of(resource: Resource) -> list[Any]:
+    ranged, key = resource.byte_range, resource.key
+    row: list[Any] = [resource.url]
+    if ranged is not None or key is not None:
+        row += [ranged.first, ranged.length] if ranged else [None, None]
+    if key is not None:
+        row += [key.url, key.iv.hex()]
+    return row
+
+
+# --- taken by us ----------------------------------------------------------------------------------
+
+
+@dataclass
+class Account:
+    """What the child has said so far."""
+
+    complete: bool = False
+    _head: tuple[str, Message] | None = None
+    _segments: list[Segment] = field(default_factory=list)
+    _inits: list[Resource] = field(default_factory=list)
+    _variants: list[Variant] = field(default_factory=list)
+    _companions: list[Companion] = field(default_factory=list)
+    _tracks: list[tuple[str, Message, list[Segment]]] = field(default_factory=list)
+    _copies: dict[str, int] = field(default_factory=dict)
+    _listed: int = 0
+
+    def take(self, message: object) -> None:
+        """One message.
+
+        Raises:
+            Unbelievable: no reader of ours says that.
+        """
+        if not isinstance(message, dict) or len(message) != 1 or self.complete:
+            raise Unbelievable("a message that is none")
+        [(kind, told)] = message.items()
+        try:
+            self._take(kind, told)
+        except (TypeError, ValueError, KeyError, IndexError, AttributeError) as error:
+            raise Unbelievable(f"{type(error).__name__} in what it says of {kind[:20]}") from None
+
+    def playlist(self) -> Playlist:
+        """What all messages together say.
+
+        Raises:
+            Unbelievable: that is no playlist.
+        """
+        if not self.complete or self._head is None:
+            raise Unbelievable("it is not complete")
+        kind, told = self._head
+        try:
+            return getattr(self, f"_{kind}")(told)  # type: ignore[no-any-return]
+        except (TypeError, ValueError, KeyError) as error:
+            raise Unbelievable(f"{type(error).__name__} in what it says of {kind}") from None
+
+    def _take(self, kind: str, told: Any) -> None:
+        match kind:
+            case "media" | "master" | "presentation" | "metalink" if self._head is None:
+                self._head = kind, dict(told)
+            case "segments":
+                self._listed += len(told)
+                _require(self._listed <= MOST_LISTED)
+                segments = self._tracks[-1][2] if self._tracks else self._segments
+                segments += [self._segment(*row) for row in told]
+            case "init":
+                self._inits.append(_resource(*told))
+            case "variant":
+                self._variants.append(_variant(told))
+            case "companion":
+                self._companions.append(_companion(told))
+            case "track":
+                place = told.pop("segments")
+                self._tracks.append((place, told, []))
+            case "copy":
+                self._copies[_link(told[0])] = _whole(told[1])
+            case "end":
+                self.complete = True
+            case _:
+                raise ValueError(kind)
+        others = (self._inits, self._variants, self._companions, self._tracks, self._copies)
+        _require(all(len(one) <= MOST_OTHERS or one is self._inits for one in others))
+        _require(len(self._inits) <= MOST_LISTED)
+
+    def _segment(
+        self, number: int, seconds: float, start: float, stretch: int, init: int | None, missing: bool, *rest: Any
+    ) -> Segment:
+        return Segment(
+            number=_whole(number),
+            resource=_resource(*rest),
+            seconds=_seconds(seconds),
+            start_seconds=_seconds(start, MOST_LISTED * LONGEST_SECONDS),
+            stretch=_whole(stretch),
+            init=None if init is None else self._inits[_whole(init)],
+            missing=_truth(missing),
+        )
+
+    def _media(self, told: Message) -> MediaPlaylist:
+        ended, growing = _truth(told["ended"]), _truth(told["growing"])
+        _require(bool(self._segments) or not ended)
+        return MediaPlaylist(tuple(self._segments), ended, _seconds(told["target"]), growing)
+
+    def _master(self, told: Message) -> MasterPlaylist:
+        _require(bool(self._variants))
+        _require(len({one.id for one in self._variants}) == len(self._variants))
+        return MasterPlaylist(tuple(self._variants), tuple(self._companions))
+
+    def _presentation(self, told: Message) -> Presentation:
+        tracks: dict[str, list[DashTrack]] = {"renditions": [], "sounds": []}
+        for place, facts, segments in self._tracks:
+            tracks[place].append(_track(facts, segments))
+        _require(bool(tracks["renditions"]))
+        for some in tracks.values():
+            _require(len({one.id for one in some}) == len(some))
+        return Presentation(tuple(tracks["renditions"]), tuple(tracks["sounds"]), _whole(told["texts"]))
+
+    def _metalink(self, told: Message) -> Metalink:
+        digests = frozenset(_matching(_DIGEST, one) for one in told["digests"])
+        return Metalink(self._copies, digests, _optional(_whole, told["size"]))
+
+
+def _resource(
+    url: str, first: int | None = None, length: int | None = None, key: str | None = None, iv: str | None = None
+) -> Resource:
+    ranged = None if first is None else ByteRange(_whole(first), _whole(length))
+    secret = None if key is None else Key(_link(key), bytes.fromhex(_matching(_VECTOR, iv)))
+    return Resource(_link(url), ranged, secret)
+
+
+def _variant(told: Message) -> Variant:
+    _require(bool(told["urls"]) and len(told["urls"]) <= MOST_OTHERS)
+    return Variant(
+        id=_matching(_ID, told["id"]),
+        urls=tuple(_link(url) for url in told["urls"]),
+        height=_optional(_whole, told["height"]),
+        width=_optional(_whole, told["width"]),
+        bandwidth_bps=_optional(_whole, told["bandwidth_bps"]),
+        average_bps=_optional(_whole, told["average_bps"]),
+        codecs=_optional(_text, told["codecs"]),
+        audio=_optional(_text, told["audio"]),
+        subtitles=_optional(_text, told["subtitles"]),
+    )
+
+
+def _companion(told: Message) -> Companion:
+    _require(told["kind"] in get_args(CompanionKind))
+    return Companion(
+        kind=told["kind"],
+        group=_text(told["group"]),
+        name=_text(told["name"]),
+        url=_link(told["url"]),
+        language=_optional(_text, told["language"]),
+        default=_truth(told["default"]),
+    )
+
+
+def _track(told: Message, segments: list[Segment]) -> DashTrack:
+    _require(told["kind"] in get_args(TrackKind) and bool(segments))
+    return DashTrack(
+        id=_matching(_ID, told["id"]),
+        kind=told["kind"],
+        segments=tuple(segments),
+        height=_optional(_whole, told["height"]),
+        width=_optional(_whole, told["width"]),
+        bandwidth_bps=_optional(_whole, told["bandwidth_bps"]),
+        codecs=_optional(_text, told["codecs"]),
+        language=_optional(_text, told["language"]),
+        undivided=_truth(told["undivided"]),
+    )
+
+
+def _require(holds: bool) -> None:
+    if not holds:
+        raise ValueError
+
+
+def _optional(check: Any, value: Any) -> Any:
+    return None if value is None else check(value)
+
+
+def _whole(value: Any) -> int:
+    _require(type(value) is int and 0 <= value <= LARGEST_NUMBER)
+    return int(value)
+
+
+def _seconds(value: Any, most: float = LONGEST_SECONDS) -> float:
+    _require(type(value) in (int, float) and 0 <= value <= most)
+    return value  # type: ignore[no-any-return]  # a whole number stays one: its fingerprint is another
+
+
+def _truth(value: Any) -> bool:
+    _require(type(value) is bool)
+    return bool(value)
+
+
+def _text(value: Any) -> str:
+    _require(type(value) is str and len(value) <= LONGEST_TEXT)
+    return str(value)
+
+
+def _link(value: Any) -> str:
+    _require(
+        type(value) is str and len(value) <= LONGEST_LINK and value[:8].lower().startswith(("http://", "https://"))
+    )
+    return str(value)
+
+
+def _matching(pattern: re.Pattern[str], value: Any) -> str:
+    _require(type(value) is str and pattern.fullmatch(value) is not None)
+    return str(value)
