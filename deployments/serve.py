@@ -164,7 +164,10 @@ def find_place(home: Path, port: int | None, console: Console) -> Place:
             listener = server.listener_on(candidate)
         except OSError as error:
             if port is not None:
-                raise BadInput(f"Port {port} is taken by another program; choose another one with --port") from error
+                raise BadInput(
+                    f"Port {port} is taken by another program; choose another one with --port. Where that is a Prefect "
+                    "server with a password, set PREFECT_API_AUTH_STRING to use it"
+                ) from error
             continue
         if candidate != wanted:
             console.print(f"Port {wanted} is taken by another program; using {candidate}.")

@@ -277,7 +277,7 @@ def _field_docstrings(group: type[Group]) -> dict[str, str]:
 def _shown(value: Any) -> str:
     if isinstance(value, timedelta):
         return f"{value.total_seconds():g} s"
-    return "–" if value is None else f"{value}"
+    return "–" if value in (None, ()) else f"{value}"
 
 
 def main() -> None:

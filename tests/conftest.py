@@ -93,7 +93,9 @@ def ledger(home: Home) -> Iterator[Ledger]:
 @pytest.fixture
 def nobody(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
     """A home where no server is named, configured or recorded, and where none is at the usual address."""
-    monkeypatch.delenv("PREFECT_API_URL", raising=False)
+    for name in ("PREFECT_API_URL", "PREFECT_API_AUTH_STRING", "PREFECT_SERVER_API_AUTH_STRING"):
+        monkeypatch.setenv(name, "")  # so that what the test sets by itself is forgotten
+        monkeypatch.delenv(name)
     monkeypatch.setenv("PREFECT_HOME", str(tmp_path / "prefect"))
     monkeypatch.setattr(server, "DEFAULT_API", "http://127.0.0.1:9/api")
     monkeypatch.chdir(tmp_path)

@@ -141,6 +141,9 @@ def test_it_brings_up_everything_keeps_it_alive_and_ends_it(served: Served, clip
 
     second = served.start()
     assert second.wait(60) == 0
+    assert f'PREFECT_API_AUTH_STRING="$(cat {access.password_file(served.home)})"' in served.told(0)
+    for log in (*served.logs, *(served.home / "logs").iterdir()):
+        assert access.login_of(served.home) not in log.read_text()
     assert f"Already served by process {process.pid}. Prefect UI: {served.ui_url}" in served.told()
 
     served.part("worker").kill()
@@ -268,6 +271,28 @@ def test_the_usual_port_taken_by_another_program_means_the_next_one(
 def test_a_prefect_server_of_our_version_on_the_port_is_used(nobody: Path) -> None:
     with answering() as port:
         assert serve.find_place(nobody, port, QUIET) == serve.Place(f"http://127.0.0.1:{port}/api", None)
+
+
+def test_a_terminal_is_told_the_password_and_a_log_where_it_stands(
+    nobody: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place, login = serve.Place("http://127.0.0.1:4200/api", None), access.login_of(nobody)
+    shown = "\n".join(serve._way_in(place, nobody, Console(force_terminal=True)))
+    logged = "\n".join(serve._way_in(place, nobody, Console(force_terminal=False)))
+    assert login in shown and login not in logged
+    for told in (shown, logged):
+        assert str(access.password_file(nobody)) in told
+        assert "export PREFECT_API_URL=http://127.0.0.1:4200/api PREFECT_API_AUTH_STRING=" in told
+    monkeypatch.setenv("PREFECT_API_AUTH_STRING", "my:own")
+    assert "my:own" not in "".join(serve._way_in(place, nobody, Console(force_terminal=True)))
+
+
+def test_a_server_that_stands_open_is_used_and_told(nobody: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with answering() as port, answering(login="my:own") as closed:
+        serve.find_place(nobody, port, Console())
+        assert "That server has no password" in " ".join(capsys.readouterr().out.split())
+        with pytest.raises(BadInput, match="set PREFECT_API_AUTH_STRING to use it"):
+            serve.find_place(nobody, closed, Console())
 
 
 def test_a_lock_without_an_answer_is_told_and_not_waited_for_for_ever(

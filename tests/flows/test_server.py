@@ -15,6 +15,7 @@ import pytest
 from flows import access, server, site
 from flows.server import Server, attach, found
 from tests.support import prefect_database
+from tests.support.bare_client import ask
 from tests.support.prefects_answers import answering
 from tidegate.errors import ServerUnavailable
 
@@ -65,6 +66,60 @@ def test_what_is_named_or_configured_comes_before_what_is_recorded(
         assert found(nobody) == Server(api_at(named), where="PREFECT_API_URL")
 
 
+@pytest.mark.parametrize("written", ["http://127.0.0.1:{}/api", "http://localhost:{}/api/", None])
+def test_the_password_of_the_home_is_found_for_the_server_of_its_make_serve(
+    written: str | None, nobody: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However its address is named: a person has it in a profile since before there was a password."""
+    with answering(login=access.login_of(nobody)) as served:
+        site.record(nobody, api_at(served), ours=True)
+        if written:
+            (nobody / "prefect.toml").write_text(f'[api]\nurl = "{written.format(served)}"\n')
+        assert attach(nobody).api_url == api_at(served)
+        assert os.environ["PREFECT_API_AUTH_STRING"] == access.login_of(nobody)
+        if written:
+            monkeypatch.setenv("PREFECT_API_AUTH_STRING", "")
+            monkeypatch.setenv("PREFECT_API_URL", written.format(served))
+            assert attach(nobody).api_url == api_at(served)
+            assert os.environ["PREFECT_API_AUTH_STRING"] == access.login_of(nobody)
+
+
+def test_the_password_of_the_home_is_said_to_no_other_server(nobody: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    heard: list[str] = []
+    access.login_of(nobody)
+    with answering(login="somebody:else", heard=heard) as usual, answering(heard=heard) as named:
+        monkeypatch.setattr(server, "DEFAULT_API", api_at(usual))
+        assert found(nobody) is None
+        assert not access.stands_open(api_at(usual)) and access.stands_open(api_at(named))
+        monkeypatch.setenv("PREFECT_API_URL", api_at(named))
+        assert attach(nobody) == Server(api_at(named), where="PREFECT_API_URL")
+        assert access.for_client_of(api_at(named), nobody) == {}
+    assert heard == [] and "PREFECT_API_AUTH_STRING" not in os.environ
+
+
+def test_a_password_of_ones_own_is_used_and_an_empty_one_opens_nothing(
+    nobody: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PREFECT_SERVER_API_AUTH_STRING", " ")
+    assert access.for_server(nobody)["PREFECT_SERVER_API_AUTH_STRING"] == access.kept_login(nobody)
+    (nobody / "prefect.toml").write_text('[server.api]\nauth_string = "my:own"\n')
+    assert access.for_server(nobody)["PREFECT_SERVER_API_AUTH_STRING"] == "my:own"
+    assert access.for_client(nobody)["PREFECT_API_AUTH_STRING"] == "my:own"
+
+
+def test_the_password_is_made_once_for_its_owner_and_an_empty_file_is_told(nobody: Path) -> None:
+    login = access.login_of(nobody)
+    assert access.login_of(nobody) == login and len(login) > 32
+    assert access.password_file(nobody).stat().st_mode & 0o777 == 0o600
+    access.password_file(nobody).write_text("\n")
+    with pytest.raises(ServerUnavailable, match=r"no password in .*server\.password; remove it"):
+        access.login_of(nobody)
+    access.password_file(nobody).unlink()
+    access.password_file(nobody).mkdir()
+    with pytest.raises(ServerUnavailable, match=r"server\.password can tell it; set PREFECT_API_AUTH_STRING"):
+        access.login_of(nobody)
+
+
 def test_a_named_server_that_is_busy_is_waited_for(nobody: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with answering(seconds=2 * server.PROBE_SECONDS) as busy:
         monkeypatch.setenv("PREFECT_API_URL", api_at(busy))
@@ -97,11 +152,21 @@ def test_a_server_of_another_version_and_any_other_program_are_left_alone(nobody
         assert found(nobody) is None
 
 
+def assert_closed(port: int, login: str) -> None:
+    """Whose name, page or password is wrong gets nothing; `tests/deployments/test_doors.py` has the attacks."""
+    host, password = ("Host", f"127.0.0.1:{port}"), ("Authorization", access.basic(login))
+    settings = ("GET", "/api/admin/settings")
+    assert ask(port, *settings, [host])[0] == 401
+    assert ask(port, *settings, [("Host", f"evil.example:{port}"), password])[0] == 421
+    assert ask(port, *settings, [host, password, ("Origin", "null")])[0] == 403
+    assert ask(port, *settings, [host, password])[0] == 200
+    assert ask(port, "POST", "/api/variables/", [host], {"name": "new", "value": "x"})[0] == 401
+    assert not access.stands_open(f"http://127.0.0.1:{port}/api")
+
+
 def test_a_server_of_our_own_gets_the_settings_that_make_it_safe_and_ends_with_us(
-    nobody: Path, monkeypatch: pytest.MonkeyPatch
+    nobody: Path,
 ) -> None:
-    monkeypatch.setenv("PREFECT_API_AUTH_STRING", "")
-    monkeypatch.setenv("PREFECT_API_URL", "")
     prefect_database.laid_into(nobody / "prefect")
     there = attach(nobody)
     try:
@@ -114,6 +179,7 @@ def test_a_server_of_our_own_gets_the_settings_that_make_it_safe_and_ends_with_u
         assert settings["server"]["concurrency"]["lease_storage"] == "flows.leases"
         assert server.answer(there.api_url, "admin/settings", 60) is None, "only with the password"
         assert there.ui_url is None
+        assert_closed(int(there.api_url.rsplit(":", 1)[1].split("/")[0]), access.login_of(nobody))
     finally:
         there.stop()
     assert not process.is_running()

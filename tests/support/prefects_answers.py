@@ -14,6 +14,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from importlib.metadata import version
 from typing import Any
 
+from flows import access
+
 
 class PrefectsAnswers(BaseHTTPRequestHandler):
     """Health and version."""
@@ -21,11 +23,18 @@ class PrefectsAnswers(BaseHTTPRequestHandler):
     version = version("prefect")
     seconds = 0.0
     """How long it takes to answer."""
+    login: str | None = None
+    """Who wants to know its version must say this."""
+    heard: list[str]
+    """Every `Authorization` that was said to it."""
 
     def do_GET(self) -> None:
         time.sleep(self.seconds)
+        said = self.headers.get("Authorization")
+        self.heard += [said] if said else []
         told = {"/api/health": True, "/api/admin/version": self.version}.get(self.path)
-        self.send_response(200 if told is not None else 404)
+        shut = self.login is not None and self.path != "/api/health" and said != access.basic(self.login)
+        self.send_response(401 if shut else 200 if told is not None else 404)
         self.end_headers()
         self.wfile.write(json.dumps(told).encode())
 
@@ -34,9 +43,15 @@ class PrefectsAnswers(BaseHTTPRequestHandler):
 
 
 @contextmanager
-def answering(told_version: str = PrefectsAnswers.version, seconds: float = 0.0) -> Iterator[int]:
+def answering(
+    told_version: str = PrefectsAnswers.version,
+    seconds: float = 0.0,
+    login: str | None = None,
+    heard: list[str] | None = None,
+) -> Iterator[int]:
     """A program on this host that says, after a while, it is a Prefect server of that version; gives its port."""
-    handler = type("Answers", (PrefectsAnswers,), {"version": told_version, "seconds": seconds})
+    told = {"version": told_version, "seconds": seconds, "login": login, "heard": [] if heard is None else heard}
+    handler = type("Answers", (PrefectsAnswers,), told)
     with ThreadingHTTPServer(("127.0.0.1", 0), handler) as program:
         threading.Thread(target=program.serve_forever, daemon=True).start()
         yield program.server_port

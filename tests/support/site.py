@@ -232,9 +232,15 @@ class Site:
 
 @contextmanager
 def started_site(
-    folder: Path, environment: Mapping[str, str] | None = None, *, worker: bool = True, schedules: bool = False
+    folder: Path,
+    environment: Mapping[str, str] | None = None,
+    *,
+    worker: bool = True,
+    schedules: bool = False,
+    furnished: bool = True,
 ) -> Iterator[Site]:
-    """A site in `folder`, everything up; stopped at the end of the block, however that ends.
+    """A site in `folder`, everything up; stopped at the end of the block, however that ends. One that is not furnished
+    is a server with nothing of ours on it.
 
     Without `schedules`, recover and maintain run only when a test triggers them: with a limit of one, a scheduled one
     that is at work would have the test's own cancelled.
@@ -254,10 +260,11 @@ def started_site(
         try:
             prefect_database.laid_into(home / "prefect")
             site.start_server()
-            site.furnish()
-            if not schedules:
+            if furnished:
+                site.furnish()
+            if furnished and not schedules:
                 site.pause("recover", "maintain")
-            if worker:
+            if worker and furnished:
                 site.start_worker()
             yield site
         finally:
