@@ -18,7 +18,7 @@ import urllib.request
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from flows.configuration import said, variable
+from flows.configuration import in_files, variable
 from tidegate.durable.home import Home
 from tidegate.errors import DiskFull, ServerUnavailable, from_os_error
 
@@ -35,9 +35,15 @@ def password_file(home: Path) -> Path:
 
 def own_login() -> str | None:
     """The password that a person has told Prefect, in the environment or its files."""
-    told = (said(path) for path in (SERVERS, CLIENTS))
-    logins = (str(one.value).strip() for one in told if one is not None)
-    return next((login for login in logins if login), None)
+    settings = {path: variable(path) for path in (SERVERS, CLIENTS)}
+    told = (os.environ.get(name, "").strip() or _in_files(path) for path, name in settings.items())
+    return next((login for login in told if login), None)
+
+
+def _in_files(path: str) -> str:
+    """A variable that is set to nothing takes nothing away here: a server of ours never stands open."""
+    told = in_files(path)
+    return str(told.value).strip() if told else ""
 
 
 def login_of(home: Path) -> str:

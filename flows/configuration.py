@@ -59,6 +59,12 @@ def said(path: str, older: Iterable[str] = ()) -> Said | None:
     for name in names:
         if name in os.environ:
             return Said(os.environ[name], name)
+    return in_files(path, older)
+
+
+def in_files(path: str, older: Iterable[str] = ()) -> Said | None:
+    """What the files say that Prefect reads: those of this folder, then the active profile."""
+    names = (variable(path), *older)
     return next((one for one in _in_files(path, names) if one.value not in (None, "")), None)
 
 

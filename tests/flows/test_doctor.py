@@ -123,7 +123,9 @@ def test_for_people_it_prints_lines_and_what_to_do(command: Command) -> None:
 
 
 def test_a_server_that_wants_a_token_against_forged_requests_is_no_reason_to_be_red(tmp_path: Path) -> None:
-    with started_site(tmp_path, {"PREFECT_SERVER_CSRF_PROTECTION_ENABLED": "true"}, worker=False) as site:
+    with started_site(
+        tmp_path, {"PREFECT_SERVER_CSRF_PROTECTION_ENABLED": "true"}, worker=False, schedules=True
+    ) as site:
         _, told = doctor(site.env(), site.home)
     assert [message for level, message in said(told, "prefect") if level == "red"] == []
     assert said(told, "automation")[0][0] == "green"

@@ -71,18 +71,17 @@ def test_the_password_of_the_home_is_found_for_the_server_of_its_make_serve(
     written: str | None, nobody: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """However its address is named: a person has it in a profile since before there was a password."""
-    login = access.login_of(nobody)
-    with answering(login=login) as served:
+    with answering(login=access.login_of(nobody)) as served:
         site.record(nobody, api_at(served), ours=True)
         if written:
             (nobody / "prefect.toml").write_text(f'[api]\nurl = "{written.format(served)}"\n')
-        assert attach(nobody).api_url == os.environ["PREFECT_API_URL"] == api_at(served)
-        assert os.environ["PREFECT_API_AUTH_STRING"] == login
+        assert attach(nobody).api_url == api_at(served)
+        assert os.environ["PREFECT_API_AUTH_STRING"] == access.login_of(nobody)
         if written:
             monkeypatch.setenv("PREFECT_API_AUTH_STRING", "")
             monkeypatch.setenv("PREFECT_API_URL", written.format(served))
             assert attach(nobody).api_url == api_at(served)
-            assert os.environ["PREFECT_API_AUTH_STRING"] == login
+            assert os.environ["PREFECT_API_AUTH_STRING"] == access.login_of(nobody)
 
 
 def test_the_password_of_the_home_is_said_to_no_other_server(nobody: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -166,10 +165,8 @@ def assert_closed(port: int, login: str) -> None:
 
 
 def test_a_server_of_our_own_gets_the_settings_that_make_it_safe_and_ends_with_us(
-    nobody: Path, monkeypatch: pytest.MonkeyPatch
+    nobody: Path,
 ) -> None:
-    monkeypatch.setenv("PREFECT_API_AUTH_STRING", "")
-    monkeypatch.setenv("PREFECT_API_URL", "")
     prefect_database.laid_into(nobody / "prefect")
     there = attach(nobody)
     try:
@@ -182,7 +179,7 @@ def test_a_server_of_our_own_gets_the_settings_that_make_it_safe_and_ends_with_u
         assert settings["server"]["concurrency"]["lease_storage"] == "flows.leases"
         assert server.answer(there.api_url, "admin/settings", 60) is None, "only with the password"
         assert there.ui_url is None
-        assert_closed(int(there.api_url.rsplit(":", 1)[1].split("/")[0]), access.kept_login(nobody))
+        assert_closed(int(there.api_url.rsplit(":", 1)[1].split("/")[0]), access.login_of(nobody))
     finally:
         there.stop()
     assert not process.is_running()

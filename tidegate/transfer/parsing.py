@@ -151,7 +151,7 @@ def _put(head: bytes, body: bytes) -> Path:
             file.write(head + b"\n")
             file.write(body)
     except OSError as error:
-        raise from_os_error(error, "handing a playlist to its reader") from error
+        raise from_os_error(error, "handing a playlist to its reader", tempfile.gettempdir()) from error
     return Path(path)
 
 
