@@ -35,6 +35,7 @@ TOKEN = "tok-5f1c0a7e"
         (b"\xff.mp4", [Line(1, "\udcff.mp4")]),
         (b"", []),
         (b"\xef\xbb\xbf", []),
+        (b"\xef\xbb\xbf\r\na\r\n", [Line(2, "a")]),
     ],
 )
 def test_lines_are_read_as_people_and_programs_write_them(content: bytes, lines: list[Line]) -> None:

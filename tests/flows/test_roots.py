@@ -236,13 +236,16 @@ def test_a_playlist_on_disk_leads_to_no_other_file(host: Host) -> None:
 def test_a_file_that_is_swapped_for_a_link_while_it_is_opened_is_refused(
     host: Host, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Between the look at its name and the opening of it: the swap is done by a thread that stands exactly there."""
-    opened = LocalExchange._opened
+    """Between the look at its name and the opening of it, and back again: whoever looks at the name sees the film."""
+    opened, aside = LocalExchange._opened, host.allowed / "aside.mp4"
 
     def swapped(exchange: LocalExchange) -> int:
-        host.film.unlink(missing_ok=True)
+        host.film.rename(aside)
         host.film.symlink_to(host.key)
-        return opened(exchange)
+        try:
+            return opened(exchange)
+        finally:
+            aside.replace(host.film)
 
     monkeypatch.setattr(LocalExchange, "_opened", swapped)
     outcome = deployed(str(host.film), host.out)
