@@ -53,7 +53,7 @@ def test_a_run_in_a_container_publishes_into_the_mounted_folder(site: Site, clip
     run = site.trigger(
         "ingest",
         {"source": {"url": f"/media/{media.name}"}, "output_dir": "published"},
-        {"volumes": volumes},
+        {"volumes": volumes, "env": {"TIDEGATE_ROOTS": "/media"}},
         deployment="ingest-docker",
     )
 
