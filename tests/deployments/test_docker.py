@@ -86,7 +86,7 @@ def triggered(site: Site, media: Path) -> str:
     return site.trigger(
         "ingest",
         {"source": {"url": f"/media/{media.name}"}, "output_dir": "published"},
-        {"volumes": volumes, "network_mode": "none", "env": SHORT},
+        {"volumes": volumes, "network_mode": "none", "env": SHORT | {"TIDEGATE_ROOTS": "/media"}},
         deployment="ingest-docker",
     )
 

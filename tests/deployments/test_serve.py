@@ -25,7 +25,7 @@ from tests.support.command import ROOT, wait_until
 from tests.support.leaks import MARK, children, end_children, marking, wait_until_childless
 from tests.support.origin import Origin, Resource
 from tests.support.prefects_answers import answering
-from tests.support.site import asked, started_site
+from tests.support.site import CLIPS, asked, started_site
 from tidegate.durable.lock import acquire
 from tidegate.errors import BadInput
 
@@ -51,6 +51,7 @@ class Served:
             "PREFECT_WORKER_QUERY_SECONDS": "1",
             "TIDEGATE_HOME": str(self.home),
             "TIDEGATE_NETWORK_ALLOW": "127.0.0.1",
+            "TIDEGATE_ROOTS": os.pathsep.join(map(str, (folder, CLIPS))),
             "PYTHONPATH": str(ROOT),
             MARK: mark,
             **environment,
