@@ -116,6 +116,7 @@ def require_output(folder: Path, home: Home, may_write: May = anything) -> Path:
         PathRefused: `may_write` says so; nothing was created or changed.
     """
     folder = expanded(folder).absolute()
+    require_possible(folder, "The output folder", room=ROOM_BYTES)
     may_write(folder)
     if home.root in folder.parents and home.is_private(folder):
         raise BadInput(f"The output folder {folder} lies in a private part of TIDEGATE_HOME; choose another one")

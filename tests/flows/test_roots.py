@@ -15,7 +15,7 @@ from pydantic import SecretStr
 
 from blocks import MediaSource, MediaStore
 from flows.ingest import ingest
-from flows.request import SourceRequest, require_writable, source_of
+from flows.request import SourceRequest, require_output, require_writable, source_of
 from tests.support.clips import clip
 from tests.support.command import Command
 from tidegate.durable.home import Home
@@ -137,8 +137,8 @@ def test_a_deployed_run_publishes_nowhere_else(host: Host) -> None:
         "/etc/cron.d",
         host.person / ".config" / "autostart",
         host.allowed / "away",
-        "secrets",
-        "server.json",
+        host.home / "secrets",
+        host.home / "server.json",
     ):
         outcome = deployed(str(host.film), output)
         assert type_of(outcome) == "path_refused", output
@@ -155,7 +155,7 @@ def test_a_deployed_run_publishes_nowhere_else(host: Host) -> None:
         host.home / "assets" / "aa",
     ):
         with pytest.raises(PathRefused):
-            require_writable(more, may_write=roots.require_writable)
+            require_output(more, Home(host.home), roots.require_writable)
     assert host.names() == before
     assert sorted(path.name for path in (host.home / "secrets").iterdir()) == ["0123456789abcdef.json"]
 
