@@ -39,6 +39,17 @@ def _signals() -> Iterator[None]:
             signal.signal(number, handler)
 
 
+@pytest.fixture(autouse=True)
+def _allowed_folders() -> Iterator[None]:
+    """What a fake tool was allowed in one test is not allowed in the next."""
+    before = os.environ.get("TIDEGATE_PROCESS_ALLOW")
+    yield
+    if before is None:
+        os.environ.pop("TIDEGATE_PROCESS_ALLOW", None)
+    else:
+        os.environ["TIDEGATE_PROCESS_ALLOW"] = before
+
+
 @pytest.fixture(scope="session")
 def clips(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Where clips are made; kept between sessions, because their names carry their recipe's hash."""

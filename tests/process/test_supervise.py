@@ -263,12 +263,12 @@ def test_a_stranger_that_holds_the_pipes_cannot_keep_us() -> None:
 # --- cancellation ----------------------------------------------------------------------------------
 
 
-def cancelled(*acts: str, when: Callable[[], bool], limits: ProcessSettings = CALM) -> float:
+def cancelled(*acts: str, when: Callable[[], bool], limits: ProcessSettings | None = None) -> float:
     """Cancel the run as soon as something can be seen of it; gives the seconds that its end took."""
 
     async def main() -> float:
         async with anyio.create_task_group() as group:
-            group.start_soon(run, job(*acts), limits)
+            group.start_soon(run, job(*acts), limits or CALM)
             with anyio.fail_after(20):
                 while not when():  # noqa: ASYNC110  # what it waits for has no event
                     await anyio.sleep(0.005)

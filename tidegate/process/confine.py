@@ -150,38 +150,53 @@ _ARCHITECTURES = {"x86_64": 0xC000003E, "i386": 0x40000003, "aarch64": 0xC00000B
 _BESIDE = {"x86_64": ("x86_64", "i386"), "i386": ("i386",), "aarch64": ("aarch64",)}
 """Whose programs a processor runs too: the same call has another number there."""
 
-FORBIDDEN: dict[str, tuple[int | None, int | None, int | None]] = {
-    # name: its number on x86_64, i386, aarch64. Into other processes:
-    **{"ptrace": (101, 26, 117), "process_vm_readv": (310, 347, 270), "process_vm_writev": (311, 348, 271)},
-    **{"kcmp": (312, 349, 272), "pidfd_getfd": (438, 438, 438), "perf_event_open": (298, 336, 241)},
-    # The kernel's large and young surfaces, in which most of its holes are found; io_uring makes sockets, too:
-    **{"io_uring_setup": (425, 425, 425), "io_uring_enter": (426, 426, 426), "io_uring_register": (427, 427, 427)},
-    **{"bpf": (321, 357, 280), "userfaultfd": (323, 374, 282)},
-    **{"keyctl": (250, 288, 219), "add_key": (248, 286, 217), "request_key": (249, 287, 218)},
-    # Out of what confines it: other namespaces, other mounts, files by their number:
-    **{"unshare": (272, 310, 97), "setns": (308, 346, 268), "chroot": (161, 61, 51), "pivot_root": (155, 217, 41)},
-    **{"mount": (165, 21, 40), "umount2": (166, 52, 39), "move_mount": (429, 429, 429), "open_tree": (428, 428, 428)},
-    **{"fsopen": (430, 430, 430), "fsconfig": (431, 431, 431), "fsmount": (432, 432, 432), "fspick": (433, 433, 433)},
-    **{"mount_setattr": (442, 442, 442), "open_by_handle_at": (304, 342, 265)},
-    # The machine itself; matters where we are root:
-    **{"init_module": (175, 128, 105), "finit_module": (313, 350, 273), "delete_module": (176, 129, 106)},
-    **{"kexec_load": (246, 283, 104), "kexec_file_load": (320, None, 294), "reboot": (169, 88, 142)},
-    **{"swapon": (167, 87, 224), "swapoff": (168, 115, 225), "acct": (163, 51, 89), "quotactl": (179, 131, 60)},
-    **{"settimeofday": (164, 79, 170), "clock_settime": (227, 264, 112), "clock_settime64": (None, 404, None)},
-    **{"clock_adjtime": (305, 343, 266), "clock_adjtime64": (None, 405, None), "adjtimex": (159, 124, 171)},
-    **{"sethostname": (170, 74, 161), "setdomainname": (171, 121, 162), "syslog": (103, 103, 116)},
-    **{"iopl": (172, 110, None), "ioperm": (173, 101, None)},
-}
-FORBIDDEN_WITHOUT_NETWORK: dict[str, tuple[int | None, int | None, int | None]] = {
-    # Landlock does not hold who owns a file and who may read it. A downloader may set that for its files; a parser has
-    # none of its own. (`socketcall` is how 32-bit programs used to ask for a socket.)
-    **{"chmod": (90, 15, None), "fchmod": (91, 94, 52), "fchmodat": (268, 306, 53), "fchmodat2": (452, 452, 452)},
-    **{"chown": (92, 182, None), "chown32": (None, 212, None), "lchown": (94, 16, None), "lchown32": (None, 198, None)},
-    **{"fchown": (93, 95, 55), "fchown32": (None, 207, None), "fchownat": (260, 298, 54)},
-    **{"setxattr": (188, 226, 5), "lsetxattr": (189, 227, 6), "fsetxattr": (190, 228, 7)},
-    **{"removexattr": (197, 235, 14), "lremovexattr": (198, 236, 15), "fremovexattr": (199, 237, 16)},
-    **{"setxattrat": (463, 463, 463), "socketcall": (None, 102, None)},
-}
+CallNumbers = tuple[int | None, int | None, int | None]
+"""On x86_64, i386 and aarch64; None: there is no such call."""
+
+
+def _calls(table: str) -> dict[str, CallNumbers]:
+    """Name → numbers, of a table `name x86_64 i386 aarch64, …`."""
+    rows = (row.split() for row in table.split(","))
+    return {name: (_number(a), _number(b), _number(c)) for name, a, b, c in rows}
+
+
+def _number(word: str) -> int | None:
+    return None if word == "-" else int(word)
+
+
+INTO_OTHERS = _calls("""
+    ptrace 101 26 117, process_vm_readv 310 347 270, process_vm_writev 311 348 271, kcmp 312 349 272,
+    pidfd_getfd 438 438 438, perf_event_open 298 336 241
+""")
+"""Into other processes."""
+YOUNG = _calls("""
+    io_uring_setup 425 425 425, io_uring_enter 426 426 426, io_uring_register 427 427 427, bpf 321 357 280,
+    userfaultfd 323 374 282, keyctl 250 288 219, add_key 248 286 217, request_key 249 287 218
+""")
+"""The kernel's large and young surfaces, in which most of its holes are found; io_uring makes sockets, too."""
+WAYS_OUT = _calls("""
+    unshare 272 310 97, setns 308 346 268, chroot 161 61 51, pivot_root 155 217 41, mount 165 21 40,
+    umount2 166 52 39, move_mount 429 429 429, open_tree 428 428 428, fsopen 430 430 430, fsconfig 431 431 431,
+    fsmount 432 432 432, fspick 433 433 433, mount_setattr 442 442 442, open_by_handle_at 304 342 265
+""")
+"""Out of what confines it: other namespaces, other mounts, files by their number."""
+THE_MACHINE = _calls("""
+    init_module 175 128 105, finit_module 313 350 273, delete_module 176 129 106, kexec_load 246 283 104,
+    kexec_file_load 320 - 294, reboot 169 88 142, swapon 167 87 224, swapoff 168 115 225, acct 163 51 89,
+    quotactl 179 131 60, settimeofday 164 79 170, clock_settime 227 264 112, clock_settime64 - 404 -,
+    clock_adjtime 305 343 266, clock_adjtime64 - 405 -, adjtimex 159 124 171, sethostname 170 74 161,
+    setdomainname 171 121 162, syslog 103 103 116, iopl 172 110 -, ioperm 173 101 -
+""")
+"""The machine itself; matters where we are root."""
+FORBIDDEN = INTO_OTHERS | YOUNG | WAYS_OUT | THE_MACHINE
+FORBIDDEN_WITHOUT_NETWORK = _calls("""
+    chmod 90 15 -, fchmod 91 94 52, fchmodat 268 306 53, fchmodat2 452 452 452, chown 92 182 -, chown32 - 212 -,
+    lchown 94 16 -, lchown32 - 198 -, fchown 93 95 55, fchown32 - 207 -, fchownat 260 298 54, setxattr 188 226 5,
+    lsetxattr 189 227 6, fsetxattr 190 228 7, removexattr 197 235 14, lremovexattr 198 236 15,
+    fremovexattr 199 237 16, setxattrat 463 463 463, socketcall - 102 -
+""")
+"""Landlock does not hold who owns a file and who may read it. A downloader may set that for its files; a parser has
+none of its own. (`socketcall` is how 32-bit programs used to ask for a socket.)"""
 _SOCKET = {"x86_64": 41, "i386": 359, "aarch64": 198}
 _SOCKETCALL = {"i386": 102}
 _CLONE = {"x86_64": 56, "i386": 120, "aarch64": 220}

@@ -106,7 +106,7 @@ def closed(*also: str) -> tuple[str, ...]:
 
 
 def files_in(argv: Sequence[str]) -> tuple[tuple[Path, ...], tuple[Path, ...]]:
-    """(files that a command reads, folders that it writes into). Every file in our commands is written by `file_url`."""
+    """(files that a command reads, folders that it writes into); every file in it is written by `file_url`."""
     reads = [Path(_path_of(word)) for before, word in pairwise(argv) if before == "-i" and word.startswith(_FILE)]
     pairs = list(pairwise(argv))
     writes = {Path(_path_of(word)).parent for before, word in pairs if before != "-i" and word.startswith(_FILE)}

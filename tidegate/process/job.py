@@ -41,6 +41,8 @@ class Job:
     """Where it runs, and may write; None: here, where it may not."""
     reads: tuple[Path, ...] = ()
     """Files, and folders with all that is in them, that it may read beside the host's programs and libraries."""
+    programs: tuple[str, ...] = ()
+    """What it starts itself, where that is not on PATH."""
     writes: tuple[Path, ...] = ()
     """Files and folders that it may write, beside the folders of `outputs`."""
     network: Network = "none"

@@ -79,7 +79,9 @@ async def timeline_of(
         "spacing_seconds": SPACING_SECONDS,
     }
     argv = [sys.executable, "-I", str(_CHILD), json.dumps(asked)]
-    job = Job("the timeline", argv, deadline, marks=lambda: dict(answer.marks), on_stdout=answer.feed, reads=(paths[track],))
+    job = Job(
+        "the timeline", argv, deadline, marks=lambda: dict(answer.marks), on_stdout=answer.feed, reads=(paths[track],)
+    )
     finished = await run(job, limits)
     if answer.found is None:
         why = answer.refused or f"its demuxer ended with {finished.exit_code}"

@@ -3,7 +3,8 @@
 It parses hostile files, so it is a process of its own that may crash, hang or grow without hurting the run. It imports
 PyAV and nothing of ours, decodes nothing and writes nothing.
 
-    python timeline_child.py '{"path": file, "place": 0, "allowed": [demuxers], "decoders": "names,…", "spacing_seconds": 1.0}'
+    python timeline_child.py \
+        '{"path": file, "place": 0, "allowed": [demuxers], "decoders": "names,…", "spacing_seconds": 1.0}'
 """
 
 from __future__ import annotations

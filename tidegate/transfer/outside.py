@@ -10,7 +10,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from datetime import timedelta
 from pathlib import Path
-from typing import Protocol
+from typing import Literal, Protocol
 
 from tidegate.errors import Evidence, ToolMissing
 from tidegate.events import Observer, unobserved
@@ -57,7 +57,10 @@ class RunTool(Protocol):
         on_stderr: LineSink = ...,
         environment: dict[str, str] | None = None,
         folder: Path | None = None,
-    ) -> ToolEnd: ...
+        network: Literal["none", "any"] | int | None = None,
+    ) -> ToolEnd:
+        """`network`: none, any, or the one port of this host to which it may connect; None: that of the proxy to which
+        `environment` leads it, or else any. It may read the files that `argv` names, and write into `folder`."""
 
 
 Look = Callable[[Path], Awaitable[MediaInfo]]
