@@ -1,5 +1,5 @@
-"""A tool that has been taken over by the bytes that it reads: through the real command it reaches nobody, reads no secret
-and writes nothing but its output; and a source that would take all memory, or names a codec of a game, is told so.
+"""A tool that has been taken over by the bytes that it reads: through the real command it reaches nobody, reads no
+secret and writes nothing but its output. A source that would take all memory, or names a codec of a game, is told so.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ import struct
 import sys
 import zlib
 from collections.abc import Callable
+from fractions import Fraction
 from pathlib import Path
 
 import av
@@ -66,7 +67,7 @@ def test_a_tool_that_was_taken_over_gets_nothing(command: Command, clips: Path, 
     assert found.pop("source") == "True"
     assert found == dict.fromkeys(("connect", "password", "key", "escape", "ours"), "refused")
     assert not escape.exists()
-    assert left_running(command.mark) == []
+    assert left_running(command) == []
 
 
 # --- sources that are all promise -----------------------------------------------------------------
@@ -77,27 +78,33 @@ def box(kind: bytes, *parts: bytes) -> bytes:
     return struct.pack(">I4s", 8 + len(body), kind) + body
 
 
+SAMPLES = 150_000_000
+"""As many as a demuxer believes; it takes 24 bytes for each."""
+
+
 def endless_table(clip_path: Path) -> bytes:
-    """An MP4 whose table of sample sizes claims two thousand million samples of one size, in four bytes."""
+    """An MP4 whose tables claim so many samples of one size, in four bytes each."""
     data = bytearray(clip_path.read_bytes())
     place = data.find(b"stsz")
-    data[place + 8 : place + 16] = struct.pack(">II", 1, 0x7FFFFFFF)
+    data[place + 8 : place + 16] = struct.pack(">II", 1, SAMPLES)
     place = data.find(b"stts")
-    data[place + 12 : place + 16] = struct.pack(">I", 0x7FFFFFFF)
+    data[place + 12 : place + 16] = struct.pack(">I", SAMPLES)
     place = data.find(b"stsc")
-    data[place + 16 : place + 20] = struct.pack(">I", 0x7FFFFFFF)
+    data[place + 16 : place + 20] = struct.pack(">I", SAMPLES)
     return bytes(data)
 
 
 def huge_picture(clip_path: Path) -> bytes:
-    """A PNG, as film in Matroska, that says it is 60,000 pixels wide and high."""
-    head = struct.pack(">IIBBBBB", 60_000, 60_000, 16, 6, 0, 0, 0)
+    """A film of PNG pictures, 16,000 pixels wide and high: 250 kB each, and a thousand times as much when opened."""
+    side = 16_000
 
     def chunk(kind: bytes, body: bytes) -> bytes:
         return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
 
-    picture = chunk(b"IHDR", head) + chunk(b"IDAT", zlib.compress(bytes(480_001))) + chunk(b"IEND", b"")
-    return in_matroska("png", b"\x89PNG\r\n\x1a\n" + picture, clip_path)
+    head = chunk(b"IHDR", struct.pack(">IIBBBBB", side, side, 8, 0, 0, 0, 0))
+    lines, squeezed = bytes(side + 1), zlib.compressobj(1)
+    body = b"".join([*(squeezed.compress(lines) for _ in range(side)), squeezed.flush()])
+    return in_matroska("png", b"\x89PNG\r\n\x1a\n" + head + chunk(b"IDAT", body) + chunk(b"IEND", b""), clip_path)
 
 
 def in_matroska(codec: str, packet: bytes, near: Path, packets: int = 8) -> bytes:
@@ -108,7 +115,7 @@ def in_matroska(codec: str, packet: bytes, near: Path, packets: int = 8) -> byte
         for number in range(packets):
             one = av.Packet(packet)
             one.stream, one.pts, one.dts, one.is_keyframe = stream, number, number, True
-            one.time_base = stream.time_base
+            one.time_base = Fraction(1, 25)
             container.mux(one)
     return path.read_bytes()
 
@@ -133,9 +140,13 @@ def huge_cover(clip_path: Path) -> bytes:
     return b"fLaC" + b"\x00" + struct.pack(">I", 34)[1:] + info + b"\x86" + b"\xff\xff\xff" + name + bytes(64)
 
 
+REFUSED = {"not_media", "refused_by_muxer", "verification_failed", "memory_exhausted"}
 HOSTILE: dict[str, tuple[Callable[[Path], bytes], set[str]]] = {
-    "a table without end": (endless_table, {"not_media", "memory_exhausted", "truncated_media", "process_timeout"}),
-    "a huge picture": (huge_picture, {"not_media", "memory_exhausted", "verification_failed", "refused_by_muxer"}),
+    "a table without end": (
+        endless_table,
+        {"not_media", "memory_exhausted", "refused_by_muxer", "verification_failed"},
+    ),
+    "a huge picture": (huge_picture, {"memory_exhausted"}),
     "a huge element": (huge_element, {"not_media", "memory_exhausted"}),
     "a huge cover": (huge_cover, {"not_media", "memory_exhausted"}),
 }
@@ -150,16 +161,26 @@ def test_a_source_that_is_all_promise_ends_typed_and_within_its_memory(
     small.write_bytes(clip(clips, "h264_aac_mp4", seconds=2).read_bytes())
     source = tmp_path / "hostile.bin"
     source.write_bytes(build(small))
-    command.environment["TIDEGATE_PROCESS_MEMORY_CAP"] = "600000000"
+    command.environment["TIDEGATE_PROCESS_MEMORY_CAP"] = "200000000"
     ended = command.run(str(source), timeout=240)
     assert ended.code == 1, ended.document
     assert ended.failure["type"] in kinds, ended.failure
-    assert left_running(command.mark) == []
+    assert left_running(command) == []
 
 
-@pytest.mark.parametrize("codec", ["roq", "ansi", "smackvideo", "tiff", "pcx"])
-def test_a_codec_that_is_not_accepted_is_told_by_its_name(codec: str, command: Command, tmp_path: Path) -> None:
-    source = tmp_path / "game.nut"
-    source.write_bytes(in_matroska(codec, b"\x00" * 64, tmp_path / "x"))
+@pytest.mark.parametrize(("suffix", "tag", "codec"), [("avi", b"KMVC", "kmvc"), ("mov", b"tiff", "tiff")])
+def test_a_codec_that_is_not_accepted_is_told_by_its_name(
+    suffix: str, tag: bytes, codec: str, command: Command, clips: Path, tmp_path: Path
+) -> None:
+    """Of a game, and of still pictures, under names that their containers know."""
+    source = tmp_path / f"film.{suffix}"
+    with av.open(str(source), "w") as container:
+        stream = container.add_stream("mjpeg", rate=25)
+        stream.width, stream.height, stream.pix_fmt = 64, 64, "yuvj420p"
+        for _ in range(10):
+            container.mux(stream.encode(av.VideoFrame(64, 64, "yuvj420p")))
+        container.mux(stream.encode(None))
+    usual = b"MJPG" if suffix == "avi" else b"jpeg"
+    source.write_bytes(source.read_bytes().replace(usual, tag))
     failure = failure_told(command.run(str(source)), code=1, kind="unsupported_codec")
     assert codec in failure["message"]
