@@ -160,7 +160,7 @@ OTHER_DECODERS: dict[str, tuple[str, ...]] = {
     "vp8": ("libvpx",),
     "vp9": ("libvpx-vp9",),
     "vvc": ("libvvdec",),
-    "webp": ("libwebp", "webp_anim"),
+    "webp": ("libwebp",),
 }
 """Decoders whose name is not their codec's, of any build. Those of hardware are not among them: ffmpeg takes one only
 where somebody asks for it."""
