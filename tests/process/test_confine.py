@@ -36,7 +36,7 @@ pytestmark = [
     pytest.mark.usefixtures("nothing_left"),
     pytest.mark.skipif(not kernel_offers().whole, reason="this kernel confines nothing"),
 ]
-CONFINED = ProcessSettings(allow="", environment="")
+CONFINED = ProcessSettings(allow="")
 
 TRY = """
 import ctypes, errno, json, os, resource, socket, sys
