@@ -6,7 +6,7 @@ import platform
 import sys
 from importlib.metadata import version
 
-from benchmarks import chunked, command_start, ledger, redone, supervised_ffmpeg, verification
+from benchmarks import chunked, command_start, confined, ledger, redone, supervised_ffmpeg, verification
 from benchmarks.figures import FIGURES_HEADER
 from benchmarks.pairs import HEADER
 
@@ -16,7 +16,7 @@ def main() -> int:
     print(f"Python {python}, Prefect {prefect}, {platform.system()} {platform.machine()}\n")
     print(HEADER, flush=True)
     met = True
-    for module in (supervised_ffmpeg, chunked, verification, command_start, ledger):
+    for module in (supervised_ffmpeg, confined, chunked, verification, command_start, ledger):
         for pairs in module.results():
             print(pairs.row(), flush=True)
             met = met and pairs.met

@@ -10,6 +10,7 @@ import argparse
 import asyncio
 import json
 import shutil
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterable, Sequence
@@ -35,6 +36,9 @@ from tidegate.durable.ledger import Attempt, AttemptState, Ledger
 from tidegate.durable.ledger.decide import holds_slot, orphaned, stuck
 from tidegate.durable.owner import this_process
 from tidegate.errors import ServerUnavailable, TidegateError
+from tidegate.process.access import escapes_by_privilege
+from tidegate.process.cgroup import own_place
+from tidegate.process.confine import kernel_offers
 from tidegate.process.ffmpeg import VERSION_SECONDS, Toolchain, version_of
 from tidegate.process.supervise import Job, run
 from tidegate.redact import redact_url
@@ -96,8 +100,21 @@ def tools(settings: Settings) -> Findings:
     """ffmpeg, the encoders that a transcode needs, and the tools that only some sources need."""
     twitch = shutil.which(settings.tools.twitch_downloader or "TwitchDownloaderCLI")
     yield good("twitch", twitch or "no TwitchDownloaderCLI: videos of Twitch come through yt-dlp")
+    yield from _confinement(settings)
+    yield good("memory", _who_holds_caps(settings))
     toolchain = Toolchain.find(settings.tools)
-    yield good("ffmpeg", f"{asyncio.run(version_of(toolchain, settings.process))} ({toolchain.ffmpeg})")
+    try:
+        build = asyncio.run(version_of(toolchain, settings.process))
+    except TidegateError as error:
+        yield from _unconfined(toolchain, settings, error)
+        return
+    yield good("ffmpeg", f"{build} ({toolchain.ffmpeg})")
+    if escapes_by_privilege(str(toolchain.ffmpeg)):
+        yield odd(
+            "confinement",
+            f"{toolchain.ffmpeg} gets rights by being started (a snap, or setuid) and runs without confinement",
+            "install another ffmpeg, or unset TIDEGATE_TOOLS_FFMPEG to use the bundled one",
+        )
     for encoder in ENCODERS:
         if _has_encoder(toolchain, encoder, settings):
             yield good("encoder", encoder)
@@ -105,6 +122,49 @@ def tools(settings: Settings) -> Findings:
             yield bad(
                 "encoder", f"this ffmpeg has no {encoder}", "install another ffmpeg, or set TIDEGATE_TOOLS_FFMPEG"
             )
+
+
+def _confinement(settings: Settings) -> Findings:
+    """What the kernel forbids tools, as far as it can, and by trying it."""
+    offers, subject = kernel_offers(), "confinement"
+    if settings.process.confine == "off":
+        yield odd(subject, "tools may use every file and the network", "unset TIDEGATE_PROCESS_CONFINE")
+        return
+    if offers.landlock or offers.seccomp:
+        nothing = [sys.executable, "-I", "-S", "-c", ""]
+        asyncio.run(run(Job("Python", nothing, VERSION_SECONDS), settings.process))
+    if offers.whole:
+        files = f"write only where they work, and read no home (Landlock {offers.landlock})"
+        yield good(subject, f"tools {files}; those that need no network have none (seccomp)")
+        return
+    lacking = [
+        *([] if offers.landlock else ["they may use every file (no Landlock)"]),
+        *([] if offers.seccomp else ["those that need no network have it (no seccomp)"]),
+    ]
+    cure = "Linux 5.13 or newer, with landlock among its LSMs; in a container, a newer engine or its seccomp profile"
+    yield odd(subject, f"tools are confined in part: {', '.join(lacking)}", cure)
+
+
+def _who_holds_caps(settings: Settings) -> str:
+    if settings.process.memory_guard != "sampling" and (place := own_place()):
+        return f"the kernel holds tools to their memory caps (control groups, version {place.version})"
+    every = settings.process.sample_every.total_seconds()
+    return f"tools are held to their memory caps by a look every {every:g} s"
+
+
+def _unconfined(toolchain: Toolchain, settings: Settings, error: TidegateError) -> Findings:
+    """An ffmpeg that does not run as it should: does it run without confinement?"""
+    free = settings.process.model_copy(update={"confine": "off"})
+    try:
+        asyncio.run(version_of(toolchain, free))
+    except TidegateError:
+        yield bad("ffmpeg", error.message, "; ".join(error.policy.actions))
+        return
+    yield bad(
+        "ffmpeg",
+        f"{toolchain.ffmpeg} runs only without confinement",
+        "set TIDEGATE_PROCESS_ALLOW to the folders of its libraries, or TIDEGATE_PROCESS_CONFINE=off",
+    )
 
 
 def _has_encoder(toolchain: Toolchain, encoder: str, settings: Settings) -> bool:

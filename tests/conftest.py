@@ -13,7 +13,7 @@ from flows import server
 from tests.support import postgres as postgresql
 from tests.support import session_server
 from tests.support.command import Command
-from tests.support.leaks import marking
+from tests.support.leaks import MARK, marking
 from tidegate.durable.home import Home
 from tidegate.durable.ledger import Ledger
 from tidegate.settings import LedgerSettings
@@ -26,6 +26,7 @@ def pytest_configure() -> None:
     for number, usual in ((signal.SIGINT, signal.default_int_handler), (signal.SIGHUP, signal.SIG_DFL)):
         if signal.getsignal(number) is signal.SIG_IGN:
             signal.signal(number, usual)
+    os.environ["TIDEGATE_PROCESS_ENVIRONMENT"] = MARK  # by it a test finds whatever tools leave behind
 
 
 @pytest.fixture(autouse=True)
@@ -37,6 +38,17 @@ def _signals() -> Iterator[None]:
     for number, handler in before.items():
         if signal.getsignal(number) is not handler:
             signal.signal(number, handler)
+
+
+@pytest.fixture(autouse=True)
+def _allowed_folders() -> Iterator[None]:
+    """What a fake tool was allowed in one test is not allowed in the next."""
+    before = os.environ.get("TIDEGATE_PROCESS_ALLOW")
+    yield
+    if before is None:
+        os.environ.pop("TIDEGATE_PROCESS_ALLOW", None)
+    else:
+        os.environ["TIDEGATE_PROCESS_ALLOW"] = before
 
 
 @pytest.fixture(scope="session")

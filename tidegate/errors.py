@@ -9,7 +9,7 @@ nothing can be lost in a crash.
     ├── AvailabilityFailure    ConnectionFailed, RequestTimeout, DownloadDeadline, StalledTransfer, ServerError,
     │                          Throttled, TruncatedBody, RangeMismatch, CircuitOpen, ToolFailed
     ├── SourceFailure          HttpRefused (NotFound), RedirectLoop, ExpiredLink, SourceChanged, NotMedia,
-    │                          WrongDigest, SegmentGap, LimitReached, TruncatedMedia
+    │                          UnsupportedCodec, WrongDigest, SegmentGap, LimitReached, TruncatedMedia
     ├── ProcessFailure         ProcessTimeout, MemoryExhausted, StalledProcess, ProcessKilled, BadTimestamps,
     │                          RefusedByMuxer, VerificationFailed, ToolMissing, EncoderUnknown
     ├── HostFailure            StoreUnavailable, LedgerUnavailable, ServerUnavailable, DiskFull, PermissionRefused,
@@ -192,6 +192,10 @@ class SourceChanged(SourceFailure):
 
 class NotMedia(SourceFailure):
     """HTML, text, nothing at all, or bytes that no demuxer knows, where media was expected."""
+
+
+class UnsupportedCodec(SourceFailure):
+    """The picture or the sound has a codec that is not accepted as media: of a game, of an old still picture."""
 
 
 class WrongDigest(SourceFailure):
@@ -500,6 +504,12 @@ POLICIES: dict[type[TidegateError], Policy] = {
             "does it need a login (--header)?",
         ),
         counts_against_origin=True,
+    ),
+    UnsupportedCodec: Policy(
+        "codec that is not accepted",
+        Category.MEDIA_ERROR,
+        "The source is made with a codec that is not accepted.",
+        ("get the media in another format", "convert it yourself, where you trust it"),
     ),
     WrongDigest: Policy(
         "wrong digest",

@@ -8,12 +8,22 @@ made from the docstrings here (`make docs`) and a test holds the two together.
 from __future__ import annotations
 
 import os
+import re
 from datetime import timedelta
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 from urllib.parse import urlsplit
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints, ValidationError
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    StringConstraints,
+    ValidationError,
+    field_validator,
+)
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from tidegate.addresses import AddressPolicy, PolicyName, read_entries
@@ -218,16 +228,54 @@ class ProcessSettings(Group):
     memory_cap: int | None = Field(default=None, gt=0)
     """The most memory, in bytes, that a tool and everything it starts may use; a rung's own cap counts where it is
     lower. None: the rung's cap only."""
+    tool_memory_cap: int = Field(default=4_000_000_000, gt=0)
+    """The most memory, in bytes, for a tool that no rung holds: the probe, yt-dlp, TwitchDownloaderCLI, joining. Never
+    more than nine tenths of the machine's. The index of ten hours of film takes 300 MB, one 8K film 2 GB."""
     memory_guard: Literal["auto", "cgroup", "sampling"] = "auto"
     """Who enforces a memory cap: a control group of the kernel's where this process may make one (`auto`, `cgroup`),
     else the monitor, which samples and kills."""
     supervision: Literal["on", "off"] = "on"
     """`off` drops monitor, memory caps and stall clock; deadlines, drained pipes and the end of the group stay."""
+    confine: Literal["on", "off"] = "on"
+    """Whether the kernel holds tools to their files, and those that need no network to none (Landlock and seccomp, as
+    far as the host has them). `off` starts them as they are."""
+    allow: str = ""
+    """Folders, with `:` between them, that every confined tool may use too: where an ffmpeg of your own keeps its
+    libraries or writes a log."""
+    environment: str = ""
+    """Names of variables, with commas between them, that tools get beyond those of the list in docs/supervision.md; a
+    `*` stands for any rest, as in `INTEL_*`."""
     verify: Literal["auto", "full", "sampled"] = "auto"
     """How a result is checked: `full` decodes every frame; `sampled` decodes its beginning, its end and samples between
     them, and counts every packet; `auto` is full up to `verify_full_below`."""
     verify_full_below: int = Field(default=8_000_000_000, gt=0)
     """Bytes beyond which `auto` decodes samples only: to decode 8 GB takes about as long as to fetch them again."""
+
+    @field_validator("allow")
+    @classmethod
+    def _folders(cls, value: str) -> str:
+        for folder in filter(None, value.split(os.pathsep)):
+            if not folder.startswith("/") or folder.strip("/") == "":
+                raise ValueError(f"{folder!r} is not the absolute path of a folder below /")
+        return value
+
+    @field_validator("environment")
+    @classmethod
+    def _variables(cls, value: str) -> str:
+        for name in _names_in(value):
+            if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*\*?", name):
+                raise ValueError(f"{name!r} is not the name of a variable, nor its beginning with a * behind it")
+        return value
+
+    @property
+    def allowed_folders(self) -> tuple[Path, ...]:
+        """`allow`, taken apart."""
+        return tuple(Path(folder) for folder in self.allow.split(os.pathsep) if folder)
+
+    @property
+    def more_names(self) -> tuple[str, ...]:
+        """`environment`, taken apart."""
+        return _names_in(self.environment)
 
 
 class ToolSettings(Group):
@@ -459,6 +507,10 @@ class Settings(BaseModel):
         except ValidationError as error:
             first = error.errors()[0]
             raise BadInput(f"{_variable(error.title, first['loc'])} is not valid: {first['msg']}") from error
+
+
+def _names_in(value: str) -> tuple[str, ...]:
+    return tuple(name for part in value.split(",") if (name := part.strip()))
 
 
 def _variable(group: str, place: tuple[int | str, ...]) -> str:

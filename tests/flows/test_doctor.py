@@ -15,6 +15,7 @@ import pytest
 from flows.doctor import AUTOMATION
 from tests.support.command import Command
 from tests.support.site import Site, started_site
+from tidegate.process.confine import kernel_offers
 
 
 def doctor(environment: dict[str, str], folder: Path) -> tuple[int, dict[str, Any]]:
@@ -140,3 +141,30 @@ def test_a_prefect_home_that_cannot_be_written_is_red(kind: str, command: Comman
     if said(told, "server")[0][0] == "yellow":  # somebody may serve on port 4200
         [(level, message)] = said(told, "prefect")
         assert level == "red" and "PREFECT_HOME" in message
+
+
+def test_it_says_how_far_tools_are_confined(command: Command) -> None:
+    environment = command.env() | {"TIDEGATE_PROCESS_CONFINE": "on"}
+    _, told = doctor(environment, command.home)
+    [(level, message)] = said(told, "confinement")
+    assert level == ("green" if kernel_offers().whole else "yellow"), message
+    _, told = doctor(environment | {"TIDEGATE_PROCESS_CONFINE": "off"}, command.home)
+    assert [level for level, _ in said(told, "confinement")] == ["yellow"]
+
+
+@pytest.mark.skipif(not kernel_offers().landlock, reason="this kernel has no Landlock")
+def test_an_ffmpeg_that_runs_only_without_confinement_is_told_with_the_cure(command: Command, tmp_path: Path) -> None:
+    """Its library lies where nobody would look for one."""
+    library, tool = tmp_path / "elsewhere" / "part", tmp_path / "bin" / "ffmpeg"
+    for path in (library, tool):
+        path.parent.mkdir()
+    library.write_text("ffmpeg version 9.9")
+    tool.write_text(f"#!/bin/sh\nexec cat {library}\n")
+    tool.chmod(0o755)
+    environment = command.env() | {"TIDEGATE_TOOLS_FFMPEG": str(tool)}
+    code, told = doctor(environment, command.home)
+    [(level, message)] = said(told, "ffmpeg")
+    assert (code, level) == (1, "red") and "only without confinement" in message
+    assert any("TIDEGATE_PROCESS_ALLOW" in one["do"] for one in told["findings"])
+    _, told = doctor(environment | {"TIDEGATE_PROCESS_ALLOW": str(library.parent)}, command.home)
+    assert said(told, "ffmpeg") == [("green", f"ffmpeg version 9.9 ({tool})")]

@@ -16,6 +16,7 @@ from typing import Any
 
 import psutil
 
+from tests.support import fake_tool
 from tests.support.command import Command, Ended
 from tests.support.leaks import MARK, leftovers
 from tidegate.process.ffmpeg import Toolchain
@@ -116,6 +117,7 @@ def witness(folder: Path, before: str = "", options: str = "") -> Path:
     calls, real = shlex.quote(str(calls_file(tool))), shlex.quote(str(Toolchain.find(ToolSettings()).ffmpeg.absolute()))
     tool.write_text(f'#!/bin/sh\necho "$*" >> {calls}\n{before}\nexec {real} {options} "$@"\n')
     tool.chmod(0o755)
+    fake_tool.allow(tool.parent, Path(fake_tool.__file__).parent)
     return tool
 
 

@@ -29,6 +29,7 @@ from typing import Any
 import psutil
 
 from flows import access
+from tests.support import fake_tool
 from tests.support.command import wait_until
 from tests.support.hosts import Host
 from tests.support.leaks import children, leftovers
@@ -312,6 +313,7 @@ def slow_once(folder: Path, before: str = "", slowly: str = "-re") -> Path:
     }
     tool.write_text(SLOW_ONCE.format(before=before, slowly=slowly, **quoted))
     tool.chmod(0o755)
+    fake_tool.allow(tool.parent)
     return tool
 
 

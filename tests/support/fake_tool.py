@@ -62,8 +62,10 @@ kept: list[bytearray] = []
 def install(folder: Path, name: str, *calls: list[str]) -> Path:
     """Put a tool of this name into a folder. Each call plays the next list of acts, and the last for ever.
 
-    `called_with(path)` tells the arguments of every call so far.
+    `called_with(path)` tells the arguments of every call so far. From now on, until the end of the test, tools may use
+    this script and that folder: a real tool has no such files.
     """
+    allow(Path(__file__).resolve().parent, folder)
     tool = folder / name
     script = folder / f"{name}.script.json"
     script.write_text(json.dumps(calls or ([],)))
@@ -71,6 +73,13 @@ def install(folder: Path, name: str, *calls: list[str]) -> Path:
     tool.write_text(f'#!/bin/sh\nexec {command} -- "$@"\n')
     tool.chmod(0o755)
     return tool
+
+
+def allow(*folders: Path) -> None:
+    """Let confined tools use these folders too; the end of the test takes it back (tests/conftest.py)."""
+    before = os.environ.get("TIDEGATE_PROCESS_ALLOW", "")
+    told = dict.fromkeys([*filter(None, before.split(os.pathsep)), *map(str, folders)])
+    os.environ["TIDEGATE_PROCESS_ALLOW"] = os.pathsep.join(told)
 
 
 def called_with(tool: Path) -> list[list[str]]:

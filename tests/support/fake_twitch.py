@@ -72,6 +72,10 @@ def install(
 ) -> Path:
     """Put the tool into a folder. `qualities` are its table, best first: name → (resolution, the clip it brings)."""
     folder.mkdir(parents=True, exist_ok=True)
+    clips = {str(Path(clip).absolute().parent) for _, clip in qualities.values()}
+    allowed = (os.environ.get("TIDEGATE_PROCESS_ALLOW"), str(Path(__file__).resolve().parent), str(folder), *clips)
+    # A real tool has no script, no story and no journal; the end of the test takes it back (tests/conftest.py).
+    os.environ["TIDEGATE_PROCESS_ALLOW"] = os.pathsep.join(filter(None, allowed))
     tool, script = folder / name, folder / f"{name}.script.json"
     story = {
         "qualities": {key: (resolution, str(clip)) for key, (resolution, clip) in qualities.items()},

@@ -12,6 +12,8 @@ import os
 import secrets
 import signal
 import subprocess
+import sys
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -20,11 +22,14 @@ import psutil
 
 from tidegate.durable.children import marked
 from tidegate.durable.owner import started_at
-from tidegate.errors import Evidence, MemoryExhausted, ToolMissing, from_os_error
+from tidegate.errors import Evidence, MemoryExhausted, PermissionRefused, ToolMissing, from_os_error
 from tidegate.model import ResourceUse
+from tidegate.process.access import escapes_by_privilege, rights_of
 from tidegate.process.cgroup import MemoryGroup
+from tidegate.process.confine import Confinement
+from tidegate.process.environment import child_environment
 from tidegate.process.job import Job, evidence_of, memory_cap
-from tidegate.process.kinship import MARK, born_into, die_with_parent, end_strays
+from tidegate.process.kinship import MARK, born_into, end_strays
 from tidegate.process.output import Output
 from tidegate.process.tree import Tree
 from tidegate.process.usage import Guard, Sample, Use
@@ -120,16 +125,21 @@ def spawn(job: Job, limits: ProcessSettings) -> Child:
 
     Raises:
         ToolMissing: there is no such program.
-        HostFailure: the system does not start it.
+        HostFailure: the system does not start it, or does not let it be confined.
     """
     group, mark = _memory_group(job, limits), secrets.token_hex(8)
     started, process = job.clock(), None
     try:
-        process = _started(job, mark, group)
+        process = _started(job, limits, mark, group)
     except FileNotFoundError as error:
         raise ToolMissing(f"{job.name} is not installed at {job.argv[0]}") from error
     except OSError as error:
         raise from_os_error(error, f"starting {job.name}", job.argv[0]) from error
+    except subprocess.SubprocessError as error:  # what runs between fork and exec has failed
+        raise PermissionRefused(
+            f"The system does not let {job.name} be confined",
+            hint="TIDEGATE_PROCESS_CONFINE=off starts tools without it; `python -m flows.doctor` says what works here",
+        ) from error
     finally:
         if group and (process is None or not (group.members() or is_zombie(process.pid))):
             group.remove()  # nothing was started, or we may make groups, but not move a process into one
@@ -137,7 +147,14 @@ def spawn(job: Job, limits: ProcessSettings) -> Child:
     return Child(job, limits, process, mark, started, group, Output(job.on_stdout), Output(job.on_stderr))
 
 
-def _started(job: Job, mark: str, group: MemoryGroup | None) -> subprocess.Popen[bytes]:
+def _started(job: Job, limits: ProcessSettings, mark: str, group: MemoryGroup | None) -> subprocess.Popen[bytes]:
+    environment = {
+        **child_environment(os.environ, network=job.network != "none", more=limits.more_names),
+        **(job.environment or {}),
+        **marked(),
+        MARK: mark,
+    }
+    confinement = _confinement(job, limits, environment)
     handle = group.opened() if group else None
     try:
         return subprocess.Popen(
@@ -146,14 +163,23 @@ def _started(job: Job, mark: str, group: MemoryGroup | None) -> subprocess.Popen
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             start_new_session=True,
-            env={**os.environ, **(job.environment or {}), **marked(), MARK: mark},
+            env=environment,
             cwd=job.folder,
             # Without it a SIGKILL of this process leaves the tool running, writing into a file that the next run owns.
-            preexec_fn=die_with_parent if handle is None else born_into(handle),
+            preexec_fn=born_into(handle, confined=confinement.put_on if confinement else None),
         )
     finally:
         if handle is not None:
             os.close(handle)
+        if confinement is not None:
+            confinement.close()
+
+
+def _confinement(job: Job, limits: ProcessSettings, environment: Mapping[str, str]) -> Confinement | None:
+    """What the kernel is to forbid it; None where nothing is, or a program could not start then."""
+    if limits.confine == "off" or sys.platform != "linux" or escapes_by_privilege(job.argv[0]):
+        return None
+    return Confinement(rights_of(job, limits, environment), job.network)
 
 
 def _memory_group(job: Job, limits: ProcessSettings) -> MemoryGroup | None:

@@ -10,11 +10,13 @@ import os
 import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path
 
 from tidegate.errors import ToolMissing
 from tidegate.events import Advance, Observer
 from tidegate.model import ResourceUse
+from tidegate.process.codecs import WHITELIST
 from tidegate.process.demuxers import ALLOWED_DEMUXERS
 from tidegate.process.diagnose import diagnose, ran_out_of_space, tells_of_concealing
 from tidegate.process.output import LineSink, ignore_line
@@ -22,6 +24,7 @@ from tidegate.process.supervise import Job, run
 from tidegate.settings import ProcessSettings, ToolSettings
 
 VERSION_SECONDS = 15.0
+_FILE = "file:"
 MOST_THREADS = 8
 
 
@@ -96,13 +99,27 @@ def opening(ffmpeg: Path) -> tuple[str, ...]:
 
 
 def closed(*also: str) -> tuple[str, ...]:
-    """What stands before every input: it is read from a file, by a demuxer that is allowed, or by one of `also`."""
-    return ("-protocol_whitelist", "file,pipe", "-format_whitelist", ",".join((*also, *ALLOWED_DEMUXERS)))
+    """What stands before every input: it is read from a file, by a demuxer that is allowed, or by one of `also`, and
+    its streams are opened by decoders of what is accepted as media."""
+    formats = ",".join((*also, *ALLOWED_DEMUXERS))
+    return ("-protocol_whitelist", "file,pipe", "-format_whitelist", formats, "-codec_whitelist", WHITELIST)
+
+
+def files_in(argv: Sequence[str]) -> tuple[tuple[Path, ...], tuple[Path, ...]]:
+    """(files that a command reads, folders that it writes into); every file in it is written by `file_url`."""
+    reads = [Path(_path_of(word)) for before, word in pairwise(argv) if before == "-i" and word.startswith(_FILE)]
+    pairs = list(pairwise(argv))
+    writes = {Path(_path_of(word)).parent for before, word in pairs if before != "-i" and word.startswith(_FILE)}
+    return tuple(reads), tuple(sorted(writes))
+
+
+def _path_of(word: str) -> str:
+    return word.removeprefix(_FILE)
 
 
 def file_url(path: Path) -> str:
     """A path as ffmpeg takes it whatever its name: never an option, a protocol or a pattern."""
-    return f"file:{path.absolute()}"
+    return f"{_FILE}{path.absolute()}"
 
 
 @dataclass(frozen=True)
@@ -125,8 +142,10 @@ async def run_ffmpeg(
     outputs: tuple[Path, ...] = (),
     on_stderr: LineSink = ignore_line,
     memory_cap_bytes: int | None = None,
+    pieces: tuple[Path, ...] = (),
 ) -> Ran:
-    """Run ffmpeg to a good end. `memory_cap_bytes` is what it may use; None: as much as there is.
+    """Run ffmpeg to a good end. It may read its inputs and the `pieces` that a list among them names, and write where
+    its outputs are. `memory_cap_bytes` is what it may use; None: what is set for tools without a rung.
 
     Raises:
         TidegateError: what `diagnose` makes of a bad exit, and whatever `supervise.run` raises.
@@ -143,6 +162,7 @@ async def run_ffmpeg(
         on_stderr(line)
 
     progress = Progress(show)
+    reads, writes = files_in(argv)
     job = Job(
         "ffmpeg",
         argv,
@@ -152,6 +172,8 @@ async def run_ffmpeg(
         share=lambda: progress.out_time_seconds / media_seconds if media_seconds else None,
         on_stdout=progress.feed,
         on_stderr=hear,
+        reads=(*reads, *pieces),
+        writes=writes,
         memory_cap_bytes=memory_cap_bytes,
         stage=stage,
         observe=observe,

@@ -11,12 +11,16 @@ import sys
 from pathlib import Path
 from typing import Literal
 
-from tidegate.errors import NotMedia, TidegateError, Unknown
+import psutil
+
+from tidegate.errors import NotMedia, TidegateError, Unknown, UnsupportedCodec
 from tidegate.events import Advance, Observer
-from tidegate.model import MediaInfo
+from tidegate.model import MediaInfo, StreamInfo
 from tidegate.process.answer import Answer
+from tidegate.process.codecs import ACCEPTED, DECODERS, UNKNOWN_CODEC
 from tidegate.process.demuxers import ALLOWED_DEMUXERS, DECLARING_DEMUXERS
 from tidegate.process.supervise import Finished, Job, run
+from tidegate.resilience.quality import RUNGS, cap_bytes
 from tidegate.settings import ProcessSettings
 
 _CHILD = Path(__file__).with_name("inspect_child.py").absolute()
@@ -38,6 +42,8 @@ async def inspect(
 
     Raises:
         NotMedia: no allowed demuxer opens the file, or it crashed its demuxer.
+        UnsupportedCodec: its picture or a sound of it has a codec that is not accepted.
+        MemoryExhausted: to open it takes more memory than a tool may have.
         StalledProcess, ProcessTimeout: the child did not end in time.
     """
 
@@ -45,7 +51,7 @@ async def inspect(
         observe(Advance(stage, marks["seconds"], total_seconds, "seconds", doing="checking"))
 
     answer = Answer("media", tell)
-    names = json.dumps({"allowed": ALLOWED_DEMUXERS, "declaring": DECLARING_DEMUXERS})
+    names = json.dumps({"allowed": ALLOWED_DEMUXERS, "declaring": DECLARING_DEMUXERS, "decoders": DECODERS})
     argv = [sys.executable, "-I", str(_CHILD), depth, str(path), names]
     job = Job(
         "the probe",
@@ -54,13 +60,33 @@ async def inspect(
         marks=lambda: dict(answer.marks),
         share=lambda: answer.marks.get("seconds", 0.0) / total_seconds if total_seconds else None,
         on_stdout=answer.feed,
+        reads=(path,),
+        memory_cap_bytes=_decoding_cap_bytes() if depth in ("sampled", "frames") else None,
         stage=stage,
         observe=observe,
     )
     finished = await run(job, limits)
     if answer.found is None:
         raise _failure(answer, finished)
-    return MediaInfo.model_validate(answer.found)
+    media = MediaInfo.model_validate(answer.found)
+    if refused := [s for s in (media.video, *media.of_kind("audio")) if s is not None and not _accepted(s)]:
+        raise UnsupportedCodec(_sentence(refused[0]), evidence=finished.evidence)
+    return media
+
+
+def _accepted(stream: StreamInfo) -> bool:
+    """Whether its codec is; of one that not even the probe knows, the plan says what becomes of it."""
+    return stream.codec in ACCEPTED or stream.codec == UNKNOWN_CODEC
+
+
+def _sentence(stream: StreamInfo) -> str:
+    what = "picture" if stream.kind == "video" else "sound"
+    return f"The {what} has the codec {stream.codec}, which is not accepted as media"
+
+
+def _decoding_cap_bytes() -> int:
+    """What decoders may hold: pictures of the largest size, as many as there are threads and references."""
+    return cap_bytes(RUNGS[0], psutil.virtual_memory().total)
 
 
 def _failure(answer: Answer, finished: Finished) -> TidegateError:

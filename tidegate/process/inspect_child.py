@@ -3,7 +3,8 @@
 `inspect.py` starts it under supervision, so that a hostile file can hang or crash only this process. It imports PyAV
 and nothing of ours: pydantic alone would double its start-up. It writes nothing.
 
-    python inspect_child.py header|packets|sampled|frames PATH '{"allowed": [demuxers], "declaring": [demuxers]}'
+    python inspect_child.py header|packets|sampled|frames PATH \
+        '{"allowed": [demuxers], "declaring": [demuxers], "decoders": [decoders]}'
 """
 
 from __future__ import annotations
@@ -62,6 +63,8 @@ UNKNOWN_RIFF_LENGTHS = (0, 0xFFFFFFFF)
 """What a recorder writes that could not come back to fill the length in."""
 SLOPPY_RIFF_BYTES = 64
 """Writers disagree whether padding and the chunk's own header count."""
+openable: set[str] = set()
+"""The decoders that may be opened."""
 MEDIA_BOXES = (b"moov", b"moof", b"mdat")
 """The boxes without which an MP4 cannot be played."""
 
@@ -220,7 +223,12 @@ class Samples:
 
 
 def inspect(depth: str, path: Path, names: dict[str, list[str]]) -> dict[str, Any]:
-    options = {"protocol_whitelist": "file", "format_whitelist": ",".join(names["allowed"])}
+    options = {
+        "protocol_whitelist": "file",
+        "format_whitelist": ",".join(names["allowed"]),
+        "codec_whitelist": ",".join(names["decoders"]),
+    }
+    openable.update(names["decoders"])
     with av.open(str(path), options=options, metadata_errors="ignore") as container:
         streams = [describe(stream) for stream in container.streams]
         if depth != "header":
@@ -333,7 +341,9 @@ def packets_of(container: Any) -> Iterator[Any]:
 
 
 def decodes(stream: Any) -> bool:
-    return stream.type in ("video", "audio") and stream.codec_context is not None
+    """Whether its frames can be had: by a decoder that may be opened."""
+    context = stream.codec_context
+    return stream.type in ("video", "audio") and context is not None and context.codec.name in openable
 
 
 def reach(facts: dict[str, Any], extent: Extent, *, decoded: bool) -> dict[str, Any]:
@@ -447,7 +457,7 @@ def main() -> None:
     av.logging.set_level(av.logging.FATAL)
     try:
         say({"media": inspect(depth, path, names)})
-    except (av.error.FFmpegError, ValueError, OSError) as error:
+    except (av.error.FFmpegError, ValueError, ArithmeticError, OSError, MemoryError) as error:
         say({"refused": getattr(error, "strerror", None) or str(error) or type(error).__name__})
 
 

@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+
+import psutil
 
 from tidegate.errors import Evidence
 from tidegate.events import Observer, unobserved
 from tidegate.model import ResourceUse
+from tidegate.process.codecs import WHITELIST
+from tidegate.process.confine import Network
 from tidegate.process.output import LineSink, Output, ignore_line
+from tidegate.resilience.quality import MACHINE_SHARE
 from tidegate.settings import ProcessSettings
 
 
@@ -31,11 +36,19 @@ class Job:
     on_stdout: LineSink = ignore_line
     on_stderr: LineSink = ignore_line
     environment: Mapping[str, str] | None = None
-    """What its environment has beyond ours."""
+    """What its environment has beyond what it gets of ours."""
     folder: Path | None = None
-    """Where it runs; None: here."""
+    """Where it runs, and may write; None: here, where it may not."""
+    reads: tuple[Path, ...] = ()
+    """Files, and folders with all that is in them, that it may read beside the host's programs and libraries."""
+    programs: tuple[str, ...] = ()
+    """What it starts itself, where that is not on PATH."""
+    writes: tuple[Path, ...] = ()
+    """Files and folders that it may write, beside the folders of `outputs`."""
+    network: Network = "none"
+    """What it may reach outside of itself."""
     memory_cap_bytes: int | None = None
-    """What it and everything that it starts may use together; None: as much as there is."""
+    """What it and everything that it starts may use together; None: what is set for tools without a rung."""
     stage: str | None = None
     observe: Observer = unobserved
     """Hears of alerts, of risk, and of what it uses."""
@@ -44,8 +57,11 @@ class Job:
 
 def memory_cap(job: Job, limits: ProcessSettings) -> int | None:
     """Bytes that the job may use: the lower of its own cap and of the one that is set."""
-    caps = [cap for cap in (job.memory_cap_bytes, limits.memory_cap) if cap is not None]
-    return min(caps) if caps and limits.supervision == "on" else None
+    if limits.supervision == "off":
+        return None
+    usual = min(limits.tool_memory_cap, int(psutil.virtual_memory().total * MACHINE_SHARE))
+    own = usual if job.memory_cap_bytes is None else job.memory_cap_bytes
+    return own if limits.memory_cap is None else min(own, limits.memory_cap)
 
 
 @dataclass(frozen=True)
@@ -74,7 +90,7 @@ def evidence_of(
     numbers = use.model_dump(exclude={"curve", "alerts", "enforced_by", "memory_cap_bytes"})
     told = {"enforced_by": use.enforced_by} if use.enforced_by != "none" else {}
     return Evidence(
-        command=tuple(job.argv),
+        command=_shown(job.argv),
         exit_code=exit_code,
         output_head=stderr.head,
         output_tail=stderr.tail,
@@ -86,3 +102,12 @@ def evidence_of(
         | told
         | ({"alerts": "; ".join(use.alerts)} if use.alerts else {}),
     )
+
+
+def _shown(argv: Sequence[str]) -> tuple[str, ...]:
+    """A command without its list of decoders: three kilobytes of noise, the same in every one."""
+    words = list(argv)
+    while WHITELIST in words:
+        place = words.index(WHITELIST)
+        del words[place - 1 : place + 1]
+    return tuple(words)

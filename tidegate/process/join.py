@@ -40,6 +40,7 @@ async def joined(toolchain: Toolchain, pieces: Sequence[Path], target: Path, lim
             media_seconds=None,
             observe=unobserved,
             outputs=(partial,),
+            pieces=tuple(pieces),
         )
         sync_file(partial)
         return partial.replace(target)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import os
+import resource
 import signal
 import sys
 from collections.abc import Callable
@@ -30,13 +31,19 @@ def die_with_parent() -> None:
         _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
-def born_into(group: int) -> Callable[[], None]:
-    """The same, and a member of the control group whose open list of members is `group`, before it uses memory."""
+def born_into(group: int | None, *, confined: Callable[[], None] | None) -> Callable[[], None]:
+    """What runs in a child between fork and exec: it dies with us, leaves no core dump, becomes a member of the control
+    group whose open list of members is `group` before it uses memory, and is `confined` last of all."""
 
     def begin() -> None:
         die_with_parent()
-        with contextlib.suppress(OSError):  # where it may not, the supervisor sees that it is no member
-            os.write(group, b"0")
+        # A core dump holds links and film. Where dumps go to a program, it is told of this limit and keeps to it.
+        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+        if group is not None:
+            with contextlib.suppress(OSError):  # where it may not, the supervisor sees that it is no member
+                os.write(group, b"0")
+        if confined is not None:
+            confined()
 
     return begin
 

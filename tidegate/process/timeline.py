@@ -16,6 +16,7 @@ from pathlib import Path
 from tidegate.errors import NotMedia
 from tidegate.model import Value
 from tidegate.process.answer import Answer
+from tidegate.process.codecs import WHITELIST
 from tidegate.process.demuxers import ALLOWED_DEMUXERS
 from tidegate.process.ffmpeg import Toolchain, base_arguments
 from tidegate.process.supervise import Job, run
@@ -74,10 +75,13 @@ async def timeline_of(
         "path": str(paths[track]),
         "place": place,
         "allowed": ALLOWED_DEMUXERS,
+        "decoders": WHITELIST,
         "spacing_seconds": SPACING_SECONDS,
     }
     argv = [sys.executable, "-I", str(_CHILD), json.dumps(asked)]
-    job = Job("the timeline", argv, deadline, marks=lambda: dict(answer.marks), on_stdout=answer.feed)
+    job = Job(
+        "the timeline", argv, deadline, marks=lambda: dict(answer.marks), on_stdout=answer.feed, reads=(paths[track],)
+    )
     finished = await run(job, limits)
     if answer.found is None:
         why = answer.refused or f"its demuxer ended with {finished.exit_code}"
@@ -96,7 +100,8 @@ async def _beginnings_us(toolchain: Toolchain, paths: Sequence[Path], limits: Pr
             told.append(round(float(found["seconds"] or 0.0) * 1e6))
 
     argv = base_arguments(toolchain.ffmpeg, *paths, demuxer_options=("-fflags", "+genpts"))
-    finished = await run(Job("ffmpeg", argv, limits.probe_timeout.total_seconds(), on_stderr=listen), limits)
+    job = Job("ffmpeg", argv, limits.probe_timeout.total_seconds(), on_stderr=listen, reads=tuple(paths))
+    finished = await run(job, limits)
     if len(told) != len(paths):
         raise NotMedia("ffmpeg does not say where the source begins", evidence=finished.evidence)
     return tuple(told)

@@ -3,7 +3,8 @@
 It parses hostile files, so it is a process of its own that may crash, hang or grow without hurting the run. It imports
 PyAV and nothing of ours, decodes nothing and writes nothing.
 
-    python timeline_child.py '{"path": file, "place": 0, "allowed": [demuxers], "spacing_seconds": 1.0}'
+    python timeline_child.py \
+        '{"path": file, "place": 0, "allowed": [demuxers], "decoders": "names,…", "spacing_seconds": 1.0}'
 """
 
 from __future__ import annotations
@@ -32,7 +33,12 @@ SEEKING = frozenset({"mp4", "matroska"})
 
 def timeline(asked: dict[str, Any]) -> dict[str, Any]:
     # As ffmpeg opens it for a transcode, so that both see the same times.
-    options = {"protocol_whitelist": "file", "format_whitelist": ",".join(asked["allowed"]), "fflags": "+genpts"}
+    options = {
+        "protocol_whitelist": "file",
+        "format_whitelist": ",".join(asked["allowed"]),
+        "codec_whitelist": asked["decoders"],
+        "fflags": "+genpts",
+    }
     with av.open(asked["path"], options=options, metadata_errors="ignore") as container:
         stream = container.streams[asked["place"]]
         shown, decoded, keys, odd = read(container, stream)
@@ -131,7 +137,7 @@ def main() -> None:
     av.logging.set_level(av.logging.FATAL)
     try:
         say({"timeline": timeline(json.loads(sys.argv[1]))})
-    except (av.error.FFmpegError, ValueError, OSError, IndexError) as error:
+    except (av.error.FFmpegError, ValueError, ArithmeticError, OSError, IndexError, MemoryError) as error:
         say({"refused": getattr(error, "strerror", None) or str(error) or type(error).__name__})
 
 

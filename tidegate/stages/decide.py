@@ -11,14 +11,13 @@ from typing import Literal
 
 from tidegate.errors import NotMedia, RefusedByMuxer
 from tidegate.model import Decision, Finding, MediaInfo, ProfileName, Quality, Sidecar, Strategy, StreamInfo
+from tidegate.process.codecs import COVER, UNKNOWN_CODEC
 from tidegate.stages.verification import tolerance_seconds
 
 STEADY_FRAMES_PER_SECOND = 5.0
 """Below it a source shows slides, and a pause between two pictures is no hole."""
 WHOLE_ONLY = frozenset({"vp8", "vp9", "av1", "theora", "gif", "png", "webp", "apng"})
 """Codecs that know no fields."""
-UNKNOWN_CODEC = "unknown"
-"""What the probe says of a stream that nobody here can decode."""
 MOST_CHANNELS = 8
 """What AAC can hold; more are mixed down to two."""
 MATROSKA_SUBTITLES = frozenset({"subrip", "ass", "ssa", "webvtt", "hdmv_pgs_subtitle", "dvd_subtitle", "dvb_subtitle"})
@@ -31,7 +30,9 @@ PICTURE_SUBTITLES: dict[str, tuple[Literal["sup", "matroska"], str]] = {
 """Codec → the muxer and the suffix of the sidecar that holds it."""
 MP4_COVERS = frozenset({"mjpeg", "png"})
 """What MP4 takes as attached picture."""
-COVERS = {"mjpeg": "jpg", "png": "png", "bmp": "bmp", "gif": "gif", "webp": "webp"}
+COVER_SUFFIXES = {"mjpeg": "jpg"}
+"""Where it is not the codec's name."""
+COVERS = {codec: COVER_SUFFIXES.get(codec, codec) for codec in COVER}
 """Codec of a picture → the suffix of its file, where the container takes none."""
 H264_PROFILES = frozenset({"Constrained Baseline", "Baseline", "Main", "High", "Progressive High", "Constrained High"})
 """What decoders in hardware know. Lossless 4:2:0 is `High 4:4:4 Predictive`, whatever its pixel format says."""

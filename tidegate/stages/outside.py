@@ -5,16 +5,25 @@ The probe and download stages call it. It holds nothing.
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, nullcontext, suppress
 from datetime import timedelta
 from functools import partial
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
+from urllib.parse import urlsplit
 
+from tidegate.errors import ToolMissing
 from tidegate.model import MediaInfo
+from tidegate.process.confine import Network
 from tidegate.process.inspect import inspect
 from tidegate.process.supervise import Finished, Job, run
 from tidegate.stages.workbench import Workbench
 from tidegate.transfer.outside import Outside
+
+UNPACKED = "DOTNET_BUNDLE_EXTRACT_BASE_DIR"
+PROXIES = frozenset({"http_proxy", "https_proxy", "all_proxy"})
 
 
 def outside_of(bench: Workbench, stage: str) -> Outside:
@@ -32,12 +41,58 @@ def outside_of(bench: Workbench, stage: str) -> Outside:
     )
 
 
-async def _supervised(bench: Workbench, stage: str, *, stall_timeout: timedelta | None = None, **job: Any) -> Finished:
+async def _supervised(
+    bench: Workbench,
+    stage: str,
+    *,
+    network: Network | None = None,
+    stall_timeout: timedelta | None = None,
+    folder: Path | None = None,
+    environment: Mapping[str, str] | None = None,
+    **job: Any,
+) -> Finished:
     """See `transfer.outside.RunTool`, whose other arguments are those of `Job`."""
-    limits = bench.settings.process
+    limits, told = bench.settings.process, dict(environment or {})
     if stall_timeout is not None:
         limits = limits.model_copy(update={"stall_timeout": stall_timeout})
-    return await run(Job(**job, stage=stage, observe=bench.observe), limits)
+    reach = reach_of(told) if network is None else network
+    with nullcontext(folder) if folder else _folder_of_its_own() as at:
+        if reach != "none":
+            # Programs of .NET unpack their libraries before they begin, by default into the person's home.
+            told = {"TMPDIR": str(at), UNPACKED: str(at)} | told
+        asked = Job(
+            **job,
+            environment=told,
+            folder=at,
+            network=reach,
+            programs=_ffmpeg_of(bench) if reach != "none" else (),
+            stage=stage,
+            observe=bench.observe,
+        )
+        return await run(asked, limits)
+
+
+def reach_of(environment: Mapping[str, str]) -> Network:
+    """What of the network a tool needs: where it is led through a proxy of ours, that one port of this host."""
+    proxies = {value for name, value in environment.items() if value and name.lower() in PROXIES}
+    parts = urlsplit(proxies.pop()) if len(proxies) == 1 else None
+    with suppress(ValueError):  # a port that is no number
+        if parts is not None and parts.port and parts.hostname in ("127.0.0.1", "::1"):
+            return parts.port
+    return "any"
+
+
+@contextmanager
+def _folder_of_its_own() -> Iterator[Path]:
+    with TemporaryDirectory(prefix="tidegate-tool-", ignore_cleanup_errors=True) as folder:
+        yield Path(folder)
+
+
+def _ffmpeg_of(bench: Workbench) -> tuple[str, ...]:
+    """What a downloader may start itself."""
+    with suppress(ToolMissing):
+        return (str(bench.toolchain().ffmpeg),)
+    return ()
 
 
 async def _look(bench: Workbench, stage: str, path: Path) -> MediaInfo:

@@ -324,6 +324,7 @@ class _Work:
                 media_seconds=film.media.length_seconds,
                 observe=unobserved,
                 outputs=(film.output,),
+                pieces=tuple(names),
                 memory_cap_bytes=film.memory_cap_bytes,
             )
         except OSError as error:

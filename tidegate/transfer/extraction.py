@@ -20,7 +20,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from tidegate.errors import (
     ConnectionFailed,
@@ -169,7 +169,7 @@ async def _asked(outside: Outside, source: Source, folder: Path, told: _Told) ->
     async with tool_proxy(outside) as proxy:
         led = {"proxy": proxy.url} if proxy else {}
         with _request(source, folder, {"timeout": limits.request_timeout.total_seconds(), **led}) as (path, home):
-            end = await _run_child(outside, path, home, told)
+            end = await _run_child(outside, path, home, told, proxy.port if proxy else "any")
         evidence = replace(_redacted(end.evidence), url=source.redacted)
         if told.refused is not None:
             raise failure_of(told.refused, evidence)
@@ -178,7 +178,9 @@ async def _asked(outside: Outside, source: Source, folder: Path, told: _Told) ->
         return _found(told, evidence)
 
 
-async def _run_child(outside: Outside, request: Path, home: Path, told: _Told) -> ToolEnd:
+async def _run_child(
+    outside: Outside, request: Path, home: Path, told: _Told, network: Literal["any"] | int
+) -> ToolEnd:
     limits = outside.limits
     try:
         return await outside.run_tool(
@@ -198,6 +200,7 @@ async def _run_child(outside: Outside, request: Path, home: Path, told: _Told) -
                 "NETRC": os.devnull,
             },
             folder=home,
+            network=network,
         )
     except (StalledProcess, ProcessTimeout) as late:
         raise RequestTimeout("The site did not answer in time", evidence=_redacted(late.evidence)) from late

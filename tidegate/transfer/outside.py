@@ -10,7 +10,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from datetime import timedelta
 from pathlib import Path
-from typing import Protocol
+from typing import Literal, Protocol
 
 from tidegate.durable.roots import Roots
 from tidegate.errors import Evidence, ToolMissing
@@ -59,7 +59,10 @@ class RunTool(Protocol):
         environment: dict[str, str] | None = None,
         folder: Path | None = None,
         memory_cap_bytes: int | None = None,
-    ) -> ToolEnd: ...
+        network: Literal["none", "any"] | int | None = None,
+    ) -> ToolEnd:
+        """`network`: none, any, or the one port of this host to which it may connect; None: that of the proxy to which
+        `environment` leads it, or else any. It may read the files that `argv` names, and write into `folder`."""
 
 
 Look = Callable[[Path], Awaitable[MediaInfo]]

@@ -116,6 +116,7 @@ async def _read(outside: Outside, kind: Format, body: bytes, url: str) -> Playli
             marks=answer.marks,
             on_stdout=answer.feed,
             memory_cap_bytes=limits.playlist_memory,
+            network="none",
         )
     except MemoryExhausted as error:
         raise _no_memory(outside, error.evidence, url) from error
