@@ -74,7 +74,7 @@ class Home:
         if base is not None:
             return base.expanduser() / output_dir
         first = self.root / (output_dir.parts[0] if output_dir.parts else "")
-        stays = not self.is_private(first) and first.is_dir()
+        stays = not self.is_private(first) and os.path.isdir(first)  # noqa: PTH112  # a name that no disk can have is none
         if stays or os.path.ismount(self.root):
             return self.root / output_dir
         return self.root.with_name(f"{self.root.name}-output") / output_dir
