@@ -161,7 +161,7 @@ def test_a_source_that_is_all_promise_ends_typed_and_within_its_memory(
     small.write_bytes(clip(clips, "h264_aac_mp4", seconds=2).read_bytes())
     source = tmp_path / "hostile.bin"
     source.write_bytes(build(small))
-    command.environment["TIDEGATE_PROCESS_MEMORY_CAP"] = "200000000"
+    command.environment["TIDEGATE_PROCESS_TOOL_MEMORY_CAP"] = "200000000"
     ended = command.run(str(source), timeout=240)
     assert ended.code == 1, ended.document
     assert ended.failure["type"] in kinds, ended.failure

@@ -19,6 +19,7 @@ from tests.support.by_command import by_command
 from tests.support.clips import lavfi, make
 from tests.support.command import Command, wait_until
 from tests.support.crash import Published, Undisturbed, Work, killed_at, undisturbed
+from tests.support.fake_tool import allow
 from tests.support.films import CLOSED, PICTURE, SOUND, Recipe, shown
 from tests.support.leaks import end_children, marking
 from tidegate.process.ffmpeg import Toolchain
@@ -75,6 +76,7 @@ def counting(folder: Path, calls: Path) -> str:
     real = Toolchain.find(ToolSettings()).ffmpeg
     path.write_text(f'#!/bin/bash\ncase "$*" in *trim=*) echo chunk >> "{calls}";; esac\nexec "{real}" "$@"\n')
     path.chmod(path.stat().st_mode | stat.S_IXUSR)
+    allow(folder)
     return str(path)
 
 

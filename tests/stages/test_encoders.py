@@ -14,6 +14,7 @@ import anyio
 import pytest
 
 from tests.stages.conftest import Downloaded
+from tests.support.fake_tool import allow
 from tests.support.films import film, shown
 from tidegate.events import Event, Note
 from tidegate.model import DownloadResult, ProfileName, Quality, RemuxResult
@@ -75,6 +76,7 @@ def lent(folder: Path, spoil: str) -> str:
     path = folder / "ffmpeg"
     path.write_text(LENT.format(real=Toolchain.find(ToolSettings()).ffmpeg, folder=folder, spoil=spoil))
     path.chmod(path.stat().st_mode | stat.S_IXUSR)
+    allow(folder)
     return str(path)
 
 

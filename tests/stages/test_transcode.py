@@ -17,6 +17,7 @@ import av
 import pytest
 
 from tests.stages.conftest import Downloaded
+from tests.support.fake_tool import allow
 from tests.support.films import FILMS, SECONDS, WHOLE, film, shown, sound_of
 from tests.support.leaks import leftovers
 from tidegate.errors import ProcessKilled, TidegateError
@@ -297,6 +298,7 @@ def tool(folder: Path, script: str) -> str:
     path = folder / "ffmpeg"
     path.write_text(f'#!/bin/bash\nhere="{folder}"\nreal="{real}"\n{script}\nexec "$real" "$@"\n')
     path.chmod(path.stat().st_mode | stat.S_IXUSR)
+    allow(folder)
     return str(path)
 
 
