@@ -23,8 +23,10 @@ MOST_MB = 400
 FEW = ("repeats.mpd", "laughs.mpd", "names-in-names.mpd", "a-name-without-end.m3u8", "a-line.m3u8", "itself.m3u8")
 
 
-@pytest.mark.timeout(280)
-@pytest.mark.parametrize("names", [FEW, pytest.param(tuple(SMALL), marks=pytest.mark.slow)], ids=["few", "all"])
+ALL = pytest.param(tuple(SMALL), marks=[pytest.mark.slow, pytest.mark.timeout(1200)])
+
+
+@pytest.mark.parametrize("names", [FEW, ALL], ids=["few", "all"])
 def test_each_ends_typed_and_the_command_stays_small(names: tuple[str, ...], command: Command) -> None:
     command.environment["TIDEGATE_TRANSFER_PLAYLIST_MEMORY"] = str(CAP)
     command.environment["TIDEGATE_TRANSFER_LIVE_PATIENCE"] = "2"
