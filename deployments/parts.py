@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shutil
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -22,6 +24,9 @@ from flows.site import POOL
 from tidegate.durable import private
 from tidegate.process.kinship import die_with_parent
 
+REST_SECONDS = 7 * 24 * 3600.0
+"""No run takes so long."""
+
 
 def start_server(listener: socket.socket, log: Path, home: Path) -> subprocess.Popen[bytes]:
     """A Prefect server with its UI, on a socket that outlives it: while it restarts, its clients wait, not fail.
@@ -31,10 +36,18 @@ def start_server(listener: socket.socket, log: Path, home: Path) -> subprocess.P
     return server.launch(listener, log, home, {"PREFECT_SERVER_UI_API_URL": "/api"})
 
 
-def start_worker(api_url: str, log: Path, told: Mapping[str, str] | None = None) -> subprocess.Popen[bytes]:
-    """A process worker on our pool; the runs that it starts inherit its environment."""
+def start_worker(
+    api_url: str, log: Path, told: Mapping[str, str] | None = None, home: Path | None = None
+) -> subprocess.Popen[bytes]:
+    """A process worker on our pool; the runs that it starts inherit its environment.
+
+    Its temporary folder lies in the home, where one is told: Prefect's worker makes a folder of a fixed name there
+    (`runner_storage`), and in /tmp whoever was first has it, another user's worker or an ill-willed one.
+    """
     words = ("-m", "prefect", "--no-prompt", "worker", "start", "--pool", POOL, "--type", "process")
     own = {**safety.environment("worker"), **safety.environment("run"), "TIDEGATE_SERVED_FROM": str(Path.cwd())}
+    if home is not None and "TMPDIR" not in os.environ:
+        own["TMPDIR"] = str(temporary_in(home))
     return _start(words, log, {**own, **_at(api_url, told)})
 
 
@@ -47,6 +60,17 @@ def start_door(home: Path, api_url: str, log: Path) -> subprocess.Popen[bytes]:
     """The outer half of the door by which containers reach a server on this host's loopback."""
     port = urlsplit(api_url).port
     return _start(("-m", "deployments.door", "outside", str(home), str(port)), log, {})
+
+
+def temporary_in(home: Path) -> Path:
+    """The temporary folder of a worker, without what killed ones have left there long ago."""
+    folder = home / "temporary"
+    private.make_folder(folder)
+    for rest in folder.iterdir():
+        with contextlib.suppress(OSError):
+            if time.time() - rest.lstat().st_mtime > REST_SECONDS:
+                shutil.rmtree(rest) if rest.is_dir() and not rest.is_symlink() else rest.unlink()
+    return folder
 
 
 def runs_of(worker: subprocess.Popen[bytes]) -> list[psutil.Process]:

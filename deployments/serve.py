@@ -9,6 +9,8 @@ start begins as if there had been none, and recovery takes up the runs that were
 from __future__ import annotations
 
 import argparse
+import contextlib
+import errno
 import json
 import os
 import shlex
@@ -17,7 +19,7 @@ import socket
 import sys
 import time
 import urllib.request
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -30,7 +32,7 @@ from deployments import parts
 from deployments.supervision import Kept, Silence, ending
 from flows import access, server, site
 from flows.closing import close
-from flows.configuration import client_settings
+from flows.configuration import ClientSettings, client_settings
 from flows.site import POOL
 from tidegate.durable import private
 from tidegate.durable.home import DEFAULT_OUTPUT, Home
@@ -53,6 +55,10 @@ SERVER_PATIENCE_SECONDS = 15.0
 DONE, FAILED = 0, 1
 
 
+NOT_LOCALHOST = (
+    "Another program has this port at the address ::1, which browsers may take “localhost” for. Give the password only "
+    "to {}."
+)
 STANDS_OPEN = (
     "That server has no password: whoever reaches it, any web page in a browser on its machine too, can run programs "
     "here. Give it PREFECT_SERVER_API_AUTH_STRING and set PREFECT_API_AUTH_STRING to the same, or end it: then "
@@ -143,11 +149,27 @@ def _serve(home: Path, port: int | None, console: Console) -> int:
     place = find_place(home, port, console)
     site.record(home, place.api_url, ours=place.listener is not None)
     keeper = Keeper(home, place, console)
-    try:
-        keeper.open()
-        keeper.keep()
-    finally:
-        keeper.close()
+    with _other_loopback(place, console):
+        try:
+            keeper.open()
+            keeper.keep()
+        finally:
+            keeper.close()
+
+
+@contextlib.contextmanager
+def _other_loopback(place: Place, console: Console) -> Iterator[None]:
+    """Nobody else gets our port on ::1 meanwhile: browsers take `localhost` for that first, and would show somebody
+    else's page where people give the password. A socket that does not listen sends them on to us."""
+    with contextlib.ExitStack() as held:
+        if place.listener is not None and socket.has_ipv6:
+            keeper = held.enter_context(socket.socket(socket.AF_INET6))
+            try:
+                keeper.bind(("::1", place.listener.getsockname()[1]))
+            except OSError as error:
+                if error.errno == errno.EADDRINUSE:
+                    console.print(NOT_LOCALHOST.format(place.ui_url), style="red", soft_wrap=True, highlight=False)
+        yield
 
 
 def find_place(home: Path, port: int | None, console: Console) -> Place:
@@ -203,7 +225,8 @@ def _way_in(place: Place, home: Path, console: Console) -> list[str]:
         f"The prefect command:   export PREFECT_API_URL={place.api_url} {password}",
         f"A worker elsewhere:    PREFECT_API_URL=https://NAME/api PREFECT_API_AUTH_STRING='that line' "
         f"prefect worker start --pool {POOL}; here TIDEGATE_SERVE_ADDRESSES=https://NAME",
-        f'A script:              curl --user "$(cat {shlex.quote(str(file))})" {place.api_url}/admin/version',
+        f"""A script:              printf 'user = "%s"' "$(cat {shlex.quote(str(file))})" | """
+        f"curl --config - {place.api_url}/admin/version",
     ]
 
 
@@ -222,7 +245,7 @@ class Keeper:
         worker_log, door_log, self.password = self._log("worker"), self._log("door"), place.for_clients(home)
         self.door = Kept("The door for containers", lambda: parts.start_door(home, place.api_url, door_log), self.tell)
         self.worker = Kept(
-            "The worker", lambda: parts.start_worker(place.api_url, worker_log, self.password), self.tell
+            "The worker", lambda: parts.start_worker(place.api_url, worker_log, self.password, home), self.tell
         )
 
     def open(self) -> None:
@@ -256,7 +279,7 @@ class Keeper:
                     part.look(now)
             if self.server is not None and now - asked >= HEALTH_SECONDS:
                 asked = now
-                if silence.is_too_long(server.is_up(self.place.api_url), now):
+                if silence.is_too_long(server.is_up(self.place.api_url, settings=self._client()), now):
                     self.tell(f"The Prefect server has not answered for {HUNG_SECONDS:.0f} s")
                     self.server.kill()
                     silence = Silence(HUNG_SECONDS)
@@ -326,6 +349,10 @@ class Keeper:
         if path.exists() and path.stat().st_size > 10_000_000:
             path.replace(path.with_suffix(".log.1"))
         return path
+
+    def _client(self) -> ClientSettings:
+        """Who says the password need not queue with those who do not."""
+        return ClientSettings(auth_string=self.password.get("PREFECT_API_AUTH_STRING"))
 
     def _authorization(self) -> dict[str, str]:
         login = self.password.get("PREFECT_API_AUTH_STRING") or access.own_login()

@@ -8,11 +8,13 @@ from a page of somebody else, and must know the password. It keeps nothing, so a
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import hmac
 import json
 import os
 from collections.abc import Awaitable, Callable, Iterable, MutableMapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -29,8 +31,23 @@ PORT = "TIDEGATE__SERVER_PORT"
 """The variable that tells a server on which port it is called."""
 PROBES = ("health", "ready")
 """Below the API, what may be asked without the password: whether the server is well."""
+CONTENT = {
+    "default-src": "'self'",
+    "script-src": "'self' 'unsafe-eval'",  # the picture of a run compiles its shaders' code; no text becomes a script
+    "style-src": "'self' 'unsafe-inline'",
+    "img-src": "'self' data: blob:",
+    "font-src": "'self' data:",
+    "worker-src": "'self' blob:",
+    "object-src": "'none'",
+    "frame-src": "'none'",
+    "base-uri": "'none'",
+    "form-action": "'self'",
+    "frame-ancestors": "'none'",  # no page lays itself over our buttons
+}
+"""What a page of the UI may load and run: nothing that it does not bring along. It keeps the password, it shows texts
+of strangers, and by itself it asks a service that counts users for a program to run."""
 HEADERS = {
-    "content-security-policy": "frame-ancestors 'none'",  # no page lays itself over our buttons
+    "content-security-policy": "; ".join(f"{what} {whence}" for what, whence in CONTENT.items()),
     "x-frame-options": "DENY",
     "x-content-type-options": "nosniff",
     "cross-origin-resource-policy": "same-origin",
@@ -38,8 +55,17 @@ HEADERS = {
     "referrer-policy": "same-origin",
 }
 """What browsers are told with every answer."""
+SUBPROTOCOL = "prefect"
+"""Clients that name it begin with the password; older ones cannot."""
 WEBSOCKET_POLICY = 1008
 """The code of a WebSocket that is closed because of who is at the other end."""
+FIRST_WORD_SECONDS = 10.0
+"""How long a WebSocket may take to say the password."""
+STRANGERS = 20
+"""How many requests without the password Prefect has at once. On SQLite it has 100 in all, WebSockets too, and the next
+one waits: who reads the UI's pages slowly could keep everybody out."""
+STRANGER_SECONDS = 30.0
+"""How long one of those may take, with its waiting."""
 
 
 @dataclass(frozen=True)
@@ -82,6 +108,10 @@ class Door:
     def refusal(self, request: Request) -> Refusal | None:
         """None: Prefect may see it."""
         return _misaddressed(self, request) or _foreign(self, request) or _without_password(self, request)
+
+    def is_told_the_password(self, request: Request) -> bool:
+        said = request.all("authorization")
+        return len(said) == 1 and _is_equal(said[0], basic(self.login))
 
     def knows(self, login: str) -> bool:
         """Whether that is the password, in a time that does not tell how much of it is right."""
@@ -169,9 +199,9 @@ def _without_password(door: Door, request: Request) -> Refusal | None:
     """Of a WebSocket the first message is asked; of a preflight, which carries none, its origin was."""
     if request.method == "WEBSOCKET" or _is_public(door, request) or _is_preflight(request):
         return None
-    said = request.all("authorization")
-    if len(said) == 1 and _is_equal(said[0], basic(door.login)):
+    if door.is_told_the_password(request):
         return None
+    said = request.all("authorization")
     # No WWW-Authenticate: a browser would ask for the password by itself, and then send it with what any page asks.
     return Refusal(
         401,
@@ -209,60 +239,87 @@ class Guard:
 
     door: Door
     app: Application
+    strangers: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(STRANGERS))
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan":
             await self.app(scope, receive, send)
             return
-        refusal = self.door.refusal(_request(scope))
+        request = _request(scope)
+        refusal = self.door.refusal(request)
         if scope["type"] == "websocket":
             await (_refuse_websocket(refusal, scope, receive, send) if refusal else self._open(scope, receive, send))
         elif refusal:
             await _answer(refusal, _with_headers(send))
-        else:
+        elif self.door.is_told_the_password(request):
             await self.app(scope, receive, _with_headers(send))
+        else:
+            await self._serve_a_stranger(scope, receive, Answering(_with_headers(send)))
+
+    async def _serve_a_stranger(self, scope: Scope, receive: Receive, answering: Answering) -> None:
+        """Few at a time and for a short time, so that who knows the password always finds room."""
+        try:
+            async with asyncio.timeout(STRANGER_SECONDS), self.strangers:
+                await self.app(scope, receive, answering.send)
+        except TimeoutError:
+            if not answering.has_begun:  # else uvicorn hangs up
+                await _answer(Refusal(503, "Too many ask at once without the password."), answering.send)
 
     async def _open(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """A WebSocket, whose first message must say the password: a browser can send no header with one."""
-        socket = LockedSocket(self.door, receive, send)
-        await self.app(scope, socket.receive, socket.send)
+        """A WebSocket, whose first message must say the password: a browser can send no header with one. Prefect hears
+        of it after that."""
+        connect = await receive()
+        first = await _introduction(self.door, scope, receive, send)
+        if first is not None:
+            heard = Introduced([connect, first], receive, send)
+            await self.app({**scope, "extensions": {}}, heard.receive, heard.send)
 
 
 @dataclass
-class LockedSocket:
-    """Lets nothing in or out but the password, until that was said."""
+class Answering:
+    """Sends an answer, and knows whether it has begun."""
 
-    door: Door
-    _receive: Receive
     _send: Send
-    is_open: bool = False
-    is_closed: bool = False
-
-    async def receive(self) -> Message:
-        """What the client says; a disconnection where it begins with anything but the password."""
-        message = await self._receive()
-        if message["type"] == "websocket.receive" and not self.is_open:
-            self.is_open = not self.is_closed and self.door.knows(_token(message))
-            if not self.is_open:
-                await self._close()
-                return {"type": "websocket.disconnect", "code": WEBSOCKET_POLICY}
-        return message
+    has_begun: bool = False
 
     async def send(self, message: Message) -> None:
-        """Pass it on; what would be told before the password was said closes the socket."""
-        if self.is_closed:
-            return
-        if message["type"] == "websocket.send" and not self.is_open:
-            await self._close()
-            return
-        self.is_closed = message["type"] == "websocket.close"
+        self.has_begun = True
         await self._send(message)
 
-    async def _close(self) -> None:
-        if not self.is_closed:
-            self.is_closed = True
-            reason = "The first message must say the password: PREFECT_API_AUTH_STRING"
-            await self._send({"type": "websocket.close", "code": WEBSOCKET_POLICY, "reason": reason})
+
+async def _introduction(door: Door, scope: Scope, receive: Receive, send: Send) -> Message | None:
+    """The first message, where it says the password; else the WebSocket is closed."""
+    if SUBPROTOCOL not in (scope.get("subprotocols") or ()):
+        await send({"type": "websocket.close", "code": WEBSOCKET_POLICY})
+        return None
+    await send({"type": "websocket.accept", "subprotocol": SUBPROTOCOL})
+    first: Message = {}
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(FIRST_WORD_SECONDS):
+            first = await receive()
+    if first.get("type") == "websocket.receive" and door.knows(_token(first)):
+        return first
+    if first.get("type") != "websocket.disconnect":
+        reason = "The first message must say the password: PREFECT_API_AUTH_STRING"
+        await send({"type": "websocket.close", "code": WEBSOCKET_POLICY, "reason": reason})
+    return None
+
+
+@dataclass
+class Introduced:
+    """A WebSocket that has said the password: Prefect hears from its beginning what was said, and its own acceptance
+    goes nowhere, because there was one."""
+
+    said: list[Message]
+    _receive: Receive
+    _send: Send
+
+    async def receive(self) -> Message:
+        return self.said.pop(0) if self.said else await self._receive()
+
+    async def send(self, message: Message) -> None:
+        if message["type"] != "websocket.accept":
+            await self._send(message)
 
 
 def _token(message: Message) -> str:

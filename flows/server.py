@@ -71,7 +71,7 @@ class Server:
             return
         until = time.monotonic() + STARTUP_SECONDS
         while (left := until - time.monotonic()) > 0:
-            if is_up(self.api_url, min(LONG_PROBE_SECONDS, left)):
+            if is_up(self.api_url, min(LONG_PROBE_SECONDS, left), self.client):
                 return
             if self.own.has_ended:
                 raise self.own.failure()

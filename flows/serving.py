@@ -15,6 +15,7 @@ import fcntl
 import logging
 import os
 import random
+import resource
 import signal
 import sys
 import threading
@@ -24,10 +25,17 @@ from pathlib import Path
 from urllib.parse import unquote
 
 import uvicorn
+from uvicorn.protocols.http.auto import AutoHTTPProtocol
 
 LOOK_SECONDS = 0.5
 END_SECONDS = 10.0
 """How long a server may take to end by itself."""
+HEAD_SECONDS = 20.0
+"""How long a connection may take until the head of its next request is there."""
+FETCH_SECONDS = 60.0
+"""How long a client may fetch nothing of an answer that waits for it."""
+FILES = 65_536
+"""How many connections and files it may have open, where the system allows it."""
 STARTS_TRIED = 4
 TRIED = "TIDEGATE_SERVER_STARTS"
 """How often this process has begun anew."""
@@ -52,6 +60,60 @@ class Server(uvicorn.Server):
             raise
 
 
+class Patient(AutoHTTPProtocol):  # type: ignore[misc,valid-type]
+    """One connection, which is cut where the head of a request does not come, or the answer is not fetched. uvicorn
+    waits for both for ever."""
+
+    _head: asyncio.TimerHandle | None = None
+    _fetching: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: asyncio.Transport) -> None:
+        super().connection_made(transport)
+        self._wait_for_a_head()
+
+    def data_received(self, data: bytes) -> None:
+        super().data_received(data)
+        if self._is_at_work():
+            self._end_the_wait()
+        elif self._head is None:
+            self._wait_for_a_head()
+
+    def on_response_complete(self) -> None:
+        super().on_response_complete()
+        if not self._is_at_work():  # the next request may have come already
+            self._wait_for_a_head()
+
+    def pause_writing(self) -> None:
+        super().pause_writing()
+        self._fetching = self.loop.call_later(FETCH_SECONDS, self.transport.abort)
+
+    def resume_writing(self) -> None:
+        super().resume_writing()
+        _end(self._fetching)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._end_the_wait()
+        _end(self._fetching)
+        super().connection_lost(exc)
+
+    def _is_at_work(self) -> bool:
+        """On a request, or as a WebSocket, which has a protocol of its own."""
+        return self.transport.get_protocol() is not self or bool(self.cycle and not self.cycle.response_complete)
+
+    def _wait_for_a_head(self) -> None:
+        self._end_the_wait()
+        self._head = self.loop.call_later(HEAD_SECONDS, self.transport.close)
+
+    def _end_the_wait(self) -> None:
+        _end(self._head)
+        self._head = None
+
+
+def _end(timer: asyncio.TimerHandle | None) -> None:
+    if timer is not None:
+        timer.cancel()
+
+
 class _Complaints(logging.Handler):
     """What uvicorn had to say of a start that failed: the application's traceback."""
 
@@ -71,7 +133,17 @@ def main() -> None:
     words = _parser().parse_args()
     if words.users is not None:
         threading.Thread(target=end_when_unused, args=(words.users,), daemon=True).start()
-    Server(uvicorn.Config(words.app, factory=True, fd=words.fd, log_level="error", lifespan="on")).run()
+    allow_connections()
+    told = uvicorn.Config(words.app, factory=True, fd=words.fd, log_level="error", lifespan="on", http=Patient)
+    Server(told).run()
+
+
+def allow_connections() -> None:
+    """The usual limit of 1,024 files is used up by one program that opens connections and says nothing."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    most = FILES if hard == resource.RLIM_INFINITY else min(hard, FILES)
+    if soft != resource.RLIM_INFINITY and soft < most:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -7,6 +7,7 @@ record that a killed process has left names an owner that is gone, and is believ
 from __future__ import annotations
 
 from pathlib import Path
+from urllib.parse import urlsplit
 
 from tidegate.durable.atomic import write_atomic
 from tidegate.durable.owner import Owner, provably_gone, this_process
@@ -16,6 +17,7 @@ POOL = "tidegate"
 """The work pool of type process; prefect.yaml names it."""
 DOCKER_POOL = "tidegate-docker"
 """The work pool of type docker; it needs a worker of its own, with a Docker engine."""
+LOOPBACK = ("127.0.0.1", "localhost", "::1")
 AUTOMATION = "tidegate: a run without heartbeats has crashed"
 
 
@@ -39,12 +41,18 @@ def record(home: Path, api_url: str, *, ours: bool = False) -> None:
 
 
 def recorded(home: Path) -> Site | None:
-    """The site of a living owner. Whether its server answers is another question."""
+    """The site of a living owner. Whether its server answers is another question.
+
+    Of one on another host, whose home we share, only an address that means the same here is believed: on this host's
+    loopback somebody else's program may listen, and would be told our password.
+    """
     try:
         site = Site.model_validate_json(path_in(home).read_bytes())
     except (OSError, ValueError):
         return None
-    return None if provably_gone(site.owner, this_process()) else site
+    here = this_process()
+    is_elsewhere = site.owner.host != here.host and urlsplit(site.api_url).hostname in LOOPBACK
+    return None if is_elsewhere or provably_gone(site.owner, here) else site
 
 
 def forget(home: Path) -> None:

@@ -12,7 +12,7 @@ import anyio
 from prefect.artifacts import acreate_markdown_artifact
 
 from tidegate.model import Outcome, RemuxResult
-from tidegate.report.markdown import decision_markdown
+from tidegate.report.markdown import decision_markdown, plain
 
 PATIENCE_SECONDS = 3.0
 """How long a server that is away may hold up the run; Prefect's client would try for minutes."""
@@ -27,6 +27,8 @@ async def show_decision(outcome: Outcome, made: RemuxResult) -> None:
     try:
         text = decision_markdown(outcome, made)
         with anyio.move_on_after(PATIENCE_SECONDS):
-            await acreate_markdown_artifact(text, key=KEY, description=f"{made.decision.strategy} of {outcome.source}")
+            await acreate_markdown_artifact(
+                text, key=KEY, description=f"{made.decision.strategy} of {plain(outcome.source)}"
+            )
     except Exception:  # a picture for people: the work does not depend on it
         _logger.debug("The decision could not be shown", exc_info=True)

@@ -7,8 +7,9 @@ from typing import Any
 
 import pytest
 
+from flows import guard
 from flows.access import basic
-from flows.guard import Door, LockedSocket, Message, Request, environment, names, origins
+from flows.guard import STRANGERS, Door, Guard, Message, Receive, Request, Scope, Send, environment, names, origins
 from tidegate.errors import BadInput
 from tidegate.settings import Settings
 
@@ -21,7 +22,7 @@ PASSWORD = ("authorization", basic(LOGIN))
 
 def status(*headers: tuple[str, str], method: str = "GET", path: str = "/api/variables/name/one") -> int | None:
     refusal = DOOR.refusal(Request(method, path, headers))
-    return refusal and refusal.status
+    return refusal.status if refusal else None
 
 
 def test_who_calls_it_by_its_name_and_knows_the_password_is_let_in() -> None:
@@ -137,34 +138,55 @@ def test_an_address_that_is_none_is_told(address: str, monkeypatch: pytest.Monke
 
 
 class Wire:
-    """What a client says over a WebSocket, and what comes back."""
+    """What a client says over a WebSocket, or in a request, and what comes back."""
 
-    def __init__(self, *said: str) -> None:
-        self.said: list[Message] = [{"type": "websocket.connect"}]
-        self.said += [{"type": "websocket.receive", "text": text} for text in said]
-        self.back: list[Any] = []
+    def __init__(self, *said: str | None) -> None:
+        self.said = [{"type": "websocket.receive", "text": text} for text in said]
+        self.back: list[Message] = []
+        self.is_new = True
 
     async def receive(self) -> Message:
+        if self.is_new:
+            self.is_new = False
+            return {"type": "websocket.connect"}
+        if not self.said:
+            await asyncio.sleep(3600)
         return self.said.pop(0)
 
     async def send(self, message: Message) -> None:
-        self.back.append(message["type"])
+        self.back.append(message)
+
+    @property
+    def told(self) -> list[str]:
+        return [message["type"] for message in self.back]
+
+
+def scope(kind: str, path: str, **more: Any) -> dict[str, Any]:
+    headers = [(b"host", HOST[1].encode())]
+    return {"type": kind, "path": path, "method": "GET", "headers": headers, "subprotocols": ["prefect"], **more}
+
+
+class Prefect:
+    """An application that tells the secret to whoever it is asked by."""
+
+    def __init__(self) -> None:
+        self.heard: list[Any] = []
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        self.heard.append((await receive())["type"])
+        await send({"type": "websocket.accept", "subprotocol": "prefect"})
+        self.heard += [(await receive())["text"], (await receive())["text"]]
+        await send({"type": "websocket.send", "text": "secret"})
 
 
 RIGHT = '{"type": "auth", "token": "tidegate:w\\u00f6rd"}'
 
 
 def test_a_websocket_that_says_the_password_first_goes_on() -> None:
-    async def talk() -> tuple[str, list[str]]:
-        wire = Wire(RIGHT, '{"type": "filter"}')
-        socket = LockedSocket(DOOR, wire.receive, wire.send)
-        await socket.receive()
-        await socket.send({"type": "websocket.accept"})
-        await socket.receive()
-        await socket.send({"type": "websocket.send", "text": "secret"})
-        return str((await socket.receive())["text"]), wire.back
-
-    assert asyncio.run(talk()) == ('{"type": "filter"}', ["websocket.accept", "websocket.send"])
+    wire, prefect = Wire(RIGHT, '{"type": "filter"}'), Prefect()
+    asyncio.run(Guard(DOOR, prefect)(scope("websocket", "/api/events/out"), wire.receive, wire.send))
+    assert prefect.heard == ["websocket.connect", RIGHT, '{"type": "filter"}']
+    assert wire.told == ["websocket.accept", "websocket.send"] and wire.back[0]["subprotocol"] == "prefect"
 
 
 @pytest.mark.parametrize(
@@ -172,30 +194,50 @@ def test_a_websocket_that_says_the_password_first_goes_on() -> None:
     [
         *("", "x", "[]", "null", "1", '{"type": "filter"}', '{"type": "auth"}', '{"type": "auth", "token": null}'),
         *('{"type": "auth", "token": {}}', '{"token": "tidegate:w\\u00f6rd"}', '{"type": "auth", "token": "\\ud800"}'),
-        "[" * 100_000,
+        *("[" * 100_000, None),
     ],
 )
-def test_a_websocket_that_begins_with_anything_else_is_closed_and_told_nothing(first: str) -> None:
-    async def talk() -> tuple[str, str, list[str]]:
-        wire = Wire(first, RIGHT)
-        socket = LockedSocket(DOOR, wire.receive, wire.send)
-        await socket.receive()
-        await socket.send({"type": "websocket.accept"})
-        heard, again = await socket.receive(), await socket.receive()
-        await socket.send({"type": "websocket.send", "text": "secret"})
-        return str(heard["type"]), str(again["type"]), wire.back
-
-    disconnected = "websocket.disconnect"
-    assert asyncio.run(talk()) == (disconnected, disconnected, ["websocket.accept", "websocket.close"])
+def test_a_websocket_that_begins_with_anything_else_is_closed_and_prefect_never_hears_of_it(first: str | None) -> None:
+    wire, prefect = Wire(first, RIGHT), Prefect()
+    asyncio.run(Guard(DOOR, prefect)(scope("websocket", "/api/events/out"), wire.receive, wire.send))
+    assert prefect.heard == [] and wire.told == ["websocket.accept", "websocket.close"]
 
 
-def test_nothing_is_told_over_a_websocket_before_the_password_was_said() -> None:
-    async def talk() -> list[str]:
-        wire = Wire()
-        socket = LockedSocket(DOOR, wire.receive, wire.send)
-        await socket.send({"type": "websocket.accept"})
-        await socket.send({"type": "websocket.send", "text": "secret"})
-        await socket.send({"type": "websocket.close"})
-        return wire.back
+def test_a_websocket_that_says_nothing_is_closed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(guard, "FIRST_WORD_SECONDS", 0.05)
+    wire, prefect = Wire(), Prefect()
+    asyncio.run(Guard(DOOR, prefect)(scope("websocket", "/api/events/out"), wire.receive, wire.send))
+    assert prefect.heard == [] and wire.told == ["websocket.accept", "websocket.close"]
 
-    assert asyncio.run(talk()) == ["websocket.accept", "websocket.close"]
+
+def test_a_websocket_that_cannot_say_the_password_is_not_opened() -> None:
+    wire, prefect = Wire(RIGHT), Prefect()
+    asking = scope("websocket", "/api/events/out", subprotocols=[])
+    asyncio.run(Guard(DOOR, prefect)(asking, wire.receive, wire.send))
+    assert prefect.heard == [] and wire.told == ["websocket.close"]
+
+
+def test_who_is_slow_without_the_password_takes_no_room_from_who_knows_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(guard, "STRANGER_SECONDS", 0.2)
+    at_work = 0
+
+    async def slow(scope: Scope, receive: Receive, send: Send) -> None:
+        nonlocal at_work
+        at_work += 1
+        await asyncio.sleep(0 if any(name == b"authorization" for name, _ in scope["headers"]) else 3600)
+        await send({"type": "http.response.start", "status": 200})
+
+    async def play() -> tuple[int, list[Message], list[int]]:
+        door = Guard(DOOR, slow)
+        wires = [Wire() for _ in range(3 * STRANGERS)]
+        strangers = [asyncio.create_task(door(scope("http", "/"), wire.receive, wire.send)) for wire in wires]
+        await asyncio.sleep(0.05)
+        most, known = at_work, Wire()
+        asking = scope("http", "/")
+        asking["headers"].append((b"authorization", basic(LOGIN).encode()))
+        await door(asking, known.receive, known.send)
+        await asyncio.gather(*strangers)
+        return most, known.back, [wire.back[0]["status"] for wire in wires]
+
+    most, known, statuses = asyncio.run(play())
+    assert most == STRANGERS and known[0]["status"] == 200 and set(statuses) == {503}

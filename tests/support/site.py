@@ -102,7 +102,10 @@ class Site:
         known = {worker["id"] for worker in self._workers()}
         with self._own_environment():
             self.worker = parts.start_worker(
-                self.api_url, self.home / "worker.log", {"PREFECT_WORKER_QUERY_SECONDS": "1", **self.password()}
+                self.api_url,
+                self.home / "worker.log",
+                {"PREFECT_WORKER_QUERY_SECONDS": "1", **self.password()},
+                self.tidegate,
             )
         wait_until(
             lambda: {worker["id"] for worker in self._workers()} - known,

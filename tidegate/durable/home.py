@@ -17,7 +17,7 @@ from pathlib import Path, PurePath
 from tidegate.durable import private
 from tidegate.durable.clearing import allocated
 
-PRIVATE_FOLDERS = ("assets", "results", "secrets", "scratch", "logs", "servers", "door", "prefect")
+PRIVATE_FOLDERS = ("assets", "results", "secrets", "scratch", "logs", "servers", "door", "prefect", "temporary")
 PRIVATE_FILES = ("ledger.*", "server.*", "serve.*", "*.log", "*.lock")
 """What lies in the home itself and is nobody else's: no source lies there, and nothing is published there. With `*` as
 the shell has it."""

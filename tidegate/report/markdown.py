@@ -22,42 +22,43 @@ def decision_markdown(outcome: Outcome, made: RemuxResult) -> str:
 def _lines(outcome: Outcome, made: RemuxResult) -> Iterator[str]:
     yield f"# {made.decision.strategy.value} to {made.decision.container}"
     yield ""
-    yield f"`{outcome.source.replace('`', '')}` for the profile **{outcome.profile}**, quality **{outcome.quality}**"
+    source = " ".join(outcome.source.replace("`", "").split())
+    yield f"`{source}` for the profile **{outcome.profile}**, quality **{outcome.quality}**"
     if made.aim is not None:
         height = f", at most {made.aim.height} lines after a step down" if made.aim.height else ""
         yield f"within the limits of **{made.aim.rung}**{height}"
     yield ""
-    yield from (f"- {_plain(reason)}" for reason in made.decision.reasons)
+    yield from (f"- {plain(reason)}" for reason in made.decision.reasons)
     yield ""
     yield "| | source | result |"
     yield "|---|---|---|"
-    source = outcome.download.media if outcome.download else None
-    yield f"| picture | {_picture(source)} | {_picture(made.media)} |"
-    yield f"| sound | {_sound(source)} | {_sound(made.media)} |"
-    yield f"| length | {clock(source.length_seconds) if source else '?'} | {clock(made.media.length_seconds)} |"
+    media = outcome.download.media if outcome.download else None
+    yield f"| picture | {_picture(media)} | {_picture(made.media)} |"
+    yield f"| sound | {_sound(media)} | {_sound(made.media)} |"
+    yield f"| length | {clock(media.length_seconds) if media else '?'} | {clock(made.media.length_seconds)} |"
     yield f"| size | {human_size(outcome.download.asset.size_bytes) if outcome.download else '?'} | {_size(made)} |"
     yield ""
     yield "| tried | how it went | seconds | most memory |"
     yield "|---|---|---|---|"
     yield from (
-        f"| {_plain(tried.label)} | {tried.failure}: {_plain(tried.message)} | {tried.seconds:.1f} | |"
+        f"| {plain(tried.label)} | {tried.failure}: {plain(tried.message)} | {tried.seconds:.1f} | |"
         for tried in outcome.tried
     )
     yield from (_step(step) for step in made.ladder)
     yield ""
-    yield f"Checked: {'; '.join(_plain(check) for check in made.verification.checks)}."
-    yield from (f"\n**{finding.code}**: {_plain(finding.message)}" for finding in made.findings)
+    yield f"Checked: {'; '.join(plain(check) for check in made.verification.checks)}."
+    yield from (f"\n**{finding.code}**: {plain(finding.message)}" for finding in made.findings)
 
 
 def _step(step: LadderStep) -> str:
-    how = step.outcome if step.failure is None else f"{step.failure}: {_plain(step.message)}"
+    how = step.outcome if step.failure is None else f"{step.failure}: {plain(step.message)}"
     memory = human_size(step.resources.peak_memory_bytes) if step.resources else ""
     return f"| {step.strategy.value} | {how} | {step.seconds:.1f} | {memory} |"
 
 
 def _picture(media: MediaInfo | None) -> str:
     video = media.video if media else None
-    return _plain(" ".join(_words(video))) if video else "–"
+    return plain(" ".join(_words(video))) if video else "–"
 
 
 def _words(video: StreamInfo) -> Iterator[str]:
@@ -71,13 +72,13 @@ def _words(video: StreamInfo) -> Iterator[str]:
 
 def _sound(media: MediaInfo | None) -> str:
     streams = media.of_kind("audio") if media else ()
-    return _plain(", ".join(f"{s.codec} {s.channels or '?'} ch" for s in streams)) or "–"
+    return plain(", ".join(f"{s.codec} {s.channels or '?'} ch" for s in streams)) or "–"
 
 
 def _size(made: RemuxResult) -> str:
     return human_size(made.asset.main.size_bytes)
 
 
-def _plain(text: str) -> str:
+def plain(text: str) -> str:
     """Text that Markdown shows as it is, on one line."""
     return _SPECIAL.sub(r"\\\1", " ".join(text.split()))

@@ -1,0 +1,117 @@
+"""The process of a Prefect server, before it reads a request: who connects and does nothing is not waited for."""
+
+from __future__ import annotations
+
+import asyncio
+import resource
+import socket
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from typing import Any
+
+import pytest
+import uvicorn
+
+from flows import serving
+from flows.server import listener_on
+
+LARGE = 20_000_000
+
+
+async def application(scope: Any, receive: Any, send: Any) -> None:
+    """Large answers; a slow one where that is asked for."""
+    await asyncio.sleep(0.6 if scope["path"] == "/slow" else 0)
+    await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", str(LARGE).encode())]})
+    for _ in range(20):
+        await send({"type": "http.response.body", "body": bytes(LARGE // 20), "more_body": True})
+    await send({"type": "http.response.body"})
+
+
+@asynccontextmanager
+async def served() -> AsyncIterator[int]:
+    with listener_on(0) as listener:
+        config = uvicorn.Config(application, http=serving.Patient, lifespan="off", log_level="critical")
+        server = uvicorn.Server(config)
+        task = asyncio.create_task(server.serve(sockets=[listener]))
+        try:
+            while not server.started:  # noqa: ASYNC110  # uvicorn has no event for it
+                await asyncio.sleep(0.01)
+            yield listener.getsockname()[1]
+        finally:
+            server.should_exit = True
+            await task
+
+
+async def told(port: int, *said: bytes, pause: float = 0.1) -> tuple[int, float]:
+    """How much comes back, and after how long it ends."""
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    began, came = time.monotonic(), b""
+    try:
+        for some in said:
+            writer.write(some)
+            await asyncio.sleep(pause)
+        came = await asyncio.wait_for(reader.read(), 20)
+    except ConnectionError:
+        pass
+    finally:
+        writer.close()
+    return len(came), time.monotonic() - began
+
+
+def play(talk: Callable[[int], Awaitable[Any]]) -> Any:
+    async def whole() -> Any:
+        async with served() as port:
+            return await talk(port)
+
+    return asyncio.run(whole())
+
+
+@pytest.mark.parametrize(
+    "said", [(), (b"G",), (b"GET / HTTP/1.1\r\nHost: x\r\n",), tuple(b"X-%d: 1\r\n" % n for n in range(30))]
+)
+def test_a_connection_whose_request_does_not_come_is_cut(
+    said: tuple[bytes, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(serving, "HEAD_SECONDS", 0.3)
+    first = (b"GET / HTTP/1.1\r\n",) if len(said) > 2 else ()
+    came, seconds = play(lambda port: told(port, *first, *said))
+    assert came < 1000 and seconds < 10
+
+
+def test_one_that_is_at_work_is_not_cut(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(serving, "HEAD_SECONDS", 0.3)
+    request = b"GET /slow HTTP/1.1\r\nHost: x\r\n"
+    twice = request + b"\r\n" + request + b"Connection: close\r\n\r\n"
+    assert play(lambda port: told(port, twice))[0] > 2 * LARGE
+
+
+def test_one_that_fetches_nothing_of_its_answer_is_cut(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(serving, "FETCH_SECONDS", 0.3)
+
+    async def talk(port: int) -> int:
+        client = socket.create_connection(("127.0.0.1", port))
+        client.sendall(b"GET / HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+        await asyncio.sleep(1.5)
+        client.settimeout(5)
+        came = 0
+        try:
+            while some := await asyncio.to_thread(client.recv, 1_000_000):
+                came += len(some)
+        except ConnectionError:
+            pass
+        finally:
+            client.close()
+        return came
+
+    assert play(talk) < LARGE
+
+
+def test_a_server_may_have_many_connections() -> None:
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+    try:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (256, before[1]))
+        serving.allow_connections()
+        assert resource.getrlimit(resource.RLIMIT_NOFILE)[0] == min(before[1], serving.FILES)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, before)
