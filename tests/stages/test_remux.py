@@ -240,6 +240,7 @@ def test_five_percent_of_the_film_with_exit_0_is_not_believed(
 ) -> None:
     output = bench.home.scratch("key", "output") / "media.mp4.partial"
     short = clip(clips, seconds=0.4)
+    fake_tool.allow(clips)
     lying, tool = with_tool(bench, tmp_path, [f"copy {short} {output}"])
     with pytest.raises(TidegateError) as caught:
         remuxed(lying, made("h264_aac_mp4"))
