@@ -206,6 +206,9 @@ class Site:
     def post(self, path: str, told: Mapping[str, Any] | None = None) -> Any:
         return self._asked("POST", path, json=dict(told or {}))
 
+    def delete(self, path: str) -> None:
+        self._asked("DELETE", path)
+
     def patch(self, path: str, told: Mapping[str, Any]) -> None:
         self._asked("PATCH", path, json=dict(told))
 
