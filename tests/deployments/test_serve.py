@@ -20,6 +20,7 @@ from rich.console import Console
 
 from deployments import parts, serve
 from flows import access, server, site
+from flows.port import listener_on
 from flows.site import POOL
 from tests.support.clips import bulk_clip, clip
 from tests.support.command import ROOT, wait_until
@@ -294,7 +295,7 @@ def test_a_terminal_is_told_the_password_and_a_log_where_it_stands(
 def test_nobody_else_gets_the_port_at_the_address_that_browsers_take_localhost_for(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    with server.listener_on(0) as listener, socket.socket(socket.AF_INET6) as other:
+    with listener_on(0) as listener, socket.socket(socket.AF_INET6) as other:
         place, there = serve.Place(server.address_of(listener), listener), ("::1", listener.getsockname()[1])
         other.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         with serve._other_loopback(place, Console()):

@@ -14,7 +14,7 @@ import pytest
 import uvicorn
 
 from flows import serving
-from flows.server import listener_on
+from flows.port import listener_on
 
 LARGE = 20_000_000
 
