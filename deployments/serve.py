@@ -33,6 +33,7 @@ from deployments.supervision import Kept, Silence, ending
 from flows import access, server, site
 from flows.closing import close
 from flows.configuration import ClientSettings, client_settings
+from flows.port import listener_on
 from flows.site import POOL
 from tidegate.durable import private
 from tidegate.durable.home import DEFAULT_OUTPUT, Home
@@ -188,7 +189,7 @@ def find_place(home: Path, port: int | None, console: Console) -> Place:
     wanted = PORT if port is None else port
     for candidate in range(wanted, wanted + PORTS_TRIED):
         try:
-            listener = server.listener_on(candidate)
+            listener = listener_on(candidate)
         except OSError as error:
             if port is not None:
                 raise BadInput(

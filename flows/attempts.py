@@ -17,6 +17,7 @@ from prefect import get_client
 from prefect.client.orchestration import PrefectClient
 from prefect.context import FlowRunContext
 
+from flows.port import hold
 from flows.roots import deployed_roots
 from flows.site import POOL
 from tidegate.durable.closing import close_home
@@ -103,6 +104,7 @@ async def caretaking(
     kind: Literal["recover", "maintain"], settings: Settings, observe: Observer, *, dry_run: bool
 ) -> AsyncIterator[tuple[Ledger, PrefectClient] | None]:
     """The ledger and Prefect for a flow of which only one may be at work; None while another one is."""
+    hold()
     async with (
         opened_ledger(settings, observe) as ledger,
         leased(ledger, beginning(kind, kind, {}), observe) as lease,

@@ -18,6 +18,7 @@ from prefect.states import Completed, Failed
 from flows.attempts import asked, beginning, opened_ledger
 from flows.ending import failed_before_it_began
 from flows.ingest import ingest
+from flows.port import hold
 from flows.request import SourceRequest
 from flows.rests import REST_SECONDS, comes_back, rest_of
 from tasks.observe import run_observer
@@ -50,6 +51,7 @@ async def batch(
     Returns:
         Completed when all did, else Failed; the outcomes, in the order of the sources, as its data.
     """
+    hold()
     sought = [source.model_dump(exclude_none=True) for source in sources]
     request = asked(profile, quality, output_dir, until, wish, sources=sought)
     begins = beginning("batch", f"{len(sources)} sources", request)

@@ -24,6 +24,7 @@ from prefect.states import Completed, Failed
 from flows.attempts import asked, beginning
 from flows.ending import attempted, failed_before_it_began, flow_run_id, told
 from flows.fallback import Descent, brought, forget, given_up, offered
+from flows.port import hold
 from flows.request import SourceRequest, require_output
 from flows.rests import comes_again, comes_back, patience_seconds, scheduled_again
 from flows.roots import roots_of
@@ -292,6 +293,7 @@ async def ingest(
     Raises:
         Abort: somebody else speaks for this run now, or it was scheduled for later because its source is given a rest.
     """
+    hold()
     observe = run_observer()
     observe(RunStarted(told(source)))
     try:

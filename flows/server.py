@@ -27,6 +27,7 @@ from flows import access, closing, guard, health, own_server, safety, site
 from flows.configuration import ClientSettings, Said, client_settings, said
 from flows.health import NEAR, NOTHING, PROBE_SECONDS, Health
 from flows.own_server import OwnServer
+from flows.port import hold, listener_on
 from tidegate.durable import private
 from tidegate.errors import ServerUnavailable
 from tidegate.process.kinship import die_with_parent
@@ -102,6 +103,7 @@ def attach(home: Path) -> Server:
     server = found(home) or _joined(home)
     os.environ["PREFECT_API_URL"] = server.api_url
     if server.ours:
+        hold(server.api_url)
         os.environ.update(_for_ours(server.client))
     return server
 
@@ -208,23 +210,6 @@ def _spare_loopback_the_proxy() -> None:
     if listed.strip() != "*":
         names = dict.fromkeys([*(name.strip() for name in listed.split(",") if name.strip()), *NEAR])
         os.environ["no_proxy"] = os.environ["NO_PROXY"] = ",".join(names)
-
-
-def listener_on(port: int) -> socket.socket:
-    """A socket on this host that a server can be launched on; port 0 is any free one.
-
-    Raises:
-        OSError: somebody else has the port.
-    """
-    listener = socket.socket()
-    try:
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # the last server's connections linger
-        listener.bind(("127.0.0.1", port))
-        listener.listen(128)
-    except OSError:
-        listener.close()
-        raise
-    return listener
 
 
 def address_of(listener: socket.socket) -> str:

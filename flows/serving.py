@@ -44,6 +44,10 @@ RACES = ("database is locked", "already exists", "UNIQUE constraint failed", "du
 which knows nothing of our lock."""
 
 
+OF_STRANGERS = ("Invalid HTTP request received.", "Unsupported upgrade request.")
+"""What uvicorn says of a request that it cannot read, or not as it was meant."""
+
+
 class Server(uvicorn.Server):
     """Begins its work alone on its database, and again where it was not."""
 
@@ -114,6 +118,11 @@ def _end(timer: asyncio.TimerHandle | None) -> None:
         timer.cancel()
 
 
+def keep_silent_about_strangers() -> None:
+    """Anybody can send what is no request, as often as he likes: a line for each would fill the disk."""
+    logging.getLogger("uvicorn.error").addFilter(lambda record: record.msg not in OF_STRANGERS)
+
+
 class _Complaints(logging.Handler):
     """What uvicorn had to say of a start that failed: the application's traceback."""
 
@@ -134,6 +143,7 @@ def main() -> None:
     if words.users is not None:
         threading.Thread(target=end_when_unused, args=(words.users,), daemon=True).start()
     allow_connections()
+    keep_silent_about_strangers()
     told = uvicorn.Config(words.app, factory=True, fd=words.fd, log_level="error", lifespan="on", http=Patient)
     Server(told).run()
 

@@ -4,10 +4,16 @@ once, on one server, and then it is looked at with the password whether anything
 
 from __future__ import annotations
 
+import base64
+import contextlib
+import http.server
 import json
+import re
 import socket
 import subprocess
 import sys
+import threading
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -22,7 +28,9 @@ from flows import access
 from tests.support import hostile_page
 from tests.support.bare_client import ask
 from tests.support.browser import chromium
+from tests.support.command import wait_until
 from tests.support.site import Site, started_site
+from tests.support.window import window
 
 TREASURE = "the-secret-of-the-block"
 Attack = tuple[str, str, Any]
@@ -100,6 +108,28 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
         yield World(site, deployment, site.post(f"deployments/{deployment}/create_flow_run")["id"])
 
 
+@contextlib.contextmanager
+def answering(heard: list[str]) -> Iterator[int]:
+    """Somebody else's server, which notes what it is asked for."""
+
+    class Noting(http.server.BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            heard.append(self.path)
+            self.send_error(404)
+
+        def log_message(self, *_: object) -> None:
+            """The test's output is for its result."""
+
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Noting) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        try:
+            yield server.server_port
+        finally:
+            server.shutdown()
+            thread.join()
+
+
 @pytest.fixture
 def untouched(world: World) -> Iterator[World]:
     """The world, which is the same after the test."""
@@ -148,8 +178,8 @@ def test_who_calls_it_by_another_name_gets_nothing_even_with_the_password(untouc
     for names in names_that_are_not_ours(port):
         status, came = ask(port, "GET", "/api/variables/name/health", [*(("Host", name) for name in names), password])
         assert status in (400, 421) and TREASURE not in came, names
-    for http in ("1.0", "1.1"):
-        status, came = ask(port, "GET", "/api/variables/name/health", [password], http=http)
+    for version in ("1.0", "1.1"):
+        status, came = ask(port, "GET", "/api/variables/name/health", [password], http=version)
         assert status in (400, 421) and TREASURE not in came
     for target in (f"http://127.0.0.1:{port}", f"http://evil.example:{port}"):
         host = [("Host", untouched.host), password]
@@ -226,6 +256,58 @@ def test_a_websocket_tells_nothing_and_takes_nothing_without_the_password(path: 
     assert '{"type":"auth_success"}' in heard(untouched, path, right)[0].replace(" ", "")
 
 
+def test_who_holds_connections_without_the_password_keeps_nobody_out(untouched: World) -> None:
+    """On SQLite, Prefect has 100 requests at once, and each open WebSocket is one."""
+    upgrade = f"GET /api/events/out HTTP/1.1\r\nHost: {untouched.host}\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n"
+    upgrade += "Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: MDEyMzQ1Njc4OWFiY2RlZg==\r\n"
+    upgrade += "Sec-WebSocket-Protocol: prefect\r\n\r\n"
+    page = httpx.get(f"http://{untouched.host}/", timeout=20, follow_redirects=True).text
+    files = re.findall(r'(?:src|href)="(/[^"]+\.js)"', page)
+    large = max(files, key=lambda path: len(httpx.get(f"http://{untouched.host}{path}", timeout=20).content))
+    reading = f"GET {large} HTTP/1.1\r\nHost: {untouched.host}\r\n\r\n"
+    for said in (upgrade, reading):
+        with contextlib.ExitStack() as held:
+            for _ in range(130):
+                client = held.enter_context(socket.socket())
+                client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+                client.connect(("127.0.0.1", untouched.site.port))
+                client.sendall(said.encode())
+            time.sleep(1)
+            password = ("Authorization", access.basic(untouched.login))
+            for path in ("/api/health", "/api/admin/version"):
+                status, _ = ask(untouched.site.port, "GET", path, [("Host", untouched.host), password])
+                assert status == 200
+
+
+@pytest.mark.skipif(chromium() is None, reason="there is no chromium here")
+def test_a_text_of_a_stranger_in_the_ui_asks_nobody_and_runs_nothing(world: World) -> None:
+    """Titles of media are in names of runs and in artifacts; the page keeps the password."""
+    heard: list[str] = []
+    with answering(heard) as stranger:
+        text = "# A title ![picture](http://127.0.0.1:{0}/md.png) <img src=http://127.0.0.1:{0}/html.png>"
+        text += "[link](javascript:document.body.remove())"
+        told = {"key": "title", "type": "markdown", "data": text.format(stranger), "description": text.format(stranger)}
+        made = world.site.post("artifacts/", told)
+        try:
+            with window() as browser:
+                ui = f"http://{world.host}"
+                browser.open(f"{ui}/v2/login")
+                secret = base64.b64encode(world.login.encode()).decode()
+                browser.run(f"localStorage.setItem('prefect-password', '{secret}')")
+                for page in (f"/v2/artifacts/artifact/{made['id']}", f"/artifacts/artifact/{made['id']}"):
+                    browser.run("document.cookie = 'prefect_ui_version=v1; path=/'" if page[:3] != "/v2" else "0")
+                    browser.open(f"{ui}{page}")
+                    wait_until(
+                        lambda: "A title" in browser.run("document.body.innerText"), seconds=60, what="the title"
+                    )
+                    browser.run("document.querySelectorAll('a[href^=javascript]').forEach(link => link.click())")
+                    assert "A title" in browser.run("document.body.innerText")
+                blocked = [line for line in browser.complaints() if "Content Security Policy" in line]
+        finally:
+            world.site.delete(f"artifacts/{made['id']}")
+    assert heard == [] and [line for line in blocked if "md.png" in line]
+
+
 @pytest.mark.skipif(chromium() is None, reason="there is no chromium here")
 @pytest.mark.parametrize(
     ("name", "rebound"),
@@ -253,7 +335,9 @@ def test_a_page_in_a_real_browser_gets_nothing_even_with_the_password(
 def test_a_frame_and_a_script_of_another_site_cannot_have_the_ui(untouched: World) -> None:
     page = httpx.get(f"http://{untouched.host}/", timeout=20, follow_redirects=True)
     assert page.status_code == 200 and page.headers["x-frame-options"] == "DENY"
-    assert page.headers["content-security-policy"] == "frame-ancestors 'none'"
+    policy = page.headers["content-security-policy"].split("; ")
+    assert {"default-src 'self'", "frame-ancestors 'none'", "base-uri 'none'"} <= set(policy)
+    assert not [one for one in policy if "*" in one or "http" in one or ("script" in one and "inline" in one)]
     assert page.headers["cross-origin-resource-policy"] == "same-origin"
     assert httpx.get(f"http://{untouched.host}/ui-settings", timeout=20).json()["auth"] == "BASIC"
 

@@ -8,6 +8,7 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 import urllib.request
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -17,8 +18,9 @@ import psutil
 import pytest
 from rich.console import Console
 
-from deployments import serve
+from deployments import parts, serve
 from flows import access, server, site
+from flows.port import listener_on
 from flows.site import POOL
 from tests.support.clips import bulk_clip, clip
 from tests.support.command import ROOT, wait_until
@@ -285,8 +287,47 @@ def test_a_terminal_is_told_the_password_and_a_log_where_it_stands(
     for told in (shown, logged):
         assert str(access.password_file(nobody)) in told
         assert "export PREFECT_API_URL=http://127.0.0.1:4200/api PREFECT_API_AUTH_STRING=" in told
+        assert "curl --config -" in told and "curl --user" not in told  # everybody sees the words of a command
     monkeypatch.setenv("PREFECT_API_AUTH_STRING", "my:own")
     assert "my:own" not in "".join(serve._way_in(place, nobody, Console(force_terminal=True)))
+
+
+def test_nobody_else_gets_the_port_at_the_address_that_browsers_take_localhost_for(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    with listener_on(0) as listener, socket.socket(socket.AF_INET6) as other:
+        place, there = serve.Place(server.address_of(listener), listener), ("::1", listener.getsockname()[1])
+        other.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        with serve._other_loopback(place, Console()):
+            with pytest.raises(OSError, match="in use"):
+                other.bind(there)
+            with socket.create_connection(("localhost", there[1])) as client:  # as a browser does: the next address
+                assert client.getpeername()[0] == "127.0.0.1"
+        assert capsys.readouterr().out == ""
+        other.bind(there)
+        other.listen()
+        with serve._other_loopback(place, Console()):
+            told = " ".join(capsys.readouterr().out.split())
+        assert "Another program has this port at the address ::1" in told and place.ui_url in told
+
+
+def test_a_worker_has_a_temporary_folder_that_nobody_else_can_take(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Prefect's worker makes `runner_storage` there, and does not start where that is somebody else's."""
+    monkeypatch.delenv("TMPDIR", raising=False)
+    started: list[dict[str, str]] = []
+    monkeypatch.setattr(parts, "_start", lambda words, log, told: started.append(told))
+    old, new = tmp_path / "temporary" / "old", tmp_path / "temporary" / "new"
+    for folder, age in ((old, 8), (new, 1)):
+        (folder / "deep").mkdir(parents=True)
+        os.utime(folder, (0, time.time() - age * 86400))
+    parts.start_worker("http://127.0.0.1:9/api", tmp_path / "log", {}, tmp_path)
+    assert started[0]["TMPDIR"] == str(tmp_path / "temporary")
+    assert new.exists() and not old.exists()
+    monkeypatch.setenv("TMPDIR", "/somewhere")
+    parts.start_worker("http://127.0.0.1:9/api", tmp_path / "log", {}, tmp_path)
+    assert "TMPDIR" not in started[1]
 
 
 def test_a_server_that_stands_open_is_used_and_told(nobody: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -18,6 +18,7 @@ import pytest
 
 from flows import access, health, server, site
 from flows.configuration import ClientSettings
+from flows.port import listener_on
 from flows.server import found
 from tests.support import prefect_database
 from tests.support.clips import clip
@@ -48,7 +49,7 @@ def locked(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, str]
     folder = tmp_path_factory.mktemp("locked")
     prefect_database.laid_into(folder / "prefect")
     before = dict(os.environ)
-    with server.listener_on(0) as listener:
+    with listener_on(0) as listener:
         os.environ.update({"PREFECT_HOME": str(folder / "prefect"), "HOME": str(folder)})
         try:
             login = access.login_of(folder / "home")

@@ -21,6 +21,7 @@ import pytest
 
 from flows import own_server, server, serving
 from flows.own_server import Record
+from flows.port import listener_on
 from tests.support import prefect_database
 from tests.support.clips import clip
 from tests.support.command import ROOT, Command, wait_until
@@ -182,7 +183,7 @@ def test_who_comes_while_the_last_one_goes_gets_a_server_that_stays(place: Place
 @pytest.mark.timeout(600)
 def test_homes_that_share_one_prefect_home_start_one_after_another(fresh: Place) -> None:
     """And one of them as `make serve` starts its server."""
-    with server.listener_on(0) as listener, ExitStack() as stack:
+    with listener_on(0) as listener, ExitStack() as stack:
         before = dict(os.environ)
         stack.callback(lambda: (os.environ.clear(), os.environ.update(before)))
         os.environ.update({"PREFECT_HOME": str(fresh.prefect), "HOME": str(fresh.folder)})

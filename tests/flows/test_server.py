@@ -135,6 +135,29 @@ def test_the_record_of_a_make_serve_that_was_killed_is_not_believed(nobody: Path
         assert found(nobody) is None
 
 
+def test_the_record_of_another_host_does_not_send_the_password_to_this_ones_loopback(
+    nobody: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The home is shared; whoever listens here at that port is not our server."""
+    heard: list[str] = []
+    access.login_of(nobody)
+    with answering(login="a:trap", heard=heard) as port:
+        monkeypatch.setenv("TIDEGATE_HOST_ID", "another")
+        for ours in (True, False):
+            site.record(nobody, api_at(port), ours=ours)
+            monkeypatch.setenv("TIDEGATE_HOST_ID", "this one")
+            assert found(nobody) is None
+            monkeypatch.setenv("PREFECT_API_URL", api_at(port))
+            with pytest.raises(ServerUnavailable, match="HTTP 401"):
+                found(nobody)
+            monkeypatch.delenv("PREFECT_API_URL")
+            monkeypatch.setenv("TIDEGATE_HOST_ID", "another")
+        assert heard == []
+        site.record(nobody, "http://prefect.example/api")
+        monkeypatch.setenv("TIDEGATE_HOST_ID", "this one")
+        assert site.recorded(nobody) is not None
+
+
 @pytest.mark.parametrize("content", ["", "{", '{"api_url": "http://127.0.0.1:9/api"}', "[]"])
 def test_a_torn_record_is_none(content: str, nobody: Path) -> None:
     site.path_in(nobody).write_text(content)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import resource
 import socket
 import time
@@ -14,7 +15,7 @@ import pytest
 import uvicorn
 
 from flows import serving
-from flows.server import listener_on
+from flows.port import listener_on
 
 LARGE = 20_000_000
 
@@ -105,6 +106,26 @@ def test_one_that_fetches_nothing_of_its_answer_is_cut(monkeypatch: pytest.Monke
         return came
 
     assert play(talk) < LARGE
+
+
+def test_what_is_no_request_writes_nothing_into_the_log(caplog: pytest.LogCaptureFixture) -> None:
+    logger = logging.getLogger("uvicorn.error")
+    upgrade = b"GET / HTTP/1.1\r\nHost: x\r\nConnection: Upgrade, close\r\nUpgrade: h2c\r\n\r\n"
+
+    async def talk(port: int) -> None:
+        logger.setLevel(logging.WARNING)
+        logger.addHandler(caplog.handler)
+        for said in (b"GET /\0 HTTP/1.1\r\n\r\n", b"\x16\x03\x01", b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", upgrade):
+            await told(port, said + b"\r\n")
+        logger.warning("Something else")
+
+    try:
+        serving.keep_silent_about_strangers()
+        play(talk)
+    finally:
+        logger.filters.clear()
+        logger.removeHandler(caplog.handler)
+    assert [record.message for record in caplog.records if record.name == "uvicorn.error"] == ["Something else"]
 
 
 def test_a_server_may_have_many_connections() -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 
 from tidegate.model import Aim, LadderStep, Outcome, Quality, ResourceUse, Strategy, Tried
-from tidegate.report.markdown import decision_markdown
+from tidegate.report.markdown import decision_markdown, plain
 
 
 def told(outcome: Outcome) -> str:
@@ -42,3 +42,11 @@ def test_what_a_stranger_wrote_is_shown_as_text(outcome: Outcome) -> None:
     outside_code = re.sub(r"`[^`\n]*`", "", told(outcome))
     assert re.search(r"(?<!\\)[<>]", outside_code) is None
     assert "script" in outside_code, "it is there, escaped"
+
+
+def test_a_name_of_several_lines_stays_in_its_place(outcome: Outcome) -> None:
+    """A blank line would end the code that it is shown as, and begin a text that is Markdown."""
+    name = "/films/a\n\n# b `c` ![d](http://host.example/e.png) <img src=x>.mp4"
+    [line] = [line for line in told(outcome.model_copy(update={"source": name})).splitlines() if "/films/a" in line]
+    assert line.startswith("`/films/a # b c ![d](http://host.example/e.png) <img src=x>.mp4` for the profile")
+    assert plain(name) == r"/films/a \# b \`c\` !\[d\](http://host.example/e.png) \<img src=x\>.mp4"

@@ -16,6 +16,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from flows import server
+from flows.port import listener_on
 from tests.support import prefect_database
 from tests.support.command import wait_until
 from tests.support.leaks import MARK
@@ -62,7 +63,7 @@ def _started(folder: Path) -> str:
     }
     environment.pop("PREFECT_API_URL", None)
     prefect_database.laid_into(folder)
-    with server.listener_on(0) as free:
+    with listener_on(0) as free:
         api, port = server.address_of(free), free.getsockname()[1]
     argv = [sys.executable, "-m", "prefect", "server", "start", "--host", "127.0.0.1", "--port", str(port)]
     with (folder / "server.log").open("ab") as log:

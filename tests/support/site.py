@@ -27,6 +27,7 @@ import psutil
 
 from deployments import parts
 from flows import access, server
+from flows.port import listener_on
 from flows.site import POOL
 from tests.support import prefect_database
 from tests.support.command import QUICK, ROOT, Command, wait_until
@@ -76,7 +77,7 @@ class Site:
 
     def start_server(self) -> None:
         """Start it, or start it again on the port it had, and wait until it answers."""
-        with server.listener_on(self.port) as listener, self._own_environment():
+        with listener_on(self.port) as listener, self._own_environment():
             self.port = listener.getsockname()[1]
             self.server = parts.start_server(listener, self.home / "server.log", self.tidegate)
         wait_until(self.answers, seconds=START_SECONDS, what=f"for the server, see {self.home}/server.log")
@@ -205,6 +206,9 @@ class Site:
 
     def post(self, path: str, told: Mapping[str, Any] | None = None) -> Any:
         return self._asked("POST", path, json=dict(told or {}))
+
+    def delete(self, path: str) -> None:
+        self._asked("DELETE", path)
 
     def patch(self, path: str, told: Mapping[str, Any]) -> None:
         self._asked("PATCH", path, json=dict(told))
