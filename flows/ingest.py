@@ -343,7 +343,8 @@ def _not_run(detections: tuple[Detection, ...]) -> tuple[Finding, ...]:
 def _failed(outcome: Outcome) -> State[Outcome]:
     assert outcome.failure is not None  # noqa: S101
     failure = outcome.failure
-    return Failed(message=f"{failure.type}: {failure.message} ({failure.reference})", data=outcome)
+    to_do = f" To do: {failure.suggested_actions[0]}." if failure.suggested_actions else ""
+    return Failed(message=f"{failure.type}: {failure.message} ({failure.reference}).{to_do}", data=outcome)
 
 
 def _summary(outcome: Outcome) -> str:
