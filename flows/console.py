@@ -19,6 +19,7 @@ from rich.text import Text
 
 from tidegate.events import Advance, Event, Note, RunEnded, RunStarted, StageEnded, StageStarted, Waiting
 from tidegate.model import Outcome, StageRecord
+from tidegate.redact import visible_line
 from tidegate.report.terminal import failure_panel, outcome_summary, progress_line
 
 PLAIN_EVERY_SECONDS = 5.0
@@ -113,25 +114,25 @@ class Display(AbstractContextManager["Display"]):
     def _begin(self, source: str) -> None:
         self.stages = {}
         if self._titled:
-            self._console.rule(Text(source), align="left")
+            self._console.rule(Text(visible_line(source)), align="left")
         if self._status is not None:
             self._status.update("starting")
             self._status.start()
 
     def _stage(self, stage: str) -> None:
         if self._status is not None:
-            self._status.update(stage)
+            self._status.update(Text(visible_line(stage)))
 
     def _advance(self, event: Advance) -> None:
         line = progress_line(event)
         if self._status is not None:
-            self._status.update(line)
+            self._status.update(Text(visible_line(line)))
         elif self._clock() - self._shown_at >= PLAIN_EVERY_SECONDS:
             self._shown_at = self._clock()
             self._print(line, "")
 
     def _print(self, text: str, style: str) -> None:
-        self._console.print(Text(text, style=style), soft_wrap=True)
+        self._console.print(Text(visible_line(text), style=style), soft_wrap=True)
 
 
 def _ended(event: StageEnded) -> str:

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
 
 from tidegate.model import Outcome, ResourceUse
+from tidegate.redact import visible_line
 
 Level = Literal["debug", "detail", "info", "warning", "error"]
 """`detail` is for logs, and for a terminal only when it was asked to tell everything."""
@@ -22,6 +23,10 @@ class Note:
     message: str
     level: Level = "info"
     facts: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        # Servers and files have words in it, and it goes to terminals and logs.
+        object.__setattr__(self, "message", visible_line(self.message))
 
 
 @dataclass(frozen=True)

@@ -14,9 +14,12 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 from blake3 import blake3
-from pydantic import BaseModel, ConfigDict, Field, SecretStr, StringConstraints, field_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SecretStr, StringConstraints, field_validator
 
-from tidegate.redact import redact_url
+from tidegate.redact import redact_url, visible_line
+
+Shown = Annotated[str, AfterValidator(visible_line)]
+"""A sentence for people in which a stranger may have words."""
 
 Digest = Annotated[str, StringConstraints(pattern=r"^[a-z0-9]+:[0-9a-f]+$")]
 """`algorithm:hex`, for example `blake3:af13…` or `sha256:e3b0…`."""
@@ -346,7 +349,7 @@ class Finding(Value):
     """Something a person should know about a result that is delivered all the same."""
 
     code: str
-    message: str
+    message: Shown
 
 
 class Rendition(Value):
@@ -588,7 +591,7 @@ class LadderStep(Value):
     strategy: Strategy
     outcome: Literal["completed", "failed"]
     failure: str | None = None
-    message: str = ""
+    message: Shown = ""
     seconds: float = 0.0
     resources: ResourceUse | None = None
     """What its tool used; of several tools, the one that had the most memory."""
@@ -709,10 +712,10 @@ class Tried(Value):
 
     resolver: str
     rendition: str
-    label: str
+    label: Shown
     failure: str
     """The failure's type."""
-    message: str
+    message: Shown
     seconds: float = 0.0
 
 

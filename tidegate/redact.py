@@ -1,4 +1,4 @@
-"""URLs without their secrets.
+"""URLs without their secrets, and texts of strangers without what a terminal would obey.
 
 Everything that shows, stores or compares a URL goes through `redact_url`; the full URL lives only in memory and in
 a secret file. Pure functions: the same URL always redacts to the same text, so it can be part of a key.
@@ -32,6 +32,10 @@ DEEPEST = 3
 _LONE_SURROGATE = re.compile("[\ud800-\udfff]")
 """A byte of a command line or file name that is no UTF-8; neither JSON nor a terminal takes it."""
 
+_OBEYED = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]")
+"""What terminals and browsers obey and do not show: escapes and other controls of ASCII and Latin-1, line ends that are
+no line feed, changes of the direction of writing. Tab and line feed are not among it."""
+
 _URL_IN_TEXT = re.compile(r"[a-z][a-z0-9+.-]{0,20}://[^\s'\"<>]+", re.IGNORECASE)
 
 
@@ -56,8 +60,19 @@ def _redacted(url: str, depth: int) -> str:
 
 
 def redact_text(text: str) -> str:
-    """Free text, such as a tool's output, with every URL in it redacted."""
-    return _URL_IN_TEXT.sub(lambda found: redact_url(found.group()), _LONE_SURROGATE.sub("\ufffd", text))
+    """Free text, such as a tool's output, with every URL in it redacted, and visible as a whole."""
+    return visible(_URL_IN_TEXT.sub(lambda found: redact_url(found.group()), _LONE_SURROGATE.sub("\ufffd", text)))
+
+
+def visible(text: str) -> str:
+    """Text of a stranger that moves no cursor, sets no title and hides nothing: what is obeyed is written as an escape,
+    such as `\\x1b`. The same text however often it is asked for."""
+    return _OBEYED.sub(lambda found: found.group().encode("unicode_escape").decode(), text)
+
+
+def visible_line(text: str) -> str:
+    """The same on one line, so that it cannot look like a line of ours."""
+    return visible(text).replace("\n", "\\n")
 
 
 def has_secret(url: str) -> bool:

@@ -12,9 +12,11 @@ from typing import Any
 
 from tidegate.errors import LOWER_QUALITY, Evidence, ProcessFailure, TidegateError
 from tidegate.model import Failure
-from tidegate.redact import redact_text
+from tidegate.redact import redact_text, visible_line
 from tidegate.resilience.quality import rung_below_height
 
+NEWLINE, INDENTED = "\n", "\n          "
+"""A message of several lines is told apart from our own lines."""
 EVIDENCE_BYTES = 1_000_000
 """The most evidence that one run may leave, in bytes (DESIGN §4)."""
 
@@ -55,10 +57,10 @@ def err_log(failure: Failure, source: str) -> str:
     """The `.err.log`: everything that is known, for whoever looks into it. At most EVIDENCE_BYTES."""
     lines = [
         f"{failure.reference}  {failure.at:%Y-%m-%d %H:%M:%S %Z}",
-        f"source:   {source}",
+        f"source:   {visible_line(source)}",
         f"stage:    {failure.stage or 'before any stage'}",
         f"failure:  {failure.type} ({failure.category})",
-        f"message:  {failure.message}",
+        f"message:  {failure.message.replace(NEWLINE, INDENTED)}",
         f"          {failure.friendly_message}",
         *(f"to do:    {action}" for action in failure.suggested_actions),
         f"may succeed when run again: {'yes' if failure.retryable else 'no'}",

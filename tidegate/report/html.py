@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from tidegate.model import Detection, Outcome
+from tidegate.redact import visible
 from tidegate.report.document import transfer
 from tidegate.report.units import clock, counted, human_size
 
@@ -23,7 +24,11 @@ def html_report(outcome: Outcome, pictures: dict[str, Path], *, title: str, now:
     from jinja2 import Environment, PackageLoader, StrictUndefined
 
     environment = Environment(
-        loader=PackageLoader("tidegate.report"), autoescape=True, undefined=StrictUndefined, trim_blocks=True
+        loader=PackageLoader("tidegate.report"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        finalize=lambda value: visible(value) if isinstance(value, str) else value,
     )
     environment.filters |= {"clock": clock, "size": human_size, "counted": counted}
     return environment.get_template("report.html.j2").render(

@@ -13,6 +13,7 @@ from rich.text import Text
 
 from tidegate.events import Advance, Strain
 from tidegate.model import Failure, OriginStats, Outcome, Sidecar
+from tidegate.redact import visible_line
 from tidegate.report.units import clock, human_size
 from tidegate.settings import Settings
 
@@ -21,7 +22,7 @@ def failure_panel(failure: Failure, log: str | None = None, report: str | None =
     """The failure as a panel: what happened, what to do, what to quote."""
     actions = Table.grid(padding=(0, 1))
     for action in failure.suggested_actions:
-        actions.add_row("•", Text(action))
+        actions.add_row("•", Text(visible_line(action)))
     rows: list[RenderableType] = [Text(failure.message), Text(), actions, Text()]
     where = f" in {failure.stage}" if failure.stage else ""
     rows.append(Text(f"{failure.type}{where} · reference {failure.reference}", style="dim"))
@@ -46,7 +47,8 @@ def outcome_summary(outcome: Outcome) -> Text:
         rows.append(("note", "every stage came from its checkpoint"))
     rows += [("finding", finding.message) for finding in outcome.findings]
     return Text("\n").join(
-        Text.assemble((f"{name:<8}", "yellow" if name == "finding" else "dim"), value) for name, value in rows
+        Text.assemble((f"{name:<8}", "yellow" if name == "finding" else "dim"), visible_line(value))
+        for name, value in rows
     )
 
 
