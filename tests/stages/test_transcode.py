@@ -124,7 +124,8 @@ def probed(path: Path) -> dict[str, Any]:
             for stream in container.streams
             if stream.type in ("video", "audio", "subtitle")
         ]
-        chapters = [(c["start"], c["metadata"].get("title")) for c in container.chapters()]
+        # In seconds: versions of ffmpeg count in units of their own.
+        chapters = [(float(c["start"] * c["time_base"]), c["metadata"].get("title")) for c in container.chapters()]
         return {"streams": streams, "chapters": chapters, "title": container.metadata.get("title")}
 
 
@@ -403,7 +404,12 @@ def test_the_pictures_of_a_chunk_are_counted_as_a_demuxer_counts_them(clips: Pat
 
 def test_films_are_what_their_names_say(clips: Path) -> None:
     out = subprocess.run(
-        ["ffmpeg", "-hide_banner", "-i", str(film(clips, "a late beginning, transport stream"))],
+        [
+            str(Toolchain.find(ToolSettings()).ffmpeg),
+            "-hide_banner",
+            "-i",
+            str(film(clips, "a late beginning, transport stream")),
+        ],
         capture_output=True,
         text=True,
         stdin=subprocess.DEVNULL,
