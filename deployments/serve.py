@@ -231,6 +231,17 @@ def _way_in(place: Place, home: Path, console: Console) -> list[str]:
     ]
 
 
+def _reach(settings: Settings) -> str:
+    """What an operator has to know who ingests from hosts of their own, as long as they have said nothing about it."""
+    network = settings.network
+    if network.policy is not None or network.addresses.entries:
+        return ""
+    return (
+        "Its runs reach public addresses only; for a NAS, a camera or this machine start it with "
+        "TIDEGATE_NETWORK_ALLOW=HOST:PORT.\n"
+    )
+
+
 class Keeper:
     """Everything that is kept alive, and the order in which it begins and ends."""
 
@@ -264,6 +275,7 @@ class Keeper:
             "\n".join([f"Prefect UI: {self.place.ui_url}", *way_in]) + "\n"
             f"A worker takes runs from the work pool “{POOL}”; logs are in {self.logs}.\n"
             f"Results go to {self._outputs()}, unless a run names a folder.\n"
+            f"{_reach(Settings.load())}"
             f"Ctrl-C ends it. Runs that are at work are interrupted then, and go on at the next start.",
             soft_wrap=True,
             highlight=False,

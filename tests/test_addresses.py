@@ -262,9 +262,11 @@ def test_an_entry_that_is_none_is_refused(text: str) -> None:
 )
 def test_the_line_that_a_refusal_prints_is_the_one_that_helps(host: str, address: str, line: str) -> None:
     assert PUBLIC.cure(host, 8080, address).endswith(line)
+    assert "where make serve, the worker or this command is started" in PUBLIC.cure(host, 8080, address)
     listed = listing(line.partition("=")[2])
     assert listed.rule_against(host, 8080, address) is None
-    assert listed.cure("other.lan", 80, "10.0.0.1").endswith("add other.lan:80 to TIDEGATE_NETWORK_ALLOW")
+    more = listed.cure("other.lan", 80, "10.0.0.1")
+    assert more.endswith("add other.lan:80 to TIDEGATE_NETWORK_ALLOW") and "where make serve" in more
 
 
 def test_no_line_is_printed_that_would_not_help() -> None:

@@ -268,9 +268,10 @@ class AddressPolicy:
         if literal is None and special is not None and not special.own:
             return "list its address or network in TIDEGATE_NETWORK_ALLOW, should it be meant"
         shown = f"[{literal}]" if isinstance(literal, IPv6Address) else str(literal or plain_name(host))
-        if self.entries:
-            return f"whoever runs this Tidegate can add {shown}:{port} to TIDEGATE_NETWORK_ALLOW"
-        return f"whoever runs this Tidegate can allow it by one line: TIDEGATE_NETWORK_ALLOW={shown}:{port}"
+        who = f"whoever runs this Tidegate can, {_WHERE_SET},"
+        if self.entries:  # what is listed already is not shown: it names hosts inside
+            return f"{who} add {shown}:{port} to TIDEGATE_NETWORK_ALLOW"
+        return f"{who} allow it by one line: TIDEGATE_NETWORK_ALLOW={shown}:{port}"
 
     def _lists_name(self, host: str, port: int) -> bool:
         return any(entry.lists_name(plain_name(host), port) for entry in self._names)
@@ -280,5 +281,6 @@ class AddressPolicy:
         return tuple(entry for entry in self.entries if entry.name)
 
 
+_WHERE_SET = "where make serve, the worker or this command is started (start it again then)"
 _UNLISTED = "it is not listed in TIDEGATE_NETWORK_ALLOW"
 OPEN = AddressPolicy()
