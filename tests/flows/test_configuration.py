@@ -50,9 +50,15 @@ FILES = {
 @pytest.fixture
 def untold(nobody: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     for name in list(os.environ):
-        if name.startswith("PREFECT_") and name != "PREFECT_HOME":  # SSL_CERT_FILE it has read when it was imported
+        if name.startswith("PREFECT_") and name != "PREFECT_HOME":
             monkeypatch.delenv(name)
-    (nobody / "prefect").mkdir()
+    from prefect.settings import Settings
+
+    where = Settings().api.ssl_cert_file  # read from SSL_CERT_FILE when Prefect was imported, and never again
+    monkeypatch.setenv("SSL_CERT_FILE", where or "")
+    if not where:
+        monkeypatch.delenv("SSL_CERT_FILE")
+    (nobody / "prefect").mkdir(exist_ok=True)
     return nobody
 
 
@@ -104,7 +110,7 @@ def test_the_same_place_comes_first(file: str | None, untold: Path, monkeypatch:
         if file is not None and number >= order.index(file):
             (untold / name).write_text(FILES[name].replace("127.0.0.1:9", f"127.0.0.1:{number + 1}"))
     if file is None:
-        assert as_we_read() == as_prefect_reads() == (None, ClientSettings())
+        assert as_we_read() == as_prefect_reads() == (None, ClientSettings(ca_file=os.environ.get("SSL_CERT_FILE")))
     else:
         assert as_we_read()[0] == as_prefect_reads()[0] == f"http://127.0.0.1:{order.index(file) + 1}/api"
     monkeypatch.setenv("PREFECT_API_URL", "http://127.0.0.1:99/api")

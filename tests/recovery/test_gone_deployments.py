@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from flows import access
 from flows.site import POOL
 from tests.support.command import wait_until
 from tests.support.disaster import (
@@ -38,7 +39,7 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
 
 
 def ask(site: Site, method: str, path: str, **what: Any) -> None:
-    asked(method, f"{site.api_url}/{path}", **what)
+    asked(method, f"{site.api_url}/{path}", access.login_of(site.tidegate), **what)
 
 
 def delete_deployment(site: Site) -> None:

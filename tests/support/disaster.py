@@ -162,10 +162,10 @@ class Triggered:
 def triggered(
     site: Site, name: str, source: str, environment: Mapping[str, str] | None = None, **parameters: Any
 ) -> Triggered:
-    """Trigger the deployment `ingest`; its process gets `environment` as well."""
+    """Trigger the deployment `ingest`; its process gets `environment` as well, and what fake tools are allowed here."""
     output = site.output / f"{name}-{next(_numbers)}"
     told = {"source": {"url": source}, "output_dir": str(output), **parameters}
-    env = dict(environment or {})
+    env = fake_tool.allowed() | dict(environment or {})
     return Triggered(site, site.trigger("ingest", told, {"env": env}), output, env)
 
 

@@ -82,6 +82,12 @@ def allow(*folders: Path) -> None:
     os.environ["TIDEGATE_PROCESS_ALLOW"] = os.pathsep.join(told)
 
 
+def allowed() -> dict[str, str]:
+    """The same for a process that does not inherit our environment."""
+    name = "TIDEGATE_PROCESS_ALLOW"
+    return {name: os.environ[name]} if name in os.environ else {}
+
+
 def called_with(tool: Path) -> list[list[str]]:
     """The arguments of each call of an installed tool, in order."""
     journal = tool.with_name(f"{tool.name}.script.calls")
