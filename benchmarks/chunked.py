@@ -27,8 +27,8 @@ from tidegate.events import Observer
 from tidegate.model import DownloadResult, ProbeResult, ProfileName, Quality, RemuxResult, Source
 from tidegate.settings import ProcessSettings, Settings, StoreSettings, ToolSettings
 from tidegate.stages import Workbench
-from tidegate.stages.chunks.piece import Made, Piece
-from tidegate.stages.chunks.piece import make as make_piece
+from tidegate.stages.chunks.job import Made, Piece
+from tidegate.stages.chunks.job import make as make_piece
 from tidegate.transfer.resolvers.base import WHOLE_FILE
 
 SECONDS, SIZE = 240, "1280x720"

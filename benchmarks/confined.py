@@ -15,8 +15,8 @@ import anyio
 from benchmarks.pairs import Pairs, measure
 from tests.support.clips import clip
 from tidegate.events import unobserved
-from tidegate.process.ffmpeg import Toolchain, base_arguments, file_url, run_ffmpeg
-from tidegate.process.inspect import inspect
+from tidegate.media.ffmpeg import Toolchain, base_arguments, file_url, run_ffmpeg
+from tidegate.media.inspect import inspect
 from tidegate.settings import ProcessSettings, ToolSettings
 
 ITEMS = 20

@@ -17,7 +17,7 @@ from benchmarks.figures import Figure
 from benchmarks.pairs import Pairs, measure
 from tests.support.clips import clip
 from tidegate.events import unobserved
-from tidegate.process.ffmpeg import Toolchain, base_arguments, file_url, run_ffmpeg
+from tidegate.media.ffmpeg import Toolchain, base_arguments, file_url, run_ffmpeg
 from tidegate.process.supervise import Job, run
 from tidegate.settings import ProcessSettings, ToolSettings
 

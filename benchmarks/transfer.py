@@ -30,9 +30,9 @@ from benchmarks.pairs import HEADER, Pairs, measure
 from tidegate.events import unobserved
 from tidegate.model import Source
 from tidegate.settings import TransferSettings
-from tidegate.transfer.ask import Wanted, receive
-from tidegate.transfer.fetch import fetch_file, identify
-from tidegate.transfer.http import HttpExchange
+from tidegate.transfer.asking.ask import Wanted, receive
+from tidegate.transfer.file.fetch import fetch_file, identify
+from tidegate.transfer.file.http import HttpExchange
 from tidegate.transfer.outside import Outside
 from tidegate.transfer.transport import pool_of
 

@@ -13,8 +13,8 @@ from typing import Literal
 from benchmarks.pairs import Pairs, measure
 from tests.support.clips import clip
 from tidegate.events import unobserved
-from tidegate.process.ffmpeg import Toolchain
-from tidegate.process.inspect import inspect
+from tidegate.media.ffmpeg import Toolchain
+from tidegate.media.inspect import inspect
 from tidegate.settings import ProcessSettings, ToolSettings
 
 SECONDS = 60

@@ -52,8 +52,8 @@ def start_worker(
 
 
 def start_furnishing(api_url: str, log: Path, told: Mapping[str, str] | None = None) -> subprocess.Popen[bytes]:
-    """Blocks, pools, deployments, automation: `deployments/furnish.py` as a process, because it imports Prefect."""
-    return _start(("-m", "deployments.furnish"), log, {**safety.untracked(), **_at(api_url, told)})
+    """Blocks, pools, deployments, automation: `deployments/register.py` as a process, because it imports Prefect."""
+    return _start(("-m", "deployments.register"), log, {**safety.untracked(), **_at(api_url, told)})
 
 
 def start_door(home: Path, api_url: str, log: Path) -> subprocess.Popen[bytes]:

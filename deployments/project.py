@@ -1,7 +1,7 @@
 """prefect.yaml, read and checked against Prefect's own models.
 
 Prefect ignores a key that it does not know without a word: a misspelt `schedules` is a deployment that never runs.
-`deployments/furnish.py` refuses such a file before it tells a server anything, and a test checks ours.
+`deployments/register.py` refuses such a file before it tells a server anything, and a test checks ours.
 """
 
 from __future__ import annotations

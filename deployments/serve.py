@@ -1,9 +1,9 @@
 """`python -m deployments.serve` (`make serve`): a whole Prefect site on this machine, for as long as it runs.
 
-Brings up a server with its UI, tells it everything (`deployments/furnish.py`), keeps it and a process worker alive, and
-ends both on Ctrl-C or SIGTERM. A second start finds the first one and says where it is; a server that is already there
-is used and left running. Killed, it takes server and worker along and leaves a record that nobody believes: the next
-start begins as if there had been none, and recovery takes up the runs that were interrupted.
+Brings up a server with its UI, tells it everything (`deployments/register.py`), keeps it and a process worker alive,
+and ends both on Ctrl-C or SIGTERM. A second start finds the first one and says where it is; a server that is already
+there is used and left running. Killed, it takes server and worker along and leaves a record that nobody believes: the
+next start begins as if there had been none, and recovery takes up the runs that were interrupted.
 """
 
 from __future__ import annotations

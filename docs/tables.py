@@ -16,8 +16,8 @@ from typing import Any
 
 from tidegate import settings
 from tidegate.errors import POLICIES, Inside, Policy, TidegateError, snake_case
+from tidegate.media.diagnose import CATALOGUE
 from tidegate.model import Decision, MediaInfo, ProfileName, Quality, Strategy, StreamInfo
-from tidegate.process.diagnose import CATALOGUE
 from tidegate.resilience.quality import MB, RUNGS
 from tidegate.settings import Group, Settings
 from tidegate.stages.decide import (

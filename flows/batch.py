@@ -18,9 +18,9 @@ from prefect.states import Completed, Failed
 from flows.attempts import asked, beginning, opened_ledger
 from flows.ending import failed_before_it_began
 from flows.ingest import ingest
+from flows.open_breaker import REST_SECONDS, comes_back, rest_of
 from flows.port import hold
 from flows.request import SourceRequest
-from flows.rests import REST_SECONDS, comes_back, rest_of
 from tasks.observe import run_observer
 from tidegate.durable.ledger.lease import Lease, leased
 from tidegate.model import NO_WISH, Outcome, ProfileName, Quality, StageName, Wish

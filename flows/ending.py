@@ -15,11 +15,11 @@ from prefect.context import FlowRunContext
 from prefect.exceptions import Abort
 
 from flows.attempts import opened_ledger, seen_to_by_others, why_superseded
+from flows.open_breaker import comes_again
 from flows.request import SourceRequest
-from flows.rests import comes_again
 from tasks.progress import shown
 from tidegate.durable.ledger import AttemptState, Beginning, Ledger
-from tidegate.durable.ledger.codecs import seen_in
+from tidegate.durable.ledger.codec_counts import seen_in
 from tidegate.durable.ledger.decide import LOST_TOUCH
 from tidegate.durable.ledger.lease import Lease, leased
 from tidegate.errors import (
@@ -38,7 +38,7 @@ from tidegate.report.failure import describe
 from tidegate.report.terminal import limits_line, origin_line
 from tidegate.settings import Settings
 from tidegate.stages import publish_failure
-from tidegate.transfer.gates import Gates
+from tidegate.transfer.gates.gates import Gates
 from tidegate.transfer.transport import pool_of
 
 if TYPE_CHECKING:

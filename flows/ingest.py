@@ -24,9 +24,9 @@ from prefect.states import Completed, Failed
 from flows.attempts import asked, beginning
 from flows.ending import attempted, failed_before_it_began, flow_run_id, told
 from flows.fallback import Descent, brought, forget, given_up, offered
+from flows.open_breaker import comes_again, comes_back, patience_seconds, scheduled_again
 from flows.port import hold
 from flows.request import SourceRequest, require_output
-from flows.rests import comes_again, comes_back, patience_seconds, scheduled_again
 from flows.roots import roots_of
 from flows.smaller import Reduction, made, note_aim, recorded_aim
 from flows.stored import order_of, settings_of, source_in

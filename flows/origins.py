@@ -26,7 +26,7 @@ from tidegate.report.terminal import failure_panel
 from tidegate.report.units import human_size
 from tidegate.resilience.breaker import State, reason, remaining_seconds
 from tidegate.settings import GateSettings, Settings
-from tidegate.transfer.gates import origin_of
+from tidegate.transfer.gates.gates import origin_of
 
 DONE, FAILED = 0, 1
 

@@ -32,7 +32,7 @@ from tidegate.settings import Settings
 
 if TYPE_CHECKING:
     from tidegate.durable.ledger import Attempt
-    from tidegate.durable.ledger.codecs import Counted
+    from tidegate.durable.ledger.codec_counts import Counted
     from tidegate.durable.owner import Owner
     from tidegate.model import Value
     from tidegate.settings import LedgerSettings

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import psutil
 
+from tasks.dask import spread
 from tasks.policies import Stage, stage_task
-from tasks.spread import spread
 from tidegate import stages
 from tidegate.model import Aim, DownloadResult, ProfileName, Quality, RemuxResult, Strategy
 from tidegate.resilience.admission import Needs

@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 from prefect.cli.deploy._schedules import _schedule_config_to_deployment_schedule
 
-from deployments import furnish, project
+from deployments import project
+from deployments import register as furnish
 from flows import safety
 from tidegate.durable.home import Home
 

@@ -23,7 +23,7 @@ from tidegate.durable.store import AssetStore, describe
 from tidegate.errors import DiskFull
 from tidegate.model import Identity
 from tidegate.settings import TransferSettings
-from tidegate.transfer.part import Part
+from tidegate.transfer.file.part import Part
 
 OUTSIDE = frozenset({"posix", "fcntl", "_io", "io"})
 """Modules whose functions, and whose files' methods, reach the operating system."""

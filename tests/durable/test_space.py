@@ -37,11 +37,11 @@ from tidegate.durable.inventory import (
     named_by,
     used_since,
 )
+from tidegate.durable.last_used import touch
 from tidegate.durable.lock import acquire
 from tidegate.durable.space import BEYOND_THE_FLOOR, SETTLED, Doomed, Why, clear, free_bytes, unmet, what_may_go
 from tidegate.durable.store import AssetStore, holds
 from tidegate.durable.unfinished import unfinished
-from tidegate.durable.usage import touch
 from tidegate.errors import LedgerUnavailable
 from tidegate.events import Event, Note, unobserved
 from tidegate.model import Asset

@@ -22,7 +22,7 @@ from tests.support.crash import Published, Undisturbed, Work, killed_at, undistu
 from tests.support.fake_tool import allow
 from tests.support.films import CLOSED, PICTURE, SOUND, Recipe, shown
 from tests.support.leaks import end_children, marking
-from tidegate.process.ffmpeg import Toolchain
+from tidegate.media.ffmpeg import Toolchain
 from tidegate.settings import ToolSettings
 
 SEED = int(os.environ.get("TIDEGATE_TEST_SEED", "2026"))

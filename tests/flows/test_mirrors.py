@@ -1,6 +1,6 @@
 """Mirrors through the real command: a source that fails, falls silent or drips is helped out, and the whole is proven.
 
-Both origins count their requests. Which bytes may be mixed is told in tests/transfer/test_spread.py.
+Both origins count their requests. Which bytes may be mixed is told in tests/transfer/test_places.py.
 """
 
 from __future__ import annotations

@@ -25,7 +25,7 @@ from tidegate.durable.ledger import Ledger
 from tidegate.durable.owner import this_process
 from tidegate.errors import CircuitOpen, NotFound, ServerError, TidegateError
 from tidegate.settings import GateSettings, LedgerSettings, Settings, StoreSettings
-from tidegate.transfer.gates import Gates
+from tidegate.transfer.gates.gates import Gates
 
 HOST, OTHER = "https://cdn.example.org:443", "https://other.example.org:443"
 

@@ -30,8 +30,8 @@ from tidegate.model import Asset, ProfileName, Quality, Source, Track
 from tidegate.settings import TransferSettings
 from tidegate.stages import work_key
 from tidegate.stages.download import NOTE, Stored
-from tidegate.transfer.part import Part
-from tidegate.transfer.pieces import Spans
+from tidegate.transfer.file.part import Part
+from tidegate.transfer.file.pieces import Spans
 from tidegate.transfer.resolvers.base import WHOLE_FILE
 from tidegate.transfer.resolvers.local import LocalExchange
 

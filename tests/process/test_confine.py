@@ -23,11 +23,11 @@ from tests.support.clips import clip
 from tidegate.durable.home import Home
 from tidegate.errors import PermissionRefused
 from tidegate.events import unobserved
+from tidegate.media.ffmpeg import Toolchain, base_arguments, file_url, files_in, run_ffmpeg
+from tidegate.media.inspect import inspect
 from tidegate.process import access, confine
 from tidegate.process.access import hidden_folders, rights_of, without
 from tidegate.process.confine import READS, Confinement, Network, filter_of, kernel_offers
-from tidegate.process.ffmpeg import Toolchain, base_arguments, file_url, files_in, run_ffmpeg
-from tidegate.process.inspect import inspect
 from tidegate.process.job import Job
 from tidegate.process.supervise import Finished, run
 from tidegate.settings import ProcessSettings, ToolSettings

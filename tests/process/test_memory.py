@@ -20,9 +20,9 @@ from tests.support.leaks import wait_until_childless
 from tidegate.durable.owner import this_process
 from tidegate.errors import MemoryExhausted, ProcessKilled
 from tidegate.events import Event, Note, Strain
+from tidegate.media.ffmpeg import Toolchain, opening
 from tidegate.process import cgroup
 from tidegate.process.cgroup import MemoryGroup, own_place, sweep
-from tidegate.process.ffmpeg import Toolchain, opening
 from tidegate.process.supervise import Finished, Job, run
 from tidegate.settings import ProcessSettings, ToolSettings
 

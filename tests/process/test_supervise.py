@@ -33,8 +33,8 @@ from tidegate.errors import (
     ToolMissing,
 )
 from tidegate.events import Note, PathTaken
+from tidegate.media.ffmpeg import Progress
 from tidegate.process.cgroup import PREFIX, own_place
-from tidegate.process.ffmpeg import Progress
 from tidegate.process.supervise import DRAIN_SECONDS, Finished, Job, run
 from tidegate.process.tree import Tree
 from tidegate.settings import ProcessSettings

@@ -7,8 +7,8 @@ from fractions import Fraction
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tidegate.process.timeline import Timeline
-from tidegate.process.timeline_child import cuts, steady
+from tidegate.media.timeline import Timeline
+from tidegate.media.timeline_child import cuts, steady
 from tidegate.stages.chunks.plan import LEAST_CHUNKS, Cut, cut
 
 TICKS = ((1, 1000), (1, 12800), (1, 90000), (1001, 30000))

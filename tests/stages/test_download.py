@@ -27,7 +27,7 @@ from tidegate.events import Account, Event, Note, together
 from tidegate.model import DownloadResult, ProbeResult, Source
 from tidegate.settings import Settings, StoreSettings
 from tidegate.stages import Workbench
-from tidegate.transfer.crew import Crew
+from tidegate.transfer.file.parallel import Crew
 from tidegate.transfer.resolvers.base import WHOLE_FILE
 
 MIB = 1024 * 1024

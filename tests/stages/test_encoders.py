@@ -17,8 +17,8 @@ from tests.stages.conftest import Downloaded
 from tests.support.fake_tool import allow
 from tests.support.films import film, shown
 from tidegate.events import Event, Note
+from tidegate.media.ffmpeg import Toolchain
 from tidegate.model import DownloadResult, ProfileName, Quality, RemuxResult
-from tidegate.process.ffmpeg import Toolchain
 from tidegate.settings import ProcessSettings, Settings, StoreSettings, ToolSettings
 from tidegate.stages import Workbench, remux
 from tidegate.stages.encoders import HARDWARE

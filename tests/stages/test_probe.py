@@ -17,7 +17,7 @@ from tidegate.errors import NotMedia, TidegateError
 from tidegate.model import DownloadResult, Identity, ProbeResult, ProfileName, Quality, Rendition, Source
 from tidegate.settings import Settings, StoreSettings, TransferSettings
 from tidegate.stages import Workbench, choose_rendition, work_key
-from tidegate.transfer.peek import PEEK_BYTES
+from tidegate.transfer.file.peek import PEEK_BYTES
 
 MIB = 1024 * 1024
 

@@ -12,9 +12,9 @@ import pytest
 
 from tests.support.clips import clip
 from tidegate.events import unobserved
+from tidegate.media.inspect import inspect
+from tidegate.media.join import joined
 from tidegate.model import DownloadResult, MediaInfo, ProfileName, Quality, RemuxResult, TransferStats
-from tidegate.process.inspect import inspect
-from tidegate.process.join import joined
 from tidegate.settings import ProcessSettings, ToolSettings
 from tidegate.stages import Workbench, remux
 from tidegate.stages.recipes import offsets_seconds

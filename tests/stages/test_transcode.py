@@ -22,8 +22,8 @@ from tests.support.films import FILMS, SECONDS, WHOLE, film, shown, sound_of
 from tests.support.leaks import leftovers
 from tidegate.errors import ProcessKilled, TidegateError
 from tidegate.events import Advance, Event
+from tidegate.media.ffmpeg import Toolchain
 from tidegate.model import DownloadResult, ProfileName, Quality, RemuxResult
-from tidegate.process.ffmpeg import Toolchain
 from tidegate.settings import ProcessSettings, Settings, StoreSettings, ToolSettings
 from tidegate.stages import Workbench, remux
 from tidegate.stages.chunks.samples import samples_in

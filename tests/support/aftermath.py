@@ -19,7 +19,7 @@ import psutil
 from tests.support import fake_tool
 from tests.support.command import Command, Ended
 from tests.support.leaks import MARK, leftovers
-from tidegate.process.ffmpeg import Toolchain
+from tidegate.media.ffmpeg import Toolchain
 from tidegate.settings import ToolSettings
 
 STAGES = ["probe", "download", "remux", "analyze", "publish"]

@@ -37,7 +37,7 @@ from tests.support.site import Site
 from tidegate.durable.children import MARK as ATTEMPT_MARK
 from tidegate.durable.home import Home
 from tidegate.durable.ledger import Attempt, AttemptState, Ledger, Recovery
-from tidegate.process.ffmpeg import Toolchain
+from tidegate.media.ffmpeg import Toolchain
 from tidegate.settings import LedgerSettings, ToolSettings
 
 Fresh = Callable[[str], Path]

@@ -19,7 +19,7 @@ from tidegate.model import Gap, Identity, Rendition, Source, TransferStats
 from tidegate.settings import GateSettings, Settings, TransferSettings
 from tidegate.stages.outside import outside_of
 from tidegate.stages.workbench import Workbench
-from tidegate.transfer.gates import Gates
+from tidegate.transfer.gates.gates import Gates
 from tidegate.transfer.outside import Outside, RunTool
 from tidegate.transfer.resolvers.base import Fetched, Fetching, Resolver
 from tidegate.transfer.resolvers.dash import DashResolver

@@ -14,9 +14,9 @@ from tests.support.origin import Synthetic
 from tidegate.events import unobserved
 from tidegate.model import Source
 from tidegate.settings import TransferSettings
-from tidegate.transfer.fetch import FileFetched, fetch_file, identify
-from tidegate.transfer.gates import Gates
-from tidegate.transfer.http import HttpExchange
+from tidegate.transfer.file.fetch import FileFetched, fetch_file, identify
+from tidegate.transfer.file.http import HttpExchange
+from tidegate.transfer.gates.gates import Gates
 from tidegate.transfer.outside import Outside
 from tidegate.transfer.transport import pool_of
 

@@ -6,12 +6,12 @@ import re
 from collections.abc import Callable
 
 from tidegate.redact import has_secret, redact_text, redact_url
-from tidegate.transfer.answers import digests, file_name, links, retry_after_seconds, wait_seconds
-from tidegate.transfer.mirrors import expired
+from tidegate.transfer.asking.answers import digests, file_name, links, retry_after_seconds, wait_seconds
+from tidegate.transfer.file.mirrors import expired
 from tidegate.transfer.playlists.captions import merged_captions
 from tidegate.transfer.playlists.metalink import priority_of
+from tidegate.transfer.resolvers.twitch_console import _quality
 from tidegate.transfer.transport.base import Headers
-from tidegate.transfer.twitch_console import _quality
 from tidegate.transfer.verify import refuse_text
 
 SEEDS = (

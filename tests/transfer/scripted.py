@@ -11,7 +11,7 @@ from typing import Self
 import anyio
 
 from tidegate.model import Identity
-from tidegate.transfer.exchange import Exchange
+from tidegate.transfer.file.exchange import Exchange
 
 Script = Callable[[dict[str, str]], Iterator[bytes]]
 """Takes the headers of a request, names in lower case; gives the answer, head and all."""

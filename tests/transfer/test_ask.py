@@ -30,8 +30,8 @@ from tidegate.errors import (
 )
 from tidegate.resilience.retry import Retry
 from tidegate.settings import TransferSettings
-from tidegate.transfer.ask import Answer, Wanted, ask, receive
-from tidegate.transfer.gates import origin_of
+from tidegate.transfer.asking.ask import Answer, Wanted, ask, receive
+from tidegate.transfer.gates.gates import origin_of
 from tidegate.transfer.outside import Outside
 from tidegate.transfer.transport import pool_of
 

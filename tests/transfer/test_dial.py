@@ -21,8 +21,8 @@ from tests.transfer.scripted import Scripted
 from tidegate.addresses import AddressPolicy, PolicyName, read_entries
 from tidegate.errors import AddressRefused, ConnectionFailed, Evidence, RedirectLoop, UnsupportedSource
 from tidegate.settings import GateSettings, TransferSettings
-from tidegate.transfer.answers import redirect_target
-from tidegate.transfer.gates import Gates, Verdict, _verdict
+from tidegate.transfer.asking.answers import redirect_target
+from tidegate.transfer.gates.gates import Gates, Verdict, _verdict
 from tidegate.transfer.playlists.media import web_url
 from tidegate.transfer.transport import dial as dialling
 from tidegate.transfer.transport import pool_of

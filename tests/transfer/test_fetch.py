@@ -44,10 +44,10 @@ from tidegate.events import Advance, Event, unobserved
 from tidegate.model import DownloadResult, Identity, ProbeResult, Source, TransferStats
 from tidegate.settings import Settings, StoreSettings, TransferSettings
 from tidegate.stages import Workbench
-from tidegate.transfer.exchange import Connect
-from tidegate.transfer.fetch import OVERLAP_BYTES, Fetch, identify
-from tidegate.transfer.http import HttpExchange
-from tidegate.transfer.part import Part
+from tidegate.transfer.file.exchange import Connect
+from tidegate.transfer.file.fetch import OVERLAP_BYTES, Fetch, identify
+from tidegate.transfer.file.http import HttpExchange
+from tidegate.transfer.file.part import Part
 from tidegate.transfer.resolvers.base import WHOLE_FILE
 from tidegate.transfer.transport import pool_of
 

@@ -35,9 +35,9 @@ from tidegate.errors import (
 from tidegate.events import unobserved
 from tidegate.model import Identity, MediaInfo, Source
 from tidegate.settings import Settings, TransferSettings
-from tidegate.transfer.fetch import FileFetched, Renew, fetch_file, identify
-from tidegate.transfer.http import HttpExchange
-from tidegate.transfer.mirrors import expired, proven_same
+from tidegate.transfer.file.fetch import FileFetched, Renew, fetch_file, identify
+from tidegate.transfer.file.http import HttpExchange
+from tidegate.transfer.file.mirrors import expired, proven_same
 from tidegate.transfer.outside import Outside
 from tidegate.transfer.playlists.read_metalink import read as read_metalink
 from tidegate.transfer.resolvers.base import Offer

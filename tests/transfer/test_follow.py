@@ -12,8 +12,8 @@ from blake3 import blake3
 
 from tidegate.model import Identity
 from tidegate.settings import TransferSettings
-from tidegate.transfer.follow import NEAR_BYTES, QUICK, Follower
-from tidegate.transfer.part import Part
+from tidegate.transfer.file.follow import NEAR_BYTES, QUICK, Follower
+from tidegate.transfer.file.part import Part
 
 SIZE = 3 * NEAR_BYTES + 4321
 WHOLE = random.Random(5).randbytes(SIZE)

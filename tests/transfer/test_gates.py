@@ -33,9 +33,8 @@ from tidegate.events import Event, Note, Waiting
 from tidegate.resilience.breaker import State
 from tidegate.resilience.sharing import Answer, Ask
 from tidegate.settings import GateSettings, LedgerSettings
-from tidegate.transfer import gates as gates_module
-from tidegate.transfer import records
-from tidegate.transfer.gates import GAIN_BYTES, Gates, Passage, origin_of
+from tidegate.transfer.gates.gates import GAIN_BYTES, Gates, Passage, origin_of, records
+from tidegate.transfer.gates.gates import gates as gates_module
 
 HOST, OTHER = "http://host:80", "http://other:80"
 POLL = timedelta(seconds=0.1)

@@ -19,8 +19,15 @@ from tests.transfer.scripted import Scripted, head, identified, part_of, read_fr
 from tidegate.errors import BadInput, ConnectionFailed, Evidence, RangeMismatch, RedirectLoop
 from tidegate.model import Source
 from tidegate.settings import TransferSettings
-from tidegate.transfer.answers import begins_at, claimed_digests, digests, file_name, retry_after_seconds, total_bytes
-from tidegate.transfer.http import HttpExchange
+from tidegate.transfer.asking.answers import (
+    begins_at,
+    claimed_digests,
+    digests,
+    file_name,
+    retry_after_seconds,
+    total_bytes,
+)
+from tidegate.transfer.file.http import HttpExchange
 from tidegate.transfer.transport.base import Headers
 
 NOW = 1_700_000_000.0
@@ -195,7 +202,7 @@ def test_no_library_underneath_logs_a_link_at_info() -> None:
     code = (
         "import logging, sys; logging.basicConfig(level=logging.INFO, stream=sys.stdout)\n"
         "import anyio; from pydantic import SecretStr; from tidegate.model import Source\n"
-        "from tidegate.settings import TransferSettings; from tidegate.transfer.http import HttpExchange\n"
+        "from tidegate.settings import TransferSettings; from tidegate.transfer.file.http import HttpExchange\n"
         "anyio.run(HttpExchange(Source(url=SecretStr(sys.argv[1])), TransferSettings()).identify)\n"
         "print('asked')"
     )

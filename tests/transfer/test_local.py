@@ -17,8 +17,8 @@ from tidegate.errors import NotFound, NotMedia, SourceChanged, TidegateError, Un
 from tidegate.events import unobserved
 from tidegate.model import Source
 from tidegate.settings import TransferSettings
-from tidegate.transfer.fetch import Fetch, identify
-from tidegate.transfer.part import Part
+from tidegate.transfer.file.fetch import Fetch, identify
+from tidegate.transfer.file.part import Part
 from tidegate.transfer.paths import local_path
 from tidegate.transfer.resolvers import resolver_for
 from tidegate.transfer.resolvers.local import LocalExchange

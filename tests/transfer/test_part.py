@@ -21,7 +21,7 @@ from tidegate.errors import DiskFull
 from tidegate.events import Event, Note, unobserved
 from tidegate.model import Identity
 from tidegate.settings import TransferSettings
-from tidegate.transfer.part import UNHURRIED_BYTES, UNHURRIED_SECONDS, Part, opened_part
+from tidegate.transfer.file.part import UNHURRIED_BYTES, UNHURRIED_SECONDS, Part, opened_part
 
 KIB = 1024
 IDENTITY = Identity(url="http://origin/clip.mp4", name="clip.mp4", size_bytes=1000 * KIB, etag='"one"', ranges=True)

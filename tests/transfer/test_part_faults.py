@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 
 from tidegate.model import Identity
 from tidegate.settings import TransferSettings
-from tidegate.transfer.part import Part
+from tidegate.transfer.file.part import Part
 
 SIZE = 1024
 WHOLE = random.Random(7).randbytes(SIZE)
@@ -106,7 +106,7 @@ def test_what_is_written_while_the_disk_syncs_is_not_vouched_for(
         sync(handle)
         part.write_at(100, memoryview(WHOLE)[100:200])
 
-    monkeypatch.setattr("tidegate.transfer.part.os.fdatasync", slow_sync)
+    monkeypatch.setattr("tidegate.transfer.file.part.os.fdatasync", slow_sync)
     part.checkpoint()
     journal = part._read_journal()
     assert journal is not None and journal.received == ((0, 100),)

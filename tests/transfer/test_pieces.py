@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tidegate.resilience.stall import SpeedWindow
-from tidegate.transfer.pieces import ALIGN_BYTES, LEAST_PIECE_BYTES, Piece, Span, Spans, Widening, next_piece
+from tidegate.transfer.file.pieces import ALIGN_BYTES, LEAST_PIECE_BYTES, Piece, Span, Spans, Widening, next_piece
 
 MIB = 1024 * 1024
 TOTAL = 64

@@ -42,13 +42,13 @@ from tidegate.model import Identity, Rendition, Source
 from tidegate.settings import ProcessSettings, Settings, StoreSettings, TransferSettings
 from tidegate.stages import Workbench
 from tidegate.stages.outside import outside_of
-from tidegate.transfer.extract_child import cookies_of, own_host_only
-from tidegate.transfer.extraction import Extraction, failure_of
-from tidegate.transfer.formats import canonical_link, choices_of, expires_at, format_of, same_choice
 from tidegate.transfer.outside import Outside
 from tidegate.transfer.resolvers import site as site_module
 from tidegate.transfer.resolvers.base import Fetched, Fetching, Offer
 from tidegate.transfer.resolvers.site import SiteResolver
+from tidegate.transfer.resolvers.site_child import cookies_of, own_host_only
+from tidegate.transfer.resolvers.site_extraction import Extraction, failure_of
+from tidegate.transfer.resolvers.site_formats import canonical_link, choices_of, expires_at, format_of, same_choice
 
 SITE = SiteResolver()
 QUICK = TransferSettings(backoff_base=0.01, tries=2, extract_timeout=30, request_timeout=8, throttle_budget=1.0)
@@ -511,7 +511,7 @@ def test_a_page_that_never_answers_ends(bench: Bench) -> None:
 def test_an_extractor_that_crashes_is_unknown_with_its_evidence(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     broken = bench.home / "broken_child.py"
     broken.write_text("import sys, os\nos.unlink(sys.argv[1])\nraise SystemError('inside the extractor')\n")
-    monkeypatch.setattr("tidegate.transfer.extraction._CHILD", broken)
+    monkeypatch.setattr("tidegate.transfer.resolvers.site_extraction._CHILD", broken)
     bench.link = "http://127.0.0.1:9/page"
     failure = bench.failure()
     assert type(failure) is Unknown

@@ -22,7 +22,7 @@ from tidegate.errors import AddressRefused, BadInput, ConnectionFailed, HttpRefu
 from tidegate.events import Event, Note
 from tidegate.settings import GateSettings, TransferSettings
 from tidegate.transfer import tool_proxy as module
-from tidegate.transfer.gates import Gates
+from tidegate.transfer.gates.gates import Gates
 from tidegate.transfer.outside import Outside
 from tidegate.transfer.tool_proxy import ToolProxy, tool_proxy
 

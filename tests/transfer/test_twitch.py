@@ -47,7 +47,7 @@ from tidegate.stages.outside import outside_of
 from tidegate.transfer.outside import Outside
 from tidegate.transfer.resolvers.base import Fetched, Fetching, Offer
 from tidegate.transfer.resolvers.twitch import ORIGIN, TwitchResolver, gaps_of
-from tidegate.transfer.twitch_console import CATALOGUE, Console, failure_of, parse_info
+from tidegate.transfer.resolvers.twitch_console import CATALOGUE, Console, failure_of, parse_info
 
 VOD = "https://www.twitch.tv/videos/1866702552"
 TWITCH = TwitchResolver()

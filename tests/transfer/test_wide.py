@@ -20,8 +20,8 @@ from tidegate.errors import SourceChanged, TidegateError
 from tidegate.events import unobserved
 from tidegate.model import Source
 from tidegate.settings import TransferSettings
-from tidegate.transfer.fetch import FileFetched, fetch_file, identify
-from tidegate.transfer.http import HttpExchange
+from tidegate.transfer.file.fetch import FileFetched, fetch_file, identify
+from tidegate.transfer.file.http import HttpExchange
 from tidegate.transfer.outside import Outside
 from tidegate.transfer.transport import pool_of
 

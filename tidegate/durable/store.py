@@ -17,8 +17,8 @@ from tidegate.durable import private
 from tidegate.durable.atomic import swap_in, sync_file, sync_folder
 from tidegate.durable.crash_points import reached
 from tidegate.durable.hashing import blake3_of
+from tidegate.durable.last_used import touch
 from tidegate.durable.unfinished import clear_abandoned, unfinished
-from tidegate.durable.usage import touch
 from tidegate.errors import from_os_error
 from tidegate.model import Asset, Digest, Track
 

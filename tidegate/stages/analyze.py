@@ -16,8 +16,8 @@ from tidegate.durable.children import own_name
 from tidegate.durable.threads import in_thread
 from tidegate.errors import EncoderUnknown, MemoryExhausted, RefusedByMuxer
 from tidegate.events import Note
+from tidegate.media.ffmpeg import Toolchain, base_arguments, file_url, run_ffmpeg
 from tidegate.model import AnalysisResult, Asset, Detection, MediaInfo, RemuxResult
-from tidegate.process.ffmpeg import Toolchain, base_arguments, file_url, run_ffmpeg
 from tidegate.resilience.deadline import processing_seconds
 from tidegate.resilience.quality import RUNGS, cap_bytes, rung_of
 from tidegate.stages.detectors import DETECTORS, Detector, wanted_by

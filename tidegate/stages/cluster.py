@@ -1,6 +1,6 @@
 """Whether a Dask scheduler lets in everybody who reaches it: who does, runs code as the user of its workers.
 
-`tasks/spread.py` warns before it hands chunks to one, `flows/doctor_home.py` tells of it. Looks at addresses only.
+`tasks/dask.py` warns before it hands chunks to one, `flows/doctor_home.py` tells of it. Looks at addresses only.
 """
 
 from __future__ import annotations

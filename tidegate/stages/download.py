@@ -24,6 +24,8 @@ from tidegate.durable.store import describe
 from tidegate.durable.threads import in_thread, still_wanted
 from tidegate.errors import Evidence, NotMedia, TidegateError, TruncatedMedia, WrongDigest, from_os_error
 from tidegate.events import Note, PathTaken
+from tidegate.media.inspect import inspect
+from tidegate.media.join import joined
 from tidegate.model import (
     NO_WISH,
     Asset,
@@ -38,8 +40,6 @@ from tidegate.model import (
     Value,
     Wish,
 )
-from tidegate.process.inspect import inspect
-from tidegate.process.join import joined
 from tidegate.resilience.deadline import processing_seconds
 from tidegate.resilience.rollout import path_of
 from tidegate.stages.outside import outside_of

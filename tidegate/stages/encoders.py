@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from tidegate.errors import TidegateError
 from tidegate.events import Note
-from tidegate.process.ffmpeg import Toolchain, opening
+from tidegate.media.ffmpeg import Toolchain, opening
 from tidegate.process.supervise import Job, run
 from tidegate.stages.workbench import Workbench
 

@@ -2,7 +2,7 @@
 
 The transcode stage hands all pieces that are missing to one executor. Whoever it is: a piece is made by
 `chunks.piece.make`, which records it before it tells; the first failure ends the others; and nothing of them runs when
-`run` returns. `tasks/spread.py` has one that spreads them over a Dask cluster.
+`run` returns. `tasks/dask.py` has one that spreads them over a Dask cluster.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import anyio
 from tidegate.errors import reason_of
 from tidegate.events import Observer
 from tidegate.settings import ProcessSettings
-from tidegate.stages.chunks.piece import Made, Piece, make
+from tidegate.stages.chunks.job import Made, Piece, make
 
 THREADS_OF_A_WORKER = 4
 """Beyond it one more thread gains less than a second worker does; but a crash costs one chunk for each worker."""

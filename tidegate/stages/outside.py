@@ -15,9 +15,9 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from tidegate.errors import ToolMissing
+from tidegate.media.inspect import inspect
 from tidegate.model import MediaInfo
 from tidegate.process.confine import Network
-from tidegate.process.inspect import inspect
 from tidegate.process.supervise import Finished, Job, run
 from tidegate.stages.workbench import Workbench
 from tidegate.transfer.outside import Outside

@@ -19,6 +19,7 @@ from tidegate.durable.children import own_name
 from tidegate.durable.threads import in_thread
 from tidegate.errors import Climb, ProcessFailure, TidegateError
 from tidegate.events import Note
+from tidegate.media.ffmpeg import Toolchain, base_arguments, can_tone_map, file_url, run_ffmpeg, version_of
 from tidegate.model import (
     Aim,
     ChunkRecord,
@@ -34,7 +35,6 @@ from tidegate.model import (
     Strategy,
     Verification,
 )
-from tidegate.process.ffmpeg import Toolchain, base_arguments, can_tone_map, file_url, run_ffmpeg, version_of
 from tidegate.resilience.quality import first_aim, rung_of, threads_for
 from tidegate.stages.decide import decide, findings, ladder, smaller, worth_a_look
 from tidegate.stages.recipes import offsets_seconds, output_arguments, repair_arguments

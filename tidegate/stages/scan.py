@@ -13,8 +13,8 @@ from typing import Literal
 
 from tidegate.errors import BadTimestamps, EncoderUnknown, MemoryExhausted, ProcessTimeout, RefusedByMuxer
 from tidegate.events import Note, unobserved
+from tidegate.media.ffmpeg import Toolchain, closed, file_url, opening, run_ffmpeg
 from tidegate.model import DownloadResult, MediaInfo, StreamInfo
-from tidegate.process.ffmpeg import Toolchain, closed, file_url, opening, run_ffmpeg
 from tidegate.resilience.deadline import processing_seconds
 from tidegate.stages.workbench import Workbench
 

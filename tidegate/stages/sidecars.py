@@ -10,8 +10,8 @@ from pathlib import Path
 
 from tidegate.errors import BadTimestamps, RefusedByMuxer
 from tidegate.events import unobserved
+from tidegate.media.ffmpeg import Toolchain, base_arguments, file_url, run_ffmpeg
 from tidegate.model import Decision, DownloadResult, Finding, Sidecar
-from tidegate.process.ffmpeg import Toolchain, base_arguments, file_url, run_ffmpeg
 from tidegate.resilience.deadline import processing_seconds
 from tidegate.stages.recipes import offsets_seconds, sidecar_arguments
 from tidegate.stages.workbench import Workbench

@@ -20,14 +20,14 @@ from tidegate.durable.crash_points import reached
 from tidegate.durable.threads import in_thread
 from tidegate.errors import Climb, TidegateError, VerificationFailed, from_os_error
 from tidegate.events import Advance, Note, Observer, unobserved
+from tidegate.media.ffmpeg import MOST_THREADS, Toolchain, base_arguments, closed, file_url, opening, run_ffmpeg
+from tidegate.media.inspect import inspect
+from tidegate.media.join import listing
+from tidegate.media.timeline import Timeline, timeline_of
 from tidegate.model import Aim, ChunkRecord, Decision, DownloadResult, MediaInfo, ResourceUse, Verification, fingerprint
-from tidegate.process.ffmpeg import MOST_THREADS, Toolchain, base_arguments, closed, file_url, opening, run_ffmpeg
-from tidegate.process.inspect import inspect
-from tidegate.process.join import listing
-from tidegate.process.timeline import Timeline, timeline_of
 from tidegate.resilience.deadline import processing_seconds
 from tidegate.resilience.quality import cap_bytes, rung_of
-from tidegate.stages.chunks.piece import Made, Piece, clear_unfinished, known
+from tidegate.stages.chunks.job import Made, Piece, clear_unfinished, known
 from tidegate.stages.chunks.plan import Chunk, Cut, cut, why_whole
 from tidegate.stages.encoders import FAULTS, SOFTWARE, Encoder, encoder_for
 from tidegate.stages.executor import Executor, LocalExecutor

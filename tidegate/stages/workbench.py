@@ -16,10 +16,10 @@ from tidegate.durable.roots import Roots
 from tidegate.durable.store import AssetStore
 from tidegate.errors import DiskFull
 from tidegate.events import Observer, unobserved
-from tidegate.process.ffmpeg import Toolchain
+from tidegate.media.ffmpeg import Toolchain
 from tidegate.settings import Settings
 from tidegate.stages.executor import Executor
-from tidegate.transfer.gates import Gates
+from tidegate.transfer.gates.gates import Gates
 
 SPARE_BYTES = 16 * 1024 * 1024
 """What must stay free beyond the bytes that a stage is about to write, for journals and reports."""

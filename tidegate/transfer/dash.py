@@ -11,13 +11,13 @@ from dataclasses import dataclass
 
 from tidegate.events import Note
 from tidegate.model import Source
-from tidegate.transfer.ask import Answer
-from tidegate.transfer.listed import MAIN, Renew, ask_text, chosen, fetch_listed, fetched_from, track_name
+from tidegate.transfer.asking.ask import Answer
 from tidegate.transfer.outside import Outside
 from tidegate.transfer.parsing import parse_dash
 from tidegate.transfer.playlists.dash import DashTrack, Presentation
 from tidegate.transfer.playlists.media import Segment
 from tidegate.transfer.resolvers.base import Fetched, Fetching
+from tidegate.transfer.resolvers.listed import MAIN, Renew, ask_text, chosen, fetch_listed, fetched_from, track_name
 from tidegate.transfer.segments import Haul, Track
 
 

@@ -23,14 +23,14 @@ from tidegate.errors import (
 )
 from tidegate.events import Note
 from tidegate.model import Source, fingerprint
-from tidegate.transfer.ask import Answer
-from tidegate.transfer.listed import MAIN, Renew, ask_text, chosen, fetch_listed, fetched_from, track_name
+from tidegate.transfer.asking.ask import Answer
 from tidegate.transfer.outside import Outside
 from tidegate.transfer.parsing import parse_hls
 from tidegate.transfer.playlists.hls import Companion, MasterPlaylist, MediaPlaylist, Variant
 from tidegate.transfer.playlists.live import LiveCourse
 from tidegate.transfer.playlists.media import Segment, lasting
 from tidegate.transfer.resolvers.base import Fetched, Fetching
+from tidegate.transfer.resolvers.listed import MAIN, Renew, ask_text, chosen, fetch_listed, fetched_from, track_name
 from tidegate.transfer.segments import Haul, Track
 
 

@@ -17,7 +17,7 @@ from tidegate.errors import Evidence, ToolMissing
 from tidegate.events import Observer, unobserved
 from tidegate.model import MediaInfo
 from tidegate.settings import ToolSettings, TransferSettings
-from tidegate.transfer.gates import Gates
+from tidegate.transfer.gates.gates import Gates
 
 LineSink = Callable[[str], None]
 

@@ -33,7 +33,7 @@ from sqlalchemy import (
 from tidegate.durable import private
 from tidegate.durable.home import Home
 from tidegate.durable.ledger import decide
-from tidegate.durable.ledger.codecs import Codecs
+from tidegate.durable.ledger.codec_counts import Codecs
 from tidegate.durable.ledger.database import Database, clock, insert_if_missing, now
 from tidegate.durable.ledger.origins import Origins
 from tidegate.durable.ledger.rows import Attempt, AttemptState, Kind, Progress, Reached, Recovery, Standing

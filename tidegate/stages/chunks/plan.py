@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from fractions import Fraction
 
+from tidegate.media.timeline import Timeline
 from tidegate.model import Decision, MediaInfo, Strategy, Value
-from tidegate.process.timeline import Timeline
 
 LEAST_CHUNKS = 3
 """Shorter films are not worth the cuts: a crash costs little, and there is little to spread."""

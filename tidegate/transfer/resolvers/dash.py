@@ -12,10 +12,10 @@ from urllib.parse import urlsplit
 
 from tidegate.model import Identity, Rendition, Source, TransferStats
 from tidegate.transfer.dash import ask_presentation, fetch_presentation, track_of
-from tidegate.transfer.listed import MAIN, best_of, listed_identity, preview_of
 from tidegate.transfer.outside import Outside
 from tidegate.transfer.playlists.dash import DashTrack
 from tidegate.transfer.resolvers.base import Fetched, Fetching, Offer
+from tidegate.transfer.resolvers.listed import MAIN, best_of, listed_identity, preview_of
 
 TYPE = "application/dash+xml"
 

@@ -12,11 +12,11 @@ from pathlib import Path
 
 from tidegate.errors import AvailabilityFailure, HttpRefused, UsageError
 from tidegate.model import Identity, Source, TransferStats
-from tidegate.transfer import fetch
-from tidegate.transfer.exchange import Connect
-from tidegate.transfer.http import HttpExchange
+from tidegate.transfer.file import fetch
+from tidegate.transfer.file.exchange import Connect
+from tidegate.transfer.file.http import HttpExchange
+from tidegate.transfer.file.peek import peek
 from tidegate.transfer.outside import Outside
-from tidegate.transfer.peek import peek
 from tidegate.transfer.resolvers.base import WHOLE_FILE, Fetched, Fetching, Offer, OtherKind
 from tidegate.transfer.verify import IsPlaylist
 

@@ -24,10 +24,10 @@ from tidegate.transfer.hls import (
     live_content,
     track_of,
 )
-from tidegate.transfer.listed import MAIN, best_of, listed_identity, preview_of
 from tidegate.transfer.outside import Outside
 from tidegate.transfer.playlists.hls import MasterPlaylist, MediaPlaylist, Variant
 from tidegate.transfer.resolvers.base import Fetched, Fetching, Offer
+from tidegate.transfer.resolvers.listed import MAIN, best_of, listed_identity, preview_of
 from tidegate.transfer.segments.track import reasoned
 
 SUFFIXES = (".m3u8", ".m3u")

@@ -20,11 +20,11 @@ from anyio import to_thread
 from tidegate.durable.roots import Roots
 from tidegate.errors import ConnectionFailed, NotFound, NotMedia, SourceChanged, UnsupportedSource, from_os_error
 from tidegate.model import Identity, Source, TransferStats
-from tidegate.transfer import fetch
+from tidegate.transfer.file import fetch
+from tidegate.transfer.file.part import opened_part
+from tidegate.transfer.file.peek import peek
 from tidegate.transfer.outside import Outside
-from tidegate.transfer.part import opened_part
 from tidegate.transfer.paths import local_path, printable
-from tidegate.transfer.peek import peek
 from tidegate.transfer.resolvers.base import WHOLE_FILE, Fetched, Fetching, Offer
 from tidegate.transfer.verify import IsPlaylist
 

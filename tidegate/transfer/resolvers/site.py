@@ -21,17 +21,24 @@ from tidegate.durable.atomic import write_atomic
 from tidegate.errors import NotMedia, SourceChanged, TidegateError
 from tidegate.events import Advance, Event, Note, Observer
 from tidegate.model import Digest, Identity, Rendition, Source, TransferStats, fingerprint
-from tidegate.transfer.ask import Wanted, ask
+from tidegate.transfer.asking.ask import Wanted, ask
 from tidegate.transfer.dash import ask_presentation, fetch_presentation
-from tidegate.transfer.extraction import Extraction, extract, extractor_of
-from tidegate.transfer.fetch import fetch_file, identify
-from tidegate.transfer.formats import Choice, Format, canonical_link, choices_of, ends_as_media, same_choice
-from tidegate.transfer.gates import origin_of
+from tidegate.transfer.file.fetch import fetch_file, identify
+from tidegate.transfer.file.http import HttpExchange
+from tidegate.transfer.gates.gates import origin_of
 from tidegate.transfer.hls import fetch_playlist
-from tidegate.transfer.http import HttpExchange
-from tidegate.transfer.listed import MAIN, track_name
 from tidegate.transfer.outside import Outside
 from tidegate.transfer.resolvers.base import Fetched, Fetching, Offer
+from tidegate.transfer.resolvers.listed import MAIN, track_name
+from tidegate.transfer.resolvers.site_extraction import Extraction, extract, extractor_of
+from tidegate.transfer.resolvers.site_formats import (
+    Choice,
+    Format,
+    canonical_link,
+    choices_of,
+    ends_as_media,
+    same_choice,
+)
 
 PAGES = ("text/html", "application/xhtml+xml")
 ASKING = "page"

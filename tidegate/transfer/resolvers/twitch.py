@@ -50,8 +50,8 @@ from tidegate.resilience.retry import Retry
 from tidegate.settings import ToolSettings
 from tidegate.transfer.outside import Outside, ToolEnd
 from tidegate.transfer.resolvers.base import Fetched, Fetching, Offer
+from tidegate.transfer.resolvers.twitch_console import TOOL, Console, VideoInfo, VideoQuality, failure_of, parse_info
 from tidegate.transfer.tool_proxy import tool_proxy
-from tidegate.transfer.twitch_console import TOOL, Console, VideoInfo, VideoQuality, failure_of, parse_info
 from tidegate.transfer.verify import check_digests
 
 ORIGIN = f"tool:{TOOL}"

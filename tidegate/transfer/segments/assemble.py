@@ -24,7 +24,7 @@ from tidegate.model import Digest
 from tidegate.transfer.playlists.captions import merged_captions
 from tidegate.transfer.playlists.plausible import Kind
 from tidegate.transfer.playlists.timing import Edges, continues, edges_of
-from tidegate.transfer.segments.shelf import Finished, Held, Shelf
+from tidegate.transfer.segments.journal import Finished, Held, Shelf
 
 BLOCK_BYTES = 1024 * 1024
 ID3_HEADER_BYTES = 10

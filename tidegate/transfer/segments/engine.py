@@ -22,7 +22,7 @@ from tidegate.resilience.load import LoadMeter
 from tidegate.resilience.stall import SpeedWindow
 from tidegate.transfer.outside import Outside
 from tidegate.transfer.playlists.media import Resource, Segment
-from tidegate.transfer.segments.shelf import opened_shelf, segment_name
+from tidegate.transfer.segments.journal import opened_shelf, segment_name
 from tidegate.transfer.segments.supply import Supply
 from tidegate.transfer.segments.track import OF_A_SEGMENT, Track, TrackRun, reasoned
 

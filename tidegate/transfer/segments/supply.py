@@ -32,11 +32,11 @@ from tidegate.events import Advance, Event, Observer
 from tidegate.model import Identity, Source, TransferStats
 from tidegate.redact import redact_url
 from tidegate.resilience.retry import Retry
-from tidegate.transfer.ask import Answer, Wanted, ask, receive
-from tidegate.transfer.exchange import Connect
-from tidegate.transfer.fetch import FileFetched, fetch_file, identify
-from tidegate.transfer.gates import origin_of
-from tidegate.transfer.http import HttpExchange
+from tidegate.transfer.asking.ask import Answer, Wanted, ask, receive
+from tidegate.transfer.file.exchange import Connect
+from tidegate.transfer.file.fetch import FileFetched, fetch_file, identify
+from tidegate.transfer.file.http import HttpExchange
+from tidegate.transfer.gates.gates import origin_of
 from tidegate.transfer.outside import Outside
 from tidegate.transfer.playlists.media import Key, Resource
 from tidegate.transfer.segments.sink import SegmentSink

@@ -41,9 +41,9 @@ from tidegate.redact import redact_url
 from tidegate.resilience.retry import Retry
 from tidegate.transfer.playlists.media import Resource, Segment
 from tidegate.transfer.segments.assemble import Damaged, assemble
-from tidegate.transfer.segments.keeper import Keeper, keeping
-from tidegate.transfer.segments.shelf import Held, Shelf, Whole, init_name, segment_name
+from tidegate.transfer.segments.journal import Held, Shelf, Whole, init_name, segment_name
 from tidegate.transfer.segments.supply import Supply, validator_of
+from tidegate.transfer.segments.sync_queue import Keeper, keeping
 
 MOST_REPAIRS = 2
 """How often damaged segments are fetched again before the disk is given up."""

@@ -15,7 +15,7 @@ from weakref import WeakKeyDictionary, finalize
 
 from tidegate.addresses import OPEN, AddressPolicy
 from tidegate.settings import TransferSettings
-from tidegate.transfer.gates import Gates, origin_of
+from tidegate.transfer.gates.gates import Gates, origin_of
 from tidegate.transfer.transport.base import Line
 from tidegate.transfer.transport.environment import proxy_for
 from tidegate.transfer.transport.sockets import SocketLine

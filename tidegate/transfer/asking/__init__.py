@@ -1,0 +1,1 @@
+"""One question to an origin, and what its answer means."""

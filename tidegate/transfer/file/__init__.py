@@ -1,0 +1,1 @@
+"""One file: tries, connections, ranges, journal, digest; the same from several places."""

@@ -1,0 +1,168 @@
+"""One file from several places at once: its own origin, and mirrors that are shown to hold the same bytes.
+
+`fetch_file` hands it to the fetch loop in place of a single source; each connection then goes to the place that has
+failed least and is least busy. A mirror is asked what it has before its first byte is taken, and a digest of the whole
+proves the mixture. Nothing is kept over a crash: the part does not say where its bytes came from.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import AsyncIterator, Callable, Iterable
+from dataclasses import dataclass, field
+
+from tidegate.errors import TidegateError
+from tidegate.events import Note, Observer
+from tidegate.model import Digest, Identity
+from tidegate.redact import redact_url
+from tidegate.transfer.file.exchange import Body, Connect, Exchange
+from tidegate.transfer.file.mirrors import MOST_MIRRORS, proven_same
+
+
+@dataclass(eq=False)
+class Place:
+    """Where the bytes are to be had."""
+
+    connect: Connect
+    shown: str = ""
+    """Its link as it may be told; empty for the source itself."""
+    told: Identity | None = None
+    """What a mirror says that it has, once it was asked."""
+    busy: int = 0
+    failures: int = 0
+    """In a row."""
+    unfit: bool = False
+
+
+@dataclass
+class Spread:
+    """A `Connect` over all places."""
+
+    own: Connect
+    mirror: Callable[[str], Connect]
+    links: Callable[[], Iterable[str]]
+    """Mirrors known by now; the source's own answers may name more of them."""
+    promised: set[Digest]
+    """Digests that the whole must have, known by now. Without one no mirror is asked."""
+    observe: Observer
+    trusted: bool = True
+    """Whether mirrors are used at all."""
+    mixed: bool = False
+    """Whether a mirror has given bytes."""
+    _mirrors: dict[str, Place] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self._own = Place(self.own)
+
+    def __call__(self) -> Exchange:
+        return _Spreading(self)
+
+    def distrust(self) -> None:
+        """The mixture was wrong: from now on the source itself is asked, alone."""
+        if self.mixed and self.trusted:
+            self.observe(Note("What the mirrors gave does not fit; they are not asked any more", "warning"))
+        self.trusted = False
+
+    def in_order(self, source: Identity) -> list[Place]:
+        """Whom to ask first; the source itself is always among them."""
+        if self.trusted and (source.digests or self.promised):
+            for url in list(self.links())[:MOST_MIRRORS]:
+                if url not in self._mirrors:
+                    self._mirrors[url] = Place(self.mirror(url), redact_url(url))
+        mirrors = [place for place in self._mirrors.values() if self.trusted and not place.unfit]
+        return sorted([self._own, *mirrors], key=lambda place: (place.failures, place.busy))
+
+    def not_used(self, place: Place, why: str) -> None:
+        place.unfit = True
+        self.observe(Note(f"The mirror {place.shown} is not used: {why}", "warning"))
+
+
+class _Spreading:
+    """See `Exchange`: one conversation, with whichever place is chosen when it begins."""
+
+    def __init__(self, spread: Spread) -> None:
+        self._spread = spread
+        self._asked: list[Exchange] = []
+        self._aborted = False
+        self.told: Identity | None = None
+
+    @property
+    def requests(self) -> int:
+        return sum(exchange.requests for exchange in self._asked)
+
+    async def identify(self, *, retry: bool = False) -> Identity:
+        return await self._asking(self._spread.own).identify(retry=retry)
+
+    @contextlib.asynccontextmanager
+    async def open(
+        self, start: int, stop: int | None, expected: Identity, *, conditional: bool = True, retry: bool = False
+    ) -> AsyncIterator[Body]:
+        """See `Exchange.open`. What is wrong with a mirror is never this call's failure: another place is asked."""
+        async with contextlib.AsyncExitStack() as stack:
+            body = None
+            for place in self._spread.in_order(expected):
+                place.busy += 1
+                stack.callback(_left, place)
+                try:
+                    body = await self._begun(stack, place, start, stop, expected, conditional, retry)
+                except TidegateError as error:
+                    place.failures += 1
+                    if not place.shown:
+                        raise
+                    self._spread.not_used(place, error.message)
+                    continue
+                if body is not None:
+                    break
+            assert body is not None  # noqa: S101  # the source itself gives one, or has raised
+            try:
+                yield body
+            except TidegateError:
+                place.failures += 1
+                raise
+            place.failures = 0
+
+    async def _begun(
+        self,
+        stack: contextlib.AsyncExitStack,
+        place: Place,
+        start: int,
+        stop: int | None,
+        source: Identity,
+        conditional: bool,
+        retry: bool,
+    ) -> Body | None:
+        """The answer of this place; None where a mirror has something else than the source."""
+        exchange = self._asking(place.connect)
+        if not place.shown:
+            try:
+                return await stack.enter_async_context(
+                    exchange.open(start, stop, source, conditional=conditional, retry=retry)
+                )
+            finally:
+                self.told = exchange.told
+        place.told = place.told or await exchange.identify(retry=retry)
+        if not (place.told.ranges and proven_same(source, place.told, frozenset(self._spread.promised))):
+            self._spread.not_used(place, "it has another file, or no ranges")
+            return None
+        body = await stack.enter_async_context(
+            exchange.open(start, stop, place.told, conditional=conditional, retry=retry)
+        )
+        self._spread.mixed = True
+        body.identity = source
+        return body
+
+    def abort(self) -> None:
+        self._aborted = True
+        for exchange in self._asked:
+            exchange.abort()
+
+    def _asking(self, connect: Connect) -> Exchange:
+        exchange = connect()
+        self._asked.append(exchange)
+        if self._aborted:
+            exchange.abort()
+        return exchange
+
+
+def _left(place: Place) -> None:
+    place.busy -= 1
