@@ -45,11 +45,10 @@ from tidegate.errors import (
 from tidegate.events import Advance, Event
 from tidegate.model import Identity, MediaInfo, Rendition
 from tidegate.settings import TransferSettings
-from tidegate.transfer.hls import ask_media_playlist
 from tidegate.transfer.outside import Outside
 from tidegate.transfer.playlists.media import Segment
 from tidegate.transfer.resolvers.base import Fetching, Offer
-from tidegate.transfer.resolvers.hls import HlsResolver
+from tidegate.transfer.resolvers.hls import HlsResolver, ask_media_playlist
 from tidegate.transfer.segments import Haul, Hauled, Track, engine
 
 

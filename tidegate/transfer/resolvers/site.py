@@ -22,13 +22,13 @@ from tidegate.errors import NotMedia, SourceChanged, TidegateError
 from tidegate.events import Advance, Event, Note, Observer
 from tidegate.model import Digest, Identity, Rendition, Source, TransferStats, fingerprint
 from tidegate.transfer.asking.ask import Wanted, ask
-from tidegate.transfer.dash import ask_presentation, fetch_presentation
 from tidegate.transfer.file.fetch import fetch_file, identify
 from tidegate.transfer.file.http import HttpExchange
 from tidegate.transfer.gates.gates import origin_of
-from tidegate.transfer.hls import fetch_playlist
 from tidegate.transfer.outside import Outside
 from tidegate.transfer.resolvers.base import Fetched, Fetching, Offer
+from tidegate.transfer.resolvers.dash import ask_presentation, fetch_presentation
+from tidegate.transfer.resolvers.hls import fetch_playlist
 from tidegate.transfer.resolvers.listed import MAIN, track_name
 from tidegate.transfer.resolvers.site_extraction import Extraction, extract, extractor_of
 from tidegate.transfer.resolvers.site_formats import (
