@@ -4,7 +4,7 @@ The site resolver starts it under supervision, so that an extractor can hang or 
 file with the link and its secrets, which it removes at once, and writes nothing else: no cache, no configuration, no
 plugins, no downloads. It imports yt-dlp and nothing of ours, so it may run from anywhere.
 
-    python -I extract_child.py REQUEST.json
+    python -I site_child.py REQUEST.json
 
 The request is `{"url": …, "headers": {…}, "timeout": seconds, "proxy": link}`; without a proxy it connects by itself,
 or as its environment says. The lines are `{"asked": n}` before each request to

@@ -46,7 +46,7 @@ from tidegate.transfer.outside import Outside, ToolEnd
 from tidegate.transfer.resolvers.site_formats import Format, expires_at, format_of
 from tidegate.transfer.tool_proxy import tool_proxy
 
-_CHILD = Path(__file__).with_name("extract_child.py").absolute()
+_CHILD = Path(__file__).with_name("site_child.py").absolute()
 
 _HOME = "extract-"
 """How the name of the child's home begins."""
