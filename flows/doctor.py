@@ -37,9 +37,9 @@ from tidegate.durable.ledger.decide import holds_slot, orphaned, stuck
 from tidegate.durable.owner import this_process
 from tidegate.errors import ServerUnavailable, TidegateError
 from tidegate.media.ffmpeg import VERSION_SECONDS, Toolchain, version_of
-from tidegate.process.access import escapes_by_privilege
 from tidegate.process.cgroup import own_place
 from tidegate.process.confine import kernel_offers
+from tidegate.process.rights import escapes_by_privilege
 from tidegate.process.supervise import Job, run
 from tidegate.redact import redact_url
 from tidegate.report.units import human_size

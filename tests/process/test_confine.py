@@ -25,10 +25,11 @@ from tidegate.errors import PermissionRefused
 from tidegate.events import unobserved
 from tidegate.media.ffmpeg import Toolchain, base_arguments, file_url, files_in, run_ffmpeg
 from tidegate.media.inspect import inspect
-from tidegate.process import access, confine
-from tidegate.process.access import hidden_folders, rights_of, without
+from tidegate.process import confine
+from tidegate.process import rights as rights_module
 from tidegate.process.confine import READS, Confinement, Network, filter_of, kernel_offers
 from tidegate.process.job import Job
+from tidegate.process.rights import hidden_folders, rights_of, without
 from tidegate.process.supervise import Finished, run
 from tidegate.settings import ProcessSettings, ToolSettings
 
@@ -288,9 +289,9 @@ def test_a_program_that_gets_rights_by_being_started_is_not_confined(tmp_path: P
     tool = tmp_path / "tool"
     tool.write_text("#!/bin/sh\n")
     tool.chmod(0o755)
-    assert not access.escapes_by_privilege(str(tool))
+    assert not rights_module.escapes_by_privilege(str(tool))
     tool.chmod(0o4755)
-    assert access.escapes_by_privilege(str(tool))
+    assert rights_module.escapes_by_privilege(str(tool))
 
 
 def test_what_is_hidden_is_cut_out_of_what_is_allowed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -303,10 +304,10 @@ def test_what_is_hidden_is_cut_out_of_what_is_allowed(tmp_path: Path, monkeypatc
     assert list(without(app / "data" / "home", hidden)) == []
     assert list(without(app / "data" / "home" / "tools", hidden)) == [app / "data" / "home" / "tools"]
     monkeypatch.setenv("TIDEGATE_HOME", str(app / "data"))
-    monkeypatch.setattr(access, "SYSTEM", (str(tmp_path),))
-    access.program_folders.cache_clear()
+    monkeypatch.setattr(rights_module, "SYSTEM", (str(tmp_path),))
+    rights_module.program_folders.cache_clear()
     rights = rights_of(Job("it", ["/bin/true"], 1.0), CONFINED, {"PATH": "/bin"})
-    access.program_folders.cache_clear()
+    rights_module.program_folders.cache_clear()
     assert app / "data" in hidden_folders()
     assert rights[app / "bin"] == READS
     assert not [path for path in rights if path in (app, tmp_path, app / "data")]

@@ -15,10 +15,10 @@ from pathlib import Path
 
 from tidegate.errors import ToolMissing
 from tidegate.events import Advance, Observer
+from tidegate.media.codecs import WHITELIST
 from tidegate.media.demuxers import ALLOWED_DEMUXERS
 from tidegate.media.diagnose import diagnose, ran_out_of_space, tells_of_concealing
 from tidegate.model import ResourceUse
-from tidegate.process.codecs import WHITELIST
 from tidegate.process.output import LineSink, ignore_line
 from tidegate.process.supervise import Job, run
 from tidegate.settings import ProcessSettings, ToolSettings
@@ -177,6 +177,7 @@ async def run_ffmpeg(
         memory_cap_bytes=memory_cap_bytes,
         stage=stage,
         observe=observe,
+        left_out=frozenset({WHITELIST}),
     )
     finished = await run(job, limits)
     if finished.exit_code != 0 or ran_out_of_space(finished):

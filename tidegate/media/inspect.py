@@ -16,9 +16,9 @@ import psutil
 from tidegate.errors import NotMedia, TidegateError, Unknown, UnsupportedCodec
 from tidegate.events import Advance, Observer
 from tidegate.media.answer import Answer
+from tidegate.media.codecs import ACCEPTED, DECODERS, UNKNOWN_CODEC
 from tidegate.media.demuxers import ALLOWED_DEMUXERS, DECLARING_DEMUXERS
 from tidegate.model import MediaInfo, StreamInfo
-from tidegate.process.codecs import ACCEPTED, DECODERS, UNKNOWN_CODEC
 from tidegate.process.supervise import Finished, Job, run
 from tidegate.resilience.quality import RUNGS, cap_bytes
 from tidegate.settings import ProcessSettings

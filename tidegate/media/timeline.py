@@ -15,10 +15,10 @@ from pathlib import Path
 
 from tidegate.errors import NotMedia
 from tidegate.media.answer import Answer
+from tidegate.media.codecs import WHITELIST
 from tidegate.media.demuxers import ALLOWED_DEMUXERS
 from tidegate.media.ffmpeg import Toolchain, base_arguments
 from tidegate.model import Value
-from tidegate.process.codecs import WHITELIST
 from tidegate.process.supervise import Job, run
 from tidegate.settings import ProcessSettings
 
@@ -100,7 +100,14 @@ async def _beginnings_us(toolchain: Toolchain, paths: Sequence[Path], limits: Pr
             told.append(round(float(found["seconds"] or 0.0) * 1e6))
 
     argv = base_arguments(toolchain.ffmpeg, *paths, demuxer_options=("-fflags", "+genpts"))
-    job = Job("ffmpeg", argv, limits.probe_timeout.total_seconds(), on_stderr=listen, reads=tuple(paths))
+    job = Job(
+        "ffmpeg",
+        argv,
+        limits.probe_timeout.total_seconds(),
+        on_stderr=listen,
+        reads=tuple(paths),
+        left_out=frozenset({WHITELIST}),
+    )
     finished = await run(job, limits)
     if len(told) != len(paths):
         raise NotMedia("ffmpeg does not say where the source begins", evidence=finished.evidence)

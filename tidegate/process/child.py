@@ -24,13 +24,13 @@ from tidegate.durable.children import marked
 from tidegate.durable.owner import started_at
 from tidegate.errors import Evidence, MemoryExhausted, PermissionRefused, ToolMissing, from_os_error
 from tidegate.model import ResourceUse
-from tidegate.process.access import escapes_by_privilege, rights_of
 from tidegate.process.cgroup import MemoryGroup
 from tidegate.process.confine import Confinement
 from tidegate.process.environment import child_environment
 from tidegate.process.job import Job, evidence_of, memory_cap
 from tidegate.process.kinship import MARK, born_into, end_strays
 from tidegate.process.output import Output
+from tidegate.process.rights import escapes_by_privilege, rights_of
 from tidegate.process.tree import Tree
 from tidegate.process.usage import Guard, Sample, Use
 from tidegate.resilience.stall import ProgressClock

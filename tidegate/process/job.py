@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -12,7 +12,6 @@ import psutil
 from tidegate.errors import Evidence
 from tidegate.events import Observer, unobserved
 from tidegate.model import ResourceUse
-from tidegate.process.codecs import WHITELIST
 from tidegate.process.confine import Network
 from tidegate.process.output import LineSink, Output, ignore_line
 from tidegate.resilience.quality import MACHINE_SHARE
@@ -52,6 +51,8 @@ class Job:
     stage: str | None = None
     observe: Observer = unobserved
     """Hears of alerts, of risk, and of what it uses."""
+    left_out: frozenset[str] = frozenset()
+    """Words that no evidence shows, nor the option before each: lists of kilobytes, the same in every command."""
     clock: Callable[[], float] = time.monotonic
 
 
@@ -88,9 +89,9 @@ def evidence_of(
 ) -> Evidence:
     """What was seen of a job until now, or until its end."""
     numbers = use.model_dump(exclude={"curve", "alerts", "enforced_by", "memory_cap_bytes"})
-    told = {"enforced_by": use.enforced_by} if use.enforced_by != "none" else {}
+    guard = {"enforced_by": use.enforced_by} if use.enforced_by != "none" else {}
     return Evidence(
-        command=_shown(job.argv),
+        command=_command_of(job),
         exit_code=exit_code,
         output_head=stderr.head,
         output_tail=stderr.tail,
@@ -99,15 +100,13 @@ def evidence_of(
         | ({"memory_cap_bytes": use.memory_cap_bytes} if use.memory_cap_bytes else {}),
         curve=use.curve,
         notes={name: f"{value:g}" for name, value in job.marks().items()}
-        | told
+        | guard
         | ({"alerts": "; ".join(use.alerts)} if use.alerts else {}),
     )
 
 
-def _shown(argv: Sequence[str]) -> tuple[str, ...]:
-    """A command without its list of decoders: three kilobytes of noise, the same in every one."""
-    words = list(argv)
-    while WHITELIST in words:
-        place = words.index(WHITELIST)
-        del words[place - 1 : place + 1]
-    return tuple(words)
+def _command_of(job: Job) -> tuple[str, ...]:
+    """As evidence shows it."""
+    following = [*job.argv[1:], ""]
+    kept = zip(job.argv, following, strict=True)
+    return tuple(word for word, after in kept if word not in job.left_out and after not in job.left_out)

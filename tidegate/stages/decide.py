@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from typing import Literal
 
 from tidegate.errors import NotMedia, RefusedByMuxer
+from tidegate.media.codecs import COVER, UNKNOWN_CODEC
 from tidegate.model import Decision, Finding, MediaInfo, ProfileName, Quality, Sidecar, Strategy, StreamInfo
-from tidegate.process.codecs import COVER, UNKNOWN_CODEC
 from tidegate.stages.verification import tolerance_seconds
 
 STEADY_FRAMES_PER_SECOND = 5.0

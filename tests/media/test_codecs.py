@@ -15,9 +15,9 @@ from av.codec import Codec
 
 from tidegate.errors import TidegateError, UnsupportedCodec
 from tidegate.events import unobserved
+from tidegate.media.codecs import ACCEPTED, COVER, DECODERS, FILM, OTHER_DECODERS, SOUND, SUBTITLES
 from tidegate.media.ffmpeg import Toolchain, base_arguments, run_ffmpeg
 from tidegate.media.inspect import inspect
-from tidegate.process.codecs import ACCEPTED, COVER, DECODERS, FILM, OTHER_DECODERS, SOUND, SUBTITLES
 from tidegate.settings import ProcessSettings, ToolSettings
 from tidegate.stages import decide
 
