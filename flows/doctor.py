@@ -37,8 +37,8 @@ from tidegate.durable.ledger.decide import holds_slot, orphaned, stuck
 from tidegate.durable.owner import this_process
 from tidegate.errors import ServerUnavailable, TidegateError
 from tidegate.media.ffmpeg import VERSION_SECONDS, Toolchain, version_of
-from tidegate.process.cgroup import own_place
-from tidegate.process.confine import kernel_offers
+from tidegate.process.cgroup import own_group_folder
+from tidegate.process.confine import kernel_features
 from tidegate.process.rights import escapes_by_privilege
 from tidegate.process.supervise import Job, run
 from tidegate.redact import redact_url
@@ -126,27 +126,27 @@ def tools(settings: Settings) -> Findings:
 
 def _confinement(settings: Settings) -> Findings:
     """What the kernel forbids tools, as far as it can, and by trying it."""
-    offers, subject = kernel_offers(), "confinement"
+    features, subject = kernel_features(), "confinement"
     if settings.process.confine == "off":
         yield odd(subject, "tools may use every file and the network", "unset TIDEGATE_PROCESS_CONFINE")
         return
-    if offers.landlock or offers.seccomp:
+    if features.landlock or features.seccomp:
         nothing = [sys.executable, "-I", "-S", "-c", ""]
         asyncio.run(run(Job("Python", nothing, VERSION_SECONDS), settings.process))
-    if offers.whole:
-        files = f"write only where they work, and read no home (Landlock {offers.landlock})"
+    if features.whole:
+        files = f"write only where they work, and read no home (Landlock {features.landlock})"
         yield good(subject, f"tools {files}; those that need no network have none (seccomp)")
         return
     lacking = [
-        *([] if offers.landlock else ["they may use every file (no Landlock)"]),
-        *([] if offers.seccomp else ["those that need no network have it (no seccomp)"]),
+        *([] if features.landlock else ["they may use every file (no Landlock)"]),
+        *([] if features.seccomp else ["those that need no network have it (no seccomp)"]),
     ]
     cure = "Linux 5.13 or newer, with landlock among its LSMs; in a container, a newer engine or its seccomp profile"
     yield odd(subject, f"tools are confined in part: {', '.join(lacking)}", cure)
 
 
 def _who_holds_caps(settings: Settings) -> str:
-    if settings.process.memory_guard != "sampling" and (place := own_place()):
+    if settings.process.memory_guard != "sampling" and (place := own_group_folder()):
         return f"the kernel holds tools to their memory caps (control groups, version {place.version})"
     every = settings.process.sample_every.total_seconds()
     return f"tools are held to their memory caps by a look every {every:g} s"

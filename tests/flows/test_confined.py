@@ -19,7 +19,7 @@ from tests.process.test_confine import listener
 from tests.support.aftermath import failure_told, left_running
 from tests.support.clips import clip
 from tests.support.command import Command
-from tidegate.process.confine import kernel_offers
+from tidegate.process.confine import kernel_features
 
 TAKEN_OVER = """#!{python} -I
 import json, os, socket, sys
@@ -44,7 +44,7 @@ sys.exit(1)
 """
 
 
-@pytest.mark.skipif(not kernel_offers().whole, reason="this kernel confines nothing")
+@pytest.mark.skipif(not kernel_features().whole, reason="this kernel confines nothing")
 def test_a_tool_that_was_taken_over_gets_nothing(command: Command, clips: Path, tmp_path: Path) -> None:
     tool, escape = tmp_path / "tool" / "ffmpeg", tmp_path / "escape"
     password, key = command.home / "tidegate" / "secrets" / "password", command.home / ".ssh" / "id_ed25519"

@@ -15,7 +15,7 @@ import pytest
 from flows.doctor import AUTOMATION
 from tests.support.command import Command
 from tests.support.site import Site, started_site
-from tidegate.process.confine import kernel_offers
+from tidegate.process.confine import kernel_features
 
 
 def doctor(environment: dict[str, str], folder: Path) -> tuple[int, dict[str, Any]]:
@@ -147,12 +147,12 @@ def test_it_says_how_far_tools_are_confined(command: Command) -> None:
     environment = command.env() | {"TIDEGATE_PROCESS_CONFINE": "on"}
     _, told = doctor(environment, command.home)
     [(level, message)] = said(told, "confinement")
-    assert level == ("green" if kernel_offers().whole else "yellow"), message
+    assert level == ("green" if kernel_features().whole else "yellow"), message
     _, told = doctor(environment | {"TIDEGATE_PROCESS_CONFINE": "off"}, command.home)
     assert [level for level, _ in said(told, "confinement")] == ["yellow"]
 
 
-@pytest.mark.skipif(not kernel_offers().landlock, reason="this kernel has no Landlock")
+@pytest.mark.skipif(not kernel_features().landlock, reason="this kernel has no Landlock")
 def test_an_ffmpeg_that_runs_only_without_confinement_is_told_with_the_cure(command: Command, tmp_path: Path) -> None:
     """Its library lies where nobody would look for one."""
     library, tool = tmp_path / "elsewhere" / "part", tmp_path / "bin" / "ffmpeg"

@@ -23,13 +23,13 @@ from tidegate.errors import (
 )
 from tidegate.media.diagnose import CATALOGUE, EXIT_CODES, Pattern, diagnose, ran_out_of_space
 from tidegate.process.output import Output
-from tidegate.process.supervise import Finished, Job
+from tidegate.process.supervise import Job, JobResult
 
 
-def finished(stderr: str, exit_code: int = 1) -> Finished:
+def finished(stderr: str, exit_code: int = 1) -> JobResult:
     output = Output()
     output.feed(stderr.encode())
-    return Finished(Job("ffmpeg", ["ffmpeg"], 1.0), exit_code, Output(), output, 0.1)
+    return JobResult(Job("ffmpeg", ["ffmpeg"], 1.0), exit_code, Output(), output, 0.1)
 
 
 EXAMPLES = [(pattern, line) for pattern in CATALOGUE for line in pattern.examples]

@@ -27,15 +27,15 @@ from tidegate.media.ffmpeg import Toolchain, base_arguments, file_url, files_in,
 from tidegate.media.inspect import inspect
 from tidegate.process import confine
 from tidegate.process import rights as rights_module
-from tidegate.process.confine import READS, Confinement, Network, filter_of, kernel_offers
+from tidegate.process.confine import READS, Confinement, NetworkAccess, filter_of, kernel_features
 from tidegate.process.job import Job
-from tidegate.process.rights import hidden_folders, rights_of, without
-from tidegate.process.supervise import Finished, run
+from tidegate.process.rights import private_folders, rights_of, without
+from tidegate.process.supervise import JobResult, run
 from tidegate.settings import ProcessSettings, ToolSettings
 
 pytestmark = [
     pytest.mark.usefixtures("nothing_left"),
-    pytest.mark.skipif(not kernel_offers().whole, reason="this kernel confines nothing"),
+    pytest.mark.skipif(not kernel_features().whole, reason="this kernel confines nothing"),
 ]
 CONFINED = ProcessSettings(allow="")
 
@@ -55,7 +55,7 @@ def trying(*acts: str, limits: ProcessSettings = CONFINED, **job: object) -> dic
     """What became of each `name = expression` in a supervised child."""
     lines = [f"attempt({name.strip()!r}, lambda: {act.strip()})" for name, _, act in (a.partition("=") for a in acts)]
     program = "\n".join([TRY, *lines, "print(json.dumps(found, default=str))"])
-    done: Finished = anyio.run(run, Job("it", [sys.executable, "-I", "-c", program], 60.0, **job), limits)  # type: ignore[arg-type]
+    done: JobResult = anyio.run(run, Job("it", [sys.executable, "-I", "-c", program], 60.0, **job), limits)  # type: ignore[arg-type]
     assert done.exit_code == 0, done.stderr.tail
     found: dict[str, object] = json.loads(done.stdout.head)
     return found
@@ -88,7 +88,7 @@ def listener() -> Iterator[tuple[int, list[object]]]:
 # --- the network ----------------------------------------------------------------------------------
 
 
-def connects(port: int, network: Network, limits: ProcessSettings = CONFINED) -> dict[str, object]:
+def connects(port: int, network: NetworkAccess, limits: ProcessSettings = CONFINED) -> dict[str, object]:
     return trying(
         f"tcp = socket.create_connection(('127.0.0.1', {port}), 5).close()",
         f"udp = socket.socket(socket.AF_INET, socket.SOCK_DGRAM).sendto(b'x', ('127.0.0.1', {port}))",
@@ -205,7 +205,7 @@ def test_a_child_cannot_signal_us_nor_reach_into_others() -> None:
         *(f"{name} = {call}({number}, 0, 0, 0, 0, 0))" for name, number in numbers.items()),
         f"clone3 = {call}(435, 0, 0))",
     )
-    signalled = "EPERM" if kernel_offers().landlock >= 6 else None
+    signalled = "EPERM" if kernel_features().landlock >= 6 else None
     assert found == {"signal": signalled, **dict.fromkeys(names, "EPERM"), "clone3": "ENOSYS"}
 
 
@@ -308,7 +308,7 @@ def test_what_is_hidden_is_cut_out_of_what_is_allowed(tmp_path: Path, monkeypatc
     rights_module.program_folders.cache_clear()
     rights = rights_of(Job("it", ["/bin/true"], 1.0), CONFINED, {"PATH": "/bin"})
     rights_module.program_folders.cache_clear()
-    assert app / "data" in hidden_folders()
+    assert app / "data" in private_folders()
     assert rights[app / "bin"] == READS
     assert not [path for path in rights if path in (app, tmp_path, app / "data")]
 
@@ -347,7 +347,7 @@ FAILS, ALLOWED = confine._FAIL, confine._ALLOW
 @pytest.mark.parametrize(("machine", "own"), [("x86_64", 0), ("x86_64", 1), ("aarch64", 2)])
 @pytest.mark.parametrize("network", ["none", "any", 3128])
 def test_the_filter_forbids_by_the_numbers_of_each_processor(
-    machine: str, own: int, network: Network, monkeypatch: pytest.MonkeyPatch
+    machine: str, own: int, network: NetworkAccess, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(confine.platform, "machine", lambda: machine)
     architecture = list(confine._ARCHITECTURES)[own]

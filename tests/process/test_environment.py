@@ -8,7 +8,7 @@ import anyio
 import pytest
 
 from tidegate.errors import BadInput
-from tidegate.process.confine import Network
+from tidegate.process.confine import NetworkAccess
 from tidegate.process.environment import child_environment
 from tidegate.process.job import Job
 from tidegate.process.supervise import run
@@ -44,7 +44,7 @@ OUTSIDE = {
 }
 
 
-def environment_of(network: Network, more: str = "") -> dict[str, str]:
+def environment_of(network: NetworkAccess, more: str = "") -> dict[str, str]:
     """The environment of a real child."""
     program = "import os; [print(f'{k}={v}') for k, v in os.environ.items()]"
     job = Job("it", [sys.executable, "-I", "-c", program], 30.0, network=network)

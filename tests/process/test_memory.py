@@ -22,8 +22,8 @@ from tidegate.errors import MemoryExhausted, ProcessKilled
 from tidegate.events import Event, Note, Strain
 from tidegate.media.ffmpeg import Toolchain, opening
 from tidegate.process import cgroup
-from tidegate.process.cgroup import MemoryGroup, own_place, sweep
-from tidegate.process.supervise import Finished, Job, run
+from tidegate.process.cgroup import MemoryGroup, own_group_folder, sweep
+from tidegate.process.supervise import Job, JobResult, run
 from tidegate.settings import ProcessSettings, ToolSettings
 
 pytestmark = pytest.mark.usefixtures("nothing_left", "no_group_left")
@@ -37,7 +37,7 @@ TICK = 0.2
 
 def groups(pid: int | None = None) -> list[str]:
     """Those that this process (or that one) has made: other tests run beside these."""
-    place, namespace = own_place(), this_process().namespace
+    place, namespace = own_group_folder(), this_process().namespace
     mine = f"{cgroup.PREFIX}{namespace}-{pid or os.getpid()}-*"
     return sorted(path.name for path in place.folder.glob(mine)) if place else []
 
@@ -53,7 +53,7 @@ def limits(guard: str, **more: object) -> ProcessSettings:
     return ProcessSettings(**told)  # type: ignore[arg-type]
 
 
-def capped(*acts: str, guard: str, cap: int | None = CAP, events: list[Event] | None = None) -> Finished:
+def capped(*acts: str, guard: str, cap: int | None = CAP, events: list[Event] | None = None) -> JobResult:
     if guard == "cgroup" and not groups_possible():
         pytest.skip("this process may make no control groups")
     told = events if events is not None else []
@@ -243,10 +243,10 @@ V1_MOUNT = "35 31 0:32 {root} /sys/fs/cgroup/memory rw,relatime - cgroup cgroup 
 
 
 def test_the_first_version_puts_groups_below_our_own() -> None:
-    place = own_place(V1, V1_MOUNT.format(root="/"))
+    place = own_group_folder(V1, V1_MOUNT.format(root="/"))
     assert place is not None
     assert (str(place.folder), place.version) == ("/sys/fs/cgroup/memory/a/b", 1)
-    inside = own_place(V1, V1_MOUNT.format(root="/a"))
+    inside = own_group_folder(V1, V1_MOUNT.format(root="/a"))
     assert inside is not None and str(inside.folder) == "/sys/fs/cgroup/memory/b", "a container has mounted its part"
 
 
@@ -274,19 +274,19 @@ def unified(tmp_path: Path, shares: str, limited: str = "") -> str:
 def test_the_second_version_takes_the_nearest_group_that_shares_out_and_escapes_no_limit(
     tmp_path: Path, shares: str, limited: str, found: str | None
 ) -> None:
-    place = own_place("0::/slice/service/main\n", unified(tmp_path, shares, limited))
+    place = own_group_folder("0::/slice/service/main\n", unified(tmp_path, shares, limited))
     assert (place and place.folder) == (tmp_path / found if found else None)
 
 
 def test_the_second_versions_counts_are_read_as_the_kernel_writes_them(tmp_path: Path) -> None:
     group = MemoryGroup(tmp_path, 2, CAP)
     (tmp_path / "memory.events").write_text("low 0\nhigh 0\nmax 12\noom 1\noom_kill 1\noom_group_kill 0\n")
-    assert group.exhausted()
+    assert group.was_exhausted()
     (tmp_path / "memory.events").write_text("low 0\nhigh 0\nmax 0\noom 0\noom_kill 1\noom_group_kill 0\n")
-    assert not group.exhausted(), "the machine had none left; the group was not at its cap"
+    assert not group.was_exhausted(), "the machine had none left; the group was not at its cap"
 
 
 def test_where_no_group_may_be_made_there_is_none() -> None:
-    assert own_place("0::/x\n", "30 20 0:26 / /nowhere rw - cgroup2 cgroup2 rw\n") is None
-    assert MemoryGroup.make(CAP, cgroup.Place(Path("/nowhere"), 2)) is None
-    assert own_place("", "") is None
+    assert own_group_folder("0::/x\n", "30 20 0:26 / /nowhere rw - cgroup2 cgroup2 rw\n") is None
+    assert MemoryGroup.make(CAP, cgroup.GroupFolder(Path("/nowhere"), 2)) is None
+    assert own_group_folder("", "") is None

@@ -34,8 +34,8 @@ from tidegate.errors import (
 )
 from tidegate.events import Note, PathTaken
 from tidegate.media.ffmpeg import Progress
-from tidegate.process.cgroup import PREFIX, own_place
-from tidegate.process.supervise import DRAIN_SECONDS, Finished, Job, run
+from tidegate.process.cgroup import PREFIX, own_group_folder
+from tidegate.process.supervise import DRAIN_SECONDS, Job, JobResult, run
 from tidegate.process.tree import Tree
 from tidegate.settings import ProcessSettings
 
@@ -51,11 +51,11 @@ def job(*acts: str, deadline: float = 30.0, **told: object) -> Job:
     return Job("the tool", [*TOOL, *acts], deadline, **told)  # type: ignore[arg-type]
 
 
-def supervised(*acts: str, limits: ProcessSettings = CALM, deadline: float = 30.0, **told: object) -> Finished:
+def supervised(*acts: str, limits: ProcessSettings = CALM, deadline: float = 30.0, **told: object) -> JobResult:
     return anyio.run(run, job(*acts, deadline=deadline, **told), limits)
 
 
-def with_progress(*acts: str, limits: ProcessSettings = QUICK) -> Finished:
+def with_progress(*acts: str, limits: ProcessSettings = QUICK) -> JobResult:
     """As `run_ffmpeg` does it: the marks come from `-progress` lines."""
     progress = Progress()
     return supervised(*acts, limits=limits, on_stdout=progress.feed, marks=lambda: dict(progress.marks))
@@ -395,7 +395,7 @@ def test_cancelling_at_many_moments_leaves_nothing(tens: int, mark: str) -> None
 
 
 def own_groups() -> list[str]:
-    place = own_place()
+    place = own_group_folder()
     mine = f"{PREFIX}{this_process().namespace}-{os.getpid()}-*"
     return [path.name for path in place.folder.glob(mine)] if place else []
 

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tidegate.model import ResourceUse
-from tidegate.process.usage import Alert, Alerts, Limits, Point, Sample, Use, thinned, trend
+from tidegate.process.usage import Alert, Alerts, Limits, Point, Sample, Use, thin_out, trend
 from tidegate.resilience.load import Load
 
 MB = 1000**2
@@ -79,7 +79,7 @@ points = st.lists(st.tuples(st.floats(0, 1e6), st.integers(0, 10**12), st.floats
 @given(points)
 def test_a_thinned_curve_is_short_in_order_and_keeps_its_peak(curve: list[Point]) -> None:
     curve.sort()
-    thin = thinned(curve)
+    thin = thin_out(curve)
     assert len(thin) <= 60
     assert list(thin) == sorted(thin) and set(thin) <= set(curve)
     assert max((p[1] for p in thin), default=0) == max((p[1] for p in curve), default=0)
@@ -91,21 +91,21 @@ def test_means_lie_between_extremes_however_long_it_takes(looks: list[tuple[floa
     for pause, memory, cpu in looks:
         now += pause
         use.add(Sample(now, memory, cpu))
-    summed = use.summed(now, cap_bytes=None, enforced_by="none")
+    total = use.total(now, cap_bytes=None, enforced_by="none")
     memories = [memory for _, memory, _ in looks]
-    assert summed.samples == len(looks) and len(summed.curve) <= 60
-    assert summed.peak_memory_bytes == max(memories)
-    assert min(memories) - 1 <= summed.mean_memory_bytes <= max(memories) + 1
-    assert summed.mean_cpu_percent <= max(cpu for *_, cpu in looks) + 0.1
-    assert max(memory for _, memory, _ in summed.curve) == max(memories)
+    assert total.samples == len(looks) and len(total.curve) <= 60
+    assert total.peak_memory_bytes == max(memories)
+    assert min(memories) - 1 <= total.mean_memory_bytes <= max(memories) + 1
+    assert total.mean_cpu_percent <= max(cpu for *_, cpu in looks) + 0.1
+    assert max(memory for _, memory, _ in total.curve) == max(memories)
 
 
 def test_what_was_never_looked_at_used_nothing() -> None:
-    assert Use().summed(0.0, cap_bytes=None, enforced_by="none").mean_memory_bytes == 0
+    assert Use().total(0.0, cap_bytes=None, enforced_by="none").mean_memory_bytes == 0
 
 
 def test_the_kernels_own_count_of_processor_time_is_believed_where_it_is_more() -> None:
-    assert Use().summed(2.0, cap_bytes=None, enforced_by="none", cpu_seconds=3.0).mean_cpu_percent == 150.0
+    assert Use().total(2.0, cap_bytes=None, enforced_by="none", cpu_seconds=3.0).mean_cpu_percent == 150.0
 
 
 uses = st.builds(

@@ -10,12 +10,12 @@ import anyio
 import pytest
 
 from tests.process.test_confine import listener
-from tidegate.process.confine import kernel_offers
+from tidegate.process.confine import kernel_features
 from tidegate.settings import Settings
 from tidegate.stages.outside import outside_of, reach_of
 from tidegate.stages.workbench import Workbench
 
-held = pytest.mark.skipif(not kernel_offers().whole, reason="this kernel confines nothing")
+held = pytest.mark.skipif(not kernel_features().whole, reason="this kernel confines nothing")
 PROXY = {"http_proxy": "http://somebody:secret@127.0.0.1:3128", "HTTPS_PROXY": "http://somebody:secret@127.0.0.1:3128"}
 
 

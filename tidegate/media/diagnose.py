@@ -21,7 +21,7 @@ from tidegate.errors import (
     RefusedByMuxer,
     TidegateError,
 )
-from tidegate.process.supervise import Finished
+from tidegate.process.supervise import JobResult
 
 
 @dataclass(frozen=True)
@@ -143,7 +143,7 @@ EROFS, EACCES, ENOMEM; 8 for an encoder, a filter or an option that it does not 
 where a shell stood between."""
 
 
-def diagnose(finished: Finished, outputs: Sequence[Path] = ()) -> TidegateError:
+def diagnose(finished: JobResult, outputs: Sequence[Path] = ()) -> TidegateError:
     """The failure that a bad exit means, with its evidence. `outputs` are the files that it was to write: where a disk
     is full, ffmpeg itself seldom says which."""
     lines = _said(finished).splitlines()
@@ -173,12 +173,12 @@ def tells_of_concealing(line: str) -> bool:
     return CONCEALED.search(line) is not None
 
 
-def ran_out_of_space(finished: Finished) -> bool:
+def ran_out_of_space(finished: JobResult) -> bool:
     """Whether it did, though it may call that a success: 5.1 exits with 0 when it cannot write Matroska's end."""
     return re.search(CATALOGUE[0].regex, _said(finished)) is not None
 
 
-def _said(finished: Finished) -> str:
+def _said(finished: JobResult) -> str:
     return "\n".join(line for line in (finished.stderr.head + finished.stderr.tail).splitlines() if _is_message(line))
 
 

@@ -19,7 +19,7 @@ from tidegate.media.answer import Answer
 from tidegate.media.codecs import ACCEPTED, DECODERS, UNKNOWN_CODEC
 from tidegate.media.demuxers import ALLOWED_DEMUXERS, DECLARING_DEMUXERS
 from tidegate.model import MediaInfo, StreamInfo
-from tidegate.process.supervise import Finished, Job, run
+from tidegate.process.supervise import Job, JobResult, run
 from tidegate.resilience.quality import RUNGS, cap_bytes
 from tidegate.settings import ProcessSettings
 
@@ -89,7 +89,7 @@ def _decoding_cap_bytes() -> int:
     return cap_bytes(RUNGS[0], psutil.virtual_memory().total)
 
 
-def _failure(answer: Answer, finished: Finished) -> TidegateError:
+def _failure(answer: Answer, finished: JobResult) -> TidegateError:
     if answer.refused is not None:
         return NotMedia(f"No media in it: {answer.refused}", evidence=finished.evidence)
     if finished.exit_code < 0:

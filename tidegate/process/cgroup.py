@@ -38,9 +38,9 @@ class MemoryGroup:
     cap_bytes: int
 
     @classmethod
-    def make(cls, cap_bytes: int, place: Place | None = None) -> MemoryGroup | None:
+    def make(cls, cap_bytes: int, place: GroupFolder | None = None) -> MemoryGroup | None:
         """A new group with this cap; None where none can be made, or none that tells why it killed."""
-        place = place or own_place()
+        place = place or own_group_folder()
         if place is None:
             return None
         sweep(place)
@@ -59,7 +59,7 @@ class MemoryGroup:
             return None
         return group
 
-    def opened(self) -> int:
+    def open(self) -> int:
         """A descriptor: whoever writes 0 into it becomes a member."""
         return os.open(self.folder / "cgroup.procs", os.O_WRONLY | os.O_CLOEXEC)
 
@@ -70,16 +70,16 @@ class MemoryGroup:
             return [pid for pid in pids if pid > 0]  # 0: somebody of another PID namespace; to signal it means us
         return []
 
-    def used_bytes(self) -> int | None:
+    def memory_bytes(self) -> int | None:
         """What the kernel counts against the cap: each page once, files that it caches for the members too. None: not
         to be read. (Without the caches it is only known with seconds of delay.)"""
         return self._count("memory.usage_in_bytes", "memory.current")
 
-    def most_bytes(self) -> int | None:
+    def peak_bytes(self) -> int | None:
         """The most that it ever was. None: before Linux 5.19 version 2 does not tell."""
         return self._count("memory.max_usage_in_bytes", "memory.peak")
 
-    def exhausted(self) -> bool:
+    def was_exhausted(self) -> bool:
         """Whether a member was killed because the group needed more than its cap.
 
         A kill alone is not enough: a machine without memory ends members of groups that are far below their cap. Of
@@ -125,7 +125,7 @@ class MemoryGroup:
         """Members that were killed for want of memory, and whether (or how often) the group was at its cap."""
         if self.version == 1:
             # Its own counts of refusals stay at zero where the limit that includes swap is met first.
-            near = (self.most_bytes() or 0) >= NEAR_CAP * self.cap_bytes
+            near = (self.peak_bytes() or 0) >= NEAR_CAP * self.cap_bytes
             return _numbers_in(self.folder / "memory.oom_control")["oom_kill"], int(near)
         events = _numbers_in(self.folder / "memory.events")
         return events["oom_kill"], events["oom"]
@@ -138,14 +138,14 @@ class MemoryGroup:
 
 
 @dataclass(frozen=True)
-class Place:
+class GroupFolder:
     """A folder in which groups may be made."""
 
     folder: Path
     version: int
 
 
-def own_place(cgroup: str | None = None, mounts: str | None = None) -> Place | None:
+def own_group_folder(cgroup: str | None = None, mounts: str | None = None) -> GroupFolder | None:
     """Where this process may make groups, so that whatever limits it limits them too; None: nowhere.
 
     `cgroup` and `mounts` are the texts of /proc/self/cgroup and /proc/self/mountinfo, and are read unless given.
@@ -158,17 +158,17 @@ def own_place(cgroup: str | None = None, mounts: str | None = None) -> Place | N
     paths = {name: path for line in lines for _, names, path in [line.split(":", 2)] for name in names.split(",")}
     for root, mountpoint, kind, options in map(_mount, mounted):
         if kind == "cgroup" and "memory" in options and "memory" in paths:
-            return Place(_below(mountpoint, root, paths["memory"]), 1)
+            return GroupFolder(_below(mountpoint, root, paths["memory"]), 1)
     for root, mountpoint, kind, _ in map(_mount, mounted):
         if kind == "cgroup2" and "" in paths:
-            folder = _unified(_below(mountpoint, root, paths[""]), mountpoint)
-            return Place(folder, 2) if folder else None
+            folder = _nearest_group_folder(_below(mountpoint, root, paths[""]), mountpoint)
+            return GroupFolder(folder, 2) if folder else None
     return None
 
 
-def sweep(place: Place | None = None) -> tuple[str, ...]:
+def sweep(place: GroupFolder | None = None) -> tuple[str, ...]:
     """End and remove the groups whose maker is gone; gives their names."""
-    place = place or own_place()
+    place = place or own_group_folder()
     if place is None:
         return ()
     here = this_process()
@@ -186,9 +186,9 @@ def sweep(place: Place | None = None) -> tuple[str, ...]:
 
 def _maker(name: str, here: Owner) -> Owner | None:
     """Who made the group of this name, where it is known: groups do not outlive a boot."""
-    if not (told := _NAME.fullmatch(name)):
+    if not (match := _NAME.fullmatch(name)):
         return None
-    namespace, pid, started = map(int, told.groups())
+    namespace, pid, started = map(int, match.groups())
     return here.model_copy(update={"namespace": namespace, "pid": pid, "started": started})
 
 
@@ -206,7 +206,7 @@ def _below(mountpoint: Path, root: str, path: str) -> Path:
     return mountpoint / inside.lstrip("/")
 
 
-def _unified(own: Path, mountpoint: Path) -> Path | None:
+def _nearest_group_folder(own: Path, mountpoint: Path) -> Path | None:
     """The nearest group, from our own upwards, that shares memory out to groups below it, and none beyond a limit.
 
     A group with processes of its own may not share out (cgroup-v2, "no internal processes"), so ours seldom does. A

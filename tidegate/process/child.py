@@ -32,7 +32,7 @@ from tidegate.process.kinship import MARK, born_into, end_strays
 from tidegate.process.output import Output
 from tidegate.process.rights import escapes_by_privilege, rights_of
 from tidegate.process.tree import Tree
-from tidegate.process.usage import Guard, Sample, Use
+from tidegate.process.usage import MemoryGuard, Sample, Use
 from tidegate.resilience.stall import ProgressClock
 from tidegate.settings import ProcessSettings
 
@@ -88,18 +88,18 @@ class Child:
         return memory_cap(self.job, self.limits)
 
     @property
-    def enforced_by(self) -> Guard:
+    def enforced_by(self) -> MemoryGuard:
         if self.group:
             return "cgroup"
         return "sampling" if self.cap_bytes is not None and self.monitored else "none"
 
-    def used(self) -> ResourceUse:
-        return self.use.summed(
+    def resource_use(self) -> ResourceUse:
+        return self.use.total(
             self.elapsed, cap_bytes=self.cap_bytes, enforced_by=self.enforced_by, cpu_seconds=self.cpu_seconds
         )
 
     def evidence(self, exit_code: int | None = None, idle: float | None = None) -> Evidence:
-        return evidence_of(self.job, self.stderr, self.used(), exit_code, idle)
+        return evidence_of(self.job, self.stderr, self.resource_use(), exit_code, idle)
 
     def signal(self, number: signal.Signals) -> None:
         """To its group; only while it is not reaped, so that the number cannot be somebody else's."""
@@ -130,7 +130,7 @@ def spawn(job: Job, limits: ProcessSettings) -> Child:
     group, mark = _memory_group(job, limits), secrets.token_hex(8)
     started, process = job.clock(), None
     try:
-        process = _started(job, limits, mark, group)
+        process = _start(job, limits, mark, group)
     except FileNotFoundError as error:
         raise ToolMissing(f"{job.name} is not installed at {job.argv[0]}") from error
     except OSError as error:
@@ -147,7 +147,7 @@ def spawn(job: Job, limits: ProcessSettings) -> Child:
     return Child(job, limits, process, mark, started, group, Output(job.on_stdout), Output(job.on_stderr))
 
 
-def _started(job: Job, limits: ProcessSettings, mark: str, group: MemoryGroup | None) -> subprocess.Popen[bytes]:
+def _start(job: Job, limits: ProcessSettings, mark: str, group: MemoryGroup | None) -> subprocess.Popen[bytes]:
     environment = {
         **child_environment(os.environ, network=job.network != "none", more=limits.more_names),
         **(job.environment or {}),
@@ -155,7 +155,7 @@ def _started(job: Job, limits: ProcessSettings, mark: str, group: MemoryGroup | 
         MARK: mark,
     }
     confinement = _confinement(job, limits, environment)
-    handle = group.opened() if group else None
+    handle = group.open() if group else None
     try:
         return subprocess.Popen(
             job.argv,
@@ -197,7 +197,7 @@ def _in_memory(path: Path) -> bool:
     return next((kinds[mount] for mount in mounts if mount in kinds), "") in MEMORY_BACKED
 
 
-async def exited(pid: int) -> None:
+async def wait_for_exit(pid: int) -> None:
     """Wait until the child has ended, without reaping it."""
     try:
         handle = os.pidfd_open(pid)
@@ -224,13 +224,13 @@ async def end(child: Child) -> None:
             with anyio.CancelScope(shield=True), anyio.move_on_after(child.limits.end_grace.total_seconds()):
                 child.signal(signal.SIGTERM)
                 child.signal(signal.SIGCONT)  # a stopped process acts on TERM only once it goes on
-                await exited(child.pid)
+                await wait_for_exit(child.pid)
     finally:
         child.kill()
         try:
             with anyio.CancelScope(shield=True), anyio.move_on_after(REAP_SECONDS):
                 # A child in an uninterruptible system call (a dead network disk) must not take the event loop along.
-                await exited(child.pid)
+                await wait_for_exit(child.pid)
                 while child.kill():  # noqa: ASYNC110  # what left the group, until the last of it is gone
                     await anyio.sleep(POLL_SECONDS)
                 child.ended_after = child.elapsed
@@ -249,7 +249,7 @@ async def end(child: Child) -> None:
 async def _clear_group(child: Child) -> None:
     """Read what the kernel has counted, then remove the group; its last member may still be on its way out."""
     if child.group:
-        child.exhausted = child.group.exhausted()
+        child.exhausted = child.group.was_exhausted()
         if child.exhausted or not child.use.samples:
             note_peak(child)
         while not child.group.remove():  # nobody tells when it is empty
@@ -259,12 +259,12 @@ async def _clear_group(child: Child) -> None:
 
 def note_peak(child: Child) -> None:
     """The kernel's own count of a child that was killed before a look saw how much it had."""
-    most = child.group.most_bytes() if child.group else None
+    most = child.group.peak_bytes() if child.group else None
     if most and most > child.use.peak_memory_bytes:
         child.use.add(Sample(child.elapsed, most, 0.0))
 
 
-def exhausted(child: Child, exit_code: int | None) -> MemoryExhausted:
+def memory_failure(child: Child, exit_code: int | None) -> MemoryExhausted:
     """The failure of a child that was at its cap."""
     cap = (child.cap_bytes or 0) / 1e6
     message = f"{child.job.name} needed more memory than its cap of {cap:.0f} MB and was ended"

@@ -3,7 +3,7 @@
 `child.spawn` prepares a confinement before the fork and lets the child put it on between fork and exec. Landlock
 names the files (and, from Linux 6.7 on, the ports) that it may use; a seccomp filter refuses sockets and system calls
 that no tool of ours needs. Both are for good, for everything that the child starts too, and end with it: nothing is
-left after a crash. Linux only. What this kernel does not know is left out, and `kernel_offers` says so.
+left after a crash. Linux only. What this kernel does not know is left out, and `kernel_features` says so.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from functools import cache
 from pathlib import Path
 from typing import Literal
 
-Network = Literal["none", "any"] | int
+NetworkAccess = Literal["none", "any"] | int
 """`none`, `any`, or the one TCP port to which it may connect: that of a proxy of ours."""
 
 _libc = ctypes.CDLL(None, use_errno=True)  # here, because nothing may be loaded between fork and exec
@@ -54,7 +54,7 @@ DEVICE = _READ_FILE | _WRITE_FILE | _READ_DIR | _TRUNCATE | _IOCTL_DEV
 
 
 @dataclass(frozen=True)
-class Offers:
+class KernelFeatures:
     """What this kernel can do."""
 
     landlock: int
@@ -68,23 +68,23 @@ class Offers:
 
 
 @cache
-def kernel_offers() -> Offers:
+def kernel_features() -> KernelFeatures:
     """Asked once; a sandbox around us may forbid what the kernel knows."""
     if sys.platform != "linux":
-        return Offers(0, seccomp=False)
+        return KernelFeatures(0, seccomp=False)
     version = _libc.syscall(_CREATE_RULESET, None, ctypes.c_size_t(0), ctypes.c_uint32(1))
     filters = _own_architecture() is not None and _libc.prctl(_PR_GET_SECCOMP, 0, 0, 0, 0) >= 0
-    return Offers(max(version, 0), seccomp=filters)
+    return KernelFeatures(max(version, 0), seccomp=filters)
 
 
 class Confinement:
     """What one child is held to. Made before the fork, put on after it, closed in the parent when the child runs."""
 
-    def __init__(self, rights: Mapping[Path, int], network: Network) -> None:
-        offers = kernel_offers()
-        self._ruleset = _ruleset(rights, network, offers.landlock) if offers.landlock else None
-        self._program = _program(filter_of(network)) if offers.seccomp else None
-        self._capabilities = _fewer_capabilities() if offers.landlock else None
+    def __init__(self, rights: Mapping[Path, int], network: NetworkAccess) -> None:
+        features = kernel_features()
+        self._ruleset = _ruleset(rights, network, features.landlock) if features.landlock else None
+        self._program = _program(filter_of(network)) if features.seccomp else None
+        self._capabilities = _fewer_capabilities() if features.landlock else None
 
     def put_on(self) -> None:
         """Runs in the child, between fork and exec: four system calls.
@@ -92,13 +92,13 @@ class Confinement:
         Raises:
             OSError: the kernel refuses; the child must not start then.
         """
-        _succeed(_libc.prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0))
+        _check(_libc.prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0))
         if self._capabilities is not None:
-            _succeed(_libc.capset(_CAPABILITY_HEADER, self._capabilities))
+            _check(_libc.capset(_CAPABILITY_HEADER, self._capabilities))
         if self._ruleset is not None:
-            _succeed(_libc.syscall(_RESTRICT_SELF, self._ruleset, 0))
+            _check(_libc.syscall(_RESTRICT_SELF, self._ruleset, 0))
         if self._program is not None:
-            _succeed(_libc.prctl(_PR_SET_SECCOMP, _SECCOMP_MODE_FILTER, ctypes.byref(self._program[0]), 0, 0))
+            _check(_libc.prctl(_PR_SET_SECCOMP, _SECCOMP_MODE_FILTER, ctypes.byref(self._program[0]), 0, 0))
 
     def close(self) -> None:
         """In the parent; twice does no harm."""
@@ -113,20 +113,25 @@ def _fewer_capabilities() -> bytes | None:
     With CAP_PERFMON, for one, the environment of every process can be read, Landlock or not.
     """
     held = ctypes.create_string_buffer(24)
-    _succeed(_libc.capget(_CAPABILITY_HEADER, held))
+    _check(_libc.capget(_CAPABILITY_HEADER, held))
     _, permitted, _, _, more, _ = struct.unpack("=6I", held.raw)
     kept = permitted & _CAPABILITIES
     return struct.pack("=6I", kept, kept, 0, 0, 0, 0) if (permitted, more) != (kept, 0) else None
 
 
-def _succeed(result: int) -> int:
+def _check(result: int) -> int:
+    """What a system call has returned.
+
+    Raises:
+        OSError: it has failed.
+    """
     if result < 0:
         number = ctypes.get_errno()
         raise OSError(number, os.strerror(number))
     return result
 
 
-def _ruleset(rights: Mapping[Path, int], network: Network, version: int) -> int:
+def _ruleset(rights: Mapping[Path, int], network: NetworkAccess, version: int) -> int:
     """An open ruleset of Landlock; its descriptor is closed by exec."""
     files = _ALL_OF_VERSION_1 | (_REFER if version >= 2 else 0) | (_TRUNCATE if version >= 3 else 0)
     files |= _IOCTL_DEV if version >= 5 else 0
@@ -134,13 +139,13 @@ def _ruleset(rights: Mapping[Path, int], network: Network, version: int) -> int:
     scopes = _SCOPE_ABSTRACT_SOCKETS | _SCOPE_SIGNALS if version >= 6 else 0
     known = 8 if version < 4 else 16 if version < 6 else 24
     attributes = struct.pack("=QQQ", files, ports, scopes)[:known]
-    ruleset = _succeed(_libc.syscall(_CREATE_RULESET, attributes, ctypes.c_size_t(known), ctypes.c_uint32(0)))
+    ruleset = _check(_libc.syscall(_CREATE_RULESET, attributes, ctypes.c_size_t(known), ctypes.c_uint32(0)))
     try:
         for path, allowed in rights.items():
             _allow(ruleset, path, allowed & files)
         if ports and isinstance(network, int):
             port = struct.pack("=QQ", _CONNECT_TCP, network)
-            _succeed(_libc.syscall(_ADD_RULE, ruleset, _NET_PORT, port, 0))
+            _check(_libc.syscall(_ADD_RULE, ruleset, _NET_PORT, port, 0))
     except BaseException:
         os.close(ruleset)
         raise
@@ -234,7 +239,7 @@ _NUMBER_AT, _ARCHITECTURE_AT, _FIRST_ARGUMENT_AT, _SECOND_ARGUMENT_AT = 0, 4, 16
 _ALLOW, _KILL_PROCESS, _FAIL = 0x7FFF0000, 0x80000000, 0x00050000
 
 
-def filter_of(network: Network) -> list[Instruction]:
+def filter_of(network: NetworkAccess) -> list[Instruction]:
     """The filter for this machine's programs."""
     own = _own_architecture()
     if own is None:
@@ -246,32 +251,32 @@ def filter_of(network: Network) -> list[Instruction]:
     return [*program, (_RETURN, 0, 0, _KILL_PROCESS)]
 
 
-def _section(architecture: str, network: Network) -> Iterator[Instruction]:
+def _section(architecture: str, network: NetworkAccess) -> Iterator[Instruction]:
     """For calls of one architecture."""
     column = list(_ARCHITECTURES).index(architecture)
     named = FORBIDDEN | (FORBIDDEN_WITHOUT_NETWORK if network == "none" else {})
     yield (_LOAD, 0, 0, _NUMBER_AT)
     if architecture == "x86_64":
-        yield from _refused_if((_AT_LEAST, 0, 1, _X32_BIT), errno.ENOSYS)
+        yield from _refuse_if((_AT_LEAST, 0, 1, _X32_BIT), errno.ENOSYS)
     for numbers in named.values():
         if (number := numbers[column]) is not None:
-            yield from _refused_if((_EQUAL, 0, 1, number), errno.EPERM)
+            yield from _refuse_if((_EQUAL, 0, 1, number), errno.EPERM)
     # Its flags lie in memory, where a filter cannot look; C libraries fall back to the older call.
-    yield from _refused_if((_EQUAL, 0, 1, _CLONE3), errno.ENOSYS)
+    yield from _refuse_if((_EQUAL, 0, 1, _CLONE3), errno.ENOSYS)
     yield from _sockets(architecture, network)
     yield (_EQUAL, 0, 3, _CLONE[architecture])
     yield (_LOAD, 0, 0, _FIRST_ARGUMENT_AT)
-    yield from _refused_if((_ANY_BIT, 0, 1, _NEW_NAMESPACES), errno.EPERM)
+    yield from _refuse_if((_ANY_BIT, 0, 1, _NEW_NAMESPACES), errno.EPERM)
     yield (_RETURN, 0, 0, _ALLOW)
 
 
-def _sockets(architecture: str, network: Network) -> Iterator[Instruction]:
+def _sockets(architecture: str, network: NetworkAccess) -> Iterator[Instruction]:
     """With one port no datagrams: Landlock holds TCP to it, and name lookups are the proxy's."""
     if network == "none":
-        yield from _refused_if((_EQUAL, 0, 1, _SOCKET[architecture]), errno.EACCES)
+        yield from _refuse_if((_EQUAL, 0, 1, _SOCKET[architecture]), errno.EACCES)
     elif network != "any":
         if architecture in _SOCKETCALL:
-            yield from _refused_if((_EQUAL, 0, 1, _SOCKETCALL[architecture]), errno.EPERM)
+            yield from _refuse_if((_EQUAL, 0, 1, _SOCKETCALL[architecture]), errno.EPERM)
         yield (_EQUAL, 0, 9, _SOCKET[architecture])
         yield (_LOAD, 0, 0, _FIRST_ARGUMENT_AT)
         yield (_EQUAL, 3, 0, _AF_UNIX)
@@ -285,7 +290,7 @@ def _sockets(architecture: str, network: Network) -> Iterator[Instruction]:
         yield (_LOAD, 0, 0, _NUMBER_AT)
 
 
-def _refused_if(test: Instruction, number: int) -> Iterable[Instruction]:
+def _refuse_if(test: Instruction, number: int) -> Iterable[Instruction]:
     return (test, (_RETURN, 0, 0, _FAIL | number))
 
 

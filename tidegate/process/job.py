@@ -12,7 +12,7 @@ import psutil
 from tidegate.errors import Evidence
 from tidegate.events import Observer, unobserved
 from tidegate.model import ResourceUse
-from tidegate.process.confine import Network
+from tidegate.process.confine import NetworkAccess
 from tidegate.process.output import LineSink, Output, ignore_line
 from tidegate.resilience.quality import MACHINE_SHARE
 from tidegate.settings import ProcessSettings
@@ -44,7 +44,7 @@ class Job:
     """What it starts itself, where that is not on PATH."""
     writes: tuple[Path, ...] = ()
     """Files and folders that it may write, beside the folders of `outputs`."""
-    network: Network = "none"
+    network: NetworkAccess = "none"
     """What it may reach outside of itself."""
     memory_cap_bytes: int | None = None
     """What it and everything that it starts may use together; None: what is set for tools without a rung."""
@@ -66,7 +66,7 @@ def memory_cap(job: Job, limits: ProcessSettings) -> int | None:
 
 
 @dataclass(frozen=True)
-class Finished:
+class JobResult:
     """A child that ended by itself."""
 
     job: Job = field(repr=False)

@@ -59,7 +59,7 @@ def strays(mark: str, since: int) -> list[int]:
 
 def carries(pid: int, mark: str) -> bool:
     """Whether this process carries a child's mark, as far as we may see."""
-    return f"{MARK}={mark}".encode() in _environment(pid)
+    return f"{MARK}={mark}".encode() in environment_of(pid)
 
 
 def end_strays(mark: str, since: int) -> bool:
@@ -67,11 +67,11 @@ def end_strays(mark: str, since: int) -> bool:
     found = strays(mark, since)
     for pid in found:
         with contextlib.suppress(OSError):
-            _kill_marked(pid, mark)
+            _kill_by_handle(pid, mark)
     return bool(found)
 
 
-def _kill_marked(pid: int, mark: str) -> None:
+def _kill_by_handle(pid: int, mark: str) -> None:
     """By a handle, behind which no other process of the same number can come."""
     try:
         handle = os.pidfd_open(pid)
@@ -89,7 +89,8 @@ def _numbers() -> list[int]:
     return [int(name) for name in os.listdir("/proc") if name.isdigit()]  # noqa: PTH208  # a path each costs as much again
 
 
-def _environment(pid: int) -> list[bytes]:
+def environment_of(pid: int) -> list[bytes]:
+    """The variables of a process as it was started, each `NAME=value`; none where we may not look."""
     try:
         with open(f"/proc/{pid}/environ", "rb", buffering=0) as file:  # noqa: PTH123  # a path each costs as much again
             return file.read().split(b"\0")

@@ -11,12 +11,12 @@ import os
 import signal
 import time
 from collections.abc import Iterator
-from pathlib import Path
 
 import psutil
 
 from tidegate.durable.children import MARK
 from tidegate.durable.owner import Owner, started_at
+from tidegate.process.kinship import environment_of
 
 LOOK_AGAIN_SECONDS = 0.05
 GONE_SECONDS = 5.0
@@ -25,13 +25,13 @@ GONE_SECONDS = 5.0
 
 def end_leftovers(attempt: str, grace_seconds: float) -> tuple[str, ...]:
     """End every process of this host that carries the attempt's mark: TERM, wait, KILL. Gives their names. Blocking."""
-    found = {process.pid: _name(process) for process in _marked(attempt)}
+    found = {process.pid: _name(process) for process in _processes_of(attempt)}
     until = time.monotonic() + grace_seconds
-    _signal(_marked(attempt), signal.SIGTERM, signal.SIGCONT)
-    while _marked(attempt) and time.monotonic() < until:
+    _signal(_processes_of(attempt), signal.SIGTERM, signal.SIGCONT)
+    while _processes_of(attempt) and time.monotonic() < until:
         time.sleep(LOOK_AGAIN_SECONDS)
     until = time.monotonic() + GONE_SECONDS
-    while (left := _marked(attempt)) and time.monotonic() < until:  # one that was just forked was not among them
+    while (left := _processes_of(attempt)) and time.monotonic() < until:  # one that was just forked was not among them
         _signal(left, signal.SIGKILL)
         time.sleep(LOOK_AGAIN_SECONDS)
     return tuple(found.values())
@@ -40,7 +40,7 @@ def end_leftovers(attempt: str, grace_seconds: float) -> tuple[str, ...]:
 def marks() -> frozenset[str]:
     """The attempts whose mark some process of this host carries."""
     begin = f"{MARK}=".encode()
-    found = [entry for process in _processes() for entry in _environment(process.pid) if entry.startswith(begin)]
+    found = [entry for process in _processes() for entry in environment_of(process.pid) if entry.startswith(begin)]
     return frozenset(entry.removeprefix(begin).decode(errors="replace") for entry in found)
 
 
@@ -65,9 +65,9 @@ def _signal(processes: list[psutil.Process], *numbers: signal.Signals) -> None:
                 process.send_signal(number)  # psutil checks that the number is still the same process
 
 
-def _marked(attempt: str) -> list[psutil.Process]:
+def _processes_of(attempt: str) -> list[psutil.Process]:
     wanted = f"{MARK}={attempt}".encode()
-    return [process for process in _processes() if wanted in _environment(process.pid)]
+    return [process for process in _processes() if wanted in environment_of(process.pid)]
 
 
 def _itself(owner: Owner) -> list[psutil.Process]:
@@ -82,13 +82,6 @@ def _processes() -> Iterator[psutil.Process]:
         if pid != os.getpid() and started_at(pid) is not None:
             with contextlib.suppress(psutil.Error):
                 yield psutil.Process(pid)
-
-
-def _environment(pid: int) -> list[bytes]:
-    try:
-        return Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
-    except OSError:
-        return []
 
 
 def _name(process: psutil.Process) -> str:

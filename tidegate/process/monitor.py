@@ -16,7 +16,7 @@ import psutil
 
 from tidegate.errors import TidegateError
 from tidegate.events import Note, PathTaken, Risk, Strain
-from tidegate.process.child import Child, exhausted, note_peak
+from tidegate.process.child import Child, memory_failure, note_peak
 from tidegate.process.usage import TREND_SAMPLES, Alerts, Limits, Sample
 from tidegate.resilience.load import LoadMeter
 from tidegate.resilience.risk import rises_to_tell, risk_level
@@ -36,8 +36,8 @@ async def monitor(child: Child) -> None:
         raise
     except Exception as error:  # noqa: BLE001  # the plain path goes on: deadline, drained pipes, end of the group
         child.monitored = False
-        told = f"{child.job.name}: its monitor failed and is left out ({type(error).__name__}: {error})"
-        child.job.observe(Note(told, "warning"))
+        message = f"{child.job.name}: its monitor failed and is left out ({type(error).__name__}: {error})"
+        child.job.observe(Note(message, "warning"))
         child.job.observe(PathTaken("process", "plain", "the monitor failed"))
 
 
@@ -77,17 +77,19 @@ class _Monitor:
             sample = child.tree.sample(elapsed, self._meter.sample())
         else:
             sample = replace(last, seconds=elapsed, memory_bytes=child.tree.memory_bytes())
-        if child.group and (most := child.group.used_bytes()) is not None:
+        if child.group and (most := child.group.memory_bytes()) is not None:
             # Summed over processes, what they share counts twice.
             sample = replace(sample, memory_bytes=min(sample.memory_bytes, most))
         child.use.add(sample)
         over = (
-            child.group.exhausted() if child.group else sample.memory_bytes > (child.cap_bytes or sample.memory_bytes)
+            child.group.was_exhausted()
+            if child.group
+            else sample.memory_bytes > (child.cap_bytes or sample.memory_bytes)
         )
         if over:
             child.kill()  # it is given no time: it would go on growing
             note_peak(child)
-            raise exhausted(child, None)
+            raise memory_failure(child, None)
         return sample
 
     def _tell(self, sample: Sample) -> None:
@@ -96,7 +98,7 @@ class _Monitor:
         self._ticks.append(sample)
         limits = Limits(self._machine_bytes, child.cap_bytes, child.deadline)
         for alert in self._alerts.look(tuple(self._ticks), limits):
-            child.use.warned(alert.text)
+            child.use.add_alert(alert.text)
             job.observe(Note(f"{job.name}: {alert.text}", alert.level))
         risk = risk_level(
             elapsed=sample.seconds,
@@ -119,3 +121,9 @@ class _Monitor:
                 memory_cap_bytes=child.cap_bytes,
             )
         )
+
+
+def _is_over_cap(child: Child, sample: Sample) -> bool:
+    if child.group:
+        return child.group.was_exhausted()
+    return child.cap_bytes is not None and sample.memory_bytes > child.cap_bytes

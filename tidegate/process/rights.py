@@ -45,12 +45,12 @@ DEVICES = frozenset(
 NUMBERED_DEVICES = frozenset({"nvidia", "video", "media", "mali"})
 BESIDE_BIN = ("lib", "lib64", "lib32", "libexec")
 """Where libraries of a program in a folder `bin` are."""
-LISTED = re.compile(r"^\s*(/\S+)", re.MULTILINE)
+LOADER_LINE = re.compile(r"^\s*(/\S+)", re.MULTILINE)
 
 
 def rights_of(job: Job, limits: ProcessSettings, environment: Mapping[str, str]) -> dict[Path, int]:
     """Path → what the child may do there and below."""
-    hidden = hidden_folders()
+    hidden = private_folders()
     searched = environment.get("PATH", ""), _library_path(environment)
     started = (job.argv[0], *job.programs)
     rights = {folder: READS for one in started for folder in program_folders(one, *searched, hidden)}
@@ -85,7 +85,7 @@ def escapes_by_privilege(program: str) -> bool:
 @lru_cache(maxsize=64)
 def program_folders(program: str, search_path: str, library_path: str, hidden: tuple[Path, ...]) -> tuple[Path, ...]:
     """Whatever is needed to start a program: the system, its own folder, what it may start itself."""
-    folders = [*map(Path, SYSTEM), *_listed_libraries(), *_folders_in(library_path)]
+    folders = [*map(Path, SYSTEM), *_loader_libraries(), *_folders_in(library_path)]
     for folder in _folders_in(search_path):
         folders += [folder, *_libraries_beside(folder)]
     found = shutil.which(program)
@@ -114,13 +114,13 @@ def devices() -> Iterator[Path]:
             yield Path("/dev", name)
 
 
-def hidden_folders() -> tuple[Path, ...]:
+def private_folders() -> tuple[Path, ...]:
     """What is cut out of allowed folders: Tidegate's home, people's homes, what the system keeps for root."""
-    return _hidden(*(os.environ.get(name) for name in ("TIDEGATE_HOME", "XDG_DATA_HOME", "HOME")))
+    return _private_folders(*(os.environ.get(name) for name in ("TIDEGATE_HOME", "XDG_DATA_HOME", "HOME")))
 
 
 @lru_cache(maxsize=8)
-def _hidden(*_: str | None) -> tuple[Path, ...]:
+def _private_folders(*_: str | None) -> tuple[Path, ...]:
     """The same, for the variables on which it depends."""
     homes = (StoreSettings().home, Path.home(), Path("/root"))
     return tuple(Path(os.path.realpath(home)) for home in homes) + tuple(filter(Path.exists, map(Path, SECRET)))
@@ -151,12 +151,12 @@ def _library_path(environment: Mapping[str, str]) -> str:
     return os.pathsep.join(environment.get(name, "") for name in ("LD_LIBRARY_PATH", "NIX_LD_LIBRARY_PATH"))
 
 
-def _listed_libraries() -> list[Path]:
+def _loader_libraries() -> list[Path]:
     """What the dynamic loader searches beyond the usual folders (ld.so.conf)."""
     found: list[Path] = []
     for file in (Path("/etc/ld.so.conf"), *sorted(Path("/etc/ld.so.conf.d").glob("*.conf"))):
         try:
-            found += [Path(path) for path in LISTED.findall(file.read_text(errors="replace"))]
+            found += [Path(path) for path in LOADER_LINE.findall(file.read_text(errors="replace"))]
         except OSError:
             continue
     return [folder for folder in found if folder != Path("/")]

@@ -19,14 +19,14 @@ import anyio
 from tidegate.durable.children import ProcessGroup, recorded
 from tidegate.errors import ProcessKilled, ProcessTimeout, StalledProcess, reason_of
 from tidegate.events import ToolEnded
-from tidegate.process.child import Child, end, exhausted, exited, spawn
-from tidegate.process.job import Finished, Job
+from tidegate.process.child import Child, end, memory_failure, spawn, wait_for_exit
+from tidegate.process.job import Job, JobResult
 from tidegate.process.monitor import monitor
 from tidegate.process.output import Output
 from tidegate.resilience.deadline import extended_seconds
 from tidegate.settings import ProcessSettings
 
-__all__ = ["DRAIN_SECONDS", "Finished", "Job", "run"]
+__all__ = ["DRAIN_SECONDS", "Job", "JobResult", "run"]
 
 READ_BYTES = 64 * 1024
 DRAIN_SECONDS = 2.0
@@ -36,7 +36,7 @@ _FROM_OUTSIDE = frozenset({signal.SIGKILL, signal.SIGTERM, signal.SIGINT, signal
 """Signals that people and kernels send; the others (SIGSEGV, SIGABRT …) are the tool's own crash."""
 
 
-async def run(job: Job, limits: ProcessSettings) -> Finished:
+async def run(job: Job, limits: ProcessSettings) -> JobResult:
     """Run a tool to its own end; a non-zero exit is for the caller to read.
 
     Raises:
@@ -50,24 +50,24 @@ async def run(job: Job, limits: ProcessSettings) -> Finished:
     group = ProcessGroup(group=child.pid, started=child.born, name=job.name)
     with recorded(group):
         try:
-            await _watched(child)
+            await _run_to_end(child)
         finally:
             try:
                 await end(child)
             finally:
-                job.observe(ToolEnded(job.stage, job.name, child.used()))
+                job.observe(ToolEnded(job.stage, job.name, child.resource_use()))
     code = child.process.returncode
-    assert code is not None  # noqa: S101  # _exited has returned
+    assert code is not None  # noqa: S101  # it was reaped by `end`
     if child.exhausted:
-        raise exhausted(child, code)
+        raise memory_failure(child, code)
     if -code in _FROM_OUTSIDE:
         name = signal.Signals(-code).name
         raise ProcessKilled(f"{job.name} was ended by {name} from outside", evidence=child.evidence(code))
-    return Finished(job, code, child.stdout, child.stderr, child.elapsed, child.used(), child.monitored)
+    return JobResult(job, code, child.stdout, child.stderr, child.elapsed, child.resource_use(), child.monitored)
 
 
-async def _watched(child: Child) -> None:
-    """Until the child has ended by itself, with its pipes drained and its group gone."""
+async def _run_to_end(child: Child) -> None:
+    """Watch it until it has ended by itself, with its pipes drained and its group gone."""
     try:
         async with anyio.create_task_group() as siblings:
             siblings.start_soon(_watch, child)
@@ -76,7 +76,7 @@ async def _watched(child: Child) -> None:
             async with anyio.create_task_group() as pipes:
                 pipes.start_soon(_drain, _pipe(child.process.stdout), child.stdout)
                 pipes.start_soon(_drain, _pipe(child.process.stderr), child.stderr)
-                await exited(child.pid)
+                await wait_for_exit(child.pid)
                 child.cpu_seconds = child.tree.cpu_seconds()
                 child.kill()  # the leader is a zombie, so the group's number is still ours
                 pipes.cancel_scope.deadline = anyio.current_time() + DRAIN_SECONDS
@@ -86,7 +86,7 @@ async def _watched(child: Child) -> None:
 
 
 def _pipe(pipe: IO[bytes] | None) -> int:
-    assert pipe is not None  # noqa: S101  # _spawn asks for both
+    assert pipe is not None  # noqa: S101  # `child.spawn` asks for both
     os.set_blocking(pipe.fileno(), False)
     return pipe.fileno()
 
@@ -110,7 +110,7 @@ async def _watch(child: Child) -> None:
     while True:
         await anyio.sleep(limits.tick.total_seconds())
         now = job.clock()
-        read, written = _read(child.pid), _written(job.outputs)
+        read, written = _input_bytes(child.pid), _output_bytes(job.outputs)
         child.progress.record(now, **job.marks(), written_bytes=written, read_bytes=read)
         elapsed = now - child.started
         if limits.supervision == "on" and child.progress.stalled(now):
@@ -126,7 +126,7 @@ async def _watch(child: Child) -> None:
             child.deadline, share_before = extended, share or 0.0
 
 
-def _read(pid: int) -> int:
+def _input_bytes(pid: int) -> int:
     """Bytes that the process has read so far (proc(5), rchar); 0 where the kernel does not tell.
 
     With +faststart ffmpeg rewrites the whole file after the last frame: no progress line, and no growth either, for
@@ -137,7 +137,7 @@ def _read(pid: int) -> int:
     return 0
 
 
-def _written(outputs: tuple[Path, ...]) -> int:
+def _output_bytes(outputs: tuple[Path, ...]) -> int:
     sizes = 0
     for path in outputs:
         with contextlib.suppress(OSError):

@@ -27,11 +27,11 @@ MOST_POINTS = 60
 """Of the curve that is kept."""
 MOST_ALERTS = 50
 
-Kind = Literal["memory_of_cap", "memory_of_machine", "cpu", "elapsed", "trend"]
-QUIET: frozenset[Kind] = frozenset({"cpu"})
+AlertKind = Literal["memory_of_cap", "memory_of_machine", "cpu", "elapsed", "trend"]
+QUIET: frozenset[AlertKind] = frozenset({"cpu"})
 """Alerts for logs only: an encoder is there to use all processors."""
 Point = tuple[float, int, float]
-Guard = Literal["cgroup", "sampling", "none"]
+MemoryGuard = Literal["cgroup", "sampling", "none"]
 
 
 @dataclass(frozen=True)
@@ -62,9 +62,9 @@ class Limits:
         return min(self.cap_bytes or self.machine_bytes, self.machine_bytes)
 
 
-def shares(sample: Sample, limits: Limits) -> dict[Kind, tuple[float, float]]:
+def shares(sample: Sample, limits: Limits) -> dict[AlertKind, tuple[float, float]]:
     """Kind of alert → how much of its limit is used (0 to 1), and from where on that is worth a warning."""
-    found: dict[Kind, tuple[float, float]] = {
+    found: dict[AlertKind, tuple[float, float]] = {
         "memory_of_machine": (sample.machine.memory, MEMORY_ALERT),
         "cpu": (sample.machine.cpu, CPU_ALERT),
     }
@@ -90,7 +90,7 @@ def trend(samples: Sequence[Sample], limits: Limits) -> float | None:
     return max(0.0, (100.0 - points[-1]) / per_second)
 
 
-def thinned(points: Sequence[Point], most: int = MOST_POINTS) -> tuple[Point, ...]:
+def thin_out(points: Sequence[Point], most: int = MOST_POINTS) -> tuple[Point, ...]:
     """At most so many points: of neighbours the one with more memory, so that the peak is never lost."""
     kept = list(points)
     while len(kept) > most:
@@ -103,7 +103,7 @@ def thinned(points: Sequence[Point], most: int = MOST_POINTS) -> tuple[Point, ..
 class Alert:
     """Something to warn of."""
 
-    kind: Kind
+    kind: AlertKind
     text: str
 
     @property
@@ -115,16 +115,16 @@ class Alert:
 class Alerts:
     """Which alerts are raised: each is told once, and again only after its value has been calm in between."""
 
-    raised: set[Kind] = field(default_factory=set)
+    raised: set[AlertKind] = field(default_factory=set)
 
     def look(self, samples: Sequence[Sample], limits: Limits) -> list[Alert]:
         """What is to be told after the last of `samples`."""
         sample = samples[-1]
-        told = []
+        alerts = []
         for kind, (share, alert) in shares(sample, limits).items():
             if kind not in self.raised and share > alert:
                 self.raised.add(kind)
-                told.append(Alert(kind, _said(kind, sample, limits)))
+                alerts.append(Alert(kind, _alert_text(kind, sample, limits)))
             elif share < alert - CALM_AGAIN:
                 self.raised.discard(kind)
         end = trend(samples, limits)
@@ -133,11 +133,11 @@ class Alerts:
         elif "trend" not in self.raised:
             self.raised.add("trend")
             whose = "its cap" if limits.cap_bytes else "what the machine has"
-            told.append(Alert("trend", f"memory rises fast: at {whose} in about {end:.0f} s"))
-        return told
+            alerts.append(Alert("trend", f"memory rises fast: at {whose} in about {end:.0f} s"))
+        return alerts
 
 
-def _said(kind: Kind, sample: Sample, limits: Limits) -> str:
+def _alert_text(kind: AlertKind, sample: Sample, limits: Limits) -> str:
     match kind:
         case "memory_of_cap":
             return f"it uses {_mb(sample.memory_bytes)} of the {_mb(limits.cap_bytes or 0)} MB of memory that it may"
@@ -166,7 +166,7 @@ class Use:
     _byte_seconds: float = 0.0
     _cpu_seconds: float = 0.0
 
-    def warned(self, alert: str) -> None:
+    def add_alert(self, alert: str) -> None:
         """Keep it for the report; a value that goes up and down for days fills no memory."""
         if len(self.alerts) < MOST_ALERTS:
             self.alerts.append(alert)
@@ -182,11 +182,11 @@ class Use:
         self.peak_cpu_percent = max(self.peak_cpu_percent, sample.cpu_percent)
         self._points.append((round(sample.seconds, 1), sample.memory_bytes, round(sample.cpu_percent, 1)))
         if len(self._points) > 4 * MOST_POINTS:
-            self._points = list(thinned(self._points, 2 * MOST_POINTS))
+            self._points = list(thin_out(self._points, 2 * MOST_POINTS))
         self.last = sample
 
-    def summed(
-        self, seconds: float, *, cap_bytes: int | None, enforced_by: Guard, cpu_seconds: float | None = None
+    def total(
+        self, seconds: float, *, cap_bytes: int | None, enforced_by: MemoryGuard, cpu_seconds: float | None = None
     ) -> ResourceUse:
         """What it comes to. `cpu_seconds`: what the kernel counted in all, where that is known."""
         used = max(cpu_seconds or 0.0, self._cpu_seconds)
@@ -199,7 +199,7 @@ class Use:
             mean_cpu_percent=round(100 * used / seconds, 1) if seconds > 0 else 0.0,
             read_bytes=self.last.read_bytes if self.last else 0,
             written_bytes=self.last.written_bytes if self.last else 0,
-            curve=thinned(self._points),
+            curve=thin_out(self._points),
             alerts=tuple(self.alerts),
             memory_cap_bytes=cap_bytes,
             enforced_by=enforced_by,

@@ -17,8 +17,8 @@ from urllib.parse import urlsplit
 from tidegate.errors import ToolMissing
 from tidegate.media.inspect import inspect
 from tidegate.model import MediaInfo
-from tidegate.process.confine import Network
-from tidegate.process.supervise import Finished, Job, run
+from tidegate.process.confine import NetworkAccess
+from tidegate.process.supervise import Job, JobResult, run
 from tidegate.stages.workbench import Workbench
 from tidegate.transfer.outside import Outside
 
@@ -45,12 +45,12 @@ async def _supervised(
     bench: Workbench,
     stage: str,
     *,
-    network: Network | None = None,
+    network: NetworkAccess | None = None,
     stall_timeout: timedelta | None = None,
     folder: Path | None = None,
     environment: Mapping[str, str] | None = None,
     **job: Any,
-) -> Finished:
+) -> JobResult:
     """See `transfer.outside.RunTool`, whose other arguments are those of `Job`."""
     limits, told = bench.settings.process, dict(environment or {})
     if stall_timeout is not None:
@@ -72,7 +72,7 @@ async def _supervised(
         return await run(asked, limits)
 
 
-def reach_of(environment: Mapping[str, str]) -> Network:
+def reach_of(environment: Mapping[str, str]) -> NetworkAccess:
     """What of the network a tool needs: where it is led through a proxy of ours, that one port of this host."""
     proxies = {value for name, value in environment.items() if value and name.lower() in PROXIES}
     parts = urlsplit(proxies.pop()) if len(proxies) == 1 else None
