@@ -30,7 +30,7 @@ from benchmarks.pairs import HEADER, Pairs, measure
 from tidegate.events import unobserved
 from tidegate.model import Source
 from tidegate.settings import TransferSettings
-from tidegate.transfer.asking.ask import Wanted, receive
+from tidegate.transfer.asking.ask import Request, receive
 from tidegate.transfer.file.fetch import fetch_file, identify
 from tidegate.transfer.file.http import HttpExchange
 from tidegate.transfer.outside import Outside
@@ -91,7 +91,7 @@ async def fetch_small(base: str, folder: Path) -> None:
     async def one(number: int) -> None:
         async with room:
             with contextlib.closing(_File(folder / f"{number}")) as sink:
-                await receive(outside, Wanted(f"{base}/{number}.ts", what="segment"), sink)
+                await receive(outside, Request(f"{base}/{number}.ts", what="segment"), sink)
 
     async with anyio.create_task_group() as group:
         for number in range(SMALL_FILES):

@@ -6,7 +6,7 @@ from prefect.blocks.core import Block
 from pydantic import Field, SecretStr
 
 from tidegate.model import Source
-from tidegate.transfer.request import May, anything, checked_headers_for, checked_sha256, checked_url
+from tidegate.transfer.request import PathCheck, allow_any, check_headers_for, check_sha256, check_url
 
 
 class MediaSource(Block):
@@ -22,13 +22,13 @@ class MediaSource(Block):
     )
     sha256: str | None = Field(default=None, description="SHA-256 that the file must have, in hex.")
 
-    def source(self, may_read: May = anything) -> Source:
+    def source(self, may_read: PathCheck = allow_any) -> Source:
         """The engine's source.
 
         Raises:
             BadInput, UnsupportedSource: link, headers or digest are not valid.
             PathRefused: it is a file, and this run may not read it.
         """
-        url, digest = checked_url(self.url.get_secret_value(), may_read), checked_sha256(self.sha256)
-        checked_headers_for({name: value.get_secret_value() for name, value in self.headers.items()}, [url])
+        url, digest = check_url(self.url.get_secret_value(), may_read), check_sha256(self.sha256)
+        check_headers_for({name: value.get_secret_value() for name, value in self.headers.items()}, [url])
         return Source(url=SecretStr(url), headers=self.headers, sha256=f"sha256:{digest}" if digest else None)

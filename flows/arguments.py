@@ -17,11 +17,11 @@ from typing import NoReturn
 from flows.lines import read_headers, read_links, seen_by_others
 from flows.request import (
     SourceRequest,
-    checked_headers,
-    checked_headers_for,
+    check_headers,
+    check_headers_for,
+    check_sha256,
+    check_url,
     checked_mirror,
-    checked_sha256,
-    checked_url,
     request_for,
     require_output,
     require_writable,
@@ -32,7 +32,7 @@ from tidegate.durable.secrets import SecretFiles
 from tidegate.errors import BadInput, LedgerUnavailable
 from tidegate.model import STAGES, ProfileName, Quality, Wish
 from tidegate.settings import Settings
-from tidegate.transfer.paths import expanded, require_possible
+from tidegate.transfer.paths import expand_home, require_possible
 
 
 @dataclass(frozen=True)
@@ -156,10 +156,10 @@ def checked(words: argparse.Namespace) -> Command:
     for flag, value in (("--sha256", words.sha256), ("--mirror", words.mirror)):
         if value and len(words.sources) > 1:
             raise BadInput(f"{flag} is for one source")
-    headers = checked_headers(_headers_of(words))
-    checked_sha256(words.sha256)
+    headers = check_headers(_headers_of(words))
+    check_sha256(words.sha256)
     # All of them first: a secret is stored only for a request that is good.
-    checked_headers_for(headers, [checked_url(source) for source in words.sources])
+    check_headers_for(headers, [check_url(source) for source in words.sources])
     output_dir = _require_folders(words.output_dir, settings.store.home)
     home = Home(settings.store.home)
     mirrors = [checked_mirror(mirror) for mirror in words.mirror]
@@ -193,7 +193,7 @@ def _read_standard_input(words: argparse.Namespace) -> None:
         raise BadInput("Standard input can be read once: give one - or one --header @-")
     if STANDARD_INPUT in words.sources:
         place = words.sources.index(STANDARD_INPUT)
-        words.sources[place : place + 1] = read_links(checked_url)
+        words.sources[place : place + 1] = read_links(check_url)
 
 
 def _headers_of(words: argparse.Namespace) -> list[str]:
@@ -201,7 +201,7 @@ def _headers_of(words: argparse.Namespace) -> list[str]:
     return [
         line
         for given in words.header
-        for line in (read_headers(given, checked_headers) if given.startswith("@") else [given])
+        for line in (read_headers(given, check_headers) if given.startswith("@") else [given])
     ]
 
 
@@ -271,7 +271,7 @@ def _require_folders(output_dir: Path, home: Path) -> Path:
     Raises:
         BadInput: one of them cannot be created or written.
     """
-    wanted = expanded(output_dir).absolute()
+    wanted = expand_home(output_dir).absolute()
     require_possible(wanted, "The output folder")
     if any(0xD800 <= ord(character) < 0xE000 for character in str(wanted)):
         raise BadInput("The output folder's name is no text in this locale; try LC_ALL=C.UTF-8")

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tidegate.errors import BadInput, UsageError
-from tidegate.transfer.paths import expanded, printable
+from tidegate.transfer.paths import expand_home, printable
 
 MOST_LINK_BYTES = 16 * 1024 * 1024
 MOST_HEADER_BYTES = 1024 * 1024
@@ -101,7 +101,7 @@ def read_headers(given: str, check: Callable[[list[str]], object]) -> list[str]:
 
 def seen_by_others(given: str) -> str | None:
     """What to tell of a header file that every user of this machine can read; None where there is nothing to tell."""
-    path = expanded(Path(given.removeprefix("@")))
+    path = expand_home(Path(given.removeprefix("@")))
     try:
         found = path.stat()
     except (OSError, ValueError):
@@ -116,7 +116,7 @@ def _content(name: str, named: str) -> bytes:
     if not name or "\0" in name:
         raise BadInput("--header @FILE names no file")
     try:
-        handle = os.open(expanded(Path(name)), os.O_RDONLY | os.O_CLOEXEC)
+        handle = os.open(expand_home(Path(name)), os.O_RDONLY | os.O_CLOEXEC)
         with os.fdopen(handle, "rb") as file:
             return _bounded(file.read(MOST_HEADER_BYTES + 1), named, MOST_HEADER_BYTES)
     except OSError as error:

@@ -17,22 +17,22 @@ from tidegate.durable.secrets import SecretFiles
 from tidegate.errors import BadInput
 from tidegate.model import Source
 from tidegate.redact import has_secret, redact_url
-from tidegate.transfer.paths import expanded, local_path, require_possible
+from tidegate.transfer.paths import expand_home, local_path, require_possible
 from tidegate.transfer.request import (
-    May,
-    anything,
-    checked_headers,
-    checked_headers_for,
-    checked_sha256,
-    checked_url,
+    PathCheck,
+    allow_any,
+    check_headers,
+    check_headers_for,
+    check_sha256,
+    check_url,
 )
 
 __all__ = [
     "SourceRequest",
-    "checked_headers",
-    "checked_headers_for",
-    "checked_sha256",
-    "checked_url",
+    "check_headers",
+    "check_headers_for",
+    "check_sha256",
+    "check_url",
     "request_for",
     "require_output",
     "require_writable",
@@ -66,10 +66,10 @@ def request_for(
     """The request for a source as it was typed; a secret goes into a file and only its reference into the request.
 
     Raises:
-        BadInput, UnsupportedSource: see `checked_url` and `checked_sha256`.
+        BadInput, UnsupportedSource: see `check_url` and `check_sha256`.
     """
-    url = checked_url(text)
-    digest = checked_sha256(sha256)
+    url = check_url(text)
+    digest = check_sha256(sha256)
     others = [checked_mirror(mirror) for mirror in mirrors]
     hidden = headers or any(has_secret(link) for link in (url, *others))
     secret = SecretFiles(home.secrets).keep(url, headers, others) if hidden else None
@@ -78,14 +78,14 @@ def request_for(
     )
 
 
-def source_of(request: SourceRequest, home: Home, may_read: May = anything) -> Source:
+def source_of(request: SourceRequest, home: Home, may_read: PathCheck = allow_any) -> Source:
     """The engine's source for a request that names no block.
 
     Raises:
         BadInput, UnsupportedSource: the request is not valid, or its secret is gone.
         PathRefused: it is a file, and this run may not read it.
     """
-    digest = checked_sha256(request.sha256)
+    digest = check_sha256(request.sha256)
     sha256 = f"sha256:{digest}" if digest else None
     if request.secret is not None:
         source = SecretFiles(home.secrets).reveal(request.secret)
@@ -93,7 +93,7 @@ def source_of(request: SourceRequest, home: Home, may_read: May = anything) -> S
             may_read(local_path(source.url.get_secret_value()))
         return source.model_copy(update={"sha256": sha256})
     mirrors = tuple(SecretStr(checked_mirror(link)) for link in request.mirrors)
-    return Source(url=SecretStr(checked_url(request.url, may_read)), sha256=sha256, mirrors=mirrors)
+    return Source(url=SecretStr(check_url(request.url, may_read)), sha256=sha256, mirrors=mirrors)
 
 
 def checked_mirror(text: str) -> str:
@@ -102,20 +102,20 @@ def checked_mirror(text: str) -> str:
     Raises:
         BadInput, UnsupportedSource: it is no http(s) link.
     """
-    url = checked_url(text)
+    url = check_url(text)
     if url.startswith("file:"):
         raise BadInput("A mirror (--mirror) is an http(s) link")
     return url
 
 
-def require_output(folder: Path, home: Home, may_write: May = anything) -> Path:
+def require_output(folder: Path, home: Home, may_write: PathCheck = allow_any) -> Path:
     """The output folder as `require_writable` gives it. In the home too it is as the umask says, and can be reached.
 
     Raises:
         BadInput: it cannot be created or written, or it lies in a part of the home that is private.
         PathRefused: `may_write` says so; nothing was created or changed.
     """
-    folder = expanded(folder).absolute()
+    folder = expand_home(folder).absolute()
     require_possible(folder, "The output folder", room=ROOM_BYTES)
     may_write(folder)
     if home.root in folder.parents and home.is_private(folder):
@@ -133,7 +133,7 @@ def require_writable(folder: Path, named: str = "The output folder") -> Path:
     Raises:
         BadInput: it cannot be created or written.
     """
-    folder = expanded(folder).absolute()
+    folder = expand_home(folder).absolute()
     require_possible(folder, named, room=ROOM_BYTES)
     try:
         folder.mkdir(parents=True, exist_ok=True)

@@ -17,7 +17,7 @@ from tidegate.errors import BadInput
 from tidegate.model import Order, Source
 from tidegate.settings import Settings
 from tidegate.stages import Workbench
-from tidegate.transfer.request import anything
+from tidegate.transfer.request import allow_any
 
 B = TypeVar("B", bound=Block)
 
@@ -63,7 +63,7 @@ async def source_in(request: SourceRequest, bench: Workbench) -> Source:
         PathRefused: it is a file that this run may not read; nobody has looked whether it is there.
     """
     block = await _block(MediaSource, request.block) if request.block else None
-    may_read = bench.roots.require_readable if bench.roots else anything
+    may_read = bench.roots.require_readable if bench.roots else allow_any
     return await to_thread.run_sync(
         lambda: block.source(may_read) if block else source_of(request, bench.home, may_read)
     )

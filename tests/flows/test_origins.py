@@ -50,7 +50,7 @@ def used(ledger: Ledger, *errors: TidegateError | None, origin: str = HOST, gain
         for error in errors:
             try:
                 async with gates.through(origin) as passage:
-                    passage.gained(gained)
+                    passage.report_received(gained)
                     if error is not None:
                         raise error
             except TidegateError:

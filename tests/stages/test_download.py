@@ -27,7 +27,7 @@ from tidegate.events import Account, Event, Note, together
 from tidegate.model import DownloadResult, ProbeResult, Source
 from tidegate.settings import Settings, StoreSettings
 from tidegate.stages import Workbench
-from tidegate.transfer.file.parallel import Crew
+from tidegate.transfer.file.parallel import ParallelTry
 from tidegate.transfer.resolvers.base import WHOLE_FILE
 
 MIB = 1024 * 1024
@@ -227,14 +227,14 @@ def test_a_mistake_of_ours_in_the_full_path_is_made_good_by_the_plain_one_once(
 ) -> None:
     media = bulk_clip(clips, 24 * MIB)
     bench, account, notes = told_by(own, "full")
-    real = Crew._widen
+    real = ParallelTry._widen
 
-    def breaks(crew: Crew, *told: Any) -> None:
-        if crew._limits.connections > 1 and crew._part.received_bytes >= 4 * MIB:
+    def breaks(one_try: ParallelTry, *arguments: Any) -> None:
+        if one_try._limits.connections > 1 and one_try._part.received_bytes >= 4 * MIB:
             raise ZeroDivisionError("of ours")
-        real(crew, *told)
+        real(one_try, *arguments)
 
-    monkeypatch.setattr(Crew, "_widen", breaks)
+    monkeypatch.setattr(ParallelTry, "_widen", breaks)
     with Origin({"film.mp4": Resource(media, story="throttle 8M")}) as origin:
         got = downloaded(bench, origin.url("film.mp4"))
         assert origin.bytes_sent("film.mp4") < 1.3 * media.stat().st_size, "it went on from what was here"
@@ -248,11 +248,11 @@ def test_a_mistake_that_the_plain_path_makes_too_is_told(
 ) -> None:
     calls = []
 
-    async def breaks(crew: Crew) -> None:
-        calls.append(crew._limits.connections)
+    async def breaks(one_try: ParallelTry) -> None:
+        calls.append(one_try._limits.connections)
         raise ZeroDivisionError("of ours")
 
-    monkeypatch.setattr(Crew, "run", breaks)
+    monkeypatch.setattr(ParallelTry, "run", breaks)
     bench, _, _ = told_by(own, "full")
     with Origin({"film.mp4": clip(clips)}) as origin, pytest.raises(ZeroDivisionError):
         downloaded(bench, origin.url("film.mp4"))

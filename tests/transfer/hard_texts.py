@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 from tidegate.redact import has_secret, redact_text, redact_url
 from tidegate.transfer.asking.answers import digests, file_name, links, retry_after_seconds, wait_seconds
-from tidegate.transfer.file.mirrors import expired
+from tidegate.transfer.file.mirrors import has_expired
 from tidegate.transfer.playlists.captions import merged_captions
 from tidegate.transfer.playlists.metalink import priority_of
 from tidegate.transfer.resolvers.twitch_console import _quality
@@ -71,7 +71,7 @@ FUNCTIONS: dict[str, Callable[[str], object]] = {
     "redact_url of a query": lambda text: redact_url(f"http://h/?{text}"),
     "redact_url of a name": lambda text: redact_url(f"http://h/?{text.replace('=', '')}%0Ax=1"),
     "has_secret": lambda text: has_secret(f"http://h/?{text}"),
-    "expired": lambda text: expired(f"http://h/?{text}", 0.0),
+    "expired": lambda text: has_expired(f"http://h/?{text}", 0.0),
     "priority_of": priority_of,
     "retry_after_seconds": lambda text: retry_after_seconds(text, 0.0),
     "wait_seconds": _header("RateLimit")(lambda headers: wait_seconds(headers, 0.0)),

@@ -37,7 +37,7 @@ from tidegate.model import Identity, MediaInfo, Source
 from tidegate.settings import Settings, TransferSettings
 from tidegate.transfer.file.fetch import FileFetched, Renew, fetch_file, identify
 from tidegate.transfer.file.http import HttpExchange
-from tidegate.transfer.file.mirrors import expired, proven_same
+from tidegate.transfer.file.mirrors import has_expired, proven_same
 from tidegate.transfer.outside import Outside
 from tidegate.transfer.playlists.read_metalink import read as read_metalink
 from tidegate.transfer.resolvers.base import Offer
@@ -315,7 +315,7 @@ NOW = 1_800_000_000.0
     ],
 )
 def test_a_signed_link_says_itself_when_its_time_is_over(query: str, late: bool) -> None:
-    assert expired(f"http://origin/a.mp4?{query}", NOW) == late
+    assert has_expired(f"http://origin/a.mp4?{query}", NOW) == late
 
 
 def test_an_expired_link_is_told_as_such(outside: Outside, tmp_path: Path) -> None:

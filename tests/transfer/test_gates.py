@@ -33,8 +33,9 @@ from tidegate.events import Event, Note, Waiting
 from tidegate.resilience.breaker import State
 from tidegate.resilience.sharing import Answer, Ask
 from tidegate.settings import GateSettings, LedgerSettings
-from tidegate.transfer.gates.gates import GAIN_BYTES, Gates, Passage, origin_of, records
-from tidegate.transfer.gates.gates import gates as gates_module
+from tidegate.transfer.gates import gates as gates_module
+from tidegate.transfer.gates import records
+from tidegate.transfer.gates.gates import GAIN_BYTES, Gates, Passage, origin_of
 
 HOST, OTHER = "http://host:80", "http://other:80"
 POLL = timedelta(seconds=0.1)
@@ -64,8 +65,8 @@ def run(test: Callable[[], Awaitable[None]]) -> None:
 async def call(gates: Gates, error: BaseException | None = None, *, origin: str = HOST, gained: int = 0) -> None:
     """One call, which ends with `error`."""
     async with gates.through(origin) as passage:
-        passage.answered()
-        passage.gained(gained)
+        passage.report_answer()
+        passage.report_received(gained)
         if error is not None:
             raise error
 
@@ -185,7 +186,7 @@ def test_one_that_is_still_under_way_has_shown_that_the_origin_is_well() -> None
         gates = Gates(QUICK)
         await fails(gates, ServerError("503"), 4)
         async with gates.through(HOST) as passage:
-            passage.gained(GAIN_BYTES)
+            passage.report_received(GAIN_BYTES)
             await fails(gates, ServerError("503"), 4)
             await fails(gates, ServerError("503"))
             await refused(gates)
@@ -199,7 +200,7 @@ def test_answers_that_come_too_late_open_it_though_they_are_good() -> None:
         for _ in range(3):
             async with gates.through(HOST) as passage:
                 await anyio.sleep(0.03)
-                passage.answered()
+                passage.report_answer()
         await anyio.sleep(1)  # successes are told now and then
         assert "took over" in (await refused(gates)).message
 
@@ -302,7 +303,7 @@ def test_a_probe_that_gains_enough_closes_it_before_it_ends(make: Callable[[Gate
         await fails(gates, ServerError("503"), 5)
         await anyio.sleep(0.5)
         async with gates.through(HOST) as passage:
-            passage.gained(GAIN_BYTES)
+            passage.report_received(GAIN_BYTES)
             await call(gates)
 
     run(test)

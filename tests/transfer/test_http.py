@@ -20,8 +20,8 @@ from tidegate.errors import BadInput, ConnectionFailed, Evidence, RangeMismatch,
 from tidegate.model import Source
 from tidegate.settings import TransferSettings
 from tidegate.transfer.asking.answers import (
+    ambiguous_digests,
     begins_at,
-    claimed_digests,
     digests,
     file_name,
     retry_after_seconds,
@@ -99,7 +99,7 @@ def test_only_digests_of_the_whole_file_are_taken(headers: dict[str, str], whole
     ],
 )
 def test_what_may_be_of_the_whole_or_of_a_part_is_a_claim(headers: dict[str, str], claimed: tuple[str, ...]) -> None:
-    assert claimed_digests(Headers(headers)) == claimed
+    assert ambiguous_digests(Headers(headers)) == claimed
 
 
 @pytest.mark.parametrize(

@@ -21,7 +21,7 @@ from tidegate.errors import DiskFull
 from tidegate.events import Event, Note, unobserved
 from tidegate.model import Identity
 from tidegate.settings import TransferSettings
-from tidegate.transfer.file.part import UNHURRIED_BYTES, UNHURRIED_SECONDS, Part, opened_part
+from tidegate.transfer.file.part import UNHURRIED_BYTES, UNHURRIED_SECONDS, Part, open_part
 
 KIB = 1024
 IDENTITY = Identity(url="http://origin/clip.mp4", name="clip.mp4", size_bytes=1000 * KIB, etag='"one"', ranges=True)
@@ -294,7 +294,7 @@ def test_a_second_run_waits_visibly_and_goes_on_when_the_first_is_done(tmp_path:
 
         async with anyio.create_task_group() as group:
             group.start_soon(release)
-            async with opened_part(tmp_path, IDENTITY, LIMITS, told.append) as second:
+            async with open_part(tmp_path, IDENTITY, LIMITS, told.append) as second:
                 assert second.received_bytes == 10
 
     anyio.run(run)
@@ -305,7 +305,7 @@ def test_a_second_run_waits_visibly_and_goes_on_when_the_first_is_done(tmp_path:
 
 def test_a_part_is_released_whatever_happens_to_its_user(tmp_path: Path) -> None:
     async def fail() -> None:
-        async with opened_part(tmp_path, IDENTITY, LIMITS, unobserved):
+        async with open_part(tmp_path, IDENTITY, LIMITS, unobserved):
             raise ZeroDivisionError
 
     before = open_descriptors()

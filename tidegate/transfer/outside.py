@@ -65,7 +65,7 @@ class RunTool(Protocol):
         `environment` leads it, or else any. It may read the files that `argv` names, and write into `folder`."""
 
 
-Look = Callable[[Path], Awaitable[MediaInfo]]
+ReadHeaders = Callable[[Path], Awaitable[MediaInfo]]
 """Reads the headers of a local file in a supervised child; raises NotMedia where no demuxer opens it."""
 
 
@@ -94,6 +94,6 @@ class Outside:
     ffmpeg: Callable[[], Path] = _no_ffmpeg
     """Which one tools are to use."""
     run_tool: RunTool = _no_tools
-    look: Look = _unseen
+    look: ReadHeaders = _unseen
     roots: Roots | None = None
     """Which files of this host may be read; None: whatever the user may."""

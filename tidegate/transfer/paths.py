@@ -25,12 +25,12 @@ def printable(path: Path | str) -> str:
     return os.fsencode(path).decode(errors="replace")
 
 
-def shortened(text: str) -> str:
+def shorten(text: str) -> str:
     """As much of a text as a person reads."""
     return text if len(text) <= SHOWN_CHARS else f"{text[:SHOWN_CHARS]}…"
 
 
-def expanded(path: Path) -> Path:
+def expand_home(path: Path) -> Path:
     """`~` and `~user` as their folders; a `~` that is no user's is part of a name."""
     try:
         return path.expanduser()
@@ -46,14 +46,14 @@ def require_possible(path: Path, named: str, *, room: int = 0) -> None:
     """
     text = str(path)
     if "\0" in text:
-        raise BadInput(f"{named} holds a NUL byte, which no file name can: {printable(shortened(text))!r}")
+        raise BadInput(f"{named} holds a NUL byte, which no file name can: {printable(shorten(text))!r}")
     absolute = os.fsencode(path.absolute())
     longest = max(map(len, absolute.split(b"/")))
     if longest > LONGEST_NAME:
-        shown = printable(shortened(text))
+        shown = printable(shorten(text))
         raise BadInput(f"{named} holds a name of {longest} bytes, and a file system takes {LONGEST_NAME}: {shown}")
     if len(absolute) > LONGEST_PATH - room:
-        shown = printable(shortened(text))
+        shown = printable(shorten(text))
         raise BadInput(
             f"{named} has {len(absolute)} bytes, and no more than {LONGEST_PATH - room} can be used: {shown}"
         )

@@ -16,7 +16,7 @@ from urllib.parse import urlsplit
 
 from tidegate.errors import BadInput, UnsupportedSource
 from tidegate.redact import redact_url
-from tidegate.transfer.paths import expanded, local_path, printable, require_possible, shortened
+from tidegate.transfer.paths import expand_home, local_path, printable, require_possible, shorten
 
 _SHA256 = re.compile(r"(?:sha256:)?([0-9a-f]{64})", re.IGNORECASE)
 _HEADER_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
@@ -35,15 +35,15 @@ OURS = frozenset({"range", "if-range", "accept-encoding", "host", "connection", 
 """Headers by which the transfer itself works; another value would break it or the answer."""
 
 
-May = Callable[[Path], None]
+PathCheck = Callable[[Path], None]
 """Raises PathRefused for a path that this run may not use."""
 
 
-def anything(path: Path) -> None:
+def allow_any(path: Path) -> None:
     """Who types a command may read what they may read."""
 
 
-def checked_url(text: str, may_read: May = anything) -> str:
+def check_url(text: str, may_read: PathCheck = allow_any) -> str:
     """A link, or the `file://` URL of a path.
 
     Raises:
@@ -55,22 +55,22 @@ def checked_url(text: str, may_read: May = anything) -> str:
         raise BadInput("The source is empty: give a link or the path of a file")
     scheme = _scheme_of(text)
     if scheme is None:
-        return _checked_file(expanded(Path(text)), may_read)
+        return _check_file(expand_home(Path(text)), may_read)
     if scheme not in ("http", "https", "file"):
         slashes = "://" if _SCHEME.match(text) else ":"
         raise UnsupportedSource(f"{scheme}{slashes} links are not supported; give an http(s) link or a local file")
     try:
         parts = urlsplit(text)
     except ValueError as error:
-        raise BadInput(f"{_shown(text)} is not a complete link") from error
+        raise BadInput(f"{_quote(text)} is not a complete link") from error
     if scheme == "file":
         if parts.netloc not in ("", "localhost"):
-            raise BadInput(f"{_shown(text)} names a file on another host; give file:///path")
+            raise BadInput(f"{_quote(text)} names a file on another host; give file:///path")
         try:
-            return _checked_file(local_path(text), may_read)
+            return _check_file(local_path(text), may_read)
         except UnicodeError as error:
-            raise BadInput(f"{_shown(text)} names no file") from error
-    return _checked_link(text)
+            raise BadInput(f"{_quote(text)} names no file") from error
+    return _check_link(text)
 
 
 def _scheme_of(text: str) -> str | None:
@@ -82,7 +82,7 @@ def _scheme_of(text: str) -> str | None:
     return scheme if scheme in _WITHOUT_SLASHES and ":" in text and not os.path.lexists(text) else None
 
 
-def checked_sha256(text: str | None) -> str | None:
+def check_sha256(text: str | None) -> str | None:
     """64 lower-case hex characters.
 
     Raises:
@@ -96,7 +96,7 @@ def checked_sha256(text: str | None) -> str | None:
     return match[1].lower()
 
 
-def checked_headers(lines: list[str]) -> dict[str, str]:
+def check_headers(lines: list[str]) -> dict[str, str]:
     """`["K: V", …]` as a dict.
 
     Raises:
@@ -109,7 +109,7 @@ def checked_headers(lines: list[str]) -> dict[str, str]:
     return dict(pairs)
 
 
-def checked_headers_for(headers: dict[str, str], urls: list[str]) -> None:
+def check_headers_for(headers: dict[str, str], urls: list[str]) -> None:
     """Whether these headers may go to these sources.
 
     Raises:
@@ -133,7 +133,7 @@ def _require_sendable(headers: list[tuple[str, str]]) -> None:
         raise BadInput("A header is given twice")
 
 
-def _checked_link(text: str) -> str:
+def _check_link(text: str) -> str:
     try:
         parts = urlsplit(text)
         complete = bool(parts.hostname) and (parts.port is None or parts.port > 0)
@@ -142,13 +142,13 @@ def _checked_link(text: str) -> str:
     if not complete or any(
         character.isspace() or ord(character) < 0x20 or "\ud800" <= character <= "\udfff" for character in text
     ):
-        raise BadInput(f"{_shown(text)} is not a complete link")
+        raise BadInput(f"{_quote(text)} is not a complete link")
     if len(text) > LONGEST_LINK:
         raise BadInput(f"The link has {len(text)} characters; no more than {LONGEST_LINK} can be asked for")
     return text
 
 
-def _checked_file(path: Path, may_read: May) -> str:
+def _check_file(path: Path, may_read: PathCheck) -> str:
     require_possible(path, "The path")
     path = path.absolute()
     shown = printable(path)
@@ -180,6 +180,6 @@ def _missing(shown: str) -> str:
     return f"There is no file {shown}"
 
 
-def _shown(text: str) -> str:
+def _quote(text: str) -> str:
     """A link as a message can take it, without secrets and not longer than a person reads."""
-    return repr(shortened(redact_url(text)))
+    return repr(shorten(redact_url(text)))

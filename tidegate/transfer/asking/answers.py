@@ -92,14 +92,14 @@ def begins_at(status: int, headers: Headers, asked: int, evidence: Evidence) -> 
     """
     if status != HTTPStatus.PARTIAL_CONTENT:
         return 0
-    covers = covered(headers)
+    covers = content_range(headers)
     if covers is None or covers[0] != asked:
         told = headers.get("Content-Range", "no Content-Range")[:100]
         raise RangeMismatch(f"Asked for bytes from {asked}, the origin sent {told!r}", evidence=evidence)
     return asked
 
 
-def covered(headers: Headers) -> tuple[int, int] | None:
+def content_range(headers: Headers) -> tuple[int, int] | None:
     """First and last byte that a partial answer says it holds."""
     covers = _CONTENT_RANGE.fullmatch(headers.get("Content-Range", ""))
     if covers is None or covers[1] is None or int(covers[2]) < int(covers[1]):
@@ -159,7 +159,7 @@ def digests(headers: Headers, *, whole: bool) -> tuple[Digest, ...]:
     return _unanimous(told)
 
 
-def claimed_digests(headers: Headers) -> tuple[Digest, ...]:
+def ambiguous_digests(headers: Headers) -> tuple[Digest, ...]:
     """Digests of which the header does not say whether they are of the whole file, or of the part that was asked for.
 
     RFC 3230 means the whole file, many servers the part; `Content-MD5` was changed from one to the other. Answers that

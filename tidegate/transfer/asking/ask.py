@@ -27,8 +27,8 @@ from tidegate.errors import (
 from tidegate.resilience.retry import Retry
 from tidegate.resilience.stall import SpeedWindow
 from tidegate.settings import TransferSettings
-from tidegate.transfer.asking.answers import begins_at, covered, raise_for_status
-from tidegate.transfer.asking.conversation import Conversation, Heard, Question, reading
+from tidegate.transfer.asking.answers import begins_at, content_range, raise_for_status
+from tidegate.transfer.asking.conversation import Conversation, OpenResponse, Question, read_in_thread
 from tidegate.transfer.outside import Outside
 from tidegate.transfer.transport.base import Headers
 
@@ -51,7 +51,7 @@ class Sink(Protocol):
 
 
 @dataclass(frozen=True)
-class Wanted:
+class Request:
     """What is asked for, and how much of it is acceptable."""
 
     url: str
@@ -70,7 +70,7 @@ class Wanted:
 
 
 @dataclass(frozen=True)
-class Answer:
+class Response:
     """What came."""
 
     url: str
@@ -95,119 +95,119 @@ class _Memory:
         self.taken += block
 
 
-async def ask(outside: Outside, wanted: Wanted, *, tries: Retry | None = None) -> Answer:
+async def ask(outside: Outside, request: Request, *, tries: Retry | None = None) -> Response:
     """The whole body in memory. `tries`: a budget that is shared with others; None: one of its own.
 
     Raises:
         TidegateError: the last try's failure.
     """
     memory = _Memory()
-    answer = await receive(outside, wanted, memory, tries=tries)
-    return Answer(answer.url, answer.status, answer.headers, bytes(memory.taken), answer.requests)
+    response = await receive(outside, request, memory, tries=tries)
+    return Response(response.url, response.status, response.headers, bytes(memory.taken), response.requests)
 
 
-async def receive(outside: Outside, wanted: Wanted, sink: Sink, *, tries: Retry | None = None) -> Answer:
+async def receive(outside: Outside, request: Request, sink: Sink, *, tries: Retry | None = None) -> Response:
     """The body into a sink, which is told to begin again at each try. `body` of the answer is empty.
 
     Raises:
         TidegateError: the last try's failure.
     """
-    retry = tries or Retry(outside.limits, outside.observe, wanted.what)
+    retry = tries or Retry(outside.limits, outside.observe, request.what)
     requests = 0
     again = False
 
-    async def one_try() -> Answer:
+    async def one_try() -> Response:
         nonlocal requests, again
         conversation = Conversation(outside.gates, outside.limits)
         try:
-            async with conversation.ask(_question(wanted), retry=again) as heard:
-                _require_acceptable(heard, wanted)
+            async with conversation.ask(_question(request), retry=again) as response:
+                _require_acceptable(response, request)
                 again = True
-                await reading(conversation.abort, _deliver, heard, wanted, sink, outside.limits)
-                return Answer(heard.url, heard.status, heard.headers, b"", 0)
+                await read_in_thread(conversation.abort, _deliver, response, request, sink, outside.limits)
+                return Response(response.url, response.status, response.headers, b"", 0)
         finally:
             again = True
             requests += conversation.requests
 
-    answer = await retry.run(one_try)
-    return Answer(answer.url, answer.status, answer.headers, b"", requests)
+    response = await retry.run(one_try)
+    return Response(response.url, response.status, response.headers, b"", requests)
 
 
-def _question(wanted: Wanted) -> Question:
-    ranged = wanted.first is not None
-    headers = {"Accept-Encoding": "gzip, deflate" if wanted.decode and not ranged else "identity"}
+def _question(request: Request) -> Question:
+    ranged = request.first is not None
+    headers = {"Accept-Encoding": "gzip, deflate" if request.decode and not ranged else "identity"}
     if ranged:
-        headers["Range"] = f"bytes={wanted.first}-{'' if wanted.last is None else wanted.last}"
-    return Question(wanted.url, headers, wanted.headers, wanted.trusted_origin, wanted.what)
+        headers["Range"] = f"bytes={request.first}-{'' if request.last is None else request.last}"
+    return Question(request.url, headers, request.headers, request.trusted_origin, request.what)
 
 
-def _require_acceptable(heard: Heard, wanted: Wanted) -> None:
+def _require_acceptable(response: OpenResponse, request: Request) -> None:
     """Whether the head promises what was asked for."""
-    raise_for_status(heard.status, heard.reply.reason, heard.headers, heard.evidence)
-    encoding = _encoding(heard)
-    if encoding and not (wanted.decode and encoding in _UNPACKED):
-        raise UnsupportedSource(f"The origin sends the {wanted.what} in an encoding that nobody asked for")
-    if heard.status == HTTPStatus.PARTIAL_CONTENT:
-        _require_range(heard, wanted)
-    length = heard.headers.get("Content-Length", "")
-    if length.isdigit() and int(length) > wanted.most_bytes and heard.status != HTTPStatus.OK:
-        raise _too_long(wanted)
+    raise_for_status(response.status, response.reply.reason, response.headers, response.evidence)
+    encoding = _encoding(response)
+    if encoding and not (request.decode and encoding in _UNPACKED):
+        raise UnsupportedSource(f"The origin sends the {request.what} in an encoding that nobody asked for")
+    if response.status == HTTPStatus.PARTIAL_CONTENT:
+        _require_range(response, request)
+    length = response.headers.get("Content-Length", "")
+    if length.isdigit() and int(length) > request.most_bytes and response.status != HTTPStatus.OK:
+        raise _too_long(request)
 
 
-def _require_range(heard: Heard, wanted: Wanted) -> None:
-    if wanted.first is None:
-        raise RangeMismatch("The origin sent a part although everything was asked for", evidence=heard.evidence)
-    begins_at(heard.status, heard.headers, wanted.first, heard.evidence)
-    covers = covered(heard.headers)
-    if wanted.last is not None and covers is not None and covers[1] != wanted.last:
-        message = f"Asked for bytes {wanted.first} to {wanted.last}, the origin sent {covers[0]} to {covers[1]}"
-        raise RangeMismatch(message, evidence=heard.evidence)
+def _require_range(response: OpenResponse, request: Request) -> None:
+    if request.first is None:
+        raise RangeMismatch("The origin sent a part although everything was asked for", evidence=response.evidence)
+    begins_at(response.status, response.headers, request.first, response.evidence)
+    covers = content_range(response.headers)
+    if request.last is not None and covers is not None and covers[1] != request.last:
+        message = f"Asked for bytes {request.first} to {request.last}, the origin sent {covers[0]} to {covers[1]}"
+        raise RangeMismatch(message, evidence=response.evidence)
 
 
-def _deliver(heard: Heard, wanted: Wanted, sink: Sink, limits: TransferSettings) -> None:
+def _deliver(response: OpenResponse, request: Request, sink: Sink, limits: TransferSettings) -> None:
     """Runs in a thread: the body into the sink, what was not asked for left out."""
     sink.restart()
-    unpack = _Unpacker(_encoding(heard)) if _encoding(heard) else None
+    unpack = _Unpacker(_encoding(response)) if _encoding(response) else None
     # An origin without ranges sends everything: what was asked for is cut out of it.
-    skip = (wanted.first or 0) if heard.status == HTTPStatus.OK else 0
-    length = wanted.last - (wanted.first or 0) + 1 if wanted.last is not None else None
+    skip = (request.first or 0) if response.status == HTTPStatus.OK else 0
+    length = request.last - (request.first or 0) + 1 if request.last is not None else None
     delivered = 0
-    for block in _blocks(heard, wanted, limits):
+    for block in _blocks(response, request, limits):
         for piece in unpack.unpacked(block) if unpack else (block,):
             left_out = min(skip, len(piece))
             skip -= left_out
             kept = piece[left_out:][: None if length is None else length - delivered]
             delivered += len(kept)
-            if delivered > wanted.most_bytes:
-                raise _too_long(wanted)
+            if delivered > request.most_bytes:
+                raise _too_long(request)
             sink.write(kept)
-        if length is not None and delivered == length and heard.status == HTTPStatus.OK:
+        if length is not None and delivered == length and response.status == HTTPStatus.OK:
             return
     if unpack and not unpack.ended:
-        raise TruncatedBody(f"The packed {wanted.what} ends too early", evidence=heard.evidence)
+        raise TruncatedBody(f"The packed {request.what} ends too early", evidence=response.evidence)
     if length is not None and delivered < length:
-        raise TruncatedBody(f"The {wanted.what} has {delivered} of {length} bytes", evidence=heard.evidence)
+        raise TruncatedBody(f"The {request.what} has {delivered} of {length} bytes", evidence=response.evidence)
 
 
-def _blocks(heard: Heard, wanted: Wanted, limits: TransferSettings) -> Iterator[memoryview]:
+def _blocks(response: OpenResponse, request: Request, limits: TransferSettings) -> Iterator[memoryview]:
     """The body as it comes. Silence ends it by the line's own timeout, a drip by the window looked at here."""
     window, received = SpeedWindow(limits.stall_timeout, limits.minimum_speed), 0
     tick = limits.stall_tick.total_seconds()
     next_look = time.monotonic() + tick
     window.record(next_look - tick, 0)
-    buffer = memoryview(bytearray(min(BLOCK_BYTES, _announced(heard) or BLOCK_BYTES)))
-    while count := heard.reply.readinto(buffer):
+    buffer = memoryview(bytearray(min(BLOCK_BYTES, _announced(response) or BLOCK_BYTES)))
+    while count := response.reply.readinto(buffer):
         still_wanted()
         received += count
-        heard.passage.gained(received)
-        if received > wanted.most_bytes + (wanted.first or 0):
-            raise _too_long(wanted)
+        response.passage.report_received(received)
+        if received > request.most_bytes + (request.first or 0):
+            raise _too_long(request)
         yield buffer[:count]
         if (now := time.monotonic()) >= next_look:
             window.record(now, received)
             next_look = now + tick
             if window.stalled():
-                raise StalledTransfer(f"The {wanted.what} came too slowly", evidence=heard.evidence)
+                raise StalledTransfer(f"The {request.what} came too slowly", evidence=response.evidence)
 
 
 class _Unpacker:
@@ -242,17 +242,17 @@ class _Unpacker:
                 yield memoryview(made)
 
 
-def _encoding(heard: Heard) -> str:
-    told = heard.headers.get("Content-Encoding", "").strip().lower()
+def _encoding(response: OpenResponse) -> str:
+    told = response.headers.get("Content-Encoding", "").strip().lower()
     return "" if told == "identity" else told
 
 
-def _announced(heard: Heard) -> int | None:
+def _announced(response: OpenResponse) -> int | None:
     length = 0
     with suppress(ValueError):
-        length = int(heard.headers.get("Content-Length", ""))
+        length = int(response.headers.get("Content-Length", ""))
     return length or None
 
 
-def _too_long(wanted: Wanted) -> LimitReached:
-    return LimitReached(f"The {wanted.what} is longer than {wanted.most_bytes} bytes")
+def _too_long(request: Request) -> LimitReached:
+    return LimitReached(f"The {request.what} is longer than {request.most_bytes} bytes")

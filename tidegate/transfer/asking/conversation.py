@@ -52,7 +52,7 @@ async def call_within(limit: timedelta, abort: Callable[[], None], call: Callabl
         raise
 
 
-async def reading(abort: Callable[[], None], work: Callable[..., T], *arguments: object) -> T:
+async def read_in_thread(abort: Callable[[], None], work: Callable[..., T], *arguments: object) -> T:
     """Run blocking `work` that reads a body, in a thread. Cancelled, `abort` breaks its read, and it is waited for."""
     done = threading.Event()
 
@@ -96,7 +96,7 @@ class Question:
 
 
 @dataclass(frozen=True)
-class Heard:
+class OpenResponse:
     """The head of the answer that counts, its body still to be read."""
 
     url: str
@@ -131,7 +131,7 @@ class Conversation:
         """How often the outside was asked so far, redirects included."""
 
     @contextlib.asynccontextmanager
-    async def ask(self, question: Question, *, retry: bool = False) -> AsyncIterator[Heard]:
+    async def ask(self, question: Question, *, retry: bool = False) -> AsyncIterator[OpenResponse]:
         """The answer, after at most so many redirects as are allowed. Its gate is held until the context is left, and
         what is raised inside counts as this request's failure.
 
@@ -148,10 +148,10 @@ class Conversation:
                 headers = question.headers_for(url)
                 self.requests += 1
                 reply = await call_within(self._limits.request_timeout, self.abort, lambda: line.ask(url, headers))  # noqa: B023  # awaited here
-                passage.answered()
+                passage.report_answer()
                 target = redirect_target(url, reply.status, reply.headers, evidence_of(url, reply.status))
                 if target is None:
-                    yield Heard(url, reply, passage)
+                    yield OpenResponse(url, reply, passage)
                     return
                 await self._read_out(reply)
             url = target

@@ -36,7 +36,7 @@ class Body(Protocol):
         """Take what is there, at least one byte; 0 at the end. Blocks."""
         ...
 
-    def gained(self, bytes_so_far: int) -> None:
+    def report_received(self, bytes_so_far: int) -> None:
         """Tell the gate how many bytes this body has brought. Quick; from any thread."""
         ...
 
@@ -45,7 +45,7 @@ class Exchange(Protocol):
     """One conversation with a source; a fresh one for each try."""
 
     @property
-    def told(self) -> Identity | None:
+    def last_identity(self) -> Identity | None:
         """What the last good answer said of the source, even if it was not what was expected."""
         ...
 

@@ -33,15 +33,15 @@ from tidegate.model import Digest, Identity, Source, TransferStats
 from tidegate.redact import redact_url
 from tidegate.resilience.retry import Retry
 from tidegate.settings import TransferSettings
-from tidegate.transfer.asking.conversation import reading
+from tidegate.transfer.asking.conversation import read_in_thread
 from tidegate.transfer.file.exchange import Body, Connect, Exchange
 from tidegate.transfer.file.follow import Follower
 from tidegate.transfer.file.http import HttpExchange
-from tidegate.transfer.file.mirrors import Elsewhere, expired, proven_same
-from tidegate.transfer.file.parallel import OVERLAP_BYTES, Course, Crew
-from tidegate.transfer.file.part import Part, opened_part
+from tidegate.transfer.file.mirrors import Elsewhere, has_expired, proven_same
+from tidegate.transfer.file.parallel import OVERLAP_BYTES, ParallelTry, TransferState
+from tidegate.transfer.file.part import Part, open_part
 from tidegate.transfer.file.pieces import Widening
-from tidegate.transfer.file.places import Spread
+from tidegate.transfer.file.places import Places
 from tidegate.transfer.outside import Outside
 from tidegate.transfer.verify import algorithms_for, require_promised
 
@@ -79,7 +79,7 @@ class Fetch:
     _retries: int = 0
 
     def __post_init__(self) -> None:
-        self._course = Course(
+        self._state = TransferState(
             connect=self.connect,
             part=self.part,
             identity=self.identity or self.part.identity,
@@ -101,9 +101,9 @@ class Fetch:
             LimitReached: a limit that somebody set.
             TidegateError: the last try's failure, when the budget of tries is spent or the failure allows none.
         """
-        course = self._course
-        course.started = self.clock()
-        course.require_small_enough(course.identity.size_bytes or 0)
+        state = self._state
+        state.started = self.clock()
+        state.require_small_enough(state.identity.size_bytes or 0)
         self._reused = self.part.received_bytes
         retry = self.tries or Retry(self.limits, self.observe, self.stage)
         retry.furthest = max(retry.furthest, self._reused)
@@ -113,13 +113,13 @@ class Fetch:
                 await self._try()
             finally:
                 retry.reached(self.part.received_bytes)
-                course.tries += 1
+                state.tries += 1
 
         try:
             with anyio.move_on_after(self._hard_end()) as hard:
                 await retry.run(one_try)
         finally:
-            self._retries, self._seconds = retry.retries, self.clock() - course.started
+            self._retries, self._seconds = retry.retries, self.clock() - state.started
         if hard.cancelled_caught:
             raise LimitReached(f"The transfer took longer than the {self._hard_end():g} s that it may")
         return self.stats
@@ -128,21 +128,21 @@ class Fetch:
     def stats(self) -> TransferStats:
         """What it has cost until now."""
         return TransferStats(
-            requests=self._course.requests,
+            requests=self._state.requests,
             retries=self._retries,
-            bytes_received=self._course.bytes_received,
+            bytes_received=self._state.bytes_received,
             bytes_reused=self._reused,
             seconds=self._seconds,
         )
 
     def _hard_end(self) -> float | None:
-        size, limits = self._course.identity.size_bytes, self.limits
+        size, limits = self._state.identity.size_bytes, self.limits
         ends = [limits.limit, limits.small_limit if size is not None and size < SMALL_BYTES else None]
         return min((end.total_seconds() for end in ends if end is not None), default=None)
 
     async def _try(self) -> None:
         if not self._done():
-            await Crew(self._course).run()
+            await ParallelTry(self._state).run()
         # A look verifies what it has seen whole; what an earlier run left complete is the download's to read.
         if self.part.complete and (self.until is None or self.part.prefix_bytes <= self.until):
             await self._verify()
@@ -153,7 +153,7 @@ class Fetch:
 
     async def _verify(self) -> None:
         promised = frozenset(self.promised)
-        follower = self._course.follower or Follower(self.part)
+        follower = self._state.follower or Follower(self.part)
         try:
             found = await in_thread(follower.digests, algorithms_for(promised))
             require_promised(found, promised)
@@ -168,7 +168,7 @@ class Fetch:
 
         A hint only, so never retried. What it costs counts as this transfer's.
         """
-        known = self._course.identity
+        known = self._state.identity
         if not known.ranges or known.size_bytes is None:
             return None
         exchange = self.connect()
@@ -180,13 +180,13 @@ class Fetch:
         except (TidegateError, TimeoutError):
             return None
         finally:
-            self._course.requests += exchange.requests
+            self._state.requests += exchange.requests
 
     async def _tail(self, exchange: Exchange, start: int, end: int) -> bytes | None:
-        async with exchange.open(start, end, self._course.identity) as body:
+        async with exchange.open(start, end, self._state.identity) as body:
             if body.start != start:
                 return None
-            return await reading(exchange.abort, self._counted, body, end - start)
+            return await read_in_thread(exchange.abort, self._counted, body, end - start)
 
     def _counted(self, body: Body, most: int) -> bytes:
         """The body's bytes, no more than `most` of them: a length is announced, and need not be kept."""
@@ -194,8 +194,8 @@ class Fetch:
         filled = 0
         while filled < most and (count := body.readinto(taken[filled:])):
             filled += count
-            body.gained(filled)
-            self._course.bytes_received += count
+            body.report_received(filled)
+            self._state.bytes_received += count
         return bytes(taken[:filled])
 
 
@@ -316,7 +316,7 @@ class _FileFetch:
     async def _from(self, source: Source, identity: Identity, name: str, told: Identity | None = None) -> FileFetched:
         """From one origin into one part. `told`: what this origin says the source is, where that differs."""
         limits, observe = self.outside.limits, self.outside.observe
-        async with opened_part(self.folder, identity, limits, observe, trust=self.outside.trust, name=name) as part:
+        async with open_part(self.folder, identity, limits, observe, trust=self.outside.trust, name=name) as part:
             require_space(part)
             await in_thread(part.reserve)
             try:
@@ -330,25 +330,25 @@ class _FileFetch:
     async def _run(self, source: Source, part: Part, told: Identity | None) -> Fetch:
         # A digest by which another origin's bytes were let in is checked, whoever told it.
         promised = {*self.promised, *part.identity.digests}
-        spread = self._spread(source, promised, trusted=told is None and source is self.source)
+        places = self._places(source, promised, trusted=told is None and source is self.source)
         try:
-            return await self._through(spread, part, promised, told)
+            return await self._through(places, part, promised, told)
         except SourceChanged:
-            if not spread.mixed:
+            if not places.mixed:
                 raise
-            spread.distrust()
-            return await self._through(spread, part, promised, told)
+            places.distrust()
+            return await self._through(places, part, promised, told)
 
-    async def _through(self, spread: Spread, part: Part, promised: set[Digest], told: Identity | None) -> Fetch:
+    async def _through(self, places: Places, part: Part, promised: set[Digest], told: Identity | None) -> Fetch:
         limits, observe = self.outside.limits, self.outside.observe
         fetch = Fetch(
-            spread,
+            places,
             part,
             limits,
             observe,
             promised=promised,
             identity=told,
-            distrust=spread.distrust,
+            distrust=places.distrust,
             tries=self.tries,
         )
         try:
@@ -357,14 +357,14 @@ class _FileFetch:
             self.stats += fetch.stats
         return fetch
 
-    def _spread(self, source: Source, promised: set[Digest], *, trusted: bool) -> Spread:
+    def _places(self, source: Source, promised: set[Digest], *, trusted: bool) -> Places:
         own = source.url.get_secret_value()
 
         def links() -> list[str]:
             known = [mirror.get_secret_value() for mirror in source.mirrors]
             return [url for url in dict.fromkeys([*known, *self._elsewhere.named]) if url != own]
 
-        return Spread(
+        return Places(
             self._connect(source),
             lambda url: self._connect(Source(url=SecretStr(url))),
             links,
@@ -375,7 +375,7 @@ class _FileFetch:
 
     async def _renewed(self, source: Source, part: Part, refused: HttpRefused) -> tuple[Source, Part, Identity | None]:
         """A fresh link in place of one that has expired, once."""
-        late = expired(source.url.get_secret_value(), time.time())
+        late = has_expired(source.url.get_secret_value(), time.time())
         if not late and not (self.renew and part.received_bytes and refused.evidence.status in EXPIRED_STATUS):
             raise refused
         if self.renew is None:

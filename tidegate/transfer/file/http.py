@@ -14,16 +14,16 @@ from tidegate.errors import NotMedia, RangeMismatch, SourceChanged, UnsupportedS
 from tidegate.model import Identity, Source
 from tidegate.settings import TransferSettings
 from tidegate.transfer.asking.answers import (
+    ambiguous_digests,
     begins_at,
-    claimed_digests,
-    covered,
+    content_range,
     digests,
     file_name,
     only,
     raise_for_status,
     total_bytes,
 )
-from tidegate.transfer.asking.conversation import Conversation, Heard, Question
+from tidegate.transfer.asking.conversation import Conversation, OpenResponse, Question
 from tidegate.transfer.gates.gates import Gates, origin_of
 from tidegate.transfer.transport.base import Headers
 
@@ -44,7 +44,7 @@ class HttpExchange:
         self._conversation = Conversation(gates, limits)
         self._noted = noted
         """Is told the headers of each good answer, and where it came from."""
-        self.told: Identity | None = None
+        self.last_identity: Identity | None = None
 
     @property
     def requests(self) -> int:
@@ -52,11 +52,11 @@ class HttpExchange:
 
     async def identify(self, *, retry: bool = False) -> Identity:
         """Ask for the first byte: unlike HEAD, every file server answers that, and the answer tells about ranges."""
-        async with self._conversation.ask(self._question({"Range": "bytes=0-0"}), retry=retry) as heard:
-            if heard.status == HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE:
-                raise NotMedia("The source is empty", evidence=heard.evidence)
-            raise_for_status(heard.status, heard.reply.reason, heard.headers, heard.evidence)
-            return self._identity(heard)
+        async with self._conversation.ask(self._question({"Range": "bytes=0-0"}), retry=retry) as response:
+            if response.status == HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE:
+                raise NotMedia("The source is empty", evidence=response.evidence)
+            raise_for_status(response.status, response.reply.reason, response.headers, response.evidence)
+            return self._identity(response)
 
     @contextlib.asynccontextmanager
     async def open(
@@ -64,10 +64,10 @@ class HttpExchange:
     ) -> AsyncIterator[HttpBody]:
         """See `Exchange.open`. A conditional range goes along with the validator, when the source has one."""
         headers = _range_headers(start, stop, expected if conditional else None)
-        async with self._conversation.ask(self._question(headers), retry=retry) as heard:
-            body = self._checked(heard, start, expected)
+        async with self._conversation.ask(self._question(headers), retry=retry) as response:
+            body = self._checked(response, start, expected)
             if not conditional and body.start > 0 and not expected.same_validator_as(body.identity):
-                raise RangeMismatch("The part carries no validator to know it by", evidence=heard.evidence)
+                raise RangeMismatch("The part carries no validator to know it by", evidence=response.evidence)
             yield body
 
     def abort(self) -> None:
@@ -79,57 +79,57 @@ class HttpExchange:
             return Question(url, headers, self._source.headers, origin_of(url), self._what)
         return Question(url, headers, what=self._what)
 
-    def _checked(self, heard: Heard, start: int, expected: Identity) -> HttpBody:
-        if heard.status == HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE:
-            return self._nothing_left(heard, start, expected)
-        raise_for_status(heard.status, heard.reply.reason, heard.headers, heard.evidence)
-        identity = self._identity(heard).settled_by(expected)
+    def _checked(self, response: OpenResponse, start: int, expected: Identity) -> HttpBody:
+        if response.status == HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE:
+            return self._nothing_left(response, start, expected)
+        raise_for_status(response.status, response.reply.reason, response.headers, response.evidence)
+        identity = self._identity(response).settled_by(expected)
         if not expected.same_content_as(identity):
             if _is_page(identity) and not _is_page(expected):  # a login, a captcha, an error in disguise
-                raise NotMedia("The origin answers with a web page now", evidence=heard.evidence)
-            raise SourceChanged("The source has changed since it was identified", evidence=heard.evidence)
-        if heard.headers.get("Content-Encoding", "identity").lower() not in ("", "identity"):
+                raise NotMedia("The origin answers with a web page now", evidence=response.evidence)
+            raise SourceChanged("The source has changed since it was identified", evidence=response.evidence)
+        if response.headers.get("Content-Encoding", "identity").lower() not in ("", "identity"):
             message = "The origin compresses the file although it was asked not to"
-            raise UnsupportedSource(message, evidence=heard.evidence)
-        return HttpBody(heard, begins_at(heard.status, heard.headers, start, heard.evidence), identity)
+            raise UnsupportedSource(message, evidence=response.evidence)
+        return HttpBody(response, begins_at(response.status, response.headers, start, response.evidence), identity)
 
-    def _nothing_left(self, heard: Heard, start: int, expected: Identity) -> HttpBody:
+    def _nothing_left(self, response: OpenResponse, start: int, expected: Identity) -> HttpBody:
         """416: right when we have it all already, otherwise the source has become shorter.
 
         Of a source of unknown size it says that nothing follows, even where it leaves out how long the whole is;
         nothing vouches for that end then.
         """
-        told_total = total_bytes(heard.status, heard.headers)
+        told_total = total_bytes(response.status, response.headers)
         total = start if told_total is None and expected.size_bytes is None else told_total
         if total != start or expected.size_bytes not in (None, total):
-            raise SourceChanged(f"The source no longer reaches byte {start}", evidence=heard.evidence)
-        told = self._identity(heard)
+            raise SourceChanged(f"The source no longer reaches byte {start}", evidence=response.evidence)
+        told = self._identity(response)
         if expected.etag and told.etag and expected.etag != told.etag:
-            raise SourceChanged("The source has changed since it was identified", evidence=heard.evidence)
+            raise SourceChanged("The source has changed since it was identified", evidence=response.evidence)
         # What else the answer says is about its own text, not about the file.
         whole = expected.model_copy(update={"size_bytes": total})
-        return HttpBody(heard, start, whole, empty=True, end_is_certain=told_total is not None)
+        return HttpBody(response, start, whole, empty=True, end_is_certain=told_total is not None)
 
-    def _identity(self, heard: Heard) -> Identity:
-        self._noted(heard.url, heard.headers)
-        etag = only(heard.headers, "ETag")
-        partial = heard.status == HTTPStatus.PARTIAL_CONTENT
-        size = total_bytes(heard.status, heard.headers)
-        whole = not partial or (size is not None and covered(heard.headers) == (0, size - 1))
+    def _identity(self, response: OpenResponse) -> Identity:
+        self._noted(response.url, response.headers)
+        etag = only(response.headers, "ETag")
+        partial = response.status == HTTPStatus.PARTIAL_CONTENT
+        size = total_bytes(response.status, response.headers)
+        whole = not partial or (size is not None and content_range(response.headers) == (0, size - 1))
         weak = etag is not None and etag.startswith("W/")
-        self.told = Identity(
+        self.last_identity = Identity(
             url=self._source.redacted,
-            name=file_name(heard.headers, self._source.redacted),
+            name=file_name(response.headers, self._source.redacted),
             size_bytes=size,
             etag=etag if etag and not weak else None,
             weak_etag=etag if weak else None,
-            last_modified=only(heard.headers, "Last-Modified"),
-            ranges=partial and "Content-Range" in heard.headers,
-            content_type=heard.headers.get("Content-Type"),
-            digests=digests(heard.headers, whole=whole),
-            claims=() if whole else claimed_digests(heard.headers),
+            last_modified=only(response.headers, "Last-Modified"),
+            ranges=partial and "Content-Range" in response.headers,
+            content_type=response.headers.get("Content-Type"),
+            digests=digests(response.headers, whole=whole),
+            claims=() if whole else ambiguous_digests(response.headers),
         )
-        return self.told
+        return self.last_identity
 
 
 class HttpBody:
@@ -137,7 +137,7 @@ class HttpBody:
 
     def __init__(
         self,
-        heard: Heard,
+        response: OpenResponse,
         start: int,
         identity: Identity,
         *,
@@ -145,37 +145,37 @@ class HttpBody:
         end_is_certain: bool | None = None,
     ) -> None:
         self.start = start
-        self.partial = empty or heard.status == HTTPStatus.PARTIAL_CONTENT
+        self.partial = empty or response.status == HTTPStatus.PARTIAL_CONTENT
         self.identity = identity
         self.total_bytes = identity.size_bytes
-        self.end_is_certain = heard.reply.end_is_certain if end_is_certain is None else end_is_certain
-        self._heard = heard
-        self._left = 0 if empty else _announced(heard)
+        self.end_is_certain = response.reply.end_is_certain if end_is_certain is None else end_is_certain
+        self._response = response
+        self._left = 0 if empty else _announced(response)
 
     @property
     def waited_seconds(self) -> float:
-        return self._heard.reply.waited_seconds
+        return self._response.reply.waited_seconds
 
     def readinto(self, buffer: memoryview) -> int:
         """See `Body.readinto`. Never more than the answer said it would hold: what comes after it is nobody's."""
         if self._left == 0:
             return 0
-        count = self._heard.reply.readinto(buffer if self._left is None else buffer[: self._left])
+        count = self._response.reply.readinto(buffer if self._left is None else buffer[: self._left])
         if self._left is not None:
             self._left -= count
         return count
 
-    def gained(self, bytes_so_far: int) -> None:
-        self._heard.passage.gained(bytes_so_far)
+    def report_received(self, bytes_so_far: int) -> None:
+        self._response.passage.report_received(bytes_so_far)
 
 
 def _is_page(identity: Identity) -> bool:
     return (identity.content_type or "").lower().startswith(("text/html", "application/xhtml"))
 
 
-def _announced(heard: Heard) -> int | None:
+def _announced(response: OpenResponse) -> int | None:
     """How many bytes the answer's Content-Range speaks of; None where it has none."""
-    covers = covered(heard.headers) if heard.status == HTTPStatus.PARTIAL_CONTENT else None
+    covers = content_range(response.headers) if response.status == HTTPStatus.PARTIAL_CONTENT else None
     return None if covers is None else covers[1] - covers[0] + 1
 
 

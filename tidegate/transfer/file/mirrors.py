@@ -16,7 +16,7 @@ from urllib.parse import parse_qsl, urlsplit
 from tidegate.errors import TidegateError
 from tidegate.model import Digest, Identity
 from tidegate.transfer.asking.answers import links
-from tidegate.transfer.asking.ask import Wanted, ask
+from tidegate.transfer.asking.ask import Request, ask
 from tidegate.transfer.outside import Outside
 from tidegate.transfer.parsing import parse_metalink
 from tidegate.transfer.playlists.metalink import priority_of
@@ -60,7 +60,7 @@ class Elsewhere:
         had, or is about a file of another size, is no failure."""
         for url in list(self.metalinks)[:1]:
             with suppress(TidegateError):
-                wanted = Wanted(url, most_bytes=METALINK_BYTES, what="metalink", decode=True)
+                wanted = Request(url, most_bytes=METALINK_BYTES, what="metalink", decode=True)
                 read = await parse_metalink(outside, (await ask(outside, wanted)).body)
                 if size_bytes is None or read.size_bytes in (None, size_bytes):
                     self.duplicates |= read.urls
@@ -78,7 +78,7 @@ def proven_same(source: Identity, other: Identity, promised: frozenset[Digest]) 
     return agree and bool(known)
 
 
-def expired(url: str, now: float) -> bool:
+def has_expired(url: str, now: float) -> bool:
     """Whether a signed link says itself that its time is over (POSIX seconds)."""
     with suppress(ValueError, OverflowError):  # also a time that no calendar reaches
         told = {name.lower(): value for name, value in parse_qsl(urlsplit(url).query)}

@@ -34,7 +34,7 @@ from tidegate.resilience.deadline import SPEED_WINDOW, Pace, download_seconds, s
 from tidegate.resilience.load import LoadMeter
 from tidegate.resilience.stall import SpeedWindow
 from tidegate.settings import TransferSettings
-from tidegate.transfer.asking.conversation import reading
+from tidegate.transfer.asking.conversation import read_in_thread
 from tidegate.transfer.file.exchange import Body, Connect, Exchange
 from tidegate.transfer.file.follow import Follower
 from tidegate.transfer.file.part import Part
@@ -62,7 +62,7 @@ _DECISIVE = (SourceChanged, HostFailure, LimitReached)
 
 
 @dataclass
-class Course:
+class TransferState:
     """What a transfer has learned and counted, over all its tries."""
 
     connect: Connect
@@ -143,13 +143,13 @@ class Connection:
     """Its thread writes or waits for the disk: silence on the line is then not the origin's."""
 
 
-class Crew:
+class ParallelTry:
     """See the module."""
 
-    def __init__(self, course: Course) -> None:
-        self._course = course
-        self._part = course.part
-        self._limits = course.limits
+    def __init__(self, state: TransferState) -> None:
+        self._state = state
+        self._part = state.part
+        self._limits = state.limits
         self._team: list[Connection] = []
         self._load = LoadMeter()
         self._spoiled = False
@@ -188,16 +188,16 @@ class Crew:
 
     def _first_piece(self) -> Piece:
         """Where a lone connection begins. All that is missing is its own, until others join it."""
-        have, total = self._part.spans, self._course.identity.size_bytes
-        if self._course.until is not None:
-            return Piece(have.prefix, self._course.until)
-        if total is None or not self._course.by_ranges:
+        have, total = self._part.spans, self._state.identity.size_bytes
+        if self._state.until is not None:
+            return Piece(have.prefix, self._state.until)
+        if total is None or not self._state.by_ranges:
             return Piece(have.prefix, total)
         return next_piece(have, total, (), 0.0) or Piece(total, total)
 
     def _next_piece(self) -> Piece | None:
-        total = self._course.identity.size_bytes
-        if self._course.until is not None or total is None or not self._course.by_ranges:
+        total = self._state.identity.size_bytes
+        if self._state.until is not None or total is None or not self._state.by_ranges:
             return None
         pieces = [one.piece for one in self._team]
         fastest = max((piece.window.speed() for piece in pieces if piece.window), default=0.0)
@@ -214,21 +214,21 @@ class Crew:
     async def _work(self, piece: Piece | None) -> None:
         """One piece after another, until nothing is left that is worth a request."""
         while piece is not None:
-            connection = Connection(piece, self._course.connect())
+            connection = Connection(piece, self._state.connect())
             self._team.append(connection)
             try:
                 with connection.scope:
                     await self._fetch(connection)
             except TidegateError as error:
                 self._team.remove(connection)
-                if isinstance(error, SourceChanged) and self._course.doubts_etag(connection.exchange.told):
+                if isinstance(error, SourceChanged) and self._state.doubts_etag(connection.exchange.last_identity):
                     continue
                 if isinstance(error, _DECISIVE) or not self._team:
                     raise
                 self._hand_back(piece)
                 # The others go on. One that brought something is replaced; one that the origin refused is not.
                 if piece.received < self._limits.gain_bytes:
-                    self._course.widening.refused(self._course.clock(), len(self._team))
+                    self._state.widening.refused(self._state.clock(), len(self._team))
                     return
             else:
                 self._team.remove(connection)
@@ -258,45 +258,45 @@ class Crew:
 
     async def _fetch(self, connection: Connection) -> None:
         """Ask for a piece and receive it, as far as the answer reaches."""
-        course, piece, exchange = self._course, connection.piece, connection.exchange
+        state, piece, exchange = self._state, connection.piece, connection.exchange
         start = self._asked_from(piece)
-        stop = piece.stop if course.trust_ranges and piece.stop != course.identity.size_bytes else None
+        stop = piece.stop if state.trust_ranges and piece.stop != state.identity.size_bytes else None
         connection.answer_ends = stop
         try:
             async with exchange.open(
-                start, stop, course.identity, conditional=course.conditional, retry=course.tries > 0
+                start, stop, state.identity, conditional=state.conditional, retry=state.tries > 0
             ) as body:
                 self._begin(connection, body)
                 await self._receive(connection, body)
         except RangeMismatch:
             if len(self._team) == 1:
-                course.trust_ranges = False
+                state.trust_ranges = False
             raise
         finally:
-            course.requests += exchange.requests
+            state.requests += exchange.requests
             piece.window = None
 
     def _asked_from(self, piece: Piece) -> int:
         """Where to ask from. Without a validator some bytes are asked for again, to see whether they are the same; but
         whether anything follows is only answered there."""
-        if not self._course.by_ranges:
+        if not self._state.by_ranges:
             return 0
-        exact = self._course.identity.has_validator or self._asked_on
+        exact = self._state.identity.has_validator or self._asked_on
         return piece.at if exact else max(0, piece.at - OVERLAP_BYTES)
 
     def _begin(self, connection: Connection, body: Body) -> None:
         """Look at what the answer is before anything of it is taken."""
-        course, piece = self._course, connection.piece
-        course.promised.update(body.identity.digests)
-        course.algorithms = algorithms_for(frozenset(course.promised))
-        course.require_small_enough(body.total_bytes or 0)
+        state, piece = self._state, connection.piece
+        state.promised.update(body.identity.digests)
+        state.algorithms = algorithms_for(frozenset(state.promised))
+        state.require_small_enough(body.total_bytes or 0)
         self._require_as_long(body)
         if not body.partial and body.start < piece.at:
             if len(self._team) > 1:
-                raise RangeMismatch("The origin answers a part with everything", evidence=course.evidence)
-            if course.identity.same_validator_as(body.identity):
-                course.conditional = False
-            piece.stop = course.until if course.until is not None else course.identity.size_bytes
+                raise RangeMismatch("The origin answers a part with everything", evidence=state.evidence)
+            if state.identity.same_validator_as(body.identity):
+                state.conditional = False
+            piece.stop = state.until if state.until is not None else state.identity.size_bytes
         piece.at = body.start
 
     def _require_as_long(self, body: Body) -> None:
@@ -305,25 +305,25 @@ class Crew:
             return
         if body.total_bytes is not None and body.total_bytes < self._part.spans.end:
             self._spoiled = True
-            raise SourceChanged("The source is shorter than what came of it", evidence=self._course.evidence)
+            raise SourceChanged("The source is shorter than what came of it", evidence=self._state.evidence)
         nothing_follows = body.total_bytes == body.start
-        if self._asked_on and not nothing_follows and not self._course.identity.has_validator:
+        if self._asked_on and not nothing_follows and not self._state.identity.has_validator:
             # More does follow, but nothing shows that it belongs to what is here: the next try compares.
-            raise TruncatedBody("The source's answer ended early", evidence=self._course.evidence)
+            raise TruncatedBody("The source's answer ended early", evidence=self._state.evidence)
 
     async def _receive(self, connection: Connection, body: Body) -> None:
         piece, before = connection.piece, self._part.received_bytes
         piece.window = SpeedWindow(self._limits.stall_timeout, self._limits.minimum_speed)
-        piece.window.record(self._course.clock(), piece.received)
+        piece.window.record(self._state.clock(), piece.received)
         try:
-            await reading(connection.exchange.abort, self._drain, connection, body)
+            await read_in_thread(connection.exchange.abort, self._drain, connection, body)
         except TidegateError as broken:
             if not connection.stalled:
                 raise
             seconds = self._limits.stall_timeout.total_seconds()
             message = f"Less than {self._limits.minimum_speed} B/s for {seconds:g} s"
-            raise StalledTransfer(message, evidence=self._course.evidence) from broken
-        if body.partial and body.total_bytes is None and self._course.identity.size_bytes is None:
+            raise StalledTransfer(message, evidence=self._state.evidence) from broken
+        if body.partial and body.total_bytes is None and self._state.identity.size_bytes is None:
             self._ask_on(connection, self._part.received_bytes - before)
         else:
             self._check_end(piece, body)
@@ -340,10 +340,10 @@ class Crew:
                 break
             still_wanted()
             piece.received += count
-            body.gained(piece.received)
-            with self._course.counting:
-                self._course.bytes_received += count
-                self._course.waited_seconds += body.waited_seconds - waited
+            body.report_received(piece.received)
+            with self._state.counting:
+                self._state.bytes_received += count
+                self._state.waited_seconds += body.waited_seconds - waited
             connection.at_the_disk = True
             self._take(piece.at, buffer[:count])
             piece.at += count
@@ -354,22 +354,22 @@ class Crew:
 
     def _goes_with_what_is_here(self, body: Body) -> bool:
         """Whether a body that has everything may be compared with what is here, instead of replacing it."""
-        known, have = self._course.identity, self._part.spans
+        known, have = self._state.identity, self._part.spans
         if body.partial or not have.each or known.same_validator_as(body.identity):
             return True
         # Without a validator this is the overlap that was asked for on purpose: it begins at the first byte.
-        return not known.has_validator and self._course.by_ranges and have.prefix <= OVERLAP_BYTES
+        return not known.has_validator and self._state.by_ranges and have.prefix <= OVERLAP_BYTES
 
     def _room(self, piece: Piece) -> int:
         """How much may be received. The last piece is read beyond its end, to see whether the body has more."""
         stop = piece.stop
-        if stop is None or stop == self._course.identity.size_bytes:
+        if stop is None or stop == self._state.identity.size_bytes:
             return BLOCK_BYTES
         return min(BLOCK_BYTES, stop - piece.at)
 
     def _take(self, position: int, block: memoryview) -> None:
-        end, total = position + len(block), self._course.identity.size_bytes
-        self._course.require_small_enough(end)
+        end, total = position + len(block), self._state.identity.size_bytes
+        self._state.require_small_enough(end)
         if total is not None and end > total:
             self._spoiled = True
             raise TruncatedBody(f"The body is longer than announced: {end} of {total} bytes")
@@ -377,22 +377,22 @@ class Crew:
             piece = block[span.first - position : span.end - position]
             if not held:
                 self._part.write_at(span.first, piece)
-                if self._course.follower is not None:
-                    self._course.follower.take(span.first, piece, self._course.algorithms)
+                if self._state.follower is not None:
+                    self._state.follower.take(span.first, piece, self._state.algorithms)
             elif self._part.read(span.first, span.size) != piece:
                 self._spoiled = True
                 raise SourceChanged("The source's bytes have changed since the transfer began")
 
     def _sniff(self, body: Body) -> None:
         """Look at how the source begins, once; what is no media is not kept."""
-        if self._course.sniffed:
+        if self._state.sniffed:
             return
         try:
             refuse_text(self._part.read(0, min(SNIFF_BYTES, self._part.prefix_bytes)), body.identity.content_type)
         except TidegateError:
             self._spoiled = True
             raise
-        self._course.sniffed = True
+        self._state.sniffed = True
 
     def _wait_for_the_disk(self) -> None:
         """A network that is faster than the disk must not run ahead of the journal without end."""
@@ -409,12 +409,12 @@ class Crew:
         self._scraps = 0 if gained >= self._limits.gain_bytes else self._scraps + 1
         if self._scraps > 1:
             message = "The source answers with next to nothing, and does not say how long it is"
-            raise TruncatedBody(message, evidence=self._course.evidence)
+            raise TruncatedBody(message, evidence=self._state.evidence)
         connection.goes_on = self._asked_on = True
 
     def _check_end(self, piece: Piece, body: Body) -> None:
         """The body has ended, or was left: is the piece here?"""
-        known = self._course.identity.size_bytes
+        known = self._state.identity.size_bytes
         total = body.total_bytes if body.total_bytes is not None else known
         # An answer without length still belongs to a source whose size is known.
         self._end_is_certain = body.end_is_certain or (body.total_bytes is None and known is not None)
@@ -428,14 +428,14 @@ class Crew:
         if piece.at < stop and not piece.taken_over:
             received = self._part.received_bytes
             message = f"The body ended after {received} of {total} bytes"
-            raise TruncatedBody(message, evidence=self._course.evidence)
+            raise TruncatedBody(message, evidence=self._state.evidence)
         if piece.at == total:
             self._all_was_sent = True
             self._sniff(body)
 
     def _finish(self) -> None:
         """The connections are done: is the source here as a whole?"""
-        total = self._course.identity.size_bytes
+        total = self._state.identity.size_bytes
         if self._all_was_sent if total is None else self._part.prefix_bytes >= total:
             self._part.finish(end_is_certain=self._end_is_certain)
 
@@ -443,13 +443,13 @@ class Crew:
 
     def _keep(self, over: threading.Event) -> None:
         """Runs in a thread: journals when it is due, and hashes behind what has come."""
-        course = self._course
+        state = self._state
         while not over.is_set():
             still_wanted()
-            due = self._part.checkpoint_is_due(course.clock())
+            due = self._part.checkpoint_is_due(state.clock())
             if due:
-                self._part.checkpoint(course.clock())
-            hashed = course.follower.follow(course.algorithms) if course.follower and course.algorithms else 0
+                self._part.checkpoint(state.clock())
+            hashed = state.follower.follow(state.algorithms) if state.follower and state.algorithms else 0
             if not due and not hashed:
                 over.wait(KEEPER_SECONDS)
 
@@ -460,26 +460,26 @@ class Crew:
             if self._spoiled:
                 await in_thread(self._part.restart)
             elif self._part.unjournaled_bytes:
-                await in_thread(self._part.checkpoint, self._course.clock())
+                await in_thread(self._part.checkpoint, self._state.clock())
 
     async def _watch(self, workers: TaskGroup) -> None:
         """The stall clocks, the deadline and the number of connections: it looks at bytes and never waits for one."""
-        course, limits = self._course, self._limits
+        state, limits = self._state, self._limits
         whole = SpeedWindow(limits.stall_timeout, limits.minimum_speed)
         # No shorter than the stall clocks': a silence that they allow is none of the deadline's business.
         pace = Pace(limits.minimum_speed, max(SPEED_WINDOW, limits.stall_timeout))
-        whole.record(course.clock(), course.bytes_received)
+        whole.record(state.clock(), state.bytes_received)
         tick = min(limits.stall_tick, limits.stall_timeout).total_seconds()
         step = min(tick, LOOK_SECONDS)
-        next_tick = course.clock() + tick
-        next_show = course.clock() + min(tick, SHOWN_SECONDS)
+        next_tick = state.clock() + tick
+        next_show = state.clock() + min(tick, SHOWN_SECONDS)
         while True:
             await anyio.sleep(step)
-            now = course.clock()
+            now = state.clock()
             self._clock_speeds(now)
-            pace.record(now, course.bytes_received, could_come=self._waits_for_bytes())
+            pace.record(now, state.bytes_received, could_come=self._waits_for_bytes())
             if now >= next_tick:
-                whole.record(now, course.bytes_received)
+                whole.record(now, state.bytes_received)
                 if not self._end_the_stalled():
                     self._keep_the_deadline(pace.speed(), now)
                 next_tick = now + tick
@@ -511,24 +511,24 @@ class Crew:
     def _keep_the_deadline(self, pace: float | None, now: float) -> None:
         if pace is None:
             return
-        elapsed = now - self._course.started
+        elapsed = now - self._state.started
         limit = download_seconds(
             least=self._limits.deadline,
             elapsed=elapsed,
             remaining_bytes=self._missing(),
-            speed=slower_of(pace, self._course.bytes_received, elapsed),
+            speed=slower_of(pace, self._state.bytes_received, elapsed),
             minimum_speed=self._limits.minimum_speed,
             load=self._load.sample(),
         )
         if limit is not None and elapsed > limit:
-            raise DownloadDeadline(f"Not complete after {elapsed:.0f} s", evidence=self._course.evidence)
+            raise DownloadDeadline(f"Not complete after {elapsed:.0f} s", evidence=self._state.evidence)
 
     def _widen(self, workers: TaskGroup, now: float) -> None:
         """Another connection where that helps, one less where it did not."""
-        course, missing = self._course, self._missing()
-        if not (course.until is None and course.by_ranges and course.identity.has_validator and course.sniffed):
+        state, missing = self._state, self._missing()
+        if not (state.until is None and state.by_ranges and state.identity.has_validator and state.sniffed):
             return
-        change = course.widening.look(now, course.bytes_received, course.waited_seconds, len(self._team), missing or 0)
+        change = state.widening.look(now, state.bytes_received, state.waited_seconds, len(self._team), missing or 0)
         if missing is not None and missing >= WIDE_BYTES:
             for _ in range(change):
                 workers.start_soon(self._join)
@@ -536,9 +536,9 @@ class Crew:
             self._retire()
 
     def _missing(self) -> int | None:
-        total = self._course.identity.size_bytes
+        total = self._state.identity.size_bytes
         return None if total is None else max(0, total - self._part.received_bytes)
 
     def _show(self, speed: float) -> None:
-        total = self._course.identity.size_bytes
-        self._course.observe(Advance(self._course.stage, self._part.received_bytes, total, "bytes", speed or None))
+        total = self._state.identity.size_bytes
+        self._state.observe(Advance(self._state.stage, self._part.received_bytes, total, "bytes", speed or None))

@@ -316,7 +316,7 @@ class Part:
 
 
 @contextlib.asynccontextmanager
-async def opened_part(
+async def open_part(
     folder: Path,
     identity: Identity,
     limits: TransferSettings,

@@ -16,7 +16,7 @@ from tidegate.errors import NotMedia, from_os_error
 from tidegate.model import Identity, MediaInfo, TransferStats
 from tidegate.transfer.file.exchange import Connect
 from tidegate.transfer.file.fetch import Fetch
-from tidegate.transfer.file.part import Part, opened_part
+from tidegate.transfer.file.part import Part, open_part
 from tidegate.transfer.outside import Outside
 from tidegate.transfer.verify import refuse_text
 
@@ -42,7 +42,7 @@ async def peek(outside: Outside, connect: Connect, folder: Path, identity: Ident
         IsPlaylist: another resolver knows this.
         TidegateError: the source cannot be read.
     """
-    async with opened_part(folder, identity, outside.limits, outside.observe, trust=outside.trust) as part:
+    async with open_part(folder, identity, outside.limits, outside.observe, trust=outside.trust) as part:
         looking = Fetch(connect, part, outside.limits, outside.observe, stage="probe", until=PEEK_BYTES)
         await looking.run()
         refuse_text(part.read(0, min(PEEK_BYTES, part.prefix_bytes)), identity.content_type)

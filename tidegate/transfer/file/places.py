@@ -26,7 +26,7 @@ class Place:
     connect: Connect
     shown: str = ""
     """Its link as it may be told; empty for the source itself."""
-    told: Identity | None = None
+    identity: Identity | None = None
     """What a mirror says that it has, once it was asked."""
     busy: int = 0
     failures: int = 0
@@ -35,7 +35,7 @@ class Place:
 
 
 @dataclass
-class Spread:
+class Places:
     """A `Connect` over all places."""
 
     own: Connect
@@ -55,7 +55,7 @@ class Spread:
         self._own = Place(self.own)
 
     def __call__(self) -> Exchange:
-        return _Spreading(self)
+        return _PlaceExchange(self)
 
     def distrust(self) -> None:
         """The mixture was wrong: from now on the source itself is asked, alone."""
@@ -77,21 +77,21 @@ class Spread:
         self.observe(Note(f"The mirror {place.shown} is not used: {why}", "warning"))
 
 
-class _Spreading:
+class _PlaceExchange:
     """See `Exchange`: one conversation, with whichever place is chosen when it begins."""
 
-    def __init__(self, spread: Spread) -> None:
-        self._spread = spread
+    def __init__(self, places: Places) -> None:
+        self._places = places
         self._asked: list[Exchange] = []
         self._aborted = False
-        self.told: Identity | None = None
+        self.last_identity: Identity | None = None
 
     @property
     def requests(self) -> int:
         return sum(exchange.requests for exchange in self._asked)
 
     async def identify(self, *, retry: bool = False) -> Identity:
-        return await self._asking(self._spread.own).identify(retry=retry)
+        return await self._asking(self._places.own).identify(retry=retry)
 
     @contextlib.asynccontextmanager
     async def open(
@@ -100,7 +100,7 @@ class _Spreading:
         """See `Exchange.open`. What is wrong with a mirror is never this call's failure: another place is asked."""
         async with contextlib.AsyncExitStack() as stack:
             body = None
-            for place in self._spread.in_order(expected):
+            for place in self._places.in_order(expected):
                 place.busy += 1
                 stack.callback(_left, place)
                 try:
@@ -109,7 +109,7 @@ class _Spreading:
                     place.failures += 1
                     if not place.shown:
                         raise
-                    self._spread.not_used(place, error.message)
+                    self._places.not_used(place, error.message)
                     continue
                 if body is not None:
                     break
@@ -139,15 +139,15 @@ class _Spreading:
                     exchange.open(start, stop, source, conditional=conditional, retry=retry)
                 )
             finally:
-                self.told = exchange.told
-        place.told = place.told or await exchange.identify(retry=retry)
-        if not (place.told.ranges and proven_same(source, place.told, frozenset(self._spread.promised))):
-            self._spread.not_used(place, "it has another file, or no ranges")
+                self.last_identity = exchange.last_identity
+        place.identity = place.identity or await exchange.identify(retry=retry)
+        if not (place.identity.ranges and proven_same(source, place.identity, frozenset(self._places.promised))):
+            self._places.not_used(place, "it has another file, or no ranges")
             return None
         body = await stack.enter_async_context(
-            exchange.open(start, stop, place.told, conditional=conditional, retry=retry)
+            exchange.open(start, stop, place.identity, conditional=conditional, retry=retry)
         )
-        self._spread.mixed = True
+        self._places.mixed = True
         body.identity = source
         return body
 

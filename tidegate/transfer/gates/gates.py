@@ -65,18 +65,18 @@ class Passage:
     bytes_received: int = 0
     _proven: bool = False
 
-    def answered(self) -> None:
+    def report_answer(self) -> None:
         """The headers are there; the time until now says whether the call was slow. Quick, and from any thread."""
         self._answered = self._gates.clock()
 
-    def gained(self, bytes_so_far: int) -> None:
+    def report_received(self, bytes_so_far: int) -> None:
         """How many bytes this try has received in all. Quick, and from any thread."""
         self.bytes_received = bytes_so_far
         if bytes_so_far >= GAIN_BYTES and not self._proven:
             self._proven = True
             self._gates._tell(self._gate, self.call(Verdict.SUCCEEDED), self.began)
 
-    def ended(self, error: BaseException | None) -> Call:
+    def call_after(self, error: BaseException | None) -> Call:
         """What the call says about the origin."""
         return self.call(Verdict.SILENT if self._proven else _verdict(error))
 
@@ -231,7 +231,7 @@ class Gates:
     ) -> None:
         cost = passage.cost(failure, succeeded=error is None, retry=retry)
         with self._changed:
-            gate.leave(passage.ended(error), passage.began, cost, failure, self.clock())
+            gate.leave(passage.call_after(error), passage.began, cost, failure, self.clock())
             if gate.urgent:
                 self._wake_keeper()
 

@@ -14,7 +14,7 @@ from urllib.parse import urlsplit
 
 from tidegate.events import Note
 from tidegate.model import Identity, Rendition, Source, TransferStats
-from tidegate.transfer.asking.ask import Answer
+from tidegate.transfer.asking.ask import Response
 from tidegate.transfer.outside import Outside
 from tidegate.transfer.parsing import parse_dash
 from tidegate.transfer.playlists.dash import DashTrack, Presentation
@@ -91,7 +91,7 @@ class Told:
     """A presentation as it was answered."""
 
     presentation: Presentation
-    answer: Answer
+    answer: Response
 
 
 async def ask_presentation(outside: Outside, source: Source, url: str) -> Told:

@@ -26,7 +26,7 @@ from tidegate.errors import (
 )
 from tidegate.events import Note
 from tidegate.model import Identity, Rendition, Source, TransferStats, fingerprint
-from tidegate.transfer.asking.ask import Answer
+from tidegate.transfer.asking.ask import Response
 from tidegate.transfer.outside import Outside
 from tidegate.transfer.parsing import parse_hls
 from tidegate.transfer.playlists.hls import Companion, MasterPlaylist, MediaPlaylist, Variant
@@ -168,7 +168,7 @@ class Told:
     """A playlist as it was answered."""
 
     playlist: MasterPlaylist | MediaPlaylist
-    answer: Answer
+    answer: Response
 
 
 @dataclass(frozen=True)

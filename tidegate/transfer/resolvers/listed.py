@@ -16,7 +16,7 @@ from tidegate.errors import ExpiredLink, HttpRefused, NotFound, TidegateError, f
 from tidegate.events import Note
 from tidegate.model import Identity, MediaInfo, Source, TransferStats
 from tidegate.transfer.asking.answers import file_name
-from tidegate.transfer.asking.ask import Answer, Wanted, ask
+from tidegate.transfer.asking.ask import Request, Response, ask
 from tidegate.transfer.file.fetch import identify
 from tidegate.transfer.file.peek import peek
 from tidegate.transfer.gates.gates import origin_of
@@ -50,13 +50,13 @@ Renew = Callable[[], Awaitable[str]]
 """Gives a fresh link to the same playlist."""
 
 
-async def ask_text(outside: Outside, source: Source, url: str) -> Answer:
+async def ask_text(outside: Outside, source: Source, url: str) -> Response:
     """What lies behind the link of a playlist. Headers of the source go to its own origin only.
 
     Raises:
         TidegateError: it cannot be had.
     """
-    wanted = Wanted(
+    wanted = Request(
         url,
         headers=source.headers,
         trusted_origin=origin_of(source.url.get_secret_value()) if source.headers else None,
@@ -67,7 +67,7 @@ async def ask_text(outside: Outside, source: Source, url: str) -> Answer:
     return await ask(outside, wanted)
 
 
-def listed_identity(source: Source, answer: Answer, content: str, *, live: bool = False) -> Identity:
+def listed_identity(source: Source, answer: Response, content: str, *, live: bool = False) -> Identity:
     """What tells this playlist's content from any other.
 
     A live playlist is another one each time, and so is one whose links carry tokens: validators are believed only of a

@@ -21,7 +21,7 @@ from tidegate.durable.roots import Roots
 from tidegate.errors import ConnectionFailed, NotFound, NotMedia, SourceChanged, UnsupportedSource, from_os_error
 from tidegate.model import Identity, Source, TransferStats
 from tidegate.transfer.file import fetch
-from tidegate.transfer.file.part import opened_part
+from tidegate.transfer.file.part import open_part
 from tidegate.transfer.file.peek import peek
 from tidegate.transfer.outside import Outside
 from tidegate.transfer.paths import local_path, printable
@@ -62,7 +62,7 @@ class LocalResolver:
     async def fetch(self, outside: Outside, source: Source, what: Fetching) -> Fetched:
         # One reader: several only make a disk seek.
         limits, observe = outside.limits.model_copy(update={"connections": 1}), outside.observe
-        async with opened_part(what.folder, what.identity, limits, observe, trust=outside.trust) as part:
+        async with open_part(what.folder, what.identity, limits, observe, trust=outside.trust) as part:
             fetch.require_space(part)
             connect = partial(LocalExchange, source, outside.roots)
             copying = fetch.Fetch(connect, part, limits, observe, promised=set(what.promised))
@@ -79,7 +79,7 @@ class LocalResolver:
 class LocalExchange:
     """See `Exchange`."""
 
-    told = None
+    last_identity = None
 
     def __init__(self, source: Source, roots: Roots | None = None) -> None:
         self._roots = roots
@@ -199,7 +199,7 @@ class LocalBody:
         self._position += count
         return count
 
-    def gained(self, bytes_so_far: int) -> None:
+    def report_received(self, bytes_so_far: int) -> None:
         """A file has no gate."""
 
     def close(self) -> None:

@@ -21,7 +21,7 @@ from tidegate.durable.atomic import write_atomic
 from tidegate.errors import NotMedia, SourceChanged, TidegateError
 from tidegate.events import Advance, Event, Note, Observer
 from tidegate.model import Digest, Identity, Rendition, Source, TransferStats, fingerprint
-from tidegate.transfer.asking.ask import Wanted, ask
+from tidegate.transfer.asking.ask import Request, ask
 from tidegate.transfer.file.fetch import fetch_file, identify
 from tidegate.transfer.file.http import HttpExchange
 from tidegate.transfer.gates.gates import origin_of
@@ -185,7 +185,7 @@ class _Bringing:
         return tracks
 
     async def _subtitle(self, url: str, name: str) -> Path:
-        wanted = Wanted(url, most_bytes=MOST_SUBTITLE_BYTES, what="subtitles", decode=True)
+        wanted = Request(url, most_bytes=MOST_SUBTITLE_BYTES, what="subtitles", decode=True)
         answer = await ask(self.outside, wanted)
         self.stats += TransferStats(requests=answer.requests, bytes_received=len(answer.body))
         if b"-->" not in answer.body:

@@ -32,7 +32,7 @@ from tidegate.events import Advance, Event, Observer
 from tidegate.model import Identity, Source, TransferStats
 from tidegate.redact import redact_url
 from tidegate.resilience.retry import Retry
-from tidegate.transfer.asking.ask import Answer, Wanted, ask, receive
+from tidegate.transfer.asking.ask import Request, Response, ask, receive
 from tidegate.transfer.file.exchange import Connect
 from tidegate.transfer.file.fetch import FileFetched, fetch_file, identify
 from tidegate.transfer.file.http import HttpExchange
@@ -115,9 +115,9 @@ class Supply:
             )
         return answer.body
 
-    def wanted(self, resource: Resource, what: str, most_bytes: int) -> Wanted:
+    def wanted(self, resource: Resource, what: str, most_bytes: int) -> Request:
         ranged = resource.byte_range
-        return Wanted(
+        return Request(
             resource.url,
             headers=self.source.headers,
             trusted_origin=origin_of(self.source.url.get_secret_value()) if self.source.headers else None,
@@ -128,7 +128,7 @@ class Supply:
             decode=True,
         )
 
-    async def received(self, path: Path, resource: Resource, tries: Retry) -> tuple[SegmentSink, Answer]:
+    async def received(self, path: Path, resource: Resource, tries: Retry) -> tuple[SegmentSink, Response]:
         """A resource in its file, decrypted and checked, not yet journaled. One try of `tries`, which runs it; what is
         fetched in parts that are kept goes on within the same budget.
 
@@ -185,7 +185,7 @@ class Supply:
 
     async def _received_as_file(
         self, path: Path, resource: Resource, told: Identity, tries: Retry
-    ) -> tuple[SegmentSink, Answer]:
+    ) -> tuple[SegmentSink, Response]:
         """As `received`, for a segment so large that its origin cuts it off each time: in parts that are kept.
 
         Raises:
@@ -202,7 +202,7 @@ class Supply:
             sink.close()
             raise
         fetched.path.unlink(missing_ok=True)
-        return sink, Answer(resource.url, HTTPStatus.OK, Headers(), b"", fetched.stats.requests)
+        return sink, Response(resource.url, HTTPStatus.OK, Headers(), b"", fetched.stats.requests)
 
     async def file(self, resource: Resource, folder: Path, name: str) -> FileFetched:
         """A resource that is a file of its own, by the engine for files: resumable inside.
@@ -247,7 +247,7 @@ class Supply:
 
         return tell
 
-    async def _answer(self, resource: Resource, sink: SegmentSink, shown: str) -> Answer:
+    async def _answer(self, resource: Resource, sink: SegmentSink, shown: str) -> Response:
         requests = 1
         try:
             wanted = self.wanted(resource, "segment", self.outside.limits.segment_bytes)
@@ -277,7 +277,7 @@ class Supply:
         self.bytes_received += received
 
 
-def validator_of(answer: Answer) -> str | None:
+def validator_of(answer: Response) -> str | None:
     """What promises that a resource has not changed, if it is the same later."""
     etag: str | None = answer.headers.get("ETag")
     modified: str | None = answer.headers.get("Last-Modified")
@@ -315,7 +315,7 @@ def _about_the_key(error: TidegateError) -> TidegateError:
     )
 
 
-def _announced(answer: Answer) -> bool:
+def _announced(answer: Response) -> bool:
     """Whether an early end of the body would have been noticed."""
     chunked = "chunked" in answer.headers.get("Transfer-Encoding", "").lower()
     return chunked or "Content-Length" in answer.headers
