@@ -21,7 +21,7 @@ from tidegate.errors import (
     RefusedByMuxer,
     TidegateError,
 )
-from tidegate.media.diagnose import CATALOGUE, EXIT_CODES, Pattern, diagnose, ran_out_of_space
+from tidegate.media.diagnose import CATALOGUE, EXIT_CODES, FailurePattern, diagnose, ran_out_of_space
 from tidegate.process.output import Output
 from tidegate.process.supervise import Job, JobResult
 
@@ -36,7 +36,9 @@ EXAMPLES = [(pattern, line) for pattern in CATALOGUE for line in pattern.example
 
 
 @pytest.mark.parametrize(("pattern", "line"), EXAMPLES, ids=[line[:60] for _, line in EXAMPLES])
-def test_every_example_is_known_by_its_own_pattern_first_and_becomes_its_failure(pattern: Pattern, line: str) -> None:
+def test_every_example_is_known_by_its_own_pattern_first_and_becomes_its_failure(
+    pattern: FailurePattern, line: str
+) -> None:
     assert next(p for p in CATALOGUE if re.search(p.regex, line)) is pattern
     failure = diagnose(finished(f"[info] Stream mapping:\n{line}\n"))
     assert type(failure) is pattern.failure

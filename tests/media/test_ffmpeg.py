@@ -14,7 +14,7 @@ from tests.support.clips import clip
 from tidegate.errors import ProcessFailure, ToolMissing
 from tidegate.events import Advance, Event, unobserved
 from tidegate.media.ffmpeg import (
-    Progress,
+    ProgressReader,
     Toolchain,
     base_arguments,
     can_tone_map,
@@ -32,7 +32,7 @@ LIMITS = ProcessSettings(tick=0.1)
 
 def test_a_block_of_progress_is_read() -> None:
     blocks: list[float] = []
-    progress = Progress(lambda p: blocks.append(p.out_time_seconds))
+    progress = ProgressReader(lambda p: blocks.append(p.out_time_seconds))
     for line in ("frame=25", "total_size=1000", "out_time_us=1000000", "out_time_ms=1000000", "speed=2.5x"):
         progress.feed(line)
     assert blocks == []
@@ -43,7 +43,7 @@ def test_a_block_of_progress_is_read() -> None:
 
 
 def test_what_is_not_available_keeps_what_was_known() -> None:
-    progress = Progress()
+    progress = ProgressReader()
     for line in ("out_time_us=5000000", "out_time_us=N/A", "total_size=N/A", "speed=N/A", "frame= 7 ", "nonsense", "="):
         progress.feed(line)
     assert progress.marks == {"out_time_us": 5_000_000, "frame": 7}
@@ -51,7 +51,7 @@ def test_what_is_not_available_keeps_what_was_known() -> None:
 
 
 def test_the_misnamed_milliseconds_are_not_used() -> None:
-    progress = Progress()
+    progress = ProgressReader()
     progress.feed("out_time_ms=7000000")
     assert progress.out_time_seconds == 0.0
 

@@ -20,7 +20,7 @@ from tests.support.leaks import wait_until_childless
 from tidegate.durable.owner import this_process
 from tidegate.errors import MemoryExhausted, ProcessKilled
 from tidegate.events import Event, Note, Strain
-from tidegate.media.ffmpeg import Toolchain, opening
+from tidegate.media.ffmpeg import Toolchain, global_arguments
 from tidegate.process import cgroup
 from tidegate.process.cgroup import MemoryGroup, own_group_folder, sweep
 from tidegate.process.supervise import Job, JobResult, run
@@ -176,7 +176,7 @@ def test_a_real_encoder_is_held_to_its_cap(guard: str) -> None:
     if guard == "cgroup" and not groups_possible():
         pytest.skip("this process may make no control groups")
     words = ["-f", "lavfi", "-i", "testsrc2=size=1920x1080:rate=30:duration=60", "-c:v", "libx264", "-preset", "slow"]
-    argv = [*opening(Toolchain.find(ToolSettings()).ffmpeg), *words, "-f", "null", "-"]
+    argv = [*global_arguments(Toolchain.find(ToolSettings()).ffmpeg), *words, "-f", "null", "-"]
     with pytest.raises(MemoryExhausted) as caught:
         anyio.run(run, Job("ffmpeg", argv, 60.0, memory_cap_bytes=150 * MB), limits(guard))
     assert 0 < caught.value.evidence.resources["seconds"] < 30

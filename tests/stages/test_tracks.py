@@ -13,7 +13,7 @@ import pytest
 from tests.support.clips import clip
 from tidegate.events import unobserved
 from tidegate.media.inspect import inspect
-from tidegate.media.join import joined
+from tidegate.media.join import join
 from tidegate.model import DownloadResult, MediaInfo, ProfileName, Quality, RemuxResult, TransferStats
 from tidegate.settings import ProcessSettings, ToolSettings
 from tidegate.stages import Workbench, remux
@@ -86,10 +86,10 @@ def test_pieces_with_headers_of_their_own_are_joined_without_loss(
         piece.write_bytes(film.read_bytes())
     toolchain = Workbench(bench.settings.model_copy(update={"tools": ToolSettings(ffmpeg=FFMPEG)})).toolchain()
 
-    async def join() -> Path:
-        return await joined(toolchain, pieces, tmp_path / "film.mkv", LIMITS)
+    async def work() -> Path:
+        return await join(toolchain, pieces, tmp_path / "film.mkv", LIMITS)
 
-    film = looked_at(anyio.run(join))
+    film = looked_at(anyio.run(work))
     assert film.video is not None and film.video.packets == 5 * 25
     assert film.length_seconds == pytest.approx(5, abs=0.1)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["film.mkv", "it's one.mp4", "two.mp4"]

@@ -12,8 +12,8 @@ from typing import Any
 
 
 @dataclass
-class Answer:
-    """Collects the lines of one child."""
+class ChildAnswer:
+    """The answer of one child, read from its lines as they come."""
 
     name: str
     """Under which key the answer comes."""

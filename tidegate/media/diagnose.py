@@ -25,7 +25,7 @@ from tidegate.process.supervise import JobResult
 
 
 @dataclass(frozen=True)
-class Pattern:
+class FailurePattern:
     """A line of ffmpeg's stderr and the failure that it means."""
 
     regex: str
@@ -34,8 +34,8 @@ class Pattern:
     """What builds say: 5.1 first, then newer ones (6.1 to 9.0) where they spell it otherwise."""
 
 
-CATALOGUE: tuple[Pattern, ...] = (
-    Pattern(
+CATALOGUE: tuple[FailurePattern, ...] = (
+    FailurePattern(
         r"No space left on device|Disk quota exceeded",
         DiskFull,
         (
@@ -46,7 +46,7 @@ CATALOGUE: tuple[Pattern, ...] = (
             "[out#0/matroska @ 0x1] [error] Error writing trailer: No space left on device",
         ),
     ),
-    Pattern(
+    FailurePattern(
         r"Permission denied|Read-only file system",
         PermissionRefused,
         (
@@ -56,7 +56,7 @@ CATALOGUE: tuple[Pattern, ...] = (
             "[fatal] Error opening output files: Read-only file system",
         ),
     ),
-    Pattern(
+    FailurePattern(
         r"Cannot allocate memory|malloc of size \d+ failed",
         MemoryExhausted,
         (
@@ -65,12 +65,12 @@ CATALOGUE: tuple[Pattern, ...] = (
             "[vf#0:0 @ 0x1] [error] Error reinitializing filters: Cannot allocate memory",
         ),
     ),
-    Pattern(
+    FailurePattern(
         r"Exiting normally, received signal \d+|Received > \d+ system signals",
         ProcessKilled,
         ("[info] Exiting normally, received signal 15.", "[fatal] Received > 3 system signals, hard exiting"),
     ),
-    Pattern(
+    FailurePattern(
         r"Unknown encoder|Encoder not found|Error selecting an encoder|Unknown decoder|Decoder not found",
         EncoderUnknown,
         (
@@ -79,7 +79,7 @@ CATALOGUE: tuple[Pattern, ...] = (
             "[fatal] Error opening output files: Encoder not found",
         ),
     ),
-    Pattern(
+    FailurePattern(
         r"No such filter|Filter not found|Unknown filter|Unrecognized option|Option not found|Invalid time base",
         EncoderUnknown,
         (
@@ -90,7 +90,7 @@ CATALOGUE: tuple[Pattern, ...] = (
             "[vost#0:0/libx264 @ 0x1] [fatal] Invalid time base: -1",
         ),
     ),
-    Pattern(
+    FailurePattern(
         r"[Nn]on[- ]monoton(?:ic|ous)|non monotonically increasing dts|Invalid DTS|pts \(\S+\) < dts",
         BadTimestamps,
         (
@@ -102,7 +102,7 @@ CATALOGUE: tuple[Pattern, ...] = (
             "[vost#0:0/copy @ 0x1] [warning] Invalid DTS: 24040 PTS: 23040, replacing by guess",
         ),
     ),
-    Pattern(
+    FailurePattern(
         r"Timestamps are unset|packet with unknown timestamp|first pts and dts value must be set",
         BadTimestamps,
         (
@@ -111,7 +111,7 @@ CATALOGUE: tuple[Pattern, ...] = (
             "[mpegts @ 0x1] [error] first pts and dts value must be set",
         ),
     ),
-    Pattern(
+    FailurePattern(
         r"not currently supported in container|Could not find tag for codec|Unsupported codec id"
         r"|Could not write header|Invalid data found",
         RefusedByMuxer,
@@ -143,18 +143,18 @@ EROFS, EACCES, ENOMEM; 8 for an encoder, a filter or an option that it does not 
 where a shell stood between."""
 
 
-def diagnose(finished: JobResult, outputs: Sequence[Path] = ()) -> TidegateError:
+def diagnose(result: JobResult, outputs: Sequence[Path] = ()) -> TidegateError:
     """The failure that a bad exit means, with its evidence. `outputs` are the files that it was to write: where a disk
     is full, ffmpeg itself seldom says which."""
-    lines = _said(finished).splitlines()
+    lines = _messages(result).splitlines()
     for pattern in CATALOGUE:
         telling = [line for line in lines if re.search(pattern.regex, line)]
         if telling:
             where = _where(pattern.failure, outputs)
-            return pattern.failure(f"ffmpeg failed: {_untagged(telling[-1])}{where}", evidence=finished.evidence)
-    failure, last = EXIT_CODES.get(finished.exit_code, RefusedByMuxer), _last_complaint(finished.stderr.tail)
-    told = f"ffmpeg failed with exit code {finished.exit_code}: {last}{_where(failure, outputs)}"
-    return failure(told, evidence=finished.evidence)
+            return pattern.failure(f"ffmpeg failed: {_strip_tags(telling[-1])}{where}", evidence=result.evidence)
+    failure, last = EXIT_CODES.get(result.exit_code, RefusedByMuxer), _last_complaint(result.stderr.tail)
+    message = f"ffmpeg failed with exit code {result.exit_code}: {last}{_where(failure, outputs)}"
+    return failure(message, evidence=result.evidence)
 
 
 def _where(failure: type[TidegateError], outputs: Sequence[Path]) -> str:
@@ -168,18 +168,18 @@ CONCEALED = re.compile(r"concealing \d+ DC|Error submitting packet to decoder|Er
 """What decoders say of a place that they could not decode; ffmpeg goes on after it and exits with 0."""
 
 
-def tells_of_concealing(line: str) -> bool:
+def reports_concealment(line: str) -> bool:
     """Whether a line of stderr tells of one."""
     return CONCEALED.search(line) is not None
 
 
-def ran_out_of_space(finished: JobResult) -> bool:
+def ran_out_of_space(result: JobResult) -> bool:
     """Whether it did, though it may call that a success: 5.1 exits with 0 when it cannot write Matroska's end."""
-    return re.search(CATALOGUE[0].regex, _said(finished)) is not None
+    return re.search(CATALOGUE[0].regex, _messages(result)) is not None
 
 
-def _said(finished: JobResult) -> str:
-    return "\n".join(line for line in (finished.stderr.head + finished.stderr.tail).splitlines() if _is_message(line))
+def _messages(result: JobResult) -> str:
+    return "\n".join(line for line in (result.stderr.head + result.stderr.tail).splitlines() if _is_message(line))
 
 
 def _is_message(line: str) -> bool:
@@ -188,11 +188,11 @@ def _is_message(line: str) -> bool:
 
 
 def _last_complaint(text: str) -> str:
-    lines = [line for line in text.splitlines() if _untagged(line)]
+    lines = [line for line in text.splitlines() if _strip_tags(line)]
     complaints = [line for line in lines if "[error]" in line or "[fatal]" in line]
-    return _untagged((complaints or lines or ["it said nothing"])[-1])
+    return _strip_tags((complaints or lines or ["it said nothing"])[-1])
 
 
-def _untagged(line: str) -> str:
+def _strip_tags(line: str) -> str:
     """A line without the level and the addresses before it."""
     return re.sub(r"\[[\w#:/]+(?: @ 0x[0-9a-f]+)?\]\s*", "", line).strip()

@@ -1,7 +1,7 @@
 """ffmpeg: which one, how it is called, how its progress is read.
 
-The remux and analyze stages build their command lines on `base_arguments` and run them through `run_ffmpeg`. Input
-is opened with a closed list of demuxers and the file protocol only, so a hostile file cannot make ffmpeg read others.
+The stages build their command lines on `base_arguments` and run them through `run_ffmpeg`. Input is opened with a
+closed list of demuxers and the file protocol only, so a hostile file cannot make ffmpeg read others.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from tidegate.errors import ToolMissing
 from tidegate.events import Advance, Observer
 from tidegate.media.codecs import WHITELIST
 from tidegate.media.demuxers import ALLOWED_DEMUXERS
-from tidegate.media.diagnose import diagnose, ran_out_of_space, tells_of_concealing
+from tidegate.media.diagnose import diagnose, ran_out_of_space, reports_concealment
 from tidegate.model import ResourceUse
 from tidegate.process.output import LineSink, ignore_line
 from tidegate.process.supervise import Job, run
@@ -48,16 +48,16 @@ class Toolchain:
             ToolMissing: none of them is there.
         """
         if settings.ffmpeg is not None:
-            return cls(_existing(settings.ffmpeg), settings.threads)
+            return cls(_find_program(settings.ffmpeg), settings.threads)
         on_path = shutil.which("ffmpeg")
-        return cls(Path(on_path) if on_path else _bundled(), settings.threads)
+        return cls(Path(on_path) if on_path else _wheel_ffmpeg(), settings.threads)
 
 
 @dataclass
-class Progress:
+class ProgressReader:
     """Reads `-progress` output: lines `key=value`, one block every half second, ended by `progress=`."""
 
-    on_block: Callable[[Progress], None] = lambda _: None
+    on_block: Callable[[ProgressReader], None] = lambda _: None
     marks: dict[str, float] = field(default_factory=dict)
     """Furthest out_time_us, frame and total_size so far; `N/A` is skipped."""
     speed: float | None = None
@@ -87,18 +87,18 @@ def base_arguments(
     """Everything up to and with the inputs: no stdin, progress on stdout, warnings on stderr, local files only."""
     inputs: list[str] = []
     for source, offset in zip(sources, offsets_seconds or [0.0] * len(sources), strict=True):
-        inputs += [*closed(), *(("-itsoffset", f"{offset:.6f}") if offset else ()), *demuxer_options]
+        inputs += [*input_restrictions(), *(("-itsoffset", f"{offset:.6f}") if offset else ()), *demuxer_options]
         inputs += ["-i", file_url(source)]
-    return [*opening(ffmpeg), *inputs]
+    return [*global_arguments(ffmpeg), *inputs]
 
 
-def opening(ffmpeg: Path) -> tuple[str, ...]:
-    """What every call begins with."""
+def global_arguments(ffmpeg: Path) -> tuple[str, ...]:
+    """What every call begins with: no questions, and progress as `ProgressReader` reads it."""
     quiet = ("-nostdin", "-hide_banner", "-nostats", "-y", "-loglevel", "level+info")
     return (str(ffmpeg), *quiet, "-progress", "pipe:1")
 
 
-def closed(*also: str) -> tuple[str, ...]:
+def input_restrictions(*also: str) -> tuple[str, ...]:
     """What stands before every input: it is read from a file, by a demuxer that is allowed, or by one of `also`, and
     its streams are opened by decoders of what is accepted as media."""
     formats = ",".join((*also, *ALLOWED_DEMUXERS))
@@ -123,7 +123,7 @@ def file_url(path: Path) -> str:
 
 
 @dataclass(frozen=True)
-class Ran:
+class FfmpegResult:
     """An ffmpeg that came to a good end."""
 
     resources: ResourceUse
@@ -142,26 +142,26 @@ async def run_ffmpeg(
     outputs: tuple[Path, ...] = (),
     on_stderr: LineSink = ignore_line,
     memory_cap_bytes: int | None = None,
-    pieces: tuple[Path, ...] = (),
-) -> Ran:
-    """Run ffmpeg to a good end. It may read its inputs and the `pieces` that a list among them names, and write where
+    listed: tuple[Path, ...] = (),
+) -> FfmpegResult:
+    """Run ffmpeg to a good end. It may read its inputs and the files that are `listed` in one of them, and write where
     its outputs are. `memory_cap_bytes` is what it may use; None: what is set for tools without a rung.
 
     Raises:
         TidegateError: what `diagnose` makes of a bad exit, and whatever `supervise.run` raises.
     """
 
-    def show(progress: Progress) -> None:
+    def show(progress: ProgressReader) -> None:
         observe(Advance(stage, progress.out_time_seconds, media_seconds, "seconds", progress.speed))
 
     concealed = 0
 
     def hear(line: str) -> None:
         nonlocal concealed
-        concealed += tells_of_concealing(line)
+        concealed += reports_concealment(line)
         on_stderr(line)
 
-    progress = Progress(show)
+    progress = ProgressReader(show)
     reads, writes = files_in(argv)
     job = Job(
         "ffmpeg",
@@ -172,17 +172,17 @@ async def run_ffmpeg(
         share=lambda: progress.out_time_seconds / media_seconds if media_seconds else None,
         on_stdout=progress.feed,
         on_stderr=hear,
-        reads=(*reads, *pieces),
+        reads=(*reads, *listed),
         writes=writes,
         memory_cap_bytes=memory_cap_bytes,
         stage=stage,
         observe=observe,
         left_out=frozenset({WHITELIST}),
     )
-    finished = await run(job, limits)
-    if finished.exit_code != 0 or ran_out_of_space(finished):
-        raise diagnose(finished, outputs)
-    return Ran(finished.resources, concealed)
+    result = await run(job, limits)
+    if result.exit_code != 0 or ran_out_of_space(result):
+        raise diagnose(result, outputs)
+    return FfmpegResult(result.resources, concealed)
 
 
 async def version_of(toolchain: Toolchain, limits: ProcessSettings) -> str:
@@ -191,11 +191,11 @@ async def version_of(toolchain: Toolchain, limits: ProcessSettings) -> str:
     Raises:
         ToolMissing: it does not run.
     """
-    finished = await run(Job("ffmpeg", [str(toolchain.ffmpeg), "-version"], VERSION_SECONDS), limits)
-    said = finished.stdout.head.partition("\n")[0].strip()
-    if finished.exit_code != 0 or not said.startswith("ffmpeg version"):
-        raise ToolMissing(f"{toolchain.ffmpeg} is no ffmpeg (exit {finished.exit_code})", evidence=finished.evidence)
-    return said
+    result = await run(Job("ffmpeg", [str(toolchain.ffmpeg), "-version"], VERSION_SECONDS), limits)
+    first_line = result.stdout.head.partition("\n")[0].strip()
+    if result.exit_code != 0 or not first_line.startswith("ffmpeg version"):
+        raise ToolMissing(f"{toolchain.ffmpeg} is no ffmpeg (exit {result.exit_code})", evidence=result.evidence)
+    return first_line
 
 
 async def can_tone_map(toolchain: Toolchain, limits: ProcessSettings) -> bool:
@@ -210,14 +210,14 @@ async def can_tone_map(toolchain: Toolchain, limits: ProcessSettings) -> bool:
     return not missing
 
 
-def _existing(path: str) -> Path:
+def _find_program(path: str) -> Path:
     found = shutil.which(path)
     if found is None:
         raise ToolMissing(f"There is no program {path} (TIDEGATE_TOOLS_FFMPEG)")
     return Path(found)
 
 
-def _bundled() -> Path:
+def _wheel_ffmpeg() -> Path:
     import imageio_ffmpeg
 
     try:

@@ -15,7 +15,7 @@ import psutil
 
 from tidegate.errors import NotMedia, TidegateError, Unknown, UnsupportedCodec
 from tidegate.events import Advance, Observer
-from tidegate.media.answer import Answer
+from tidegate.media.answer import ChildAnswer
 from tidegate.media.codecs import ACCEPTED, DECODERS, UNKNOWN_CODEC
 from tidegate.media.demuxers import ALLOWED_DEMUXERS, DECLARING_DEMUXERS
 from tidegate.model import MediaInfo, StreamInfo
@@ -50,7 +50,7 @@ async def inspect(
     def tell(marks: dict[str, float]) -> None:
         observe(Advance(stage, marks["seconds"], total_seconds, "seconds", doing="checking"))
 
-    answer = Answer("media", tell)
+    answer = ChildAnswer("media", tell)
     names = json.dumps({"allowed": ALLOWED_DEMUXERS, "declaring": DECLARING_DEMUXERS, "decoders": DECODERS})
     argv = [sys.executable, "-I", str(_CHILD), depth, str(path), names]
     job = Job(
@@ -61,20 +61,20 @@ async def inspect(
         share=lambda: answer.marks.get("seconds", 0.0) / total_seconds if total_seconds else None,
         on_stdout=answer.feed,
         reads=(path,),
-        memory_cap_bytes=_decoding_cap_bytes() if depth in ("sampled", "frames") else None,
+        memory_cap_bytes=_decoder_cap_bytes() if depth in ("sampled", "frames") else None,
         stage=stage,
         observe=observe,
     )
-    finished = await run(job, limits)
+    result = await run(job, limits)
     if answer.found is None:
-        raise _failure(answer, finished)
+        raise _failure(answer, result)
     media = MediaInfo.model_validate(answer.found)
-    if refused := [s for s in (media.video, *media.of_kind("audio")) if s is not None and not _accepted(s)]:
-        raise UnsupportedCodec(_sentence(refused[0]), evidence=finished.evidence)
+    if refused := [s for s in (media.video, *media.of_kind("audio")) if s is not None and not _is_accepted(s)]:
+        raise UnsupportedCodec(_sentence(refused[0]), evidence=result.evidence)
     return media
 
 
-def _accepted(stream: StreamInfo) -> bool:
+def _is_accepted(stream: StreamInfo) -> bool:
     """Whether its codec is; of one that not even the probe knows, the plan says what becomes of it."""
     return stream.codec in ACCEPTED or stream.codec == UNKNOWN_CODEC
 
@@ -84,14 +84,14 @@ def _sentence(stream: StreamInfo) -> str:
     return f"The {what} has the codec {stream.codec}, which is not accepted as media"
 
 
-def _decoding_cap_bytes() -> int:
+def _decoder_cap_bytes() -> int:
     """What decoders may hold: pictures of the largest size, as many as there are threads and references."""
     return cap_bytes(RUNGS[0], psutil.virtual_memory().total)
 
 
-def _failure(answer: Answer, finished: JobResult) -> TidegateError:
+def _failure(answer: ChildAnswer, result: JobResult) -> TidegateError:
     if answer.refused is not None:
-        return NotMedia(f"No media in it: {answer.refused}", evidence=finished.evidence)
-    if finished.exit_code < 0:
-        return NotMedia(f"The file crashed its demuxer (signal {-finished.exit_code})", evidence=finished.evidence)
-    return Unknown(f"The probe ended with {finished.exit_code} and no answer", evidence=finished.evidence)
+        return NotMedia(f"No media in it: {answer.refused}", evidence=result.evidence)
+    if result.exit_code < 0:
+        return NotMedia(f"The file crashed its demuxer (signal {-result.exit_code})", evidence=result.evidence)
+    return Unknown(f"The probe ended with {result.exit_code} and no answer", evidence=result.evidence)

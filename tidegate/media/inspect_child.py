@@ -174,7 +174,7 @@ class Rhythm:
         return strays > max(FEW_STRAYS, STRAY_SHARE * self._distances.total())
 
 
-class Samples:
+class SampleDecoder:
     """Decodes stretches of one stream, each from a keyframe to a later one, so that nothing before it is missed."""
 
     def __init__(self, stream: Any, extent: Extent, length: float) -> None:
@@ -217,12 +217,12 @@ class Samples:
         """What is still inside the decoder; then it forgets, and begins anew at the next keyframe."""
         context = self._stream.codec_context
         tick = self._stream.time_base
-        decoded(lambda: context.decode(None), self._extent, self._until or 0.0, tick, measured=False)
+        decode_at(lambda: context.decode(None), self._extent, self._until or 0.0, tick, measured=False)
         context.flush_buffers()
         self._until = None
 
 
-def inspect(depth: str, path: Path, names: dict[str, list[str]]) -> dict[str, Any]:
+def inspect_file(depth: str, path: Path, names: dict[str, list[str]]) -> dict[str, Any]:
     options = {
         "protocol_whitelist": "file",
         "format_whitelist": ",".join(names["allowed"]),
@@ -295,10 +295,10 @@ def read_all(container: Any, streams: list[dict[str, Any]], depth: str) -> None:
     for index in decodable:
         container.streams[index].thread_type = "AUTO"
     length = container.duration / av.time_base if container.duration else 0.0
-    samples = {} if whole else {n: Samples(container.streams[n], extents[n], length) for n in decodable}
+    samples = {} if whole else {n: SampleDecoder(container.streams[n], extents[n], length) for n in decodable}
     films = {s.index for s in container.streams if s.type == "video" and decodes(s)}
     rhythms = {index: Rhythm() for index in films}
-    told = time.monotonic()
+    reported_at = time.monotonic()
     for packet in packets_of(container):
         index = packet.stream.index  # `packet.stream_index` is 0 for the empty packets that end every stream
         extent = extents[index]
@@ -315,8 +315,8 @@ def read_all(container: Any, streams: list[dict[str, Any]], depth: str) -> None:
                 samples[index].take(packet)
         elif index in samples:
             samples[index].end(packet)
-        if time.monotonic() - told >= PROGRESS_SECONDS:
-            told = time.monotonic()
+        if time.monotonic() - reported_at >= PROGRESS_SECONDS:
+            reported_at = time.monotonic()
             say({"progress": {"packets": sum(e.packets for e in extents), "seconds": extent.end or 0.0}})
     for facts, extent in zip(streams, extents, strict=True):
         facts |= reach(facts, extent, decoded=facts["index"] in decodable)
@@ -377,10 +377,10 @@ def turn(packet: Any, extent: Extent) -> None:
 
 def decode_packet(packet: Any, extent: Extent, *, measured: bool = True) -> None:
     at = float(packet.pts * packet.time_base) if packet.pts is not None else extent.end or 0.0
-    decoded(packet.decode, extent, at, packet.time_base, measured=measured)
+    decode_at(packet.decode, extent, at, packet.time_base, measured=measured)
 
 
-def decoded(decode: Callable[[], list[Any]], extent: Extent, at: float, tick: Any, *, measured: bool) -> None:
+def decode_at(decode: Callable[[], list[Any]], extent: Extent, at: float, tick: Any, *, measured: bool) -> None:
     """Decode at a place, and note how it went; `measured`: by its frames the stream's length is measured. `tick` is the
     stream's time base, for frames that come without one."""
     try:
@@ -456,7 +456,7 @@ def main() -> None:
     depth, path, names = sys.argv[1], Path(sys.argv[2]), json.loads(sys.argv[3])
     av.logging.set_level(av.logging.FATAL)
     try:
-        say({"media": inspect(depth, path, names)})
+        say({"media": inspect_file(depth, path, names)})
     except (av.error.FFmpegError, ValueError, ArithmeticError, OSError, MemoryError) as error:
         say({"refused": getattr(error, "strerror", None) or str(error) or type(error).__name__})
 

@@ -12,26 +12,26 @@ from pathlib import Path
 from tidegate.durable.atomic import sync_file
 from tidegate.errors import from_os_error
 from tidegate.events import unobserved
-from tidegate.media.ffmpeg import Toolchain, closed, file_url, opening, run_ffmpeg
+from tidegate.media.ffmpeg import Toolchain, file_url, global_arguments, input_restrictions, run_ffmpeg
 from tidegate.resilience.deadline import processing_seconds
 from tidegate.settings import ProcessSettings
 
 
-async def joined(toolchain: Toolchain, pieces: Sequence[Path], target: Path, limits: ProcessSettings) -> Path:
-    """`target`, a Matroska file with all packets of `pieces`, one after the other; all lie in its folder.
+async def join(toolchain: Toolchain, files: Sequence[Path], target: Path, limits: ProcessSettings) -> Path:
+    """`target`, a Matroska file with all packets of `files`, one after the other; all lie in its folder.
 
     Raises:
         TidegateError: ffmpeg refuses them, or whatever `supervise.run` raises.
     """
-    size = sum(piece.stat().st_size for piece in pieces)
-    listed, partial = target.with_suffix(".ffconcat"), target.with_suffix(".partial")
+    size = sum(file.stat().st_size for file in files)
+    concat_file, partial = target.with_suffix(".ffconcat"), target.with_suffix(".partial")
     try:
-        listed.write_text(listing(pieces))
+        concat_file.write_text(concat_list(files))
         await run_ffmpeg(
             [
-                *opening(toolchain.ffmpeg),
-                *closed("concat"),
-                *("-f", "concat", "-safe", "0", "-i", file_url(listed)),
+                *global_arguments(toolchain.ffmpeg),
+                *input_restrictions("concat"),
+                *("-f", "concat", "-safe", "0", "-i", file_url(concat_file)),
                 *("-map", "0", "-c", "copy", "-fflags", "+bitexact", "-f", "matroska", file_url(partial)),
             ],
             stage="download",
@@ -40,23 +40,23 @@ async def joined(toolchain: Toolchain, pieces: Sequence[Path], target: Path, lim
             media_seconds=None,
             observe=unobserved,
             outputs=(partial,),
-            pieces=tuple(pieces),
+            listed=tuple(files),
         )
         sync_file(partial)
         return partial.replace(target)
     except OSError as error:
         raise from_os_error(error, "joining the download's pieces", target) from error
     finally:
-        listed.unlink(missing_ok=True)
+        concat_file.unlink(missing_ok=True)
         partial.unlink(missing_ok=True)
 
 
-def listing(pieces: Sequence[Path], lengths_us: Sequence[int] = ()) -> str:
-    """ffconcat's own syntax; quotes inside a name are closed, escaped and opened again. Each piece begins where the one
+def concat_list(files: Sequence[Path], lengths_us: Sequence[int] = ()) -> str:
+    """ffconcat's own syntax; quotes inside a name are closed, escaped and opened again. Each file begins where the one
     before it is said to end, in microseconds, or else where it ends by its own account."""
     lines = ["ffconcat version 1.0"]
-    for number, piece in enumerate(pieces):
-        name = str(piece.absolute()).replace("'", "'\\''")
+    for number, file in enumerate(files):
+        name = str(file.absolute()).replace("'", "'\\''")
         lines.append(f"file 'file:{name}'")
         if lengths_us:
             lines.append(f"duration {lengths_us[number] / 1e6:.6f}")

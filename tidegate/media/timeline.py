@@ -14,7 +14,7 @@ from fractions import Fraction
 from pathlib import Path
 
 from tidegate.errors import NotMedia
-from tidegate.media.answer import Answer
+from tidegate.media.answer import ChildAnswer
 from tidegate.media.codecs import WHITELIST
 from tidegate.media.demuxers import ALLOWED_DEMUXERS
 from tidegate.media.ffmpeg import Toolchain, base_arguments
@@ -70,34 +70,34 @@ async def timeline_of(
         NotMedia: no allowed demuxer opens the file, or it crashed its demuxer.
         StalledProcess, ProcessTimeout: a child did not end in time.
     """
-    answer = Answer("timeline")
-    asked = {
+    answer = ChildAnswer("timeline")
+    request = {
         "path": str(paths[track]),
         "place": place,
         "allowed": ALLOWED_DEMUXERS,
         "decoders": WHITELIST,
         "spacing_seconds": SPACING_SECONDS,
     }
-    argv = [sys.executable, "-I", str(_CHILD), json.dumps(asked)]
+    argv = [sys.executable, "-I", str(_CHILD), json.dumps(request)]
     job = Job(
         "the timeline", argv, deadline, marks=lambda: dict(answer.marks), on_stdout=answer.feed, reads=(paths[track],)
     )
-    finished = await run(job, limits)
+    result = await run(job, limits)
     if answer.found is None:
-        why = answer.refused or f"its demuxer ended with {finished.exit_code}"
-        raise NotMedia(f"The pictures' times cannot be read: {why}", evidence=finished.evidence)
+        why = answer.refused or f"its demuxer ended with {result.exit_code}"
+        raise NotMedia(f"The pictures' times cannot be read: {why}", evidence=result.evidence)
     begins_us = await _beginnings_us(toolchain, paths, limits)
     return Timeline.model_validate({**answer.found, "begins_us": begins_us, "track": track})
 
 
 async def _beginnings_us(toolchain: Toolchain, paths: Sequence[Path], limits: ProcessSettings) -> tuple[int, ...]:
     """What ffmpeg says of its inputs; it then ends with an error, because it was given nothing to do."""
-    told: list[int] = []
+    begins_us: list[int] = []
 
     def listen(line: str) -> None:
         found = BEGINS.search(line)
         if found:
-            told.append(round(float(found["seconds"] or 0.0) * 1e6))
+            begins_us.append(round(float(found["seconds"] or 0.0) * 1e6))
 
     argv = base_arguments(toolchain.ffmpeg, *paths, demuxer_options=("-fflags", "+genpts"))
     job = Job(
@@ -108,7 +108,7 @@ async def _beginnings_us(toolchain: Toolchain, paths: Sequence[Path], limits: Pr
         reads=tuple(paths),
         left_out=frozenset({WHITELIST}),
     )
-    finished = await run(job, limits)
-    if len(told) != len(paths):
-        raise NotMedia("ffmpeg does not say where the source begins", evidence=finished.evidence)
-    return tuple(told)
+    result = await run(job, limits)
+    if len(begins_us) != len(paths):
+        raise NotMedia("ffmpeg does not say where the source begins", evidence=result.evidence)
+    return tuple(begins_us)

@@ -31,19 +31,19 @@ SEEKING = frozenset({"mp4", "matroska"})
 """Formats in which a seek ends at a keyframe; in the others it may end between two."""
 
 
-def timeline(asked: dict[str, Any]) -> dict[str, Any]:
+def timeline(request: dict[str, Any]) -> dict[str, Any]:
     # As ffmpeg opens it for a transcode, so that both see the same times.
     options = {
         "protocol_whitelist": "file",
-        "format_whitelist": ",".join(asked["allowed"]),
-        "codec_whitelist": asked["decoders"],
+        "format_whitelist": ",".join(request["allowed"]),
+        "codec_whitelist": request["decoders"],
         "fflags": "+genpts",
     }
-    with av.open(asked["path"], options=options, metadata_errors="ignore") as container:
-        stream = container.streams[asked["place"]]
+    with av.open(request["path"], options=options, metadata_errors="ignore") as container:
+        stream = container.streams[request["place"]]
         shown, decoded, keys, odd = read(container, stream)
         ordered = sorted(shown)
-        odd = odd or oddity(ordered, shown, decoded, keys, Fraction(stream.time_base), joining(container))
+        odd = odd or oddity(ordered, shown, decoded, keys, Fraction(stream.time_base), has_joins(container))
         rates = [Fraction(r) for r in (stream.guessed_rate, stream.average_rate, stream.base_rate) if r]
         rate = None if odd else next((r for r in rates if steady(ordered, Fraction(stream.time_base), r)), None)
         return {
@@ -53,7 +53,7 @@ def timeline(asked: dict[str, Any]) -> dict[str, Any]:
             "first": ordered[0] if ordered else 0,
             "last": ordered[-1] if ordered else 0,
             "odd": odd,
-            "cuts": [] if odd else cuts(ordered, keys, asked["spacing_seconds"] / Fraction(stream.time_base)),
+            "cuts": [] if odd else cuts(ordered, keys, request["spacing_seconds"] / Fraction(stream.time_base)),
             "exact_seek": bool(SEEKING & set(container.format.name.split(","))),
         }
 
@@ -63,7 +63,7 @@ def read(container: Any, stream: Any) -> tuple[list[int], list[int], list[int], 
     shown: list[int] = []
     decoded: list[int] = []
     keys: list[int] = []
-    told = time.monotonic()
+    reported_at = time.monotonic()
     for packet in container.demux(stream):
         if not packet.size:
             continue
@@ -76,8 +76,8 @@ def read(container: Any, stream: Any) -> tuple[list[int], list[int], list[int], 
             decoded.append(packet.dts)
         if packet.is_keyframe:
             keys.append(packet.pts)
-        if time.monotonic() - told >= PROGRESS_SECONDS:
-            told = time.monotonic()
+        if time.monotonic() - reported_at >= PROGRESS_SECONDS:
+            reported_at = time.monotonic()
             say({"progress": {"packets": len(shown), "seconds": float(packet.pts * stream.time_base)}})
     return shown, decoded, keys, None
 
@@ -120,7 +120,8 @@ def cuts(ordered: list[int], keys: list[int], spacing: Fraction) -> list[tuple[i
     return found
 
 
-def joining(container: Any) -> bool:
+def has_joins(container: Any) -> bool:
+    """Whether ffmpeg would look for jumps in its times."""
     return bool(JOINING & set(container.format.name.split(",")))
 
 

@@ -81,12 +81,7 @@ class _Monitor:
             # Summed over processes, what they share counts twice.
             sample = replace(sample, memory_bytes=min(sample.memory_bytes, most))
         child.use.add(sample)
-        over = (
-            child.group.was_exhausted()
-            if child.group
-            else sample.memory_bytes > (child.cap_bytes or sample.memory_bytes)
-        )
-        if over:
+        if _is_over_cap(child, sample):
             child.kill()  # it is given no time: it would go on growing
             note_peak(child)
             raise memory_failure(child, None)
@@ -126,4 +121,4 @@ class _Monitor:
 def _is_over_cap(child: Child, sample: Sample) -> bool:
     if child.group:
         return child.group.was_exhausted()
-    return child.cap_bytes is not None and sample.memory_bytes > child.cap_bytes
+    return sample.memory_bytes > (child.cap_bytes or sample.memory_bytes)

@@ -25,7 +25,7 @@ from tidegate.durable.threads import in_thread, still_wanted
 from tidegate.errors import Evidence, NotMedia, TidegateError, TruncatedMedia, WrongDigest, from_os_error
 from tidegate.events import Note, PathTaken
 from tidegate.media.inspect import inspect
-from tidegate.media.join import joined
+from tidegate.media.join import join
 from tidegate.model import (
     NO_WISH,
     Asset,
@@ -188,7 +188,7 @@ async def _single(bench: Workbench, fetched: Fetched, folder: Path) -> dict[str,
         files[name] = (
             pieces[0]
             if len(pieces) == 1
-            else await joined(bench.toolchain(), pieces, folder / f"{name}.joined", bench.settings.process)
+            else await join(bench.toolchain(), pieces, folder / f"{name}.joined", bench.settings.process)
         )
     return files
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from tidegate.errors import TidegateError
 from tidegate.events import Note
-from tidegate.media.ffmpeg import Toolchain, opening
+from tidegate.media.ffmpeg import Toolchain, global_arguments
 from tidegate.process.supervise import Job, run
 from tidegate.stages.workbench import Workbench
 
@@ -92,7 +92,7 @@ async def _works(bench: Workbench, toolchain: Toolchain, encoder: Encoder) -> bo
     """Whether it encodes five grey pictures."""
     trial = ("-vf", "format=yuv420p", "-c:v", "libx264")
     picture = ("-f", "lavfi", "-i", "color=gray:size=256x144:rate=25:duration=0.2")
-    argv = encoder.called([*opening(toolchain.ffmpeg), *picture, *encoder.applied(trial), "-f", "null", "-"])
+    argv = encoder.called([*global_arguments(toolchain.ffmpeg), *picture, *encoder.applied(trial), "-f", "null", "-"])
     try:
         finished = await run(Job("ffmpeg", argv, TRIAL_SECONDS), bench.settings.process)
     except TidegateError:

@@ -13,7 +13,7 @@ from typing import Literal
 
 from tidegate.errors import BadTimestamps, EncoderUnknown, MemoryExhausted, ProcessTimeout, RefusedByMuxer
 from tidegate.events import Note, unobserved
-from tidegate.media.ffmpeg import Toolchain, closed, file_url, opening, run_ffmpeg
+from tidegate.media.ffmpeg import Toolchain, file_url, global_arguments, input_restrictions, run_ffmpeg
 from tidegate.model import DownloadResult, MediaInfo, StreamInfo
 from tidegate.resilience.deadline import processing_seconds
 from tidegate.stages.workbench import Workbench
@@ -65,10 +65,20 @@ def sample_arguments(toolchain: Toolchain, source: Path, video: StreamInfo, leng
     inputs, outputs = [], []
     for number, at in enumerate(sample_places(length or 0.0)):
         # All inputs are decoded at once; with a thread for each core they would hold as many pictures each.
-        inputs += ["-threads", "1", "-ss", f"{at:.3f}", "-t", f"{SAMPLE_SECONDS:g}", *closed(), "-i", file_url(source)]
+        inputs += [
+            "-threads",
+            "1",
+            "-ss",
+            f"{at:.3f}",
+            "-t",
+            f"{SAMPLE_SECONDS:g}",
+            *input_restrictions(),
+            "-i",
+            file_url(source),
+        ]
         place = video.index if video.place is None else video.place
         outputs += ["-map", f"{number}:{place}", "-vf", "idet", "-f", "null", "-"]
-    return [*opening(toolchain.ffmpeg), *inputs, *outputs]
+    return [*global_arguments(toolchain.ffmpeg), *inputs, *outputs]
 
 
 def sample_places(length: float) -> list[float]:

@@ -20,9 +20,17 @@ from tidegate.durable.crash_points import reached
 from tidegate.durable.threads import in_thread
 from tidegate.errors import Climb, TidegateError, VerificationFailed, from_os_error
 from tidegate.events import Advance, Note, Observer, unobserved
-from tidegate.media.ffmpeg import MOST_THREADS, Toolchain, base_arguments, closed, file_url, opening, run_ffmpeg
+from tidegate.media.ffmpeg import (
+    MOST_THREADS,
+    Toolchain,
+    base_arguments,
+    file_url,
+    global_arguments,
+    input_restrictions,
+    run_ffmpeg,
+)
 from tidegate.media.inspect import inspect
-from tidegate.media.join import listing
+from tidegate.media.join import concat_list
 from tidegate.media.timeline import Timeline, timeline_of
 from tidegate.model import Aim, ChunkRecord, Decision, DownloadResult, MediaInfo, ResourceUse, Verification, fingerprint
 from tidegate.resilience.deadline import processing_seconds
@@ -224,9 +232,9 @@ class _Work:
             argv=tuple(
                 film.encoder.called(
                     [
-                        *opening(film.toolchain.ffmpeg),
+                        *global_arguments(film.toolchain.ffmpeg),
                         *head,
-                        *closed(),
+                        *input_restrictions(),
                         *demuxer,
                         *("-i", file_url(film.originals[track])),
                         *tail,
@@ -313,40 +321,40 @@ class _Work:
         film.concealed.extend(made.concealed for made in self._made.values())
         names = [self.folder / self._made[piece.key].name for piece in pieces]
         film.bench.require_space(film.output.parent, sum(made.size_bytes for made in self._made.values()))
-        listed = film.output.with_suffix(".ffconcat")
+        concat_file = film.output.with_suffix(".ffconcat")
         try:
-            listed.write_text(listing(names, [chunk.length_us for chunk in self.plan.chunks]))
+            concat_file.write_text(concat_list(names, [chunk.length_us for chunk in self.plan.chunks]))
             await run_ffmpeg(
-                self._join_command(listed, sound),
+                self._join_command(concat_file, sound),
                 stage="remux",
                 limits=film.bench.settings.process,
                 deadline_seconds=film.deadline_seconds,
                 media_seconds=film.media.length_seconds,
                 observe=unobserved,
                 outputs=(film.output,),
-                pieces=tuple(names),
+                listed=tuple(names),
                 memory_cap_bytes=film.memory_cap_bytes,
             )
         except OSError as error:
             raise from_os_error(error, "joining the chunks", film.output) from error
         finally:
-            listed.unlink(missing_ok=True)
+            concat_file.unlink(missing_ok=True)
 
-    def _join_command(self, listed: Path, sound: Piece | None) -> list[str]:
+    def _join_command(self, concat_file: Path, sound: Piece | None) -> list[str]:
         """Every input keeps its times (`-copyts`); what ffmpeg would do to them by itself is done here, to the tick."""
         film, track = self.film, self.film.place[0]
         offsets = offsets_seconds(film.media)
         sources: list[str] = []
         for path, offset, begins_us in zip(film.originals, offsets, self.timeline.begins_us, strict=True):
-            sources += [*closed(), *_shifted(offset - begins_us / 1e6), *repair_arguments(film.decision)]
+            sources += [*input_restrictions(), *_shifted(offset - begins_us / 1e6), *repair_arguments(film.decision)]
             sources += ["-i", file_url(path)]
-        encoded = [*closed(), "-i", file_url(self.folder / self._made[sound.key].name)] if sound else []
+        encoded = [*input_restrictions(), "-i", file_url(self.folder / self._made[sound.key].name)] if sound else []
         return [
-            *opening(film.toolchain.ffmpeg),
+            *global_arguments(film.toolchain.ffmpeg),
             "-copyts",
-            *closed("concat"),
+            *input_restrictions("concat"),
             *_shifted(offsets[track] + self.plan.first_seconds),
-            *("-f", "concat", "-safe", "0", "-i", file_url(listed)),
+            *("-f", "concat", "-safe", "0", "-i", file_url(concat_file)),
             *sources,
             *encoded,
             *join_arguments(film.decision, film.media, len(film.originals), film.encoder.name),

@@ -21,7 +21,7 @@ from tidegate.durable.hashing import blake3_of
 from tidegate.durable.threads import in_thread
 from tidegate.errors import VerificationFailed, from_os_error
 from tidegate.events import Observer
-from tidegate.media.ffmpeg import Ran, file_url, run_ffmpeg
+from tidegate.media.ffmpeg import FfmpegResult, file_url, run_ffmpeg
 from tidegate.model import Digest, ResourceUse, Value
 from tidegate.settings import ProcessSettings
 from tidegate.stages.chunks.samples import samples_in
@@ -112,7 +112,7 @@ def clear_unfinished(folder: Path) -> None:
         left.unlink(missing_ok=True)
 
 
-def _recorded(piece: Piece, unfinished: Path, ran: Ran) -> Made:
+def _recorded(piece: Piece, unfinished: Path, ran: FfmpegResult) -> Made:
     try:
         frames = _counted(piece, unfinished)
         digest = blake3_of(unfinished)
