@@ -166,7 +166,7 @@ def leave_report(settings: Settings, attempt: Attempt, error: TidegateError) -> 
         profile=request["profile"],
         quality=request["quality"],
         flow_run_id=attempt.flow_run,
-        failure=describe(error, now=datetime.now(UTC)),
+        failure=describe(error, now=datetime.now(UTC), source=attempt.title),
     )
     publish_failure(outcome, target, deployed_roots(settings) if attempt.deployment else None)
 

@@ -85,7 +85,7 @@ async def _all(
             break
         rest = min(max(1.0, min(rests.values())), patience)
         patience, waiting = patience - rest, list(rests)
-        with lease.waiting(f"{len(rests)} sources that are given a rest"):
+        with lease.waiting(f"{len(rests)} sources whose servers are paused after failures"):
             await anyio.sleep(rest)
     return [outcomes[number] for number in range(len(sources))]
 

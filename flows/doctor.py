@@ -219,11 +219,11 @@ def _origins(ledger: Ledger, settings: Settings) -> Findings:
     isolated = [name for name, state in known.items() if state is State.ISOLATED]
     resting = [name for name, state in known.items() if state in (State.OPEN, State.HALF_OPEN)]
     if isolated:
-        yield odd("origins", f"isolated by hand: {', '.join(isolated)}", "`python -m flows.origins reset ORIGIN`")
+        yield odd("origins", f"blocked by hand: {', '.join(isolated)}", "`python -m flows.origins reset ORIGIN`")
     if resting:
-        yield odd("origins", f"given a rest: {', '.join(resting)}", "`python -m flows.origins` says why")
+        yield odd("origins", f"paused after failures: {', '.join(resting)}", "`python -m flows.origins` says why")
     if not (isolated or resting):
-        yield good("origins", f"{len(known)} known, none of them kept from being asked")
+        yield good("origins", f"{len(known)} known, requests to none of them are paused")
 
 
 def _runs(attempts: Sequence[Attempt], now: float, settings: Settings) -> Findings:

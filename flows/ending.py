@@ -134,7 +134,7 @@ async def _evidence(way: Way, error: TidegateError) -> Outcome:
 
 
 def _failure(way: Way, error: TidegateError) -> Outcome:
-    failure = describe(error, now=datetime.now(UTC))
+    failure = describe(error, now=datetime.now(UTC), source=way.outcome.source)
     origins = way.bench.gates.statistics()
     told = {"status": "failed", "failure": failure, "origins": origins, **way.account.facts}
     return way.outcome.model_copy(update=told)
@@ -153,7 +153,7 @@ def failed_before_it_began(source: SourceRequest, reason: object) -> Outcome:
         status="failed",
         source=told(source),
         flow_run_id=flow_run_id(),
-        failure=describe(as_failure(unexpected), now=datetime.now(UTC)),
+        failure=describe(as_failure(unexpected), now=datetime.now(UTC), source=told(source)),
     )
 
 

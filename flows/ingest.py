@@ -223,7 +223,7 @@ class Way:
         return result
 
     async def _rested(self, act: Callable[[], Awaitable[T]]) -> T:
-        """Do it; where the source is being given a rest, after that.
+        """Do it; where requests to the source are paused, after the pause.
 
         Raises:
             CircuitOpen: the rest is longer than this run may wait. A deployed run is scheduled for later instead, and
@@ -291,7 +291,8 @@ async def ingest(
         Completed or Failed, with the `Outcome` as its data.
 
     Raises:
-        Abort: somebody else speaks for this run now, or it was scheduled for later because its source is given a rest.
+        Abort: somebody else speaks for this run now, or it was scheduled for later because requests to its
+            source are paused.
     """
     hold()
     observe = run_observer()

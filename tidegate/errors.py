@@ -384,6 +384,9 @@ class Policy:
     """One sentence for a person, without jargon."""
     actions: tuple[str, ...]
     """What the person can do, most likely remedy first."""
+    friendly_for_a_file: str = ""
+    actions_for_a_file: tuple[str, ...] = ()
+    """The same for a local file, which needs no login. Empty: as for a link."""
     inside: Inside = Inside.NO
     task_retries: int = 0
     """How often Prefect runs the task again (after 10 s, then 60 s)."""
@@ -399,14 +402,16 @@ TASK_RETRY_DELAYS_SECONDS = (10.0, 60.0)
 
 LOWER_QUALITY = "try a lower quality, for example --quality 480p"
 
-_LATER = "the same command goes on from where this run stopped"
+RESUME = "run the same command again; it resumes"
+RETRY = "run the same command again to retry"
+"""What stands in place of `RESUME` where nothing was downloaded yet."""
 
 POLICIES: dict[type[TidegateError], Policy] = {
     ConnectionFailed: Policy(
         "connection error",
         Category.NETWORK_ERROR,
         "The source could not be reached.",
-        ("check the network and the host name", _LATER),
+        ("check the network and the host name", RESUME),
         inside=Inside.BACKOFF,
         counts_against_origin=True,
         retryable=True,
@@ -415,7 +420,7 @@ POLICIES: dict[type[TidegateError], Policy] = {
         "request timeout",
         Category.NETWORK_ERROR,
         "The source did not answer in time.",
-        ("check the network", _LATER, LOWER_QUALITY),
+        ("check the network", RESUME, LOWER_QUALITY),
         inside=Inside.BACKOFF,
         steps_down=StepDown.AFTER_RETRIES,
         counts_against_origin=True,
@@ -424,8 +429,8 @@ POLICIES: dict[type[TidegateError], Policy] = {
     DownloadDeadline: Policy(
         "download deadline",
         Category.PROCESS_TIMEOUT,
-        "The download took longer than it may.",
-        ("check the network", _LATER, LOWER_QUALITY),
+        "The download took longer than allowed.",
+        ("check the network", RESUME, LOWER_QUALITY),
         inside=Inside.BACKOFF,
         steps_down=StepDown.AFTER_RETRIES,
         counts_against_origin=True,
@@ -435,7 +440,7 @@ POLICIES: dict[type[TidegateError], Policy] = {
         "stalled transfer",
         Category.NETWORK_ERROR,
         "The source stopped sending.",
-        ("the source may be overloaded: try again later", _LATER, LOWER_QUALITY),
+        ("the source may be overloaded: try again later", RESUME, LOWER_QUALITY),
         inside=Inside.FRESH_CONNECTION,
         steps_down=StepDown.AFTER_RETRIES,
         counts_against_origin=True,
@@ -445,7 +450,7 @@ POLICIES: dict[type[TidegateError], Policy] = {
         "HTTP 5xx",
         Category.NETWORK_ERROR,
         "The source is down or in trouble.",
-        ("try again later: " + _LATER,),
+        ("wait a while", RESUME),
         inside=Inside.AT_ONCE,
         counts_against_origin=True,
         retryable=True,
@@ -453,9 +458,9 @@ POLICIES: dict[type[TidegateError], Policy] = {
     Throttled: Policy(
         "HTTP 429",
         Category.NETWORK_ERROR,
-        "The source asks us to slow down.",
+        "The source asks for fewer requests.",
         (
-            "wait as long as the source asks, then run the same command",
+            "wait as long as the source asks, then run the same command again",
             "run fewer ingests of this source at once",
         ),
         inside=Inside.AFTER_RETRY_AFTER,
@@ -465,13 +470,15 @@ POLICIES: dict[type[TidegateError], Policy] = {
         "HTTP 4xx",
         Category.SOURCE_ERROR,
         "The source refuses this link.",
-        ("check the link", "check your rights: does it need a header or cookie (--header)?"),
+        ("check the link", "does the source need a login? Then give a header or cookie (--header)"),
     ),
     NotFound: Policy(
         "not found",
         Category.SOURCE_ERROR,
         "There is nothing at this link.",
-        ("check the link or path",),
+        ("check the link",),
+        friendly_for_a_file="The file is not there any more.",
+        actions_for_a_file=("check the path, and whether the file was moved or deleted",),
     ),
     RedirectLoop: Policy(
         "redirect refused",
@@ -491,7 +498,7 @@ POLICIES: dict[type[TidegateError], Policy] = {
         "source changed",
         Category.SOURCE_ERROR,
         "The source kept changing while it was read.",
-        ("wait until the source is complete, then run the same command",),
+        ("wait until the source is complete, then run the same command again",),
         inside=Inside.IDENTIFY_AGAIN,
         retryable=True,
     ),
@@ -501,8 +508,10 @@ POLICIES: dict[type[TidegateError], Policy] = {
         "There is no media at this link.",
         (
             "check that the link leads to the media file itself and not to a page",
-            "does it need a login (--header)?",
+            "does the source need a login? Then give a header or cookie (--header)",
         ),
+        friendly_for_a_file="The file is not media.",
+        actions_for_a_file=("check that this is the right file", "play it: if no player takes it, get another copy"),
         counts_against_origin=True,
     ),
     UnsupportedCodec: Policy(
@@ -514,7 +523,7 @@ POLICIES: dict[type[TidegateError], Policy] = {
     WrongDigest: Policy(
         "wrong digest",
         Category.SOURCE_ERROR,
-        "The file is not the one that was promised.",
+        "The file is not the one that was expected: its digest differs.",
         ("check the digest you gave", "the source is broken: tell its owner"),
         inside=Inside.REFETCH_ONCE,
         counts_against_origin=True,
@@ -522,8 +531,8 @@ POLICIES: dict[type[TidegateError], Policy] = {
     TruncatedBody: Policy(
         "truncated body",
         Category.NETWORK_ERROR,
-        "The source ends too early.",
-        ("try again later: " + _LATER,),
+        "The source sent less than it announced.",
+        ("wait a while", RESUME),
         inside=Inside.RESUME,
         counts_against_origin=True,
         retryable=True,
@@ -531,7 +540,7 @@ POLICIES: dict[type[TidegateError], Policy] = {
     RangeMismatch: Policy(
         "wrong Content-Range",
         Category.NETWORK_ERROR,
-        "The source answers with the wrong part of the file.",
+        "The source sent the wrong part of the file.",
         ("the source is broken: tell its owner",),
         inside=Inside.RESTART,
         counts_against_origin=True,
@@ -539,14 +548,14 @@ POLICIES: dict[type[TidegateError], Policy] = {
     TruncatedMedia: Policy(
         "truncated media",
         Category.MEDIA_ERROR,
-        "The file is cut off: it promises more than it holds.",
+        "The file is incomplete.",
         ("get a whole copy of the file", "if it is still being written, wait until it is complete"),
     ),
     SegmentGap: Policy(
         "segment gap",
         Category.SOURCE_ERROR,
         "Parts of the source are missing.",
-        ("the source is incomplete: try another quality", "accept the gaps with --allow-gaps"),
+        ("try another quality: it may be complete", "publish an incomplete result with --allow-gaps"),
         inside=Inside.REFETCH,
         steps_down=StepDown.YES,
         counts_against_origin=True,
@@ -555,8 +564,8 @@ POLICIES: dict[type[TidegateError], Policy] = {
     CircuitOpen: Policy(
         "circuit open",
         Category.NETWORK_ERROR,
-        "This source has failed so often that it is given a rest.",
-        ("wait: " + _LATER,),
+        "Requests to this source are paused after repeated failures.",
+        ("wait until requests go on", RESUME),
         inside=Inside.WAIT,
         retryable=True,
     ),
@@ -564,7 +573,7 @@ POLICIES: dict[type[TidegateError], Policy] = {
         "downloader tool failed",
         Category.NETWORK_ERROR,
         "The tool that downloads this source gave up.",
-        ("try again later", LOWER_QUALITY, "look at the tool's output below"),
+        ("try again later", LOWER_QUALITY, "read the tool's output in the error log (.err.log)"),
         steps_down=StepDown.YES,
         counts_against_origin=True,
         retryable=True,
@@ -578,14 +587,14 @@ POLICIES: dict[type[TidegateError], Policy] = {
     ProcessTimeout: Policy(
         "process timeout",
         Category.PROCESS_TIMEOUT,
-        "Processing took longer than it may.",
+        "Processing took longer than allowed.",
         ("raise the limit", LOWER_QUALITY),
         steps_down=StepDown.IN_TRANSCODE,
     ),
     MemoryExhausted: Policy(
         "memory exhausted",
         Category.MEMORY_EXHAUSTION,
-        "Processing needed more memory than it may use.",
+        "Processing needed more memory than allowed.",
         ("give it more memory", LOWER_QUALITY),
         steps_down=StepDown.YES,
     ),
@@ -593,31 +602,31 @@ POLICIES: dict[type[TidegateError], Policy] = {
         "stalled process (ffmpeg, probe)",
         Category.PROCESS_TIMEOUT,
         "A tool stopped making progress and was ended.",
-        ("look at the .err.log", "check that the disk answers", _LATER),
+        ("read the error log (.err.log)", "check that the disk answers", RESUME),
         climbs=Climb.NEVER,
         retryable=True,
     ),
     ProcessKilled: Policy(
         "process killed from outside",
         Category.HOST_ERROR,
-        "A tool was ended by somebody else.",
-        ("look at the host: was it short of memory, or shut down?", _LATER),
+        "Another program or the system ended a tool.",
+        ("check this computer: was it short of memory, or shut down?", RESUME),
         task_retries=2,
         retryable=True,
     ),
     StoreUnavailable: Policy(
         "store unavailable",
         Category.FILE_SYSTEM_ERROR,
-        "The asset store cannot be used.",
-        ("look at the host and the volume of TIDEGATE_HOME", _LATER),
+        "The folder for downloaded and finished files cannot be used.",
+        ("check the disk of TIDEGATE_HOME", RESUME),
         task_retries=2,
         retryable=True,
     ),
     LedgerUnavailable: Policy(
         "ledger unavailable",
         Category.HOST_ERROR,
-        "The ledger cannot be used.",
-        ("look at the host and the ledger's database (TIDEGATE_LEDGER_URL)", _LATER),
+        "The ledger (the database of all runs) cannot be used.",
+        ("check the ledger's database (TIDEGATE_LEDGER_URL)", RESUME),
         task_retries=2,
         retryable=True,
     ),
@@ -625,7 +634,7 @@ POLICIES: dict[type[TidegateError], Policy] = {
         "Prefect server unavailable",
         Category.HOST_ERROR,
         "The Prefect server cannot be used.",
-        ("see python -m flows.doctor", _LATER),
+        ("run python -m flows.doctor: it names the cause", RESUME),
         retryable=True,
     ),
     BadTimestamps: Policy(
@@ -638,14 +647,14 @@ POLICIES: dict[type[TidegateError], Policy] = {
     RefusedByMuxer: Policy(
         "unsupported or refused by the muxer",
         Category.MEDIA_ERROR,
-        "The source cannot be put into a playable file.",
+        "No playable file can be made of this source.",
         ("the source is damaged: get another copy", "try another profile (--profile)"),
         climbs=Climb.NEXT,
     ),
     VerificationFailed: Policy(
         "verification failed",
         Category.MEDIA_ERROR,
-        "The result is not whole, so it was not delivered.",
+        "The result is not complete, so it was not published.",
         ("the source is damaged: get another copy",),
         climbs=Climb.NEXT,
     ),
@@ -653,7 +662,10 @@ POLICIES: dict[type[TidegateError], Policy] = {
         "tool missing",
         Category.HOST_ERROR,
         "A tool that is needed is not installed.",
-        ("install the tool that the message names, or set TIDEGATE_TOOLS_… to its path", "see python -m flows.doctor"),
+        (
+            "install the tool that the message names, or set TIDEGATE_TOOLS_… to its path",
+            "run python -m flows.doctor: it looks for what is missing",
+        ),
     ),
     EncoderUnknown: Policy(
         "encoder unknown",
@@ -686,19 +698,19 @@ POLICIES: dict[type[TidegateError], Policy] = {
         "disk full",
         Category.FILE_SYSTEM_ERROR,
         "There is no space left.",
-        ("free space on the volume that the message names", _LATER),
+        ("free space on the disk that the message names", RESUME),
         retryable=True,
     ),
     PermissionRefused: Policy(
         "permission",
         Category.FILE_SYSTEM_ERROR,
         "A file or folder may not be read or written.",
-        ("check the rights on the path that the message names",),
+        ("check the permissions of the path that the message names",),
     ),
     PathRefused: Policy(
         "path refused",
         Category.HOST_ERROR,
-        "A file or folder lies where deployed runs may not go.",
+        "Deployed runs may not use this file or folder.",
         ("move the file into a folder that is allowed", "or allow its folder with the line that the message gives"),
     ),
     AdmissionRefused: Policy(
@@ -713,40 +725,40 @@ POLICIES: dict[type[TidegateError], Policy] = {
         "superseded",
         Category.COORDINATION,
         "Another run has taken this work over.",
-        ("look at the other run",),
+        ("look at the other run: python -m flows.runs lists it",),
     ),
     LeaseLost: Policy(
         "lease lost",
         Category.COORDINATION,
-        "This run lost touch with the ledger and stopped itself.",
-        ("look at the ledger's database", _LATER),
+        "This run lost its connection to the ledger (the database of all runs) and stopped itself.",
+        ("check the ledger's database", RESUME),
         retryable=True,
     ),
     Cancelled: Policy(
         "cancelled",
         Category.COORDINATION,
         "The run was cancelled.",
-        (_LATER,),
+        (RESUME,),
         retryable=True,
     ),
     Parked: Policy(
         "parked",
         Category.COORDINATION,
-        "The run does not go on by itself any more.",
-        ("look at what the message says, then ask for the same source again: it goes on from its checkpoint",),
+        "This run is not resumed any more by itself.",
+        ("read the error log (.err.log), fix the cause, run the same source again: it resumes",),
     ),
     Stuck: Policy(
         "stuck",
         Category.COORDINATION,
         "The run made no progress for hours and was ended.",
-        ("look at the evidence, then run the same command",),
+        ("read the error log (.err.log), then run the same command again: it resumes",),
         retryable=True,
     ),
     Unknown: Policy(
         "unknown",
         Category.UNKNOWN,
         "Something unexpected happened.",
-        ("report it with the reference below", _LATER),
+        ("report it with the reference below", RESUME),
         task_retries=1,
         counts_against_origin=True,
         retryable=True,

@@ -128,7 +128,9 @@ def test_a_local_file_that_vanishes_half_way_is_not_found(command: Command, clip
             film.unlink()
             fcntl.flock(held, fcntl.LOCK_UN)
             ended = end_of(process)
-    assert failure_told(ended, code=1, kind="not_found")["stage"] == "download"
+    failure = failure_told(ended, code=1, kind="not_found")
+    assert failure["stage"] == "download"
+    assert "link" not in " ".join([failure["friendly_message"], *failure["suggested_actions"]])
     nothing_left_but_evidence(command)
 
 

@@ -102,7 +102,7 @@ def test_an_isolated_origin_is_asked_by_nobody_until_it_is_reset(ledger: Ledger,
     assert (told["origin"], told["breaker"], told["retry_after_seconds"]) == (HOST, "isolated", None)
     assert not may_be_asked(ledger)
     assert may_be_asked(ledger, OTHER)
-    assert "isolated by hand" in origins(home, "list").stdout
+    assert "blocked by hand" in origins(home, "list").stdout
     [told] = listed(home, "reset", HOST).values()
     assert told["breaker"] == "closed"
     assert may_be_asked(ledger)
@@ -156,7 +156,7 @@ def test_doctor_tells_of_breakers_that_keep_runs_waiting(ledger: Ledger, home: H
     assert told() == ["1 known, none of them kept from being asked"]
     used(ledger, *[ServerError("503")] * 5)
     ledger.origins.isolate(OTHER)
-    assert told() == [f"isolated by hand: {OTHER}", f"given a rest: {HOST}"]
+    assert told() == [f"blocked by hand: {OTHER}", f"paused after failures: {HOST}"]
 
 
 def test_a_ledger_that_is_away_is_a_failure_that_is_told(home: Home) -> None:

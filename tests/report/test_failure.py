@@ -12,9 +12,13 @@ from tidegate.errors import (
     POLICIES,
     Evidence,
     MemoryExhausted,
+    NotFound,
+    NotMedia,
     RequestTimeout,
+    ServerError,
     StalledTransfer,
     Throttled,
+    TidegateError,
     ToolMissing,
     VerificationFailed,
 )
@@ -67,6 +71,24 @@ def test_where_memory_did_not_do_the_rung_to_try_is_named(height: int | None, na
     actions = describe(error, now=NOW).suggested_actions
     assert actions[0] == "give it more memory"
     assert re.findall(r"--quality (\w+)", " ".join(actions)) == ([named] if named else [])
+
+
+@pytest.mark.parametrize("kind", [NotMedia, NotFound])
+def test_a_local_file_is_not_said_to_need_a_login_or_a_link(kind: type[TidegateError]) -> None:
+    told = {}
+    for source in ("file:///films/film.mp4", "https://host/film.mp4"):
+        failure = describe(kind("No"), now=NOW, source=source)
+        told[source[:4]] = " ".join([failure.friendly_message, *failure.suggested_actions])
+    assert "link" in told["http"]
+    assert not [word for word in ("link", "login", "header", "--header") if word in told["file"]]
+
+
+@pytest.mark.parametrize(
+    ("stage", "said"), [(None, "to retry"), ("probe", "to retry"), ("download", "it resumes"), ("remux", "it resumes")]
+)
+def test_a_run_that_has_downloaded_something_resumes_and_another_is_tried_again(stage: str | None, said: str) -> None:
+    actions = describe(ServerError("503", stage=stage), now=NOW).suggested_actions
+    assert [action for action in actions if "same command again" in action and said in action]
 
 
 def test_waiting_time_and_exit_code_are_passed_on() -> None:

@@ -239,10 +239,10 @@ def test_a_clock_that_is_put_back_keeps_nobody_out_for_days() -> None:
 @pytest.mark.parametrize(
     ("breaker", "words"),
     [
-        (after_failures(5), "given a rest of 60 s: 5 failures in a row"),
-        (isolated(Breaker(), NOW), "isolated by hand"),
-        (probing(half_open()[0], "a", NOW + 60), "tried again, with 2 calls at most"),
-        (reset(after_failures(5), NOW), "may be asked again"),
+        (after_failures(5), "paused for 60 s: 5 failures in a row"),
+        (isolated(Breaker(), NOW), "blocked by hand"),
+        (probing(half_open()[0], "a", NOW + 60), "tried again, with at most 2 requests"),
+        (reset(after_failures(5), NOW), "go on"),
     ],
 )
 def test_a_person_reads_what_became_of_it(breaker: Breaker, words: str) -> None:

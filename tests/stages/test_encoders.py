@@ -108,7 +108,7 @@ def test_an_encoder_that_fails_on_the_film_is_replaced_and_told(
     result, told = transcoded("nvenc", ON_THE_FILM)
     assert result.chunks is not None
     assert result.chunks.encoder == "libx264"
-    assert "h264_nvenc failed, going on with libx264" in told
+    assert "h264_nvenc failed; libx264 is used instead" in told
     assert len(shown(bench.store.path(result.asset))) == len(shown(bench.store.path(source.asset)))
 
 

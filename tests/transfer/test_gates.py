@@ -249,7 +249,7 @@ def test_a_run_that_finds_it_open_by_others_waits_for_it_instead(ledger: Ledger)
         caught = await refused(Gates(QUICK, ledger, told.append))
         assert caught.own is None
         assert 0 < (caught.retry_after_seconds or 0) <= 75
-        assert any(isinstance(event, Note) and "given a rest" in event.message for event in told)
+        assert any(isinstance(event, Note) and "are paused for" in event.message for event in told)
 
     run(test)
 

@@ -328,7 +328,7 @@ def test_a_video_that_is_much_shorter_than_promised_is_a_gap(bench: Bench, clips
     fake_twitch.retell(bench.tool, f"short {clip(clips, seconds=2)}")
     failure = bench.failure()
     assert type(failure) is SegmentGap
-    assert "promises 6 s" in failure.message
+    assert "announces 6 s" in failure.message
 
 
 def test_a_quality_that_is_gone_does_not_become_the_best(bench: Bench) -> None:

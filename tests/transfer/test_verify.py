@@ -40,7 +40,13 @@ def test_a_refusal_says_what_it_was_called_and_repeats_no_byte_of_it() -> None:
     for head in (b"<html>tok-5f1c</html>", b"tok-5f1c is not valid"):
         with pytest.raises(NotMedia, match="text/html") as caught:
             refuse_text(head, "text/html")
+        assert str(caught.value).startswith("The server sent ")
         assert "tok-5f1c" not in f"{caught.value.message} {caught.value.evidence}"
+
+
+def test_a_page_that_is_called_a_video_is_told_as_what_was_said_and_what_was_sent() -> None:
+    with pytest.raises(NotMedia, match="The server says video/mp4 but sent a web page"):
+        refuse_text(b"<html></html>", "video/mp4")
 
 
 @pytest.mark.parametrize(

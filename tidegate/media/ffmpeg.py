@@ -135,6 +135,7 @@ async def run_ffmpeg(
     argv: list[str],
     *,
     stage: str,
+    doing: str = "",
     limits: ProcessSettings,
     deadline_seconds: float,
     media_seconds: float | None,
@@ -152,7 +153,7 @@ async def run_ffmpeg(
     """
 
     def show(progress: ProgressReader) -> None:
-        observe(Advance(stage, progress.out_time_seconds, media_seconds, "seconds", progress.speed))
+        observe(Advance(stage, progress.out_time_seconds, media_seconds, "seconds", progress.speed, doing))
 
     concealed = 0
 

@@ -10,28 +10,34 @@ import secrets
 from datetime import datetime
 from typing import Any
 
-from tidegate.errors import LOWER_QUALITY, Evidence, ProcessFailure, TidegateError
+from tidegate.errors import LOWER_QUALITY, RESUME, RETRY, Evidence, ProcessFailure, TidegateError
 from tidegate.model import Failure
 from tidegate.redact import redact_text, visible_line
 from tidegate.resilience.quality import rung_below_height
 
 NEWLINE, INDENTED = "\n", "\n          "
 """A message of several lines is told apart from our own lines."""
+NOTHING_DOWNLOADED = (None, "probe")
+"""A run that failed in one of these has nothing to resume from."""
 EVIDENCE_BYTES = 1_000_000
 """The most evidence that one run may leave, in bytes (DESIGN §4)."""
 
 
-def describe(error: TidegateError, *, now: datetime, identifier: str | None = None) -> Failure:
-    """The report of a failure at `now` (aware). URLs in tool output are redacted."""
+def describe(error: TidegateError, *, now: datetime, identifier: str | None = None, source: str = "") -> Failure:
+    """The report of a failure at `now` (aware). URLs in tool output are redacted.
+
+    `source` is what the run was about: of a local file nobody says that it needs a login.
+    """
     identifier = identifier or secrets.token_hex(4)
-    policy = error.policy
-    actions = ((redact_text(error.hint),) if error.hint else ()) + _actions(error)
+    policy, of_file = error.policy, source.startswith("file:")
+    friendly = (policy.friendly_for_a_file if of_file else "") or policy.friendly
+    actions = ((redact_text(error.hint),) if error.hint else ()) + _actions(error, of_file=of_file)
     return Failure(
         id=identifier,
         type=error.type,
         category=policy.category,
         message=redact_text(error.message),
-        friendly_message=policy.friendly,
+        friendly_message=friendly,
         suggested_actions=actions,
         retryable=policy.retryable,
         retry_after_seconds=error.retry_after_seconds,
@@ -43,9 +49,11 @@ def describe(error: TidegateError, *, now: datetime, identifier: str | None = No
     )
 
 
-def _actions(error: TidegateError) -> tuple[str, ...]:
+def _actions(error: TidegateError, *, of_file: bool) -> tuple[str, ...]:
     """What the table says; where a picture could not be made, with the rung that would be smaller, if there is one."""
-    actions = error.policy.actions
+    actions = (error.policy.actions_for_a_file if of_file else ()) or error.policy.actions
+    if error.stage in NOTHING_DOWNLOADED:
+        actions = tuple(RETRY if action == RESUME else action for action in actions)
     if not isinstance(error, ProcessFailure) or error.target_height is None:
         return actions
     smaller = rung_below_height(error.target_height)

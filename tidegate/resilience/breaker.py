@@ -189,13 +189,14 @@ def suspect(breaker: Breaker) -> bool:
 def reason(breaker: Breaker, limits: GateSettings) -> str:
     """Why it is not closed, in words."""
     if breaker.state is State.ISOLATED:
-        return "isolated by hand"
+        return "blocked by hand"
+    slow_seconds = limits.slow_after.total_seconds()
     return {
         None: "",
         "failures": f"{limits.failures} failures in a row",
-        "failure_rate": f"{limits.failure_rate:.0%} or more of its calls failed",
-        "slow_calls": f"{limits.slow_rate:.0%} or more of its calls took over {limits.slow_after.total_seconds():g} s",
-        "probe": "it failed again when it was tried after its rest",
+        "failure_rate": f"{limits.failure_rate:.0%} or more of its requests failed",
+        "slow_calls": f"{limits.slow_rate:.0%} or more of its requests took over {slow_seconds:g} s",
+        "probe": "it failed again when it was tried after the pause",
     }[breaker.why]
 
 
@@ -204,13 +205,13 @@ def note(origin: str, breaker: Breaker, limits: GateSettings) -> Note:
     facts = {"origin": origin, "breaker": breaker.state.value}
     match breaker.state:
         case State.OPEN:
-            text = f"{origin} is given a rest of {breaker.open_seconds:.0f} s: {reason(breaker, limits)}"
+            text = f"Requests to {origin} are paused for {breaker.open_seconds:.0f} s: {reason(breaker, limits)}"
         case State.HALF_OPEN:
-            text = f"{origin} is tried again, with {limits.probes} calls at most at once"
+            text = f"{origin} is tried again, with at most {limits.probes} requests at once"
         case State.ISOLATED:
-            text = f"{origin} was isolated by hand: nothing is asked of it until somebody resets it"
+            text = f"All requests to {origin} are blocked by hand, until somebody resets it"
         case State.CLOSED:
-            text = f"{origin} may be asked again"
+            text = f"Requests to {origin} go on"
     quiet = breaker.state in (State.CLOSED, State.HALF_OPEN)
     return Note(text, "info" if quiet else "warning", facts)
 

@@ -95,7 +95,7 @@ def decide(media: MediaInfo, profile: ProfileName, quality: Quality, *, can_tone
         audio="none" if not audio else "aac" if against_audio else "copy",
         subtitles="mov_text" if _text_subtitles(media) else "none",
         height=_height(video, profile, quality) if video else None,
-        reasons=tuple(against_video + against_audio) or (f"everything is allowed in the {profile} profile",),
+        reasons=tuple(against_video + against_audio) or (f"all codecs fit the profile {profile}",),
         keep_audio=tuple(s.index for s in audio),
         keep_subtitles=_text_subtitles(media),
         keep_covers=_covers(media),
@@ -137,14 +137,14 @@ def ladder(
 ) -> tuple[Decision, ...]:
     """The plan and what to try after it: copy → repair → transcode. `original` never encodes."""
     repair = decision.model_copy(
-        update={"strategy": Strategy.REPAIR, "reasons": ("copying did not give a whole file",)}
+        update={"strategy": Strategy.REPAIR, "reasons": ("copying did not give a complete file",)}
     )
     everything = decision.model_copy(
         update={
             "strategy": Strategy.TRANSCODE,
             "video": "none" if decision.video == "none" else "h264",
             "audio": "none" if decision.audio == "none" else "aac",
-            "reasons": ("nothing less gave a whole file",),
+            "reasons": ("without a transcode there was no complete file",),
         }
     )
     if everything.video == "h264" and media.video is not None:
@@ -269,7 +269,7 @@ def _only_the_container(media: MediaInfo, video: StreamInfo | None, audio: tuple
         video="copy" if video else "none",
         audio="copy" if audio else "none",
         subtitles=kind,
-        reasons=("the original profile keeps every codec",),
+        reasons=("the profile original keeps every codec",),
         keep_audio=tuple(s.index for s in audio),
         keep_subtitles=subtitles,
         keep_covers=_covers(media) if fits else (),
@@ -282,7 +282,7 @@ def _against_copying_video(video: StreamInfo, profile: ProfileName, quality: Qua
     allowed = ALLOWED[profile]
     reasons = []
     if video.codec not in allowed.video:
-        reasons.append(f"{video.codec} video is not allowed in the {profile} profile")
+        reasons.append(f"{video.codec} video does not fit the profile {profile}")
     elif (video.bit_depth or 8) > (8 if video.codec == "h264" else allowed.deepest_bits):
         reasons.append(f"{video.bit_depth}-bit {video.codec} is refused by common players")
     elif not (video.pix_fmt or "yuv420p").startswith(("yuv420p", "yuvj420p")):
@@ -312,7 +312,7 @@ def _not_everywhere(video: StreamInfo) -> list[str]:
 def _against_copying_audio(audio: StreamInfo, profile: ProfileName) -> list[str]:
     if audio.codec in ALLOWED[profile].audio:
         return []
-    return [f"{audio.codec} audio is not allowed in the {profile} profile"]
+    return [f"{audio.codec} audio does not fit the profile {profile}"]
 
 
 def _height(video: StreamInfo, profile: ProfileName, quality: Quality) -> int | None:

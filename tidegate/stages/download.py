@@ -40,6 +40,7 @@ from tidegate.model import (
     Value,
     Wish,
 )
+from tidegate.report.units import human_size
 from tidegate.resilience.deadline import processing_seconds
 from tidegate.resilience.rollout import path_of
 from tidegate.stages.outside import outside_of
@@ -272,7 +273,7 @@ def refuse_shorter(media: MediaInfo, stored: Stored) -> None:
     known = sum(gap.end_seconds - gap.start_seconds for gap in stored.gaps)
     expected, held = stored.promised_seconds - known, media.length_seconds or 0.0
     if expected - held > max(1.0, tolerance_seconds(expected), PLAYLIST_SHARE * expected):
-        raise _truncated(media, f"The source promises {expected:.2f} s, and {held:.2f} s came")
+        raise _truncated(media, f"The source announces {expected:.2f} s, only {held:.2f} s came")
 
 
 def refuse_truncated(media: MediaInfo) -> None:
@@ -283,20 +284,20 @@ def refuse_truncated(media: MediaInfo) -> None:
             reach beyond the file's end, or the sound has holes.
     """
     if media.missing_bytes:
-        raise _truncated(media, f"The file ends {media.missing_bytes} bytes before its container does")
+        raise _truncated(media, f"{human_size(media.missing_bytes)} are missing at the end")
     promised = media.duration_seconds
     if promised is None or not (media.declares_duration or media.container == "flv"):
         return
     if promised - media.reach_seconds > tolerance_seconds(promised):
-        raise _truncated(media, f"The file promises {promised:.2f} s and holds {media.reach_seconds:.2f} s")
+        raise _truncated(media, f"Its header says {promised:.2f} s, it holds {media.reach_seconds:.2f} s")
     for stream in media.of_kind("video") + media.of_kind("audio"):
         own = stream.duration_seconds or 0.0  # in Matroska it is where the stream ends, elsewhere how long it is
         held = max((stream.span_seconds or 0.0) + stream.lead_seconds, stream.end_seconds or 0.0)
         if stream.packets and own - held > tolerance_seconds(own):
-            raise _truncated(media, f"The {stream.kind} promises {own:.2f} s and holds {held:.2f} s")
+            raise _truncated(media, f"The header says {own:.2f} s of {stream.kind}, the file holds {held:.2f} s")
     sound = media.of_kind("audio")
     if sound and all(stream.gap_seconds > tolerance_seconds(stream.span_seconds or 0.0) for stream in sound):
-        raise _truncated(media, f"The sound has holes of {sound[0].gap_seconds:.2f} s in all: the middle is damaged")
+        raise _truncated(media, f"{sound[0].gap_seconds:.2f} s of the sound are missing in the middle")
 
 
 def _truncated(media: MediaInfo, message: str) -> TruncatedMedia:

@@ -81,10 +81,10 @@ async def encoder_for(bench: Workbench, toolchain: Toolchain) -> Encoder:
         return SOFTWARE
     for name, encoder in HARDWARE.items():
         if asked in ("auto", name) and await _works(bench, toolchain, encoder):
-            bench.observe(Note(f"remux: encoding with {encoder.name}"))
+            bench.observe(Note(f"transcode: with {encoder.name}"))
             return encoder
     wanted = "no hardware encoder works" if asked == "auto" else f"{HARDWARE[asked].name} does not work"
-    bench.observe(Note(f"remux: {wanted} here; encoding with libx264", "info" if asked == "auto" else "warning"))
+    bench.observe(Note(f"transcode: {wanted} here; with libx264", "info" if asked == "auto" else "warning"))
     return SOFTWARE
 
 

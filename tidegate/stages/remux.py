@@ -157,7 +157,8 @@ async def _looked_into(
 async def _climb(film: Film, steps: list[LadderStep], rungs: tuple[Decision, ...]) -> Made | None:
     """One rung. Nothing comes back when it failed in a way that lets the next one try."""
     started, rung, observe = time.monotonic(), film.decision, film.bench.observe
-    observe(Note(f"remux: {rung.strategy} ({'; '.join(rung.reasons)})"))
+    how = "without re-encoding" if rung.strategy is Strategy.COPY else rung.strategy
+    observe(Note(f"remux: {how} ({'; '.join(rung.reasons)})"))
     try:
         made = await _make(film)
     except TidegateError as failure:
@@ -166,7 +167,7 @@ async def _climb(film: Film, steps: list[LadderStep], rungs: tuple[Decision, ...
         steps.append(_failed(film, failure, time.monotonic() - started))
         if failure.policy.climbs not in (Climb.NEXT, Climb.REPAIR) or len(steps) == len(rungs):
             raise
-        observe(Note(f"remux: {rung.strategy} failed: {failure.message}", "warning"))
+        observe(Note(f"remux: {how} failed: {failure.message}", "warning"))
         return None
     seconds = time.monotonic() - started
     steps.append(LadderStep(strategy=rung.strategy, outcome="completed", seconds=seconds, resources=_most(film.used)))
@@ -197,6 +198,7 @@ async def _whole(film: Film) -> tuple[MediaInfo, Verification]:
     ran = await run_ffmpeg(
         film.encoder.called(command),
         stage="remux",
+        doing="transcode" if transcodes else "",
         limits=bench.settings.process,
         deadline_seconds=film.deadline_seconds,
         media_seconds=film.media.length_seconds,
@@ -255,7 +257,7 @@ def _given_up(chunks: ChunkRecord | None) -> tuple[Finding, ...]:
     """Chunks that lack pictures tell of a damage that one encoding of the whole passes over."""
     if chunks is None or not chunks.planned or chunks.why_whole is None:
         return ()
-    return (Finding(code="encoded_whole", message=f"The film was encoded whole: {chunks.why_whole}"),)
+    return (Finding(code="encoded_whole", message=f"The film was transcoded in one piece: {chunks.why_whole}"),)
 
 
 def _damage(steps: list[LadderStep], verification: Verification, concealed: int) -> tuple[Finding, ...]:
@@ -264,7 +266,7 @@ def _damage(steps: list[LadderStep], verification: Verification, concealed: int)
     for step in steps:
         if step.outcome == "failed":
             told.setdefault(step.message, []).append(step.strategy)
-    messages = [f"{' and '.join(rungs)} did not give a whole file: {message}" for message, rungs in told.items()]
+    messages = [f"{' and '.join(rungs)} did not give a complete file: {message}" for message, rungs in told.items()]
     if verification.decode_errors:
         messages.append(f"The very beginning or end cannot be decoded ({verification.decode_errors} ×)")
     if concealed:

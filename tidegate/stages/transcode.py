@@ -135,7 +135,7 @@ async def transcode(film: Film, whole: Whole) -> tuple[MediaInfo, Verification, 
             if failure.type not in FAULTS:
                 raise
             film.bench.observe(
-                Note(f"remux: {encoder.name} failed, going on with libx264: {failure.message}", "warning")
+                Note(f"transcode: {encoder.name} failed; libx264 is used instead: {failure.message}", "warning")
             )
     return await _with_one_encoder(film, whole)
 
@@ -143,7 +143,7 @@ async def transcode(film: Film, whole: Whole) -> tuple[MediaInfo, Verification, 
 async def _with_one_encoder(film: Film, whole: Whole) -> tuple[MediaInfo, Verification, ChunkRecord]:
     plan = await _planned(film)
     if isinstance(plan, str):
-        film.bench.observe(Note(f"remux: encoded whole: {plan}", "detail"))
+        film.bench.observe(Note(f"transcode: in one piece: {plan}", "detail"))
         return *await whole(film), ChunkRecord(why_whole=plan, encoder=film.encoder.name)
     work = _Work(film, *plan)
     try:
@@ -151,8 +151,8 @@ async def _with_one_encoder(film: Film, whole: Whole) -> tuple[MediaInfo, Verifi
     except TidegateError as failure:
         if failure.policy.climbs not in (Climb.NEXT, Climb.REPAIR):
             raise
-        why = f"its chunks did not come to a whole film: {failure.message}"
-    film.bench.observe(Note(f"remux: encoded whole: {why}", "warning"))
+        why = f"its chunks did not make a complete film: {failure.message}"
+    film.bench.observe(Note(f"transcode: in one piece: {why}", "warning"))
     return *await whole(film), work.record.model_copy(update={"why_whole": why})
 
 
@@ -425,7 +425,7 @@ class _Sum:
         most = piece.length_seconds or 0.0
         self._done[piece.key] = max(self._done.get(piece.key, 0.0), min(done, most))
         speed = sum(self._speed.values()) or None
-        self.tell(Advance("remux", sum(self._done.values()), self.total_seconds, "seconds", speed))
+        self.tell(Advance("remux", sum(self._done.values()), self.total_seconds, "seconds", speed, doing="transcode"))
 
 
 def _shifted(seconds: float) -> tuple[str, ...]:

@@ -54,19 +54,26 @@ def refuse_text(head: bytes, content_type: str | None = None) -> None:
         NotMedia: empty, markup, text, a picture, a document or an archive.
         IsPlaylist: a playlist.
     """
-    told = f" (Content-Type {content_type})" if content_type else ""
     if not head:
         raise NotMedia("The source is empty")
     if (named := _named(head)) is not None:
-        raise NotMedia(f"The source is {named}, not media{told}")
+        raise NotMedia(_instead_of_media(named, content_type))
     begin = head[:SNIFF_BYTES].lstrip(b"\xef\xbb\xbf \t\r\n")
     for mark, kind, name in _PLAYLISTS:
         if mark.match(begin):
-            raise IsPlaylist(f"The source is {name}, not media{told}", kind)
+            raise IsPlaylist(_instead_of_media(name, content_type), kind)
     if begin.lower().startswith(_MARKUP):
-        raise NotMedia(f"The source is a web page, not media{told}")
+        raise NotMedia(_instead_of_media("a web page", content_type))
     if _is_text(head[:SNIFF_BYTES]):
-        raise NotMedia(f"The source is text, not media{told}")
+        raise NotMedia(_instead_of_media("text", content_type))
+
+
+def _instead_of_media(found: str, content_type: str | None) -> str:
+    if not content_type:
+        return f"The source is {found}, not media"
+    if content_type.lower().startswith(("video/", "audio/")):
+        return f"The server says {content_type} but sent {found}"
+    return f"The server sent {found} ({content_type}), not media"
 
 
 def check_digests(path: Path, promised: frozenset[Digest], each_block: Callable[[], None]) -> Digest:

@@ -11,6 +11,7 @@ import contextlib
 import copy
 from collections import deque
 from dataclasses import dataclass, field, replace
+from datetime import datetime, timedelta
 
 from tidegate.errors import CircuitOpen, Evidence, TidegateError
 from tidegate.model import OriginStats
@@ -219,8 +220,8 @@ class Gate:
         why = reason(breaker, self.limits) if breaker is not None else ""
         by_hand = self.state is State.ISOLATED
         error = CircuitOpen(
-            f"{self.origin} is given a rest: {why}" if not by_hand else f"{self.origin} is {why}",
-            hint=f"python -m flows.origins reset {self.origin}" if by_hand else "",
+            f"Requests to {self.origin} are {f'paused{_until(retry_after_seconds)}: {why}' if not by_hand else why}",
+            hint=f"run python -m flows.origins reset {self.origin}" if by_hand else "",
             evidence=Evidence(notes={"origin": self.origin, "breaker": self.state.value, "why": why}),
             retry_after_seconds=retry_after_seconds,
         )
@@ -242,3 +243,10 @@ class Gate:
     @property
     def _failing(self) -> bool:
         return any(call.verdict is Verdict.FAILED for call, _ in self.calls)
+
+
+def _until(retry_after_seconds: float | None) -> str:
+    """The end of a pause by the clock on the wall, as the person who reads of it has it."""
+    if retry_after_seconds is None:
+        return ""
+    return f" until {datetime.now().astimezone() + timedelta(seconds=retry_after_seconds):%H:%M:%S}"

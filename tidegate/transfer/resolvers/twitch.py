@@ -370,7 +370,7 @@ def gaps_of(console: Console, *, promised: float | None, held: float | None) -> 
         else:
             gaps = [Gap(start_seconds=0.0, end_seconds=whole, why=f"somewhere: {console.left_out}")]
     if promised is not None and held is not None and promised - held > max(SHORT_SECONDS, promised * SHORT_SHARE):
-        why = f"Twitch promises {promised:.0f} s, the file holds {held:.1f} s"
+        why = f"Twitch announces {promised:.0f} s, the file holds {held:.1f} s"
         gaps.append(Gap(start_seconds=held, end_seconds=promised, why=why))
     return tuple(gaps)
 
