@@ -49,7 +49,7 @@ from tidegate.transfer.outside import Outside
 from tidegate.transfer.playlists.media import Segment
 from tidegate.transfer.resolvers.base import Fetching, Offer
 from tidegate.transfer.resolvers.hls import HlsResolver, ask_media_playlist
-from tidegate.transfer.segments import Haul, Hauled, Track, engine
+from tidegate.transfer.segments import DownloadSession, PlaylistDownload, SegmentTrack, TrackFiles, playlist_download
 
 
 @pytest.fixture(autouse=True)
@@ -586,25 +586,29 @@ def test_links_that_have_expired_are_asked_for_again_once(clips: Path, tmp_path:
     assert any("asking for the playlist again" in message for message in notes.messages)
 
 
-async def hauled(
-    outside: Outside, url: str, folder: Path, clock: Callable[[Haul], float], between: Callable[[Haul], Awaitable[None]]
-) -> dict[str, Hauled]:
+async def fetch_in_two_parts(
+    outside: Outside,
+    url: str,
+    folder: Path,
+    clock: Callable[[DownloadSession], float],
+    between: Callable[[DownloadSession], Awaitable[None]],
+) -> dict[str, TrackFiles]:
     """The playlist's first four segments, what happens `between`, and the rest; gaps are allowed."""
     source = source_of(url)
-    made: list[Haul] = []
-    haul = Haul(outside, source, allow_gaps=True, clock=lambda: clock(made[0]) if made else 0.0)
-    made.append(haul)
+    sessions: list[DownloadSession] = []
+    session = DownloadSession(outside, source, allow_gaps=True, clock=lambda: clock(sessions[0]) if sessions else 0.0)
+    sessions.append(session)
     listing, _ = await ask_media_playlist(outside, source, (url,))
     segments = listing.playlist.segments
 
     async def feed(_: Mapping[int, float]) -> AsyncIterator[Sequence[Segment]]:
         yield segments[:4]
-        while haul.supply.arrived < 4:  # noqa: ASYNC110  # what it waits for has no event
+        while session.arrived < 4:  # noqa: ASYNC110  # what it waits for has no event
             await anyio.sleep(0.01)
-        await between(haul)
+        await between(session)
         yield segments[4:]
 
-    return await haul.bring([Track("source", folder, ("content",), feed)])
+    return await PlaylistDownload(session).fetch([SegmentTrack("source", folder, ("content",), feed)])
 
 
 @pytest.mark.parametrize("seconds", [110, 290])
@@ -612,18 +616,18 @@ def test_a_pause_ends_no_transfer_that_has_lasted_for_an_hour(
     seconds: int, clips: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A live source may be silent for two minutes, and one that asks for a pause gets up to five."""
-    monkeypatch.setattr(engine, "SHOWN_EVERY_SECONDS", 0.02)
+    monkeypatch.setattr(playlist_download, "SHOWN_EVERY_SECONDS", 0.02)
     files, whole = plain_ts(clips)
     passed = [0.0]
 
-    async def pause(_: Haul) -> None:
+    async def pause(_: DownloadSession) -> None:
         for _ in range(seconds // 5):
             passed[0] = max(passed[0], 3600.0) + 5.0
             await anyio.sleep(0.03)
 
     with Origin(dict(files)) as origin:
         got = with_outside(
-            lambda outside: hauled(outside, origin.url("list.m3u8"), tmp_path, lambda _: passed[0], pause)
+            lambda outside: fetch_in_two_parts(outside, origin.url("list.m3u8"), tmp_path, lambda _: passed[0], pause)
         )
     assert got["source"].gaps == ()  # type: ignore[index]
     assert got["source"].files[0].read_bytes() == whole  # type: ignore[index]
@@ -633,22 +637,22 @@ def test_requests_that_bring_nothing_for_a_minute_end_a_transfer_that_has_lasted
     clips: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """With gaps allowed nothing else would: each segment has tries of its own."""
-    monkeypatch.setattr(engine, "SHOWN_EVERY_SECONDS", 0.02)
+    monkeypatch.setattr(playlist_download, "SHOWN_EVERY_SECONDS", 0.02)
     files, _ = plain_ts(clips)
     settled: list[int] = []
 
-    def clock(haul: Haul) -> float:
-        return 3600.0 + 30.0 * (haul.supply.requests - settled[0]) if settled else 0.0
+    def clock(session: DownloadSession) -> float:
+        return 3600.0 + 30.0 * (session.requests - settled[0]) if settled else 0.0
 
-    async def settle(haul: Haul) -> None:
-        settled.append(haul.supply.requests)
+    async def settle(session: DownloadSession) -> None:
+        settled.append(session.requests)
         await anyio.sleep(0.1)
 
     slowly = QUICK.model_copy(update={"backoff_base": QUICK.stall_tick * 2})
     with Origin(dict(files), stories={f"s{number}.ts": "503" for number in range(4, 8)}) as origin:
         url = origin.url("list.m3u8")
         with pytest.raises(DownloadDeadline):
-            with_outside(lambda outside: hauled(outside, url, tmp_path, clock, settle), slowly)
+            with_outside(lambda outside: fetch_in_two_parts(outside, url, tmp_path, clock, settle), slowly)
 
 
 def test_a_compression_bomb_is_bounded(clips: Path, tmp_path: Path) -> None:

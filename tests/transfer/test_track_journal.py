@@ -13,18 +13,18 @@ from hypothesis import strategies as st
 from tidegate.durable.lock import acquire
 from tidegate.model import Gap
 from tidegate.transfer.playlists.plausible import Kind
-from tidegate.transfer.segments.journal import JOURNAL, SEGMENTS, Finished, Held, Shelf, Whole
+from tidegate.transfer.segments.journal import JOURNAL, SEGMENTS, Finished, Held, TrackJournal, Whole
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 TRUST = timedelta(hours=24)
 BYTES = b"what a segment holds"
 
 
-def opened(folder: Path, now: datetime = NOW, *contents: str) -> Shelf:
+def open_journal(folder: Path, now: datetime = NOW, *contents: str) -> TrackJournal:
     (folder / SEGMENTS).mkdir(parents=True, exist_ok=True)
-    shelf = Shelf(folder, _journal=acquire(folder / JOURNAL))
-    shelf.take_up(contents or ("content",), TRUST, now)
-    return shelf
+    journal = TrackJournal(folder, _handle=acquire(folder / JOURNAL))
+    journal.take_up(contents or ("content",), TRUST, now)
+    return journal
 
 
 def held(number: int) -> Held:
@@ -38,24 +38,24 @@ def held(number: int) -> Held:
     )
 
 
-def keep(shelf: Shelf, *numbers: int) -> None:
+def keep(journal: TrackJournal, *numbers: int) -> None:
     for number in numbers:
-        handle = os.open(shelf.path(f"{number:010d}"), os.O_RDWR | os.O_CREAT)
+        handle = os.open(journal.path(f"{number:010d}"), os.O_RDWR | os.O_CREAT)
         os.pwrite(handle, BYTES, 0)
-        shelf.keep([(held(number), handle)])
+        journal.keep([(held(number), handle)])
         os.close(handle)
 
 
 def filled(folder: Path, count: int) -> None:
-    shelf = opened(folder)
-    keep(shelf, *range(count))
-    shelf.close()
+    journal = open_journal(folder)
+    keep(journal, *range(count))
+    journal.close()
 
 
 def numbers(folder: Path, now: datetime = NOW, *contents: str) -> list[int]:
-    shelf = opened(folder, now, *contents)
-    shelf.close()
-    return sorted(shelf.numbers)
+    journal = open_journal(folder, now, *contents)
+    journal.close()
+    return sorted(journal.numbers)
 
 
 def test_what_was_kept_is_there_in_the_next_run(tmp_path: Path) -> None:
@@ -84,20 +84,20 @@ def test_another_playlist_or_too_old_a_journal_begins_anew(tmp_path: Path) -> No
 
 def test_what_is_forgotten_stays_forgotten(tmp_path: Path) -> None:
     filled(tmp_path, 3)
-    shelf = opened(tmp_path)
-    shelf.forget(["0000000001"])
-    shelf.close()
+    journal = open_journal(tmp_path)
+    journal.forget(["0000000001"])
+    journal.close()
     assert numbers(tmp_path) == [0, 2]
 
 
 def test_a_finished_track_is_believed_while_its_files_are_what_they_were(tmp_path: Path) -> None:
-    shelf = opened(tmp_path)
+    journal = open_journal(tmp_path)
     (tmp_path / "source.ts").write_bytes(BYTES)
     digest = "blake3:9c4a1d0a5c8d0c6a"
     gaps = (Gap(start_seconds=1, end_seconds=2, why="x"),)
-    shelf.finish(Whole(files=(Finished(name="source.ts", size_bytes=len(BYTES), digest=digest),), gaps=gaps))
-    shelf.close()
-    again = opened(tmp_path)
+    journal.finish(Whole(files=(Finished(name="source.ts", size_bytes=len(BYTES), digest=digest),), gaps=gaps))
+    journal.close()
+    again = open_journal(tmp_path)
     again.close()
     assert again.whole is not None and again.whole.gaps == gaps
     assert not again.stands(), "the digest is another"
@@ -120,8 +120,8 @@ def test_no_harm_to_the_journal_makes_it_promise_what_it_did_not_say(harm: list[
             else:
                 content += content[place:]
         journal.write_bytes(content)
-        shelf = opened(folder)
-        assert all(shelf.held[name] == held(int(name)) for name in shelf.held)
-        keep(shelf, 7)
-        shelf.close()
+        journal = open_journal(folder)
+        assert all(journal.held[name] == held(int(name)) for name in journal.held)
+        keep(journal, 7)
+        journal.close()
         assert 7 in numbers(folder), "what is kept after the harm is found"

@@ -114,3 +114,8 @@ class Resolver(Protocol):
             TidegateError: whatever else the transfer may raise.
         """
         ...
+
+
+def media_type_of(identity: Identity) -> str:
+    """The Content-Type without its parameters, in lower case; empty where there is none."""
+    return (identity.content_type or "").partition(";")[0].strip().lower()

@@ -11,7 +11,6 @@ import time
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from urllib.parse import urlsplit
 
 import anyio
 
@@ -32,21 +31,20 @@ from tidegate.transfer.parsing import parse_hls
 from tidegate.transfer.playlists.hls import Companion, MasterPlaylist, MediaPlaylist, Variant
 from tidegate.transfer.playlists.live import LiveCourse
 from tidegate.transfer.playlists.media import Segment, lasting
-from tidegate.transfer.resolvers.base import Fetched, Fetching, Offer
+from tidegate.transfer.resolvers.base import Fetched, Fetching, Offer, media_type_of
 from tidegate.transfer.resolvers.listed import (
     MAIN,
     Renew,
     ask_text,
     best_of,
-    chosen,
-    fetch_listed,
-    fetched_from,
-    listed_identity,
-    preview_of,
+    choose,
+    fetch_tracks,
+    leads_to,
+    offer_with_preview,
+    playlist_identity,
     track_name,
 )
-from tidegate.transfer.segments import Haul, Track
-from tidegate.transfer.segments.track import reasoned
+from tidegate.transfer.segments import DownloadSession, Feed, SegmentTrack, single_failure, whole_feed
 
 SUFFIXES = (".m3u8", ".m3u")
 TYPES = ("application/vnd.apple.mpegurl", "application/x-mpegurl", "audio/mpegurl", "audio/x-mpegurl")
@@ -58,53 +56,53 @@ ONLY = Variant(id="source", urls=())
 
 
 class HlsResolver:
-    """See `Resolver`."""
+    """A `Resolver` for HLS playlists."""
 
     name = "hls"
 
     def handles(self, source: Source) -> bool:
-        path = urlsplit(source.url.get_secret_value()).path.lower()
-        return source.scheme in ("http", "https") and path.endswith(SUFFIXES)
+        return leads_to(source, SUFFIXES)
 
     def recognises(self, identity: Identity) -> bool:
-        return (identity.content_type or "").partition(";")[0].strip().lower() in TYPES
+        return media_type_of(identity) in TYPES
 
     async def identify(self, outside: Outside, source: Source) -> tuple[Identity, TransferStats]:
-        told = await ask_playlist(outside, source, source.url.get_secret_value())
-        return identity_of(source, told), TransferStats(requests=told.answer.requests)
+        fetched = await ask_playlist(outside, source, source.url.get_secret_value())
+        return identity_of(source, fetched), TransferStats(requests=fetched.answer.requests)
 
     async def offer(
         self, outside: Outside, source: Source, identity: Identity, scratch: Callable[[str], Path]
     ) -> Offer:
         url = source.url.get_secret_value()
-        told = await ask_playlist(outside, source, url)
-        listed, requests = await _listed(outside, source, told, url)
-        renditions = {variant: rendition_of(variant, listing.playlist) for variant, listing in listed.items()}
+        fetched = await ask_playlist(outside, source, url)
+        listings, requests = await _ask_ladder(outside, source, fetched, url)
+        renditions = {variant: hls_rendition(variant, listing.playlist) for variant, listing in listings.items()}
         best = best_of(renditions)
-        playlist = listed[best].playlist
-        seconds = playlist.seconds if playlist.ended else None
-        track = track_of(outside, source, Fetching(identity, renditions[best], scratch(best.id)), MAIN, listed[best])
-        preview, cost = await preview_of(outside, source, track, playlist.segments, seconds)
-        return Offer(
-            renditions=tuple(renditions.values()),
-            preview=preview,
-            promised_seconds=seconds,
-            cost=TransferStats(requests=told.answer.requests + requests) + cost,
+        playlist = listings[best].playlist
+        what = Fetching(identity, renditions[best], scratch(best.id))
+        return await offer_with_preview(
+            outside,
+            source,
+            renditions.values(),
+            hls_track(outside, source, what, MAIN, listings[best]),
+            playlist.segments,
+            seconds=playlist.seconds if playlist.ended else None,
+            requests=fetched.answer.requests + requests,
         )
 
     async def fetch(self, outside: Outside, source: Source, what: Fetching) -> Fetched:
         return await fetch_playlist(outside, source, source.url.get_secret_value(), what)
 
 
-def identity_of(source: Source, told: Told) -> Identity:
+def identity_of(source: Source, fetched: FetchedPlaylist) -> Identity:
     """What tells this playlist's content from any other."""
-    playlist = told.playlist
+    playlist = fetched.playlist
     if isinstance(playlist, MediaPlaylist) and not playlist.ended:
-        return listed_identity(source, told.answer, live_content(told.answer.url), live=True)
-    return listed_identity(source, told.answer, playlist.content)
+        return playlist_identity(source, fetched.answer, live_content(fetched.answer.url), live=True)
+    return playlist_identity(source, fetched.answer, playlist.content)
 
 
-def rendition_of(variant: Variant, playlist: MediaPlaylist) -> Rendition:
+def hls_rendition(variant: Variant, playlist: MediaPlaylist) -> Rendition:
     """What the source says of a rendition."""
     rate = variant.average_bps or variant.bandwidth_bps
     return Rendition(
@@ -114,105 +112,6 @@ def rendition_of(variant: Variant, playlist: MediaPlaylist) -> Rendition:
         bandwidth_bps=variant.bandwidth_bps,
         size_bytes=round(rate * playlist.seconds / 8) if rate and playlist.ended else None,
     )
-
-
-async def _listed(outside: Outside, source: Source, told: Told, url: str) -> tuple[dict[Variant, Listing], int]:
-    """The playlists of all renditions; one that does not answer is left out, and told.
-
-    Raises:
-        ProcessFailure: one exhausts whoever reads it. The source is not asked what else it has of that kind.
-        TidegateError: none answers; the failure of the first.
-    """
-    if isinstance(told.playlist, MediaPlaylist):
-        return {ONLY: Listing(told.playlist, url)}, 0
-    look = _Look(outside, source)
-    async with reasoned(), anyio.create_task_group() as group:
-        for variant in told.playlist.variants:
-            group.start_soon(look.at, variant)
-    return look.found(told.playlist), look.requests
-
-
-class _Look:
-    """At the playlists of a ladder, several at once."""
-
-    def __init__(self, outside: Outside, source: Source) -> None:
-        self._outside = outside
-        self._source = source
-        self._slots = anyio.CapacityLimiter(AT_ONCE)
-        self._listings: dict[str, Listing] = {}
-        self._failures: dict[str, TidegateError] = {}
-        self.requests = 0
-
-    async def at(self, variant: Variant) -> None:
-        async with self._slots:
-            try:
-                self._listings[variant.id], cost = await ask_media_playlist(self._outside, self._source, variant.urls)
-                self.requests += cost
-            except ProcessFailure:
-                raise
-            except TidegateError as error:
-                self._failures[variant.id] = error
-                self.requests += 1
-                left_out = f"The rendition {variant.id} is left out: {error.message}"
-                self._outside.observe(Note(left_out, "warning", {"failure": error.type}))
-
-    def found(self, master: MasterPlaylist) -> dict[Variant, Listing]:
-        """In the master's order."""
-        if not self._listings:
-            raise self._failures[master.variants[0].id]
-        return {variant: self._listings[variant.id] for variant in master.variants if variant.id in self._listings}
-
-
-@dataclass(frozen=True)
-class Told:
-    """A playlist as it was answered."""
-
-    playlist: MasterPlaylist | MediaPlaylist
-    answer: Response
-
-
-@dataclass(frozen=True)
-class Listing:
-    """A media playlist, and where to ask for it again."""
-
-    playlist: MediaPlaylist
-    url: str
-
-
-async def ask_playlist(outside: Outside, source: Source, url: str) -> Told:
-    """The playlist behind a link; its own links are relative to where it came from, after redirects.
-
-    Raises:
-        NotMedia: there is none, or a damaged one.
-        UnsupportedSource: see `playlists.read_hls.read`.
-        MemoryExhausted, ProcessTimeout: reading it takes more than it may.
-        TidegateError: it cannot be had.
-    """
-    answer = await ask_text(outside, source, url)
-    return Told(await parse_hls(outside, answer.body, answer.url), answer)
-
-
-async def ask_media_playlist(outside: Outside, source: Source, urls: Sequence[str]) -> tuple[Listing, int]:
-    """The first of several playlists with the same content that can be had, and how many requests it took.
-
-    Raises:
-        ProcessFailure: one of them exhausts whoever reads it, and the others are left alone.
-        TidegateError: the last one's failure.
-    """
-    failure: TidegateError = UnsupportedSource("The rendition has no playlist")
-    requests = 0
-    for url in urls:
-        try:
-            told = await ask_playlist(outside, source, url)
-        except ProcessFailure:
-            raise
-        except TidegateError as error:
-            failure, requests = error, requests + 1
-            continue
-        if isinstance(told.playlist, MasterPlaylist):
-            raise UnsupportedSource("A master playlist leads to another master playlist")
-        return Listing(told.playlist, url), requests + told.answer.requests
-    raise failure
 
 
 async def fetch_playlist(
@@ -229,45 +128,155 @@ async def fetch_playlist(
         TidegateError: whatever else ended the transfer.
     """
 
-    async def fetch_from(haul: Haul, url: str) -> Fetched:
-        return fetched_from(haul, await haul.bring(await _tracks(haul, url, what)))
+    async def tracks_behind(session: DownloadSession, url: str) -> list[SegmentTrack]:
+        return await _hls_tracks(session, url, what)
 
-    return await fetch_listed(outside, source, playlist_url, what, fetch_from, renew)
+    return await fetch_tracks(outside, source, playlist_url, what, tracks_behind, renew)
 
 
-async def _tracks(haul: Haul, url: str, what: Fetching) -> list[Track]:
-    told = await ask_playlist(haul.outside, haul.source, url)
-    haul.supply.requests += told.answer.requests
-    if isinstance(told.playlist, MediaPlaylist):
-        return [track_of(haul.outside, haul.source, what, MAIN, Listing(told.playlist, url))]
-    variant = chosen(told.playlist.variants, what.rendition.id)
-    listing, requests = await ask_media_playlist(haul.outside, haul.source, variant.urls)
-    haul.supply.requests += requests
-    tracks = [track_of(haul.outside, haul.source, what, MAIN, listing)]
-    for number, companion in enumerate(_beside(told.playlist.companions_of(variant, "audio"), variant), 1):
-        tracks.append(await _sound(haul, track_name("sound", number, companion.language), companion, what))
-    for number, companion in enumerate(_beside(told.playlist.companions_of(variant, "subtitles"), variant), 1):
-        tracks += await _subtitles(haul, track_name("subtitles", number, companion.language), companion, what)
+# --- asking ---------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class FetchedPlaylist:
+    """A playlist as it was answered."""
+
+    playlist: MasterPlaylist | MediaPlaylist
+    answer: Response
+
+
+@dataclass(frozen=True)
+class Listing:
+    """A media playlist, and where to ask for it again."""
+
+    playlist: MediaPlaylist
+    url: str
+
+
+async def ask_playlist(outside: Outside, source: Source, url: str) -> FetchedPlaylist:
+    """The playlist behind a link; its own links are relative to where it came from, after redirects.
+
+    Raises:
+        NotMedia: there is none, or a damaged one.
+        UnsupportedSource: see `playlists.read_hls.read`.
+        MemoryExhausted, ProcessTimeout: reading it takes more than it may.
+        TidegateError: it cannot be had.
+    """
+    answer = await ask_text(outside, source, url)
+    return FetchedPlaylist(await parse_hls(outside, answer.body, answer.url), answer)
+
+
+async def ask_media_playlist(outside: Outside, source: Source, urls: Sequence[str]) -> tuple[Listing, int]:
+    """The first of several playlists with the same content that can be had, and how many requests it took.
+
+    Raises:
+        ProcessFailure: one of them exhausts whoever reads it, and the others are left alone.
+        TidegateError: the last one's failure.
+    """
+    failure: TidegateError = UnsupportedSource("The rendition has no playlist")
+    requests = 0
+    for url in urls:
+        try:
+            fetched = await ask_playlist(outside, source, url)
+        except ProcessFailure:
+            raise
+        except TidegateError as error:
+            failure, requests = error, requests + 1
+            continue
+        if isinstance(fetched.playlist, MasterPlaylist):
+            raise UnsupportedSource("A master playlist leads to another master playlist")
+        return Listing(fetched.playlist, url), requests + fetched.answer.requests
+    raise failure
+
+
+async def _ask_ladder(
+    outside: Outside, source: Source, fetched: FetchedPlaylist, url: str
+) -> tuple[dict[Variant, Listing], int]:
+    """The playlists of all renditions, and how many requests they took; one that does not answer is left out, and told.
+
+    Raises:
+        ProcessFailure: one exhausts whoever reads it. The source is not asked what else it has of that kind.
+        TidegateError: none answers; the failure of the first.
+    """
+    if isinstance(fetched.playlist, MediaPlaylist):
+        return {ONLY: Listing(fetched.playlist, url)}, 0
+    ladder = _VariantPlaylists(outside, source)
+    async with single_failure(), anyio.create_task_group() as group:
+        for variant in fetched.playlist.variants:
+            group.start_soon(ladder.ask, variant)
+    return ladder.in_order_of(fetched.playlist), ladder.requests
+
+
+class _VariantPlaylists:
+    """The playlists of a ladder, several of them asked for at once."""
+
+    def __init__(self, outside: Outside, source: Source) -> None:
+        self._outside = outside
+        self._source = source
+        self._slots = anyio.CapacityLimiter(AT_ONCE)
+        self._listings: dict[str, Listing] = {}
+        self._failures: dict[str, TidegateError] = {}
+        self.requests = 0
+
+    async def ask(self, variant: Variant) -> None:
+        async with self._slots:
+            try:
+                self._listings[variant.id], cost = await ask_media_playlist(self._outside, self._source, variant.urls)
+                self.requests += cost
+            except ProcessFailure:
+                raise
+            except TidegateError as error:
+                self._failures[variant.id] = error
+                self.requests += 1
+                left_out = f"The rendition {variant.id} is left out: {error.message}"
+                self._outside.observe(Note(left_out, "warning", {"failure": error.type}))
+
+    def in_order_of(self, master: MasterPlaylist) -> dict[Variant, Listing]:
+        """Those that were answered; the first one's failure where none was."""
+        if not self._listings:
+            raise self._failures[master.variants[0].id]
+        return {variant: self._listings[variant.id] for variant in master.variants if variant.id in self._listings}
+
+
+# --- tracks ---------------------------------------------------------------------------------------
+
+
+async def _hls_tracks(session: DownloadSession, url: str, what: Fetching) -> list[SegmentTrack]:
+    """The picture's track first, then those of the sound and the subtitles that go with it."""
+    fetched = await ask_playlist(session.outside, session.source, url)
+    session.requests += fetched.answer.requests
+    if isinstance(fetched.playlist, MediaPlaylist):
+        return [hls_track(session.outside, session.source, what, MAIN, Listing(fetched.playlist, url))]
+    master = fetched.playlist
+    variant = choose(master.variants, what.rendition.id)
+    tracks = [await _ask_track(session, MAIN, variant.urls, what)]
+    for number, companion in enumerate(_beside(master.companions_of(variant, "audio"), variant), 1):
+        name = track_name("sound", number, companion.language)
+        tracks.append(await _ask_track(session, name, (companion.url,), what))
+    for number, companion in enumerate(_beside(master.companions_of(variant, "subtitles"), variant), 1):
+        tracks += await _ask_subtitles(session, track_name("subtitles", number, companion.language), companion, what)
     return tracks
 
 
-async def _sound(haul: Haul, name: str, companion: Companion, what: Fetching) -> Track:
-    listing, requests = await ask_media_playlist(haul.outside, haul.source, (companion.url,))
-    haul.supply.requests += requests
-    return track_of(haul.outside, haul.source, what, name, listing)
+async def _ask_track(
+    session: DownloadSession, name: str, urls: Sequence[str], what: Fetching, *, vital: bool = True
+) -> SegmentTrack:
+    listing, requests = await ask_media_playlist(session.outside, session.source, urls)
+    session.requests += requests
+    return hls_track(session.outside, session.source, what, name, listing, vital=vital)
 
 
-async def _subtitles(haul: Haul, name: str, companion: Companion, what: Fetching) -> list[Track]:
+async def _ask_subtitles(
+    session: DownloadSession, name: str, companion: Companion, what: Fetching
+) -> list[SegmentTrack]:
     """A film is not refused for its subtitles: where they cannot be had they are left out, and that is told."""
     try:
-        listing, requests = await ask_media_playlist(haul.outside, haul.source, (companion.url,))
+        return [await _ask_track(session, name, (companion.url,), what, vital=False)]
     except ProcessFailure:
         raise
     except TidegateError as error:
-        haul.outside.observe(Note(f"Left out {name}: {error.message}", "warning", {"failure": error.type}))
+        session.outside.observe(Note(f"Left out {name}: {error.message}", "warning", {"failure": error.type}))
         return []
-    haul.supply.requests += requests
-    return [track_of(haul.outside, haul.source, what, name, listing, vital=False)]
 
 
 def _beside(companions: Sequence[Companion], variant: Variant) -> list[Companion]:
@@ -279,32 +288,37 @@ def _beside(companions: Sequence[Companion], variant: Variant) -> list[Companion
     return list(distinct.values())
 
 
+def hls_track(
+    outside: Outside, source: Source, what: Fetching, name: str, listing: Listing, *, vital: bool = True
+) -> SegmentTrack:
+    """The track behind a media playlist: its segments, or those that appear while it grows."""
+    playlist, alive = listing.playlist, live_content(listing.url)
+    return SegmentTrack(
+        name=name,
+        folder=what.folder / name,
+        contents=(playlist.content, alive) if playlist.ended else (alive,),
+        feed=whole_feed(playlist.segments) if playlist.ended else _live_feed(outside, source, what, listing),
+        seconds=playlist.seconds if playlist.ended else what.duration_seconds,
+        vital=vital,
+    )
+
+
+# --- live playlists -------------------------------------------------------------------------------
+
+
 def live_content(url: str) -> str:
     """What a live playlist is known by: its segments change, its link does not."""
     return fingerprint("live", lasting(url))
 
 
-def track_of(
-    outside: Outside, source: Source, what: Fetching, name: str, listing: Listing, *, vital: bool = True
-) -> Track:
-    """The track behind a media playlist: its segments, or those that appear while it grows."""
-    playlist, alive = listing.playlist, live_content(listing.url)
+def _live_feed(outside: Outside, source: Source, what: Fetching, listing: Listing) -> Feed:
+    """The segments of a live playlist as they appear."""
 
-    async def all_at_once(held: Mapping[int, float]) -> AsyncIterator[Sequence[Segment]]:
-        yield playlist.segments
-
-    async def as_they_appear(held: Mapping[int, float]) -> AsyncIterator[Sequence[Segment]]:
+    async def feed(held: Mapping[int, float]) -> AsyncIterator[Sequence[Segment]]:
         async for news in follow(outside, source, listing, LiveCourse(listing.url, held, what.duration_seconds)):
             yield news
 
-    return Track(
-        name=name,
-        folder=what.folder / name,
-        contents=(playlist.content, alive) if playlist.ended else (alive,),
-        feed=all_at_once if playlist.ended else as_they_appear,
-        seconds=playlist.seconds if playlist.ended else what.duration_seconds,
-        vital=vital,
-    )
+    return feed
 
 
 async def follow(

@@ -1,29 +1,33 @@
-"""What sources that are playlists have in common: how they are asked, told apart, looked at, and asked once more.
+"""What sources that are playlists have in common: how they are asked, told apart, offered, and asked once more.
 
-The HLS and DASH modules build on it. Nothing here is kept over a crash except what the segment engine journals.
+The HLS and DASH resolvers are built on it. Nothing is kept here: after a crash the playlist is asked for again, and the
+segments that the engine has journaled are taken up.
 """
 
 from __future__ import annotations
 
 import re
-import shutil
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
-from pathlib import Path
 from typing import Protocol, TypeVar
+from urllib.parse import urlsplit
 
-from tidegate.durable.threads import in_thread
-from tidegate.errors import ExpiredLink, HttpRefused, NotFound, TidegateError, from_os_error
+from tidegate.errors import ExpiredLink, HttpRefused, NotFound
 from tidegate.events import Note
-from tidegate.model import Identity, MediaInfo, Source, TransferStats
+from tidegate.model import Identity, Rendition, Source, TransferStats
 from tidegate.transfer.asking.answers import file_name
 from tidegate.transfer.asking.ask import Request, Response, ask
-from tidegate.transfer.file.fetch import identify
-from tidegate.transfer.file.peek import peek
 from tidegate.transfer.gates.gates import origin_of
 from tidegate.transfer.outside import Outside
-from tidegate.transfer.playlists.media import Resource, Segment
-from tidegate.transfer.resolvers.base import Fetched, Fetching
-from tidegate.transfer.segments import Haul, Hauled, Track, validator_of
+from tidegate.transfer.playlists.media import Segment
+from tidegate.transfer.resolvers.base import Fetched, Fetching, Offer
+from tidegate.transfer.segments import (
+    DownloadSession,
+    PlaylistDownload,
+    SegmentTrack,
+    TrackFiles,
+    preview_of,
+    validator_of,
+)
 
 MAIN = "source"
 """The name of the track that has the picture."""
@@ -44,10 +48,16 @@ class Listed(Protocol):
 
 L = TypeVar("L", bound=Listed)
 
-FetchFrom = Callable[[Haul, str], Awaitable[Fetched]]
-"""Brings what the playlist behind a link leads to."""
+TracksBehind = Callable[[DownloadSession, str], Awaitable[list[SegmentTrack]]]
+"""Asks for the playlist behind a link, and says which tracks it leads to."""
 Renew = Callable[[], Awaitable[str]]
 """Gives a fresh link to the same playlist."""
+
+
+def leads_to(source: Source, suffixes: str | tuple[str, ...]) -> bool:
+    """Whether a link leads to the web, and its path ends like this."""
+    path = urlsplit(source.url.get_secret_value()).path.lower()
+    return source.scheme in ("http", "https") and path.endswith(suffixes)
 
 
 async def ask_text(outside: Outside, source: Source, url: str) -> Response:
@@ -67,7 +77,7 @@ async def ask_text(outside: Outside, source: Source, url: str) -> Response:
     return await ask(outside, wanted)
 
 
-def listed_identity(source: Source, answer: Response, content: str, *, live: bool = False) -> Identity:
+def playlist_identity(source: Source, answer: Response, content: str, *, live: bool = False) -> Identity:
     """What tells this playlist's content from any other.
 
     A live playlist is another one each time, and so is one whose links carry tokens: validators are believed only of a
@@ -90,7 +100,7 @@ def best_of(renditions: Iterable[L]) -> L:
     return max(renditions, key=lambda one: (one.height or 0, one.bandwidth_bps or 0))
 
 
-def chosen(renditions: Sequence[L], rendition_id: str) -> L:
+def choose(renditions: Sequence[L], rendition_id: str) -> L:
     """The one of that id; where there is none, the best."""
     return next((one for one in renditions if one.id == rendition_id), None) or best_of(renditions)
 
@@ -100,91 +110,51 @@ def track_name(kind: str, number: int, language: str | None) -> str:
     return "-".join(filter(None, [kind, str(number), _UNSAFE.sub("-", (language or "").lower()).strip("-")[:16]]))
 
 
-async def fetch_listed(
-    outside: Outside, source: Source, url: str, what: Fetching, fetch_from: FetchFrom, renew: Renew | None
+async def offer_with_preview(
+    outside: Outside,
+    source: Source,
+    renditions: Iterable[Rendition],
+    best: SegmentTrack,
+    segments: Sequence[Segment],
+    *,
+    seconds: float | None,
+    requests: int,
+) -> Offer:
+    """What a playlist offers, with a look at the beginning of the best. `requests`: what asking has cost so far."""
+    preview, cost = await preview_of(outside, source, best, segments, seconds)
+    return Offer(
+        renditions=tuple(renditions),
+        preview=preview,
+        promised_seconds=seconds,
+        cost=TransferStats(requests=requests) + cost,
+    )
+
+
+async def fetch_tracks(
+    outside: Outside, source: Source, url: str, what: Fetching, tracks_behind: TracksBehind, renew: Renew | None
 ) -> Fetched:
-    """Bring what a playlist leads to. When its links are refused they may have expired: then it is asked for again,
+    """Fetch what a playlist leads to. When its links are refused they may have expired: then it is asked for again,
     once, by a fresh link where `renew` gives one."""
-    haul = Haul(outside, source, allow_gaps=what.allow_gaps, may_renew=True)
+    session = DownloadSession(outside, source, allow_gaps=what.allow_gaps, may_renew=True)
+    download = PlaylistDownload(session)
     try:
-        return await fetch_from(haul, url)
+        return _rendition_of(session, await download.fetch(await tracks_behind(session, url)))
     except (ExpiredLink, HttpRefused) as error:
         if isinstance(error, HttpRefused) and (renew is None or isinstance(error, NotFound)):
             raise
         outside.observe(Note(f"{error.message}; asking for the playlist again"))
-    haul.supply.may_renew = False
-    return await fetch_from(haul, await renew() if renew else url)
+    session.may_renew = False
+    tracks = await tracks_behind(session, await renew() if renew else url)
+    return _rendition_of(session, await download.fetch(tracks))
 
 
-def fetched_from(haul: Haul, brought: Mapping[str, Hauled]) -> Fetched:
-    """What the engine brought, as resolvers tell it."""
+def _rendition_of(session: DownloadSession, tracks: Mapping[str, TrackFiles]) -> Fetched:
+    """The tracks that came, as resolvers hand them over."""
     return Fetched(
-        tracks={name: hauled.files for name, hauled in brought.items()},
-        stats=haul.stats,
-        known={name: hauled.digests[0] for name, hauled in brought.items() if len(hauled.digests) == 1},
+        tracks={name: track.files for name, track in tracks.items()},
+        stats=session.stats,
+        known={name: track.digests[0] for name, track in tracks.items() if len(track.digests) == 1},
         end_is_certain=True,
-        promised_seconds=brought[MAIN].seconds or None,
-        gaps=tuple(gap for hauled in brought.values() for gap in hauled.gaps),
+        promised_seconds=tracks[MAIN].seconds or None,
+        gaps=tuple(gap for track in tracks.values() for gap in track.gaps),
     )
-
-
-async def preview_of(
-    outside: Outside, source: Source, track: Track, segments: Sequence[Segment], seconds: float | None
-) -> tuple[MediaInfo | None, TransferStats]:
-    """What the first segment shows, and what it cost; None where it cannot be had. It stays for the download."""
-    haul = Haul(outside, source)
-    try:
-        seen = await (_peeked(haul, track, track.file) if track.file else _first_segment(haul, track, segments))
-    except TidegateError as error:
-        outside.observe(Note(f"The beginning cannot be looked at: {error.message}", "warning"))
-        return None, haul.stats
-    return _of_the_whole(seen, seconds) if seen else None, haul.stats
-
-
-async def _peeked(haul: Haul, track: Track, file: Resource) -> MediaInfo | None:
-    """What head and tail of a file show; the head stays in its part."""
-    _, connect = haul.supply.connected(file)
-    identity, cost = await identify(connect, haul.outside.limits, haul.outside.observe)
-    await in_thread(_made, track.folder)
-    looked = await peek(haul.outside, connect, track.folder, identity)
-    haul.supply.requests += cost.requests + looked.cost.requests
-    haul.supply.bytes_received += looked.cost.bytes_received
-    return looked.preview
-
-
-async def _first_segment(haul: Haul, track: Track, segments: Sequence[Segment]) -> MediaInfo | None:
-    first = next((segment for segment in segments if not segment.missing), None)
-    if first is None:
-        return None
-    paths = await haul.fetch(track, [first])
-    shown = await in_thread(_joined, paths, track.folder / "peek.tmp")
-    try:
-        return await haul.outside.look(shown)
-    finally:
-        shown.unlink(missing_ok=True)
-
-
-def _made(folder: Path) -> None:
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise from_os_error(error, "making a track's folder", folder) from error
-
-
-def _joined(paths: Sequence[Path], target: Path) -> Path:
-    try:
-        with target.open("wb") as whole:
-            for path in paths:
-                with path.open("rb") as part:
-                    shutil.copyfileobj(part, whole)
-    except OSError as error:
-        raise from_os_error(error, "looking at the beginning", target) from error
-    return target
-
-
-def _of_the_whole(seen: MediaInfo, seconds: float | None) -> MediaInfo:
-    """What one segment says of itself is not said of the whole: its length, above all."""
-    unknown = {"duration_seconds": None, "start_seconds": None, "end_seconds": None}
-    streams = tuple(stream.model_copy(update=unknown) for stream in seen.streams)
-    told = {"streams": streams, "duration_seconds": seconds, "size_bytes": None}
-    return seen.model_copy(update=told | {"declares_duration": False, "missing_bytes": 0})

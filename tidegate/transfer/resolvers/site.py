@@ -26,7 +26,7 @@ from tidegate.transfer.file.fetch import fetch_file, identify
 from tidegate.transfer.file.http import HttpExchange
 from tidegate.transfer.gates.gates import origin_of
 from tidegate.transfer.outside import Outside
-from tidegate.transfer.resolvers.base import Fetched, Fetching, Offer
+from tidegate.transfer.resolvers.base import Fetched, Fetching, Offer, media_type_of
 from tidegate.transfer.resolvers.dash import ask_presentation, fetch_presentation
 from tidegate.transfer.resolvers.hls import fetch_playlist
 from tidegate.transfer.resolvers.listed import MAIN, track_name
@@ -66,8 +66,7 @@ class SiteResolver:
         return source.scheme in ("http", "https") and _may_be_page(url) and extractor_of(url) is not None
 
     def recognises(self, identity: Identity) -> bool:
-        kind = (identity.content_type or "").partition(";")[0].strip().lower()
-        return kind in PAGES and not ends_as_media(identity.url)
+        return media_type_of(identity) in PAGES and not ends_as_media(identity.url)
 
     async def identify(self, outside: Outside, source: Source) -> tuple[Identity, TransferStats]:
         """Without a request: what a page says of itself changes, and where it is does not."""
@@ -257,10 +256,10 @@ async def _file(
 
 async def _in_presentation(outside: Outside, media: Source, wanted: Rendition) -> Rendition:
     """What the presentation itself calls the rendition: the nearest in height, then in rate."""
-    told = await ask_presentation(outside, media, media.url.get_secret_value())
+    fetched = await ask_presentation(outside, media, media.url.get_secret_value())
     height, rate = wanted.height or 0, wanted.bandwidth_bps or 0
     nearest = min(
-        told.presentation.renditions,
+        fetched.presentation.renditions,
         key=lambda one: (abs((one.height or 0) - height), abs((one.bandwidth_bps or 0) - rate)),
     )
     return wanted.model_copy(update={"id": nearest.id})

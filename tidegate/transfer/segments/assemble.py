@@ -24,7 +24,7 @@ from tidegate.model import Digest
 from tidegate.transfer.playlists.captions import merged_captions
 from tidegate.transfer.playlists.plausible import Kind
 from tidegate.transfer.playlists.timing import Edges, continues, edges_of
-from tidegate.transfer.segments.journal import Finished, Held, Shelf
+from tidegate.transfer.segments.journal import Finished, Held, TrackJournal
 
 BLOCK_BYTES = 1024 * 1024
 ID3_HEADER_BYTES = 10
@@ -43,7 +43,7 @@ class Damaged(Exception):  # never leaves the engine
 
 
 @dataclass
-class Piece:
+class OutputFile:
     """Segments that make one file, with what belongs before them."""
 
     kind: Kind
@@ -57,7 +57,7 @@ class Piece:
         yield from self.segments
 
 
-def assemble(shelf: Shelf, name: str) -> tuple[Finished, ...]:
+def assemble(journal: TrackJournal, name: str) -> tuple[Finished, ...]:
     """Write the track's files and give them their names. Blocking: call it in a thread.
 
     Raises:
@@ -66,71 +66,71 @@ def assemble(shelf: Shelf, name: str) -> tuple[Finished, ...]:
         DiskFull, PermissionRefused, StoreUnavailable: the operating system refused.
     """
     try:
-        pieces = pieces_of(shelf)
+        pieces = output_files_of(journal)
         names = _names(name, pieces)
         finished = [
-            _written(shelf, piece, shelf.folder / f"{own}.part") for own, piece in zip(names, pieces, strict=True)
+            _write(journal, piece, journal.folder / f"{own}.part") for own, piece in zip(names, pieces, strict=True)
         ]
         reached("segments: assembled")
         for own in names:
-            (shelf.folder / f"{own}.part").rename(shelf.folder / own)
+            (journal.folder / f"{own}.part").rename(journal.folder / own)
             reached("segments: in place")
-        sync_folder(shelf.folder)
+        sync_folder(journal.folder)
     except OSError as error:
-        raise from_os_error(error, "putting segments together", shelf.folder) from error
+        raise from_os_error(error, "putting segments together", journal.folder) from error
     return tuple(
         Finished(name=own, size_bytes=size, digest=digest) for own, (size, digest) in zip(names, finished, strict=True)
     )
 
 
-def pieces_of(shelf: Shelf) -> list[Piece]:
+def output_files_of(journal: TrackJournal) -> list[OutputFile]:
     """Which segments may follow each other in one file: those of one packing, with one init section, whose timestamps
     go on. A demuxer that meets a jump backwards, or other parameters, loses what follows."""
-    ordered = [held for _, held in sorted(shelf.numbers.items())]
-    pieces: list[Piece] = []
+    ordered = [held for _, held in sorted(journal.numbers.items())]
+    pieces: list[OutputFile] = []
     for (kind, init, _), group in groupby(
-        ordered, key=lambda held: (held.kind, _init_digest(shelf, held), held.stretch)
+        ordered, key=lambda held: (held.kind, _init_digest(journal, held), held.stretch)
     ):
         segments = list(group)
         if (
             pieces
             and (pieces[-1].kind, _digest_of(pieces[-1].init)) == (kind, init)
-            and _goes_on(shelf, pieces[-1], segments)
+            and _goes_on(journal, pieces[-1], segments)
         ):
             pieces[-1].segments += segments
         else:
-            pieces.append(Piece(kind, shelf.held[segments[0].init] if segments[0].init else None, segments))
+            pieces.append(OutputFile(kind, journal.held[segments[0].init] if segments[0].init else None, segments))
     return pieces
 
 
-def _goes_on(shelf: Shelf, piece: Piece, segments: list[Held]) -> bool:
+def _goes_on(journal: TrackJournal, piece: OutputFile, segments: list[Held]) -> bool:
     if piece.kind in (Kind.SOUND, Kind.TEXT):  # they carry no timestamps of their own
         return True
-    return piece.kind is Kind.TS and continues(_edges(shelf, piece.segments[-1]), _edges(shelf, segments[0]))
+    return piece.kind is Kind.TS and continues(_edges(journal, piece.segments[-1]), _edges(journal, segments[0]))
 
 
-def _edges(shelf: Shelf, held: Held) -> Edges:
+def _edges(journal: TrackJournal, held: Held) -> Edges:
     if held.size_bytes > LARGEST_TIMED_BYTES:
         return Edges()
-    return edges_of(shelf.path(held.name).read_bytes())
+    return edges_of(journal.path(held.name).read_bytes())
 
 
-def _init_digest(shelf: Shelf, held: Held) -> Digest | None:
+def _init_digest(journal: TrackJournal, held: Held) -> Digest | None:
     """Two links to the same init section make no new file."""
-    return _digest_of(shelf.held.get(held.init)) if held.init else None
+    return _digest_of(journal.held.get(held.init)) if held.init else None
 
 
 def _digest_of(held: Held | None) -> Digest | None:
     return held.digest if held else None
 
 
-def _names(name: str, pieces: Sequence[Piece]) -> list[str]:
+def _names(name: str, pieces: Sequence[OutputFile]) -> list[str]:
     if len(pieces) == 1:
         return [f"{name}.{pieces[0].kind}"]
     return [f"{name}.{number:04d}.{piece.kind}" for number, piece in enumerate(pieces)]
 
 
-def _written(shelf: Shelf, piece: Piece, path: Path) -> tuple[int, Digest]:
+def _write(journal: TrackJournal, piece: OutputFile, path: Path) -> tuple[int, Digest]:
     """Write one file, synced; its size and digest."""
     hasher, size, damaged = blake3(), 0, []
     with path.open("wb") as target:
@@ -142,11 +142,11 @@ def _written(shelf: Shelf, piece: Piece, path: Path) -> tuple[int, Digest]:
             size += len(block)
 
         if piece.kind is Kind.TEXT:
-            damaged += _put_captions(shelf, piece, put)
+            damaged += _write_captions(journal, piece, put)
         else:
             for held in piece.parts:
                 still_wanted()
-                damaged += _put(shelf, held, put)
+                damaged += _copy(journal, held, put)
         target.flush()
         os.fdatasync(target.fileno())
     if damaged:
@@ -154,11 +154,11 @@ def _written(shelf: Shelf, piece: Piece, path: Path) -> tuple[int, Digest]:
     return size, f"blake3:{hasher.hexdigest()}"
 
 
-def _put(shelf: Shelf, held: Held, put: Callable[[bytes], None]) -> list[str]:
+def _copy(journal: TrackJournal, held: Held, put: Callable[[bytes], None]) -> list[str]:
     """Copy one segment; its name if it is not what was journaled."""
     hasher = blake3()
     try:
-        with shelf.path(held.name).open("rb") as file:
+        with journal.path(held.name).open("rb") as file:
             skipped = _tag_bytes(file) if held.kind is Kind.SOUND else 0
             hasher.update(file.read(skipped))
             while block := file.read(BLOCK_BYTES):
@@ -181,19 +181,19 @@ def _tag_bytes(file: BinaryIO) -> int:
     return ID3_HEADER_BYTES + size
 
 
-def _put_captions(shelf: Shelf, piece: Piece, put: Callable[[bytes], None]) -> list[str]:
+def _write_captions(journal: TrackJournal, piece: OutputFile, put: Callable[[bytes], None]) -> list[str]:
     if sum(held.size_bytes for held in piece.segments) > MOST_CAPTION_BYTES:
         raise LimitReached(f"The subtitles are longer than {MOST_CAPTION_BYTES} bytes")
-    texts = [(held, _read(shelf, held)) for held in piece.segments]
+    texts = [(held, _read_caption(journal, held)) for held in piece.segments]
     damaged = [held.name for held, text in texts if text is None]
     if not damaged:
         put(merged_captions(text for _, text in texts if text is not None).encode())
     return damaged
 
 
-def _read(shelf: Shelf, held: Held) -> str | None:
+def _read_caption(journal: TrackJournal, held: Held) -> str | None:
     try:
-        content = shelf.path(held.name).read_bytes()
+        content = journal.path(held.name).read_bytes()
     except FileNotFoundError:
         return None
     return content.decode("utf-8", "replace") if f"blake3:{blake3(content).hexdigest()}" == held.digest else None

@@ -102,15 +102,15 @@ def init_name(init: Resource) -> str:
 
 
 @dataclass
-class Shelf:
-    """See the module. All methods block; use `opened_shelf`."""
+class TrackJournal:
+    """What is held of one track, in memory and on disk. All methods block; `open_track_journal` gives one."""
 
     folder: Path
     held: dict[str, Held] = field(default_factory=dict)
     whole: Whole | None = None
     fresh: bool = True
     """Nothing was taken over from an earlier run."""
-    _journal: int = -1
+    _handle: int = -1
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
     def path(self, name: str) -> Path:
@@ -171,7 +171,7 @@ class Shelf:
     def restart(self, content: str, now: datetime) -> None:
         """Forget everything: what comes next does not continue it."""
         try:
-            os.ftruncate(self._journal, 0)
+            os.ftruncate(self._handle, 0)
             reached("segments: emptied")
             shutil.rmtree(self.folder / SEGMENTS, ignore_errors=True)
             (self.folder / SEGMENTS).mkdir(parents=True, exist_ok=True)
@@ -186,9 +186,9 @@ class Shelf:
         (self.folder / SEGMENTS).mkdir(parents=True, exist_ok=True)
 
     def close(self) -> None:
-        if self._journal >= 0:
-            os.close(self._journal)
-            self._journal = -1
+        if self._handle >= 0:
+            os.close(self._handle)
+            self._handle = -1
 
     def _learn(self, line: Line) -> None:
         match line:
@@ -215,27 +215,27 @@ class Shelf:
 
     def _append(self, *lines: Line) -> None:
         with self._lock:
-            end = os.lseek(self._journal, 0, os.SEEK_END)
+            end = os.lseek(self._handle, 0, os.SEEK_END)
             try:
-                _write_whole(self._journal, b"".join(_sealed(line.model_dump(mode="json")) for line in lines))
-                os.fdatasync(self._journal)
+                _write_whole(self._handle, b"".join(_to_line(line.model_dump(mode="json")) for line in lines))
+                os.fdatasync(self._handle)
             except OSError as error:
                 with contextlib.suppress(OSError):  # or the next line would be glued to half of this one
-                    os.ftruncate(self._journal, end)
+                    os.ftruncate(self._handle, end)
                 raise from_os_error(error, "writing a journal", self.folder) from error
 
     def _read(self) -> list[Line]:
         """The lines up to the first that is torn; the file is cut there, so that the next one is appended cleanly."""
-        content = os.pread(self._journal, os.fstat(self._journal).st_size, 0)
+        content = os.pread(self._handle, os.fstat(self._handle).st_size, 0)
         lines, good = [], 0
         for raw in content.splitlines(keepends=True):
-            line = _opened(raw)
+            line = _from_line(raw)
             if line is None:
                 break
             lines.append(line)
             good += len(raw)
         if good < len(content):
-            os.ftruncate(self._journal, good)
+            os.ftruncate(self._handle, good)
         return lines
 
 
@@ -245,12 +245,12 @@ def _write_whole(handle: int, content: bytes) -> None:
         view = view[os.write(handle, view) :]
 
 
-def _sealed(record: dict[str, Any]) -> bytes:
+def _to_line(record: dict[str, Any]) -> bytes:
     text = json.dumps(record, separators=(",", ":")).encode()
     return b"%s %s\n" % (_seal(text), text)
 
 
-def _opened(raw: bytes) -> Line | None:
+def _from_line(raw: bytes) -> Line | None:
     seal, _, text = raw.rstrip(b"\n").partition(b" ")
     if not raw.endswith(b"\n") or seal != _seal(text):
         return None
@@ -265,24 +265,24 @@ def _seal(text: bytes) -> bytes:
 
 
 @contextlib.asynccontextmanager
-async def opened_shelf(
+async def open_track_journal(
     folder: Path,
     contents: tuple[str, ...],
     observe: Observer,
     *,
     trust: timedelta,
     now: Callable[[], datetime] = lambda: datetime.now(UTC),
-) -> AsyncIterator[Shelf]:
-    """The shelf in `folder`, held by this run alone; waits visibly while another run holds it."""
+) -> AsyncIterator[TrackJournal]:
+    """The journal in `folder`, held by this run alone; waits visibly while another run holds it."""
     waiting = Note("Another run is downloading the same track; waiting for it")
     try:
         (folder / SEGMENTS).mkdir(parents=True, exist_ok=True)
-        journal = await acquired(folder / JOURNAL, lambda: observe(waiting))
+        handle = await acquired(folder / JOURNAL, lambda: observe(waiting))
     except OSError as error:
         raise from_os_error(error, "opening a track's journal", folder) from error
-    shelf = Shelf(folder, _journal=journal)
+    journal = TrackJournal(folder, _handle=handle)
     try:
-        await in_thread(shelf.take_up, contents, trust, now())
-        yield shelf
+        await in_thread(journal.take_up, contents, trust, now())
+        yield journal
     finally:
-        shelf.close()
+        journal.close()

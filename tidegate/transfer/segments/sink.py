@@ -1,7 +1,7 @@
 """Where the bytes of one segment go: decrypted and hashed on their way into a file of their own.
 
 The segment engine makes one for each try and hands it to `ask.receive`, which writes from a worker thread. What is in
-the file counts only once the shelf has journaled it; whatever a crash leaves is overwritten.
+the file counts only once the journal has journaled it; whatever a crash leaves is overwritten.
 """
 
 from __future__ import annotations
@@ -26,14 +26,14 @@ BLOCK_BYTES = 16
 
 
 class SegmentSink:
-    """See `ask.Sink`. Close it after `flaw`, or when it is given up."""
+    """A `Sink` for one segment: takes its bytes as they come. Close it after `flaw`, or when it is given up."""
 
     def __init__(self, path: Path, secret: bytes | None, key: Key | None, count: Callable[[int], None]) -> None:
         self._path = path
         self._secret = secret
         self._key = key
         self._count = count
-        self._opened = -1
+        self._handle = -1
         self._head = b""
         self._cipher: CipherContext | None = None
         self._padding: PaddingContext | None = None
@@ -41,7 +41,8 @@ class SegmentSink:
 
     @property
     def handle(self) -> int:
-        return self._opened
+        """Of the open file; -1 before the first `restart`."""
+        return self._handle
 
     @property
     def digest(self) -> Digest:
@@ -54,11 +55,11 @@ class SegmentSink:
 
     def restart(self) -> None:
         try:
-            if self._opened < 0:
+            if self._handle < 0:
                 self._path.parent.mkdir(parents=True, exist_ok=True)
-                self._opened = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
-            os.ftruncate(self._opened, 0)
-            os.lseek(self._opened, 0, os.SEEK_SET)
+                self._handle = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+            os.ftruncate(self._handle, 0)
+            os.lseek(self._handle, 0, os.SEEK_SET)
         except OSError as error:
             raise from_os_error(error, "writing a segment", self._path) from error
         self._begin()
@@ -77,13 +78,13 @@ class SegmentSink:
             return "it is empty"
         if (broken := self._flaw_of_cipher()) is not None:
             return broken
-        with os.fdopen(os.dup(self._opened), "rb") as file:
+        with os.fdopen(os.dup(self._handle), "rb") as file:
             return flaw_in(file, self.size_bytes, encrypted=self._key is not None, length_known=length_known)
 
     def close(self) -> None:
-        if self._opened >= 0:
-            os.close(self._opened)
-            self._opened = -1
+        if self._handle >= 0:
+            os.close(self._handle)
+            self._handle = -1
 
     def _begin(self) -> None:
         self.received_bytes = self.size_bytes = 0
@@ -100,7 +101,7 @@ class SegmentSink:
         view = memoryview(block)
         try:
             while view:
-                written = os.write(self._opened, view)
+                written = os.write(self._handle, view)
                 self.size_bytes += written
                 view = view[written:]
         except OSError as error:

@@ -1,6 +1,6 @@
 """Makes finished segments durable beside the transfer: several at once cost the disk little more than one.
 
-A track's run puts segments in; the keeper syncs what has gathered, journals it, and closes the files. A crash costs
+A track's download puts segments in; the queue syncs what has gathered, journals it, and closes the files. A crash costs
 what had not been synced yet, which is bounded in number; what failed to be synced ends the transfer.
 """
 
@@ -12,18 +12,18 @@ from collections.abc import AsyncIterator
 import anyio
 
 from tidegate.durable.threads import in_thread
-from tidegate.transfer.segments.journal import Held, Shelf
+from tidegate.transfer.segments.journal import Held, TrackJournal
 from tidegate.transfer.segments.sink import SegmentSink
 
 MOST_WAITING = 32
 """Segments that may wait to be synced; each keeps its file open."""
 
 
-class Keeper:
-    """See the module. One for each run of a track; use `keeping`."""
+class SyncQueue:
+    """Segments that wait to be made durable. One for each time that a track is at work; `open_sync_queue` gives it."""
 
-    def __init__(self, shelf: Shelf) -> None:
-        self._shelf = shelf
+    def __init__(self, journal: TrackJournal) -> None:
+        self._journal = journal
         self._waiting: list[tuple[Held, SegmentSink]] = []
         self._busy = anyio.Lock()
         self._news = anyio.Event()
@@ -31,7 +31,7 @@ class Keeper:
     async def put(self, held: Held, sink: SegmentSink) -> None:
         """Take a finished segment over, and close its file when it is durable. Waits while too many are waiting."""
         self._waiting.append((held, sink))
-        self._shelf.held[held.name] = held
+        self._journal.held[held.name] = held
         self._news.set()
         if len(self._waiting) >= MOST_WAITING:
             await self.flush()
@@ -42,7 +42,7 @@ class Keeper:
             batch, self._waiting = self._waiting, []
             try:
                 if batch:
-                    await in_thread(self._shelf.keep, [(held, sink.handle) for held, sink in batch])
+                    await in_thread(self._journal.keep, [(held, sink.handle) for held, sink in batch])
             finally:
                 for _, sink in batch:
                     sink.close()
@@ -56,14 +56,14 @@ class Keeper:
 
 
 @contextlib.asynccontextmanager
-async def keeping(shelf: Shelf) -> AsyncIterator[Keeper]:
-    """A keeper at work. However the block ends, what was finished is durable after it."""
-    keeper = Keeper(shelf)
+async def open_sync_queue(journal: TrackJournal) -> AsyncIterator[SyncQueue]:
+    """A queue at work. However the block ends, what was finished is durable after it."""
+    queue = SyncQueue(journal)
     async with anyio.create_task_group() as group:
-        group.start_soon(keeper.run)
+        group.start_soon(queue.run)
         try:
-            yield keeper
+            yield queue
         finally:
             with anyio.CancelScope(shield=True):
-                await keeper.flush()
+                await queue.flush()
         group.cancel_scope.cancel()

@@ -1,7 +1,7 @@
-"""One track on its way: what is missing is brought, compared with what is held, and put together.
+"""One track on its way: what is missing is fetched, compared with what is held, and put together.
 
-The engine runs one for each track. Whatever a crash leaves on the shelf is taken up again if the source still has the
-same segments; a segment that cannot be had ends the transfer, or becomes a gap that is told.
+`PlaylistDownload` makes one for each track. What a crash leaves in the journal is taken up again if the source still
+has the same segments; a segment that cannot be had ends the transfer, or becomes a gap that is told.
 """
 
 from __future__ import annotations
@@ -41,9 +41,9 @@ from tidegate.redact import redact_url
 from tidegate.resilience.retry import Retry
 from tidegate.transfer.playlists.media import Resource, Segment
 from tidegate.transfer.segments.assemble import Damaged, assemble
-from tidegate.transfer.segments.journal import Held, Shelf, Whole, init_name, segment_name
-from tidegate.transfer.segments.supply import Supply, validator_of
-from tidegate.transfer.segments.sync_queue import Keeper, keeping
+from tidegate.transfer.segments.journal import Held, TrackJournal, Whole, init_name, segment_name
+from tidegate.transfer.segments.session import DownloadSession, validator_of
+from tidegate.transfer.segments.sync_queue import SyncQueue, open_sync_queue
 
 MOST_REPAIRS = 2
 """How often damaged segments are fetched again before the disk is given up."""
@@ -54,6 +54,16 @@ MOST_COMPARED = 3
 Feed = Callable[[Mapping[int, float]], AsyncIterator[Sequence[Segment]]]
 """Gives the track's segments in their order, all at once or as they appear. It is told which numbers are held already,
 and how many seconds each of them lasts."""
+
+
+def whole_feed(segments: Sequence[Segment]) -> Feed:
+    """All segments of a track at once: its playlist has ended."""
+
+    async def feed(held: Mapping[int, float]) -> AsyncIterator[Sequence[Segment]]:
+        yield segments
+
+    return feed
+
 
 OF_A_SEGMENT = (
     SourceFailure,
@@ -68,8 +78,8 @@ OF_A_SEGMENT = (
 
 
 @dataclass(frozen=True)
-class Track:
-    """What is to be brought."""
+class SegmentTrack:
+    """What is to be fetched: one of picture, sound or subtitles."""
 
     name: str
     folder: Path
@@ -86,78 +96,79 @@ class Track:
 
 
 @dataclass
-class TrackRun:
-    """One track on its way to its shelf."""
+class TrackDownload:
+    """One track on its way to its folder: every segment ends in the journal, or as a gap."""
 
-    supply: Supply
-    track: Track
-    shelf: Shelf
+    session: DownloadSession
+    track: SegmentTrack
+    journal: TrackJournal
     gaps: dict[int, Gap] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self._init_locks: defaultdict[str, anyio.Lock] = defaultdict(anyio.Lock)
-        self._keeper: Keeper
+        self._syncs: SyncQueue
 
     async def complete(self) -> Whole:
-        """Bring what is missing, put it together, and settle it in the journal."""
+        """Fetch what is missing, put it together, and settle it in the journal."""
         for repairs_left in reversed(range(MOST_REPAIRS + 1)):
-            await self._bring_all()
-            if not self.shelf.numbers:
+            await self._fetch_all()
+            if not self.journal.numbers:
                 raise SegmentGap(f"None of the segments of {self.track.name} can be had")
             try:
-                files = await in_thread(assemble, self.shelf, self.track.name)
+                files = await in_thread(assemble, self.journal, self.track.name)
             except Damaged as damage:
                 if not repairs_left:
                     raise NotMedia(f"The disk does not keep what is written to it: {damage}") from damage
                 self._tell(f"{damage}: fetching them again")
-                self.shelf.forget(damage.names)
+                self.journal.forget(damage.names)
                 continue
-            whole = Whole(files=files, gaps=_merged(self.gaps), seconds=self._seconds())
-            await in_thread(self.shelf.finish, whole)
+            whole = Whole(files=files, gaps=_merge_gaps(self.gaps), seconds=self._seconds())
+            await in_thread(self.journal.finish, whole)
             return whole
         raise AssertionError("the last repair returns or raises")
 
     async def take(self, segment: Segment) -> None:
-        """One segment and its init section, into the shelf; or its gap.
+        """One segment and its init section, into the journal; or its gap.
 
         Raises:
             SegmentGap: it cannot be had.
             TidegateError: nothing can be had from there.
         """
         if segment.missing:
-            self._missing(segment, "the playlist says that it is not there")
+            self._record_gap(segment, "the playlist says that it is not there")
             return
         for resource in filter(None, (segment.init, segment.resource)):
             if resource.key is not None:  # a key that cannot be had concerns all segments, and is no gap
-                await self.supply.secret(resource.key)
-        arrived = self.supply.arrived
+                await self.session.secret(resource.key)
+        arrived = self.session.arrived
         try:
             init = await self._init(segment.init) if segment.init else None
-            async with self.supply.slot():
-                await self._bring(segment_name(segment), segment.resource, segment, init)
+            async with self.session.slot():
+                await self._fetch(segment_name(segment), segment.resource, segment, init)
         except TidegateError as error:
-            self._missing(segment, self._why(error, arrived), error)
+            self._record_gap(segment, self._why(error, arrived), error)
 
     def paths(self, segments: Sequence[Segment]) -> list[Path]:
-        names = [held.name for segment in segments if (held := self.shelf.held.get(segment_name(segment)))]
-        inits = [init for name in names if (init := self.shelf.held[name].init)]
-        return [self.shelf.path(name) for name in dict.fromkeys([*inits, *names])]
+        """Where segments lie that are held, and what belongs before them, in their order."""
+        names = [held.name for segment in segments if (held := self.journal.held.get(segment_name(segment)))]
+        inits = [init for name in names if (init := self.journal.held[name].init)]
+        return [self.journal.path(name) for name in dict.fromkeys([*inits, *names])]
 
     def _seconds(self) -> float:
-        held = sum(held.seconds for held in self.shelf.numbers.values())
+        held = sum(held.seconds for held in self.journal.numbers.values())
         return held + sum(gap.end_seconds - gap.start_seconds for gap in self.gaps.values())
 
     @contextlib.asynccontextmanager
     async def at_work(self) -> AsyncIterator[None]:
         """The time in which segments may be taken; after it they are durable."""
-        async with reasoned(), keeping(self.shelf) as self._keeper:
+        async with single_failure(), open_sync_queue(self.journal) as self._syncs:
             yield
 
-    async def _bring_all(self) -> None:
+    async def _fetch_all(self) -> None:
         send, receive_ = anyio.create_memory_object_stream[Segment](0)
         self.gaps = {}
         async with self.at_work(), anyio.create_task_group() as group:
-            for _ in range(self.supply.outside.limits.segments_at_once):
+            for _ in range(self.session.outside.limits.segments_at_once):
                 group.start_soon(self._work, receive_.clone())
             receive_.close()
             await self._hand_out(send)
@@ -166,26 +177,26 @@ class TrackRun:
         async with segments:
             async for segment in segments:
                 await self.take(segment)
-                self.supply.done_seconds += segment.seconds
+                self.session.done_seconds += segment.seconds
 
     async def _hand_out(self, send: MemoryObjectSendStream[Segment]) -> None:
         async with send:
-            numbers = self.shelf.numbers
+            numbers = self.journal.numbers
             async for segments in self.track.feed({number: held.seconds for number, held in numbers.items()}):
                 await self._compare(segments)
                 for segment in segments:
                     if self._is_held(segment):
-                        self.supply.done_seconds += segment.seconds
-                        self.supply.bytes_reused += self.shelf.held[segment_name(segment)].size_bytes
+                        self.session.done_seconds += segment.seconds
+                        self.session.bytes_reused += self.journal.held[segment_name(segment)].size_bytes
                     else:
                         await send.send(segment)
 
     def _is_held(self, segment: Segment) -> bool:
-        held = self.shelf.held.get(segment_name(segment))
+        held = self.journal.held.get(segment_name(segment))
         return (
             held is not None
             and held.fingerprint == segment.fingerprint
-            and (held.init is None or held.init in self.shelf.held)
+            and (held.init is None or held.init in self.journal.held)
         )
 
     async def _compare(self, segments: Sequence[Segment]) -> None:
@@ -194,13 +205,13 @@ class TrackRun:
         The playlist is, but files may have been replaced behind the same links, and few origins give validators that
         can be relied on. So a segment that is held is fetched again; if it differs, nothing of it is mixed.
         """
-        if self.shelf.fresh or not segments:
+        if self.journal.fresh or not segments:
             return
         held = [segment for segment in segments if self._is_held(segment)]
-        listed = [segment for segment in segments if segment_name(segment) in self.shelf.held]
-        beyond = [number for number in self.shelf.numbers if number > segments[-1].number]
+        listed = [segment for segment in segments if segment_name(segment) in self.journal.held]
+        beyond = [number for number in self.journal.numbers if number > segments[-1].number]
         # Where all are held nothing is added yet; what the disk has lost of them may be fetched again later.
-        self.shelf.fresh = len(held) < len(segments)
+        self.journal.fresh = len(held) < len(segments)
         if len(listed) > len(held) or beyond:
             self._begin_anew("its segments are others than those that an earlier run left")
         elif held and len(held) < len(segments) and await self._differs(held):
@@ -208,7 +219,7 @@ class TrackRun:
 
     def _begin_anew(self, why: str) -> None:
         self._tell(f"{why}: beginning again", "warning")
-        self.shelf.restart(self.track.contents[0], datetime.now(UTC))
+        self.journal.restart(self.track.contents[0], datetime.now(UTC))
 
     async def _differs(self, held: Sequence[Segment]) -> bool:
         """Whether the source has other bytes now. Of the last segments that are held the first that comes tells; where
@@ -217,16 +228,16 @@ class TrackRun:
         Raises:
             TidegateError: nobody can tell now. What is held stays for the next run.
         """
-        known = self.shelf.held[segment_name(held[-1])].validator
-        if known is not None and await self.supply.validator(held[-1].resource) == known:
+        known = self.journal.held[segment_name(held[-1])].validator
+        if known is not None and await self.session.validator(held[-1].resource) == known:
             return False
-        budget = self.supply.retry.piece(f"{self.track.name}, comparison", self.supply.outside.limits.segment_tries)
+        budget = self.session.budget(f"{self.track.name}, comparison")
         failure: TidegateError | None = None
         for segment in reversed(held[-MOST_COMPARED:]):
             if segment.resource.key is not None:
-                await self.supply.secret(segment.resource.key)
+                await self.session.secret(segment.resource.key)
             try:
-                return await self._digest_now(segment, budget) != self.shelf.held[segment_name(segment)].digest
+                return await self._digest_now(segment, budget) != self.journal.held[segment_name(segment)].digest
             except NotFound:
                 continue
             except (*OF_A_SEGMENT, ConnectionFailed) as error:  # of this one alone? others have one try more
@@ -238,15 +249,15 @@ class TrackRun:
 
     async def _digest_now(self, segment: Segment, budget: Retry) -> Digest:
         """Of the bytes that the source has for a segment now."""
-        path = self.shelf.path(f"{segment_name(segment)}.again")
+        path = self.journal.path(f"{segment_name(segment)}.again")
 
         async def one_try() -> Digest:
-            sink, _ = await self.supply.received(path, segment.resource, budget)
+            sink, _ = await self.session.receive_segment(path, segment.resource, budget)
             sink.close()
             return sink.digest
 
         try:
-            async with self.supply.slot():
+            async with self.session.slot():
                 return await budget.run(one_try)
         finally:
             path.unlink(missing_ok=True)
@@ -255,17 +266,17 @@ class TrackRun:
         """The name of an init section that is held."""
         name = init_name(init)
         async with self._init_locks[name]:
-            if name not in self.shelf.held:
-                async with self.supply.slot():
-                    await self._bring(name, init, None, None)
+            if name not in self.journal.held:
+                async with self.session.slot():
+                    await self._fetch(name, init, None, None)
         return name
 
-    async def _bring(self, name: str, resource: Resource, segment: Segment | None, init: str | None) -> None:
-        shown = f"{self.track.name}, segment {segment.number}" if segment else f"{self.track.name}, init section"
-        budget = self.supply.retry.piece(shown, self.supply.outside.limits.segment_tries)
+    async def _fetch(self, name: str, resource: Resource, segment: Segment | None, init: str | None) -> None:
+        what = f"{self.track.name}, segment {segment.number}" if segment else f"{self.track.name}, init section"
+        budget = self.session.budget(what)
 
         async def one_try() -> None:
-            sink, answer = await self.supply.received(self.shelf.path(name), resource, budget)
+            sink, answer = await self.session.receive_segment(self.journal.path(name), resource, budget)
             held = Held(
                 name=name,
                 fingerprint=segment.fingerprint if segment else resource.fingerprint,
@@ -278,40 +289,40 @@ class TrackRun:
                 stretch=segment.stretch if segment else 0,
                 init=init,
             )
-            await self._keeper.put(held, sink)
+            await self._syncs.put(held, sink)
 
         await budget.run(one_try)
-        self.supply.arrived += segment is not None
+        self.session.arrived += segment is not None
 
     def _why(self, error: TidegateError, arrived_before: int) -> str:
         """Why a segment cannot be had. A failure that is not about this segment is raised on."""
-        supply = self.supply
+        session = self.session
         self._require_lasting_links(error)
-        if _is_refused(error) and not supply.arrived and not self.shelf.numbers:
+        if _is_refused(error) and not session.arrived and not self.journal.numbers:
             raise error
-        others_come = supply.arrived > arrived_before
+        others_come = session.arrived > arrived_before
         if isinstance(error, ConnectionFailed) and others_come:
             return error.message
         if not isinstance(error, OF_A_SEGMENT):
             raise error
-        if not isinstance(error, SourceFailure) and not supply.arrived:
+        if not isinstance(error, SourceFailure) and not session.arrived:
             raise error
         return error.message
 
     def _require_lasting_links(self, error: TidegateError) -> None:
         """A link that is refused may have expired, while somebody can read the playlist again."""
-        if self.supply.may_renew and _is_refused(error):
+        if self.session.may_renew and _is_refused(error):
             raise ExpiredLink(f"{error.message}: the playlist's links may have expired") from error
 
-    def _missing(self, segment: Segment, why: str, cause: TidegateError | None = None) -> None:
+    def _record_gap(self, segment: Segment, why: str, cause: TidegateError | None = None) -> None:
         gap = Gap(start_seconds=segment.start_seconds, end_seconds=segment.end_seconds, why=why)
-        if not self.supply.allow_gaps:
+        if not self.session.allow_gaps:
             raise _segment_gap(self.track.name, segment, why) from cause
         self._tell(f"segment {segment.number} is missing: {why}", "warning")
         self.gaps[segment.number] = gap
 
     def _tell(self, message: str, level: Level = "info") -> None:
-        self.supply.outside.observe(Note(f"{self.track.name}: {message}", level))
+        self.session.outside.observe(Note(f"{self.track.name}: {message}", level))
 
 
 def _is_refused(error: TidegateError) -> bool:
@@ -333,7 +344,7 @@ def _segment_gap(name: str, segment: Segment, why: str) -> SegmentGap:
     )
 
 
-def _merged(gaps: dict[int, Gap]) -> tuple[Gap, ...]:
+def _merge_gaps(gaps: dict[int, Gap]) -> tuple[Gap, ...]:
     """In their order; neighbours with one reason as one."""
     merged: list[Gap] = []
     last = None
@@ -348,7 +359,7 @@ def _merged(gaps: dict[int, Gap]) -> tuple[Gap, ...]:
 
 
 @contextlib.asynccontextmanager
-async def reasoned() -> AsyncIterator[None]:
+async def single_failure() -> AsyncIterator[None]:
     """One failure out of a group of siblings: the one that ended the others."""
     try:
         yield

@@ -1,6 +1,8 @@
 """What the tracks of one rendition share: connections, keys, the budget of tries, and what it all costs.
 
-The engine makes one for each transfer; each request for a segment or a key goes through it. Keys live in memory only.
+The resolvers of playlists make one for each download; each request for a segment or a key goes through it. Keys live in
+memory only, and so do the counts: after a crash a new session begins at zero, and what is held says what it need not
+fetch.
 """
 
 from __future__ import annotations
@@ -29,13 +31,14 @@ from tidegate.errors import (
     from_os_error,
 )
 from tidegate.events import Advance, Event, Observer
-from tidegate.model import Identity, Source, TransferStats
+from tidegate.model import Identity, MediaInfo, Source, TransferStats
 from tidegate.redact import redact_url
 from tidegate.resilience.retry import Retry
 from tidegate.transfer.asking.ask import Request, Response, ask, receive
 from tidegate.transfer.file.exchange import Connect
 from tidegate.transfer.file.fetch import FileFetched, fetch_file, identify
 from tidegate.transfer.file.http import HttpExchange
+from tidegate.transfer.file.peek import peek
 from tidegate.transfer.gates.gates import origin_of
 from tidegate.transfer.outside import Outside
 from tidegate.transfer.playlists.media import Key, Resource
@@ -49,8 +52,8 @@ MOST_KEY_BYTES = 64 * 1024
 
 
 @dataclass
-class Supply:
-    """See the module."""
+class DownloadSession:
+    """One download: who is asked, with which limits, and what it has cost so far."""
 
     outside: Outside
     source: Source
@@ -97,13 +100,13 @@ class Supply:
         """
         async with self._key_locks[key.url]:
             if key.url not in self._secrets:
-                self._secrets[key.url] = await self._asked_key(key.url)
+                self._secrets[key.url] = await self._ask_key(key.url)
             return self._secrets[key.url]
 
-    async def _asked_key(self, url: str) -> bytes:
-        tries = self.retry.piece("key", self.outside.limits.segment_tries)
+    async def _ask_key(self, url: str) -> bytes:
+        tries = self.budget("key")
         try:
-            answer = await ask(self.outside, self.wanted(Resource(url), "key", MOST_KEY_BYTES), tries=tries)
+            answer = await ask(self.outside, self.request_for(Resource(url), "key", MOST_KEY_BYTES), tries=tries)
         except TidegateError as error:
             raise _about_the_key(error) from error
         self.requests += answer.requests
@@ -115,7 +118,7 @@ class Supply:
             )
         return answer.body
 
-    def wanted(self, resource: Resource, what: str, most_bytes: int) -> Request:
+    def request_for(self, resource: Resource, what: str, most_bytes: int) -> Request:
         ranged = resource.byte_range
         return Request(
             resource.url,
@@ -128,20 +131,20 @@ class Supply:
             decode=True,
         )
 
-    async def received(self, path: Path, resource: Resource, tries: Retry) -> tuple[SegmentSink, Response]:
+    async def receive_segment(self, path: Path, resource: Resource, tries: Retry) -> tuple[SegmentSink, Response]:
         """A resource in its file, decrypted and checked, not yet journaled. One try of `tries`, which runs it; what is
         fetched in parts that are kept goes on within the same budget.
 
         Raises:
             SegmentGap: what came cannot be a segment; it may be one next time.
         """
-        if resource in self._large and (told := await self._told(resource)) is not None:
-            return await self._received_as_file(path, resource, told, tries)
+        if resource in self._large and (identity := await self._identify_large(resource)) is not None:
+            return await self._receive_as_file(path, resource, identity, tries)
         secret = await self.secret(resource.key) if resource.key else None
         sink = SegmentSink(path, secret, resource.key, self._count)
         try:
             answer = await self._answer(resource, sink, tries.what)
-            flaw = await in_thread(partial(sink.flaw, length_known=_announced(answer)))
+            flaw = await in_thread(partial(sink.flaw, length_known=_length_is_known(answer)))
             if flaw is not None:
                 evidence = Evidence(url=redact_url(answer.url), received_bytes=sink.received_bytes)
                 raise SegmentGap(f"{tries.what}: {flaw}", evidence=evidence)
@@ -161,41 +164,41 @@ class Supply:
         if resource.byte_range is None and gained and resource not in self._undivided:
             self._large.add(resource)
 
-    async def _told(self, resource: Resource) -> Identity | None:
+    async def _identify_large(self, resource: Resource) -> Identity | None:
         """What the origin says of a large segment; None where it does not serve it in parts of a known whole.
 
         Raises:
             LimitReached: it is longer than a segment may be.
             TidegateError: it cannot be asked. One try: the segment's own budget decides about another.
         """
-        exchange, told = self.connected(resource)[1](), None
+        exchange, identity = self.connector(resource)(), None
         try:
             with contextlib.suppress(SourceFailure):  # what it refuses in parts it may give as a whole
-                told = await exchange.identify(retry=True)
+                identity = await exchange.identify(retry=True)
         finally:
             self.requests += exchange.requests
-        if told is None or told.size_bytes is None or not told.ranges:
+        if identity is None or identity.size_bytes is None or not identity.ranges:
             self._large.discard(resource)
             self._undivided.add(resource)
             return None
         most_bytes = self.outside.limits.segment_bytes
-        if told.size_bytes > most_bytes:
+        if identity.size_bytes > most_bytes:
             raise LimitReached(f"The segment is longer than {most_bytes} bytes")
-        return told
+        return identity
 
-    async def _received_as_file(
-        self, path: Path, resource: Resource, told: Identity, tries: Retry
+    async def _receive_as_file(
+        self, path: Path, resource: Resource, identity: Identity, tries: Retry
     ) -> tuple[SegmentSink, Response]:
-        """As `received`, for a segment so large that its origin cuts it off each time: in parts that are kept.
+        """As `receive_segment`, for a segment so large that its origin cuts it off each time: in parts that are kept.
 
         Raises:
             SegmentGap: what came cannot be a segment.
         """
         secret = await self.secret(resource.key) if resource.key else None
-        fetched = await self._fetched(resource, path.parent, path.stem, told, tries)
+        fetched = await self._fetch_file(resource, path.parent, path.stem, identity, tries)
         sink = SegmentSink(path, secret, resource.key, lambda _: None)
         try:
-            flaw = await in_thread(_poured, fetched.path, sink)
+            flaw = await in_thread(_pour, fetched.path, sink)
             if flaw is not None:
                 raise SegmentGap(f"{tries.what}: {flaw}", evidence=Evidence(url=redact_url(resource.url)))
         except BaseException:
@@ -204,36 +207,53 @@ class Supply:
         fetched.path.unlink(missing_ok=True)
         return sink, Response(resource.url, HTTPStatus.OK, Headers(), b"", fetched.stats.requests)
 
-    async def file(self, resource: Resource, folder: Path, name: str) -> FileFetched:
+    async def fetch_as_file(self, resource: Resource, folder: Path, name: str) -> FileFetched:
         """A resource that is a file of its own, by the engine for files: resumable inside.
 
         Raises:
             TidegateError: see `fetch_file`.
         """
-        told, cost = await identify(self.connected(resource)[1], self.outside.limits, self.outside.observe)
+        identity, cost = await identify(self.connector(resource), self.outside.limits, self.outside.observe)
         self.requests += cost.requests
-        return await self._fetched(resource, folder, name, told)
+        return await self._fetch_file(resource, folder, name, identity)
 
-    async def _fetched(
-        self, resource: Resource, folder: Path, name: str, told: Identity, tries: Retry | None = None
+    async def _fetch_file(
+        self, resource: Resource, folder: Path, name: str, identity: Identity, tries: Retry | None = None
     ) -> FileFetched:
-        source, _ = self.connected(resource)
-        await in_thread(_made, folder)
+        await in_thread(_make_folder, folder)
         before = self.bytes_received
-        outside = replace(self.outside, observe=self._counting(self.outside.observe))
-        fetched = await fetch_file(outside, source, folder, told, name=name, tries=tries)
+        outside = replace(self.outside, observe=self._count_progress(self.outside.observe))
+        fetched = await fetch_file(outside, self._source_of(resource), folder, identity, name=name, tries=tries)
         self.requests += fetched.stats.requests
         self.retry.retries += 0 if tries else fetched.stats.retries  # the tries of a piece are counted already
         self.bytes_received = max(self.bytes_received, before + fetched.stats.bytes_received)
         return fetched
 
-    def connected(self, resource: Resource) -> tuple[Source, Connect]:
-        """A resource as a source of its own, and how to ask it."""
-        trusted = origin_of(resource.url) == origin_of(self.source.url.get_secret_value())
-        source = Source(url=SecretStr(resource.url), headers=self.source.headers if trusted else {})
-        return source, lambda: HttpExchange(source, self.outside.limits, self.outside.gates)
+    async def peek_file(self, resource: Resource, folder: Path) -> MediaInfo | None:
+        """What head and tail show of a resource that is a file of its own; the head stays in its part.
 
-    def _counting(self, observe: Observer) -> Observer:
+        Raises:
+            TidegateError: it cannot be had.
+        """
+        connect = self.connector(resource)
+        identity, cost = await identify(connect, self.outside.limits, self.outside.observe)
+        await in_thread(_make_folder, folder)
+        look = await peek(self.outside, connect, folder, identity)
+        self.requests += cost.requests + look.cost.requests
+        self.bytes_received += look.cost.bytes_received
+        return look.preview
+
+    def connector(self, resource: Resource) -> Connect:
+        """What opens exchanges about a resource that is asked for by itself."""
+        source = self._source_of(resource)
+        return lambda: HttpExchange(source, self.outside.limits, self.outside.gates)
+
+    def _source_of(self, resource: Resource) -> Source:
+        """A resource as a source of its own; the person's headers go to their own origin only."""
+        trusted = origin_of(resource.url) == origin_of(self.source.url.get_secret_value())
+        return Source(url=SecretStr(resource.url), headers=self.source.headers if trusted else {})
+
+    def _count_progress(self, observe: Observer) -> Observer:
         """What the engine for files says of its progress is a part of ours. What was there before is no progress."""
         last: float | None = None
 
@@ -250,20 +270,24 @@ class Supply:
     async def _answer(self, resource: Resource, sink: SegmentSink, shown: str) -> Response:
         requests = 1
         try:
-            wanted = self.wanted(resource, "segment", self.outside.limits.segment_bytes)
-            answer = await receive(self.outside, wanted, sink, tries=self.retry.piece(shown, 0))
+            request = self.request_for(resource, "segment", self.outside.limits.segment_bytes)
+            answer = await receive(self.outside, request, sink, tries=self.retry.piece(shown, 0))
             requests = answer.requests
             return answer
         finally:
             self.requests += requests
 
+    def budget(self, what: str) -> Retry:
+        """The tries of one segment, within those of the whole download."""
+        return self.retry.piece(what, self.outside.limits.segment_tries)
+
     async def validator(self, resource: Resource) -> str | None:
         """What the origin says of a resource now, for the price of one byte. A hint: it has one try."""
-        wanted = self.wanted(resource, "segment", self.outside.limits.segment_bytes)
-        first = wanted.first or 0
+        request = self.request_for(resource, "segment", self.outside.limits.segment_bytes)
+        first = request.first or 0
         with contextlib.suppress(TidegateError):
             self.requests += 1
-            one_byte = replace(wanted, first=first, last=first)
+            one_byte = replace(request, first=first, last=first)
             return validator_of(await ask(self.outside, one_byte, tries=self.retry.piece("segment", 0)))
         return None
 
@@ -273,8 +297,8 @@ class Supply:
         async with self._slots:
             yield
 
-    def _count(self, received: int) -> None:
-        self.bytes_received += received
+    def _count(self, received_bytes: int) -> None:
+        self.bytes_received += received_bytes
 
 
 def validator_of(answer: Response) -> str | None:
@@ -284,14 +308,14 @@ def validator_of(answer: Response) -> str | None:
     return etag if etag and not etag.startswith("W/") else modified
 
 
-def _made(folder: Path) -> None:
+def _make_folder(folder: Path) -> None:
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise from_os_error(error, "making a track's folder", folder) from error
 
 
-def _poured(path: Path, sink: SegmentSink) -> str | None:
+def _pour(path: Path, sink: SegmentSink) -> str | None:
     """Runs in a thread: a file through a sink; why it is no segment."""
     sink.restart()
     buffer = memoryview(bytearray(BLOCK_BYTES))
@@ -315,7 +339,7 @@ def _about_the_key(error: TidegateError) -> TidegateError:
     )
 
 
-def _announced(answer: Response) -> bool:
+def _length_is_known(answer: Response) -> bool:
     """Whether an early end of the body would have been noticed."""
     chunked = "chunked" in answer.headers.get("Transfer-Encoding", "").lower()
     return chunked or "Content-Length" in answer.headers
