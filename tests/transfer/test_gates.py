@@ -437,7 +437,7 @@ def test_a_call_that_is_cancelled_is_no_failure(make: Callable[[GateSettings], G
 
 
 def test_a_long_wait_is_told_and_its_end_too(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(gates_module, "UNTOLD_SECONDS", 0.2)
+    monkeypatch.setattr(gates_module, "SILENT_WAIT_SECONDS", 0.2)
 
     async def test() -> None:
         told: list[Event] = []
@@ -583,11 +583,11 @@ def test_a_ledger_that_is_back_is_shared_again(ledger: Ledger, home: Home, monke
 
 def test_an_origin_whose_calls_are_shorter_than_an_exchange_keeps_no_other_waiting() -> None:
     """A busy machine: each answer of the ledger takes longer than a call, so the first origin always has something to
-    ask when the keeper looks."""
+    ask when the lease thread looks."""
     gates = Gates(GateSettings(poll=POLL, spacing=timedelta(microseconds=1)))
     asked: list[str] = []
 
-    class Slow(records.Memory):
+    class Slow(records.MemoryRecords):
         def exchange(self, origin: str, ask: Ask, *, store: bool = True) -> Answer:
             asked.append(origin)
             time.sleep(0.03)

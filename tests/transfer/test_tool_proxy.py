@@ -38,8 +38,8 @@ def port_of(origin: Scripted | Origin) -> int:
 class OperatorsProxy(ToolProxy):
     """One that goes on through no other, as it does not know this process's environment."""
 
-    def _connected(self, target: Any) -> tuple[socket.socket, str | None]:
-        return self._dialled(target.host, target.port, self._policy), None
+    def _connect(self, target: Any) -> tuple[socket.socket, str | None]:
+        return self._dial(target.host, target.port, self._policy), None
 
 
 @contextmanager

@@ -64,8 +64,10 @@ async def parse_hls(outside: Outside, body: bytes, url: str) -> MasterPlaylist |
         MemoryExhausted, ProcessTimeout: reading it takes more than it may.
         ToolMissing, ProcessKilled: see `Outside.run_tool`.
     """
-    found = await _parsed(outside, "hls", body, url)
-    return _only(found, MasterPlaylist, url) if isinstance(found, MasterPlaylist) else _only(found, MediaPlaylist, url)
+    playlist = await _parse(outside, "hls", body, url)
+    if isinstance(playlist, MasterPlaylist):
+        return playlist
+    return _only(playlist, MediaPlaylist, url)
 
 
 async def parse_dash(outside: Outside, body: bytes, url: str) -> Presentation:
@@ -74,7 +76,7 @@ async def parse_dash(outside: Outside, body: bytes, url: str) -> Presentation:
     Raises:
         NotMedia, UnsupportedSource, MemoryExhausted, ProcessTimeout, ToolMissing, ProcessKilled: see `parse_hls`.
     """
-    return _only(await _parsed(outside, "dash", body, url), Presentation, url)
+    return _only(await _parse(outside, "dash", body, url), Presentation, url)
 
 
 async def parse_metalink(outside: Outside, body: bytes) -> Metalink:
@@ -83,30 +85,30 @@ async def parse_metalink(outside: Outside, body: bytes) -> Metalink:
     Raises:
         MemoryExhausted, ProcessTimeout, ToolMissing, ProcessKilled: see `parse_hls`.
     """
-    return _only(await _parsed(outside, "metalink", body, ""), Metalink, "")
+    return _only(await _parse(outside, "metalink", body, ""), Metalink, "")
 
 
-def _only(found: Playlist, kind: type[T], url: str) -> T:
-    if not isinstance(found, kind):
+def _only(playlist: Playlist, kind: type[T], url: str) -> T:
+    if not isinstance(playlist, kind):
         raise _unbelievable(url)
-    return found
+    return playlist
 
 
-async def _parsed(outside: Outside, kind: Format, body: bytes, url: str) -> Playlist:
+async def _parse(outside: Outside, kind: Format, body: bytes, url: str) -> Playlist:
     key = (kind, url, blake3(body).digest())
-    known = _KEPT.get(key)
+    known = _CACHE.get(key)
     if known is not None:
         return known
-    found = await _read(outside, kind, body, url)
-    _KEPT.keep(key, found)
-    return found
+    playlist = await _run_reader(outside, kind, body, url)
+    _CACHE.keep(key, playlist)
+    return playlist
 
 
-async def _read(outside: Outside, kind: Format, body: bytes, url: str) -> Playlist:
-    limits, answer = outside.limits, _Answer(url)
+async def _run_reader(outside: Outside, kind: Format, body: bytes, url: str) -> Playlist:
+    limits, answer = outside.limits, _ChildAnswer(url)
     seconds = limits.playlist_timeout.total_seconds()
     head = {"url": url, "memory_bytes": limits.playlist_memory, "cpu_seconds": math.ceil(seconds)}
-    path = await in_thread(_put, json.dumps(head).encode(), body)
+    path = await in_thread(_write_request, json.dumps(head).encode(), body)
     try:
         end = await outside.run_tool(
             name=READER,
@@ -124,27 +126,27 @@ async def _read(outside: Outside, kind: Format, body: bytes, url: str) -> Playli
         raise _no_time(outside, error.evidence, url) from error
     finally:
         path.unlink(missing_ok=True)
-    return _found(outside, answer, end, url)
+    return _playlist_of(outside, answer, end, url)
 
 
-def _found(outside: Outside, answer: _Answer, end: ToolEnd, url: str) -> Playlist:
+def _playlist_of(outside: Outside, answer: _ChildAnswer, end: ToolEnd, url: str) -> Playlist:
     """What the child said, or why it did not."""
     if end.exit_code == -signal.SIGXCPU:
         raise _no_time(outside, end.evidence, url)
     if answer.refused is not None:
-        raise _refusal(outside, answer.refused, end.evidence, url)
+        raise _failure_from_child(outside, answer.refused, end.evidence, url)
     if end.exit_code < 0:
         raise damaged(url, f"it crashed its reader (signal {-end.exit_code})")
     if end.exit_code > 0:  # an error of ours that no reader foresaw
-        said = replace(end.evidence, output_head="", output_tail=redact_text(end.evidence.output_tail))
-        raise Unknown(f"The playlist reader ended with {end.exit_code} and no answer", evidence=said)
+        evidence = replace(end.evidence, output_head="", output_tail=redact_text(end.evidence.output_tail))
+        raise Unknown(f"The playlist reader ended with {end.exit_code} and no answer", evidence=evidence)
     try:
         return answer.account.playlist()
     except Unbelievable as error:
         raise _unbelievable(url) from error
 
 
-def _put(head: bytes, body: bytes) -> Path:
+def _write_request(head: bytes, body: bytes) -> Path:
     """The request in a file that only we can read. A playlist holds signed links."""
     try:
         handle, path = tempfile.mkstemp(prefix="tidegate-playlist-")
@@ -160,13 +162,13 @@ def _put(head: bytes, body: bytes) -> Path:
 
 
 @dataclass
-class _Answer:
+class _ChildAnswer:
     """Puts the lines of one child together to messages; see `parse_child` for how they are cut."""
 
     url: str
     account: Account = field(default_factory=Account)
     refused: list[str] | None = None
-    _pieces: list[str] = field(default_factory=list)
+    _fragments: list[str] = field(default_factory=list)
     _chars: int = 0
     _all_chars: int = 0
 
@@ -183,10 +185,10 @@ class _Answer:
             raise too_long(self.url)
         if len(line) < 2 or line[0] not in "+." or line[-1] != "|":
             raise _unbelievable(self.url)
-        self._pieces.append(line[1:-1])
+        self._fragments.append(line[1:-1])
         if line[0] == ".":
-            text = "".join(self._pieces)
-            self._pieces, self._chars = [], 0
+            text = "".join(self._fragments)
+            self._fragments, self._chars = [], 0
             self._take(text)
 
     def marks(self) -> dict[str, float]:
@@ -203,7 +205,7 @@ class _Answer:
             raise _unbelievable(self.url) from error
 
 
-def _refusal(outside: Outside, refused: list[str], evidence: Evidence, url: str) -> TidegateError:
+def _failure_from_child(outside: Outside, refused: list[str], evidence: Evidence, url: str) -> TidegateError:
     kind, message, hint = refused
     if kind == "memory":
         return _no_memory(outside, evidence, url)
@@ -216,7 +218,7 @@ def _no_memory(outside: Outside, evidence: Evidence, url: str) -> MemoryExhauste
     return MemoryExhausted(
         f"Reading the playlist needs more memory than the {cap:.0f} MB that it may use",
         hint="A playlist that needs so much is damaged or hostile; TIDEGATE_TRANSFER_PLAYLIST_MEMORY allows more.",
-        evidence=_seen(evidence, url),
+        evidence=_without_output(evidence, url),
     )
 
 
@@ -225,11 +227,11 @@ def _no_time(outside: Outside, evidence: Evidence, url: str) -> ProcessTimeout:
     return ProcessTimeout(
         f"Reading the playlist takes longer than the {seconds:g} s that it may",
         hint="A playlist that takes so long is damaged or hostile; TIDEGATE_TRANSFER_PLAYLIST_TIMEOUT allows more.",
-        evidence=_seen(evidence, url),
+        evidence=_without_output(evidence, url),
     )
 
 
-def _seen(evidence: Evidence, url: str) -> Evidence:
+def _without_output(evidence: Evidence, url: str) -> Evidence:
     """Without its output, which is the playlist itself."""
     return Evidence(
         url=redact_url(url),
@@ -247,24 +249,27 @@ def _unbelievable(url: str) -> NotMedia:
 # --- what was read already ------------------------------------------------------------------------
 
 
-class _Kept:
+class _Cache:
     """The last playlists that were read: the same bytes from the same address say the same."""
 
     def __init__(self) -> None:
-        self._found: OrderedDict[tuple[Format, str, bytes], Playlist] = OrderedDict()
+        self._playlists: OrderedDict[tuple[Format, str, bytes], Playlist] = OrderedDict()
 
     def get(self, key: tuple[Format, str, bytes]) -> Playlist | None:
-        if key in self._found:
-            self._found.move_to_end(key)
-        return self._found.get(key)
+        if key in self._playlists:
+            self._playlists.move_to_end(key)
+        return self._playlists.get(key)
 
-    def keep(self, key: tuple[Format, str, bytes], found: Playlist) -> None:
+    def keep(self, key: tuple[Format, str, bytes], playlist: Playlist) -> None:
         """And forget the ones asked for longest ago."""
-        if _segments_in(found) > KEPT_SEGMENTS:
+        if _segments_in(playlist) > KEPT_SEGMENTS:
             return
-        self._found[key] = found
-        while len(self._found) > KEPT_PLAYLISTS or sum(map(_segments_in, self._found.values())) > KEPT_SEGMENTS:
-            self._found.popitem(last=False)
+        self._playlists[key] = playlist
+        while len(self._playlists) > KEPT_PLAYLISTS or self._segments() > KEPT_SEGMENTS:
+            self._playlists.popitem(last=False)
+
+    def _segments(self) -> int:
+        return sum(map(_segments_in, self._playlists.values()))
 
 
 def _segments_in(playlist: Playlist) -> int:
@@ -276,4 +281,4 @@ def _segments_in(playlist: Playlist) -> int:
     return 0
 
 
-_KEPT = _Kept()
+_CACHE = _Cache()

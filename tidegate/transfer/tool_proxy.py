@@ -49,13 +49,14 @@ MOST_CONNECTIONS = 64
 """At once; more wait in the port's queue."""
 MOST_QUESTIONS = 3
 """How often one connection may ask without the password: some tools bring it only when they are told to."""
-BLOCK_BYTES = 64 * 1024
+RELAY_BLOCK_BYTES = 64 * 1024
+"""How much is passed from one end to the other at once."""
 END_SECONDS = 2.0
 """How long a thread is waited for at the end. One that sits in a name lookup ends by itself after it."""
 
 _NAME = "tidegate"
 _PORTS = {"http": 80, "https": 443}
-_NOT_PASSED_ON = frozenset(
+_HOP_HEADERS = frozenset(
     {b"connection", b"proxy-connection", b"proxy-authorization", b"keep-alive", b"te", b"upgrade", b"expect"}
 )
 _OF_THE_SOURCE = (AvailabilityFailure, SourceFailure, UsageError, Unknown)
@@ -136,8 +137,8 @@ class ToolProxy:
     def environment(self) -> dict[str, str]:
         """By which a tool finds it; nothing is left out of it."""
         names = ("http_proxy", "https_proxy", "all_proxy")
-        led = {spelled: self.url for name in names for spelled in (name, name.upper())}
-        return led | {"no_proxy": "", "NO_PROXY": ""}
+        variables = {spelled: self.url for name in names for spelled in (name, name.upper())}
+        return variables | {"no_proxy": "", "NO_PROXY": ""}
 
     def close(self) -> None:
         """End the port, every connection and their threads. Blocks for a moment."""
@@ -167,10 +168,10 @@ class ToolProxy:
 
     def _serve(self, client: socket.socket) -> None:
         try:
-            with self._held(client), contextlib.suppress(OSError, h11.ProtocolError, TidegateError):
+            with self._hold(client), contextlib.suppress(OSError, h11.ProtocolError, TidegateError):
                 client.settimeout(self._connect_seconds)
                 inbound = h11.Connection(h11.SERVER, max_incomplete_event_size=HEAD_BYTES)
-                request = self._admitted(client, inbound)
+                request = self._admit(client, inbound)
                 if request is not None:
                     self._pass_on(client, inbound, request)
         finally:
@@ -178,7 +179,7 @@ class ToolProxy:
                 self._threads.discard(threading.current_thread())
             self._places.release()
 
-    def _admitted(self, client: socket.socket, inbound: h11.Connection) -> h11.Request | None:
+    def _admit(self, client: socket.socket, inbound: h11.Connection) -> h11.Request | None:
         """The first request that brings the password."""
         for _ in range(MOST_QUESTIONS):
             request = _event(inbound, client)
@@ -201,7 +202,7 @@ class ToolProxy:
             _answer(client, inbound, 400)
             return
         try:
-            upstream, proxy = self._connected(target)
+            upstream, proxy = self._connect(target)
         except AddressRefused as refusal:
             self._note(refusal)
             _answer(client, inbound, 403)
@@ -209,7 +210,7 @@ class ToolProxy:
         except TidegateError as failure:
             _answer(client, inbound, 504 if isinstance(failure, RequestTimeout) else 502)
             return
-        with self._held(upstream):
+        with self._hold(upstream):
             for end in (client, upstream):
                 end.settimeout(self._idle_seconds)
             if target.path:
@@ -222,7 +223,7 @@ class ToolProxy:
                 upstream.sendall(ahead)
             self._relay(client, upstream)
 
-    def _connected(self, target: _Target) -> tuple[socket.socket, str | None]:
+    def _connect(self, target: _Target) -> tuple[socket.socket, str | None]:
         """A connection to the target, or through the operator's own proxy; and that one's link, where it has to be told
         the whole link because it is no tunnel.
 
@@ -231,11 +232,11 @@ class ToolProxy:
         """
         proxy = proxy_for(target.url)
         if proxy is None:
-            return self._dialled(target.host, target.port, self._policy), None
+            return self._dial(target.host, target.port, self._policy), None
         require_for_proxy(target.host, target.port, self._policy)
         parts = urlsplit(proxy)
         host = parts.hostname or ""
-        upstream = self._dialled(host, parts.port or _PORTS.get(parts.scheme, 80), OPEN)  # it is the operator's own
+        upstream = self._dial(host, parts.port or _PORTS.get(parts.scheme, 80), OPEN)  # it is the operator's own
         try:
             if parts.scheme == "https":
                 upstream = tls_context().wrap_socket(upstream, server_hostname=host)
@@ -250,10 +251,10 @@ class ToolProxy:
             raise
         return upstream, None
 
-    def _dialled(self, host: str, port: int, policy: AddressPolicy) -> socket.socket:
-        connected = dial(host, port, self._connect_seconds, lambda: self._closing, policy)
-        connected.settimeout(self._connect_seconds)
-        return connected
+    def _dial(self, host: str, port: int, policy: AddressPolicy) -> socket.socket:
+        connection = dial(host, port, self._connect_seconds, lambda: self._closing, policy)
+        connection.settimeout(self._connect_seconds)
+        return connection
 
     def _note(self, refusal: AddressRefused) -> None:
         with self._lock:
@@ -279,7 +280,7 @@ class ToolProxy:
                         socket.socket.shutdown(sink, socket.SHUT_WR)
 
     @contextlib.contextmanager
-    def _held(self, end: socket.socket) -> Iterator[None]:
+    def _hold(self, end: socket.socket) -> Iterator[None]:
         """`close` finds it meanwhile; it is closed at the end."""
         with self._lock:
             self._open.add(end)
@@ -323,15 +324,15 @@ def _target(request: h11.Request) -> _Target | None:
 
 def _event(talk: h11.Connection, end: socket.socket) -> Any:
     while (event := talk.next_event()) is h11.NEED_DATA:
-        talk.receive_data(end.recv(BLOCK_BYTES))
+        talk.receive_data(end.recv(RELAY_BLOCK_BYTES))
     return event
 
 
 def _answer(
     client: socket.socket, inbound: h11.Connection, status: int, headers: list[tuple[bytes, bytes]] | None = None
 ) -> None:
-    told = [(b"Content-Length", b"0"), *(headers or [])]
-    client.sendall(inbound.send(h11.Response(status_code=status, headers=told)) or b"")
+    fields = [(b"Content-Length", b"0"), *(headers or [])]
+    client.sendall(inbound.send(h11.Response(status_code=status, headers=fields)) or b"")
     client.sendall(inbound.send(h11.EndOfMessage()) or b"")
 
 
@@ -350,12 +351,12 @@ def _open_tunnel(upstream: socket.socket, target: _Target, proxy: str) -> None:
         ConnectionFailed: it gives none.
     """
     talk = h11.Connection(h11.CLIENT, max_incomplete_event_size=HEAD_BYTES)
-    asked = h11.Request(
+    request = h11.Request(
         method=b"CONNECT",
         target=target.authority,
         headers=[(b"Host", target.authority.encode("ascii")), *_login_of(proxy)],
     )
-    upstream.sendall((talk.send(asked) or b"") + (talk.send(h11.EndOfMessage()) or b""))
+    upstream.sendall((talk.send(request) or b"") + (talk.send(h11.EndOfMessage()) or b""))
     answer = _event(talk, upstream)
     if not isinstance(answer, h11.Response) or not 200 <= answer.status_code < 300:
         status = getattr(answer, "status_code", "nothing")
@@ -372,30 +373,30 @@ def _exchange(
 ) -> None:
     """One plain request and its answer; the connection ends with it, so that no second one goes where it must not."""
     outbound = h11.Connection(h11.CLIENT, max_incomplete_event_size=HEAD_BYTES)
-    headers = [*_passed_on(request.headers), (b"Connection", b"close"), *(_login_of(proxy) if proxy else [])]
-    asked = h11.Request(method=request.method, target=request.target if proxy else target.path, headers=headers)
-    upstream.sendall(outbound.send(asked) or b"")
+    headers = [*_without_hop_headers(request.headers), (b"Connection", b"close"), *(_login_of(proxy) if proxy else [])]
+    onward = h11.Request(method=request.method, target=request.target if proxy else target.path, headers=headers)
+    upstream.sendall(outbound.send(onward) or b"")
     while isinstance(event := _event(inbound, client), h11.Data):
         upstream.sendall(outbound.send(h11.Data(data=event.data)) or b"")
     upstream.sendall(outbound.send(h11.EndOfMessage()) or b"")
     while not isinstance(event := _event(outbound, upstream), h11.EndOfMessage | h11.ConnectionClosed):
         if isinstance(event, h11.Response):
-            told = [*_passed_on(event.headers), (b"Connection", b"close")]
-            said = h11.Response(status_code=event.status_code, headers=told, reason=event.reason)
-            client.sendall(inbound.send(said) or b"")
+            headers = [*_without_hop_headers(event.headers), (b"Connection", b"close")]
+            response = h11.Response(status_code=event.status_code, headers=headers, reason=event.reason)
+            client.sendall(inbound.send(response) or b"")
         elif isinstance(event, h11.Data):
             client.sendall(inbound.send(h11.Data(data=event.data)) or b"")
     client.sendall(inbound.send(h11.EndOfMessage()) or b"")
 
 
-def _passed_on(headers: Any) -> list[tuple[bytes, bytes]]:
-    return [(name, value) for name, value in headers if name not in _NOT_PASSED_ON]
+def _without_hop_headers(headers: Any) -> list[tuple[bytes, bytes]]:
+    return [(name, value) for name, value in headers if name not in _HOP_HEADERS]
 
 
 def _carry(source: socket.socket, sink: socket.socket) -> bool:
     """What is there, from one end to the other; False at its end."""
     while True:
-        block = source.recv(BLOCK_BYTES)
+        block = source.recv(RELAY_BLOCK_BYTES)
         if not block:
             return False
         sink.sendall(block)

@@ -56,8 +56,8 @@ def refuse_text(head: bytes, content_type: str | None = None) -> None:
     """
     if not head:
         raise NotMedia("The source is empty")
-    if (named := _named(head)) is not None:
-        raise NotMedia(_instead_of_media(named, content_type))
+    if (other := _format_name(head)) is not None:
+        raise NotMedia(_instead_of_media(other, content_type))
     begin = head[:SNIFF_BYTES].lstrip(b"\xef\xbb\xbf \t\r\n")
     for mark, kind, name in _PLAYLISTS:
         if mark.match(begin):
@@ -83,7 +83,7 @@ def check_digests(path: Path, promised: frozenset[Digest], each_block: Callable[
         WrongDigest: a promised digest does not hold.
     """
     found = digests_of(path, algorithms_for(promised), each_block)
-    require_promised(found, promised)
+    require_digests(found, promised)
     return found["blake3"]
 
 
@@ -92,7 +92,7 @@ def algorithms_for(promised: frozenset[Digest]) -> frozenset[str]:
     return frozenset(algorithm_of(digest) for digest in promised) | {"blake3"}
 
 
-def require_promised(found: Mapping[str, Digest], promised: frozenset[Digest]) -> None:
+def require_digests(found: Mapping[str, Digest], promised: frozenset[Digest]) -> None:
     """Compare what was found, by algorithm, with what was promised.
 
     Raises:
@@ -104,7 +104,7 @@ def require_promised(found: Mapping[str, Digest], promised: frozenset[Digest]) -
             raise WrongDigest(f"The file's digest is {actual}, promised was {digest}")
 
 
-def _named(head: bytes) -> str | None:
+def _format_name(head: bytes) -> str | None:
     if head.startswith(b"RIFF") and head[8:12] == b"WEBP":
         return "a WebP picture"
     return next((name for magic, name in _MAGIC.items() if head.startswith(magic)), None)

@@ -43,7 +43,7 @@ from tidegate.transfer.file.part import Part, open_part
 from tidegate.transfer.file.pieces import Widening
 from tidegate.transfer.file.places import Places
 from tidegate.transfer.outside import Outside
-from tidegate.transfer.verify import algorithms_for, require_promised
+from tidegate.transfer.verify import algorithms_for, require_digests
 
 __all__ = ["OVERLAP_BYTES", "Fetch", "FileFetched", "fetch_file", "identify"]
 
@@ -156,7 +156,7 @@ class Fetch:
         follower = self._state.follower or Follower(self.part)
         try:
             found = await in_thread(follower.digests, algorithms_for(promised))
-            require_promised(found, promised)
+            require_digests(found, promised)
         except WrongDigest:
             self.distrust()
             await in_thread(self.part.restart)

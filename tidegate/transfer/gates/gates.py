@@ -28,7 +28,7 @@ from tidegate.resilience import breaker as breaker_rules
 from tidegate.resilience.sharing import Call, Grant, Verdict
 from tidegate.settings import GateSettings
 from tidegate.transfer.gates.origin import Gate, Waiter
-from tidegate.transfer.gates.records import Memory, Records, Shared
+from tidegate.transfer.gates.records import MemoryRecords, Records, SharedRecords
 
 if TYPE_CHECKING:
     from tidegate.durable.ledger import Ledger
@@ -36,8 +36,8 @@ if TYPE_CHECKING:
 GAIN_BYTES = 256 * 1024
 """A try that gained as much is no failure, however it ended (DESIGN §4)."""
 LINGER_SECONDS = 2.0
-"""How long the keeper's thread stays when there is nothing to keep."""
-UNTOLD_SECONDS = 2.0
+"""How long the lease thread stays when there is nothing to keep."""
+SILENT_WAIT_SECONDS = 2.0
 """How long a wait may be before it is told."""
 
 _PORTS = {"http": 80, "https": 443}
@@ -124,15 +124,15 @@ class Gates:
         """Where what passes may lead to; judged where a connection is made, in `transport.dial`."""
         self.clock = clock
         self._observe = observe
-        self._records: Records = Memory(self.limits, clock)
+        self._records: Records = MemoryRecords(self.limits, clock)
         if ledger is not None:
-            self._records = Shared(ledger, self.limits, self._told_by_keeper, clock)
+            self._records = SharedRecords(ledger, self.limits, self._observe_safely, clock)
         self._run = token_hex(8)
         self._gates: dict[str, Gate] = {}
         self._changed = threading.Condition()
-        """Guards the gates, and wakes the keeper."""
+        """Guards the gates, and wakes the lease thread."""
         self._exchanging = threading.Lock()
-        self._keeper: threading.Thread | None = None
+        self._lease_thread: threading.Thread | None = None
         self._passing = self._waits = 0
 
     @contextlib.asynccontextmanager
@@ -182,14 +182,14 @@ class Gates:
             waiter = Waiter(now)
             gate.queue.append(waiter)
             gate.urgent = True
-            self._wake_keeper()
-        return await self._waited(gate, waiter, what)
+            self._wake_lease_thread()
+        return await self._await_grant(gate, waiter, what)
 
-    async def _waited(self, gate: Gate, waiter: Waiter, what: str) -> Grant:
+    async def _await_grant(self, gate: Gate, waiter: Waiter, what: str) -> Grant:
         """The grant, once it is this call's turn and its time has come."""
         try:
-            with self._telling(f"a {what} to {gate.origin}"):
-                await waiter.settled()
+            with self._show_long_wait(f"a {what} to {gate.origin}"):
+                await waiter.wait()
                 if isinstance(waiter.verdict, Grant) and waiter.verdict.starts_in_seconds > 0:
                     await anyio.sleep(waiter.verdict.starts_in_seconds)
         except BaseException:
@@ -198,7 +198,7 @@ class Gates:
                     gate.queue.remove(waiter)
                 elif isinstance(waiter.verdict, Grant):
                     gate.give_back(waiter.verdict)
-                    self._wake_keeper()
+                    self._wake_lease_thread()
             raise
         if not isinstance(waiter.verdict, Grant):
             assert waiter.verdict is not None  # noqa: S101  # settled with one or the other
@@ -206,22 +206,22 @@ class Gates:
         return waiter.verdict
 
     @contextlib.contextmanager
-    def _telling(self, what: str) -> Iterator[None]:
+    def _show_long_wait(self, what: str) -> Iterator[None]:
         """Tell a wait that lasts, unless the run gets on elsewhere."""
-        told = False
+        is_shown = False
 
-        def tell() -> None:
-            nonlocal told
+        def show() -> None:
+            nonlocal is_shown
             if self._waits == 0 and self._passing == 0:
                 self._observe(Waiting(what))
-            told, self._waits = True, self._waits + 1
+            is_shown, self._waits = True, self._waits + 1
 
-        timer = asyncio.get_running_loop().call_later(UNTOLD_SECONDS, tell)
+        timer = asyncio.get_running_loop().call_later(SILENT_WAIT_SECONDS, show)
         try:
             yield
         finally:
             timer.cancel()
-            if told:
+            if is_shown:
                 self._waits -= 1
                 if self._waits == 0:
                     self._observe(Waiting(None))
@@ -233,13 +233,13 @@ class Gates:
         with self._changed:
             gate.leave(passage.call_after(error), passage.began, cost, failure, self.clock())
             if gate.urgent:
-                self._wake_keeper()
+                self._wake_lease_thread()
 
     def _tell(self, gate: Gate, call: Call, began: float) -> None:
         with self._changed:
             gate.tell(call, began)
             if gate.urgent:
-                self._wake_keeper()
+                self._wake_lease_thread()
 
     def _gate(self, origin: str) -> Gate:
         with self._changed:
@@ -247,19 +247,19 @@ class Gates:
                 self._gates[origin] = Gate(origin, self.limits, OriginStats(origin=origin))
             return self._gates[origin]
 
-    # The keeper: a thread, so that leases are renewed whatever the event loop does.
+    # A thread, so that leases are renewed whatever the event loop does.
 
-    def _wake_keeper(self) -> None:
-        if self._keeper is None:
-            self._keeper = threading.Thread(target=self._keep, name="gates", daemon=True)
-            self._keeper.start()
+    def _wake_lease_thread(self) -> None:
+        if self._lease_thread is None:
+            self._lease_thread = threading.Thread(target=self._exchange_what_is_due, name="gates", daemon=True)
+            self._lease_thread.start()
         self._changed.notify_all()
 
-    def _keep(self) -> None:
-        while (gate := self._next_due()) is not None:
-            self._exchange(gate)
+    def _exchange_what_is_due(self) -> None:
+        while (gate := self._wait_for_due_gate()) is not None:
+            self._exchange_with_records(gate)
 
-    def _next_due(self) -> Gate | None:
+    def _wait_for_due_gate(self) -> Gate | None:
         """The gate that has something to ask, as soon as one has; None when there was nothing to keep for a while."""
         leaves_at = self.clock() + LINGER_SECONDS
         with self._changed:
@@ -271,23 +271,23 @@ class Gates:
                 at, gate = min(due, key=lambda one: (one[0], one[1].answered_at), default=(leaves_at, None))
                 if at <= now:
                     if gate is None:
-                        self._keeper = None
+                        self._lease_thread = None
                     return gate
                 self._changed.wait(at - now)
 
-    def _exchange(self, gate: Gate, *, everything: bool = False) -> None:
+    def _exchange_with_records(self, gate: Gate, *, everything: bool = False) -> None:
         with self._exchanging:
             with self._changed:
                 before = gate.state
                 ask, store = gate.ask(self._run, self.clock(), everything=everything)
             answer = self._records.exchange(gate.origin, ask, store=store)
             if answer.breaker.state is not before:  # told before those hear of it whom it stops
-                self._told_by_keeper(breaker_rules.note(gate.origin, answer.breaker, self.limits))
+                self._observe_safely(breaker_rules.note(gate.origin, answer.breaker, self.limits))
             with self._changed:
                 gate.take(ask, answer, self.clock(), stored=store)
 
-    def _told_by_keeper(self, event: Event) -> None:
-        """Whoever shows it may fail, as a closed terminal does: calls that wait for the keeper must not notice."""
+    def _observe_safely(self, event: Event) -> None:
+        """Whoever shows it may fail, as a closed terminal does; calls that wait for the lease thread must not."""
         with contextlib.suppress(Exception, SystemExit):
             self._observe(event)
 
@@ -297,4 +297,4 @@ class Gates:
             for gate in gates:
                 gate.peak = gate.busy
         for gate in gates:
-            self._exchange(gate, everything=True)
+            self._exchange_with_records(gate, everything=True)

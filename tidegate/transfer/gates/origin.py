@@ -44,7 +44,7 @@ class Waiter:
         with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits any more
             self._loop.call_soon_threadsafe(self._wake)
 
-    async def settled(self) -> None:
+    async def wait(self) -> None:
         await self._woken
 
     def _wake(self) -> None:
@@ -155,8 +155,8 @@ class Gate:
         store = self._must_store(ask, now, everything=everything)
         if store:
             self.in_doubt = self._failing
-            told = tuple(replace(call, age_seconds=now - began) for call, began in self.calls)
-            ask = replace(ask, calls=told, gained=self.gained)
+            calls = tuple(replace(call, age_seconds=now - began) for call, began in self.calls)
+            ask = replace(ask, calls=calls, gained=self.gained)
             self.calls, self.gained = [], None
         self.peak, self.urgent = self.busy, False
         return ask, store
@@ -166,11 +166,11 @@ class Gate:
         if ask.wanted or ask.held != self.stored_held:
             return True
         age = now - self.stored_at
-        if self.calls and (everything or self._worried() or age >= TELL_SECONDS):
+        if self.calls and (everything or self._has_bad_news() or age >= TELL_SECONDS):
             return True
         return ask.held > 0 and age >= self.limits.lease.total_seconds() / 4
 
-    def _worried(self) -> bool:
+    def _has_bad_news(self) -> bool:
         if any(call.verdict is Verdict.FAILED or call.slow or call.probe for call, _ in self.calls):
             return True
         return self.answer is None or suspect(self.answer.breaker)

@@ -1,6 +1,6 @@
 """Where a run's gates find what is known about origins: in the ledger, or in memory.
 
-`Gates` asks `exchange` from its keeper's thread. A ledger that does not answer must never stop a transfer: for a while
+`Gates` asks `exchange` from its lease thread. A ledger that does not answer must never stop a transfer: for a while
 the run goes by what it has seen itself, and then asks the ledger again.
 """
 
@@ -38,7 +38,7 @@ class Records(Protocol):
         ...
 
 
-class Memory:
+class MemoryRecords:
     """Of one run, by itself."""
 
     def __init__(self, limits: GateSettings, clock: Callable[[], float]) -> None:
@@ -53,17 +53,17 @@ class Memory:
             origin=origin, seen_at=clerk.now, counted_since=clerk.now, statistics=OriginStats(origin=origin)
         )
         record = self._origins.get(origin, unknown)
-        settled = clerk.settle(record, (), self._shares.get(origin), self._elsewhere(origin, clerk), ask)
+        settled = clerk.settle(record, (), self._shares.get(origin), self._host_without(origin, clerk), ask)
         if store:
             self._origins[origin], self._shares[origin] = settled.origin, settled.share
         return settled.answer
 
-    def _elsewhere(self, origin: str, clerk: Clerk) -> Host:
+    def _host_without(self, origin: str, clerk: Clerk) -> Host:
         others = [(self._origins[name], share) for name, share in self._shares.items() if name != origin]
         return clerk.host_of([(clerk.doubtful(record), share) for record, share in others])
 
 
-class Shared:
+class SharedRecords:
     """In the ledger, with all other runs; in memory while that is away."""
 
     def __init__(self, ledger: Ledger, limits: GateSettings, observe: Observer, clock: Callable[[], float]) -> None:
@@ -72,48 +72,50 @@ class Shared:
         self._limits = limits
         self._observe = observe
         self._clock = clock
-        self._alone = Memory(limits, clock)
+        self._alone = MemoryRecords(limits, clock)
         self._away_until: float | None = None
-        self._told = False
-        self._asking: Future[Answer] | None = None
+        self._has_warned = False
+        self._pending: Future[Answer] | None = None
 
     def exchange(self, origin: str, ask: Ask, *, store: bool) -> Answer:
         if self._is_away():
             return self._alone.exchange(origin, ask)
         call = self._origins.exchange if store else self._origins.look
         try:
-            return self._within_patience(lambda: _insisted(lambda: call(self._owner, origin, ask, self._limits)))
+            return self._within_patience(
+                lambda: _retry_while_locked(lambda: call(self._owner, origin, ask, self._limits))
+            )
         except Exception as error:  # noqa: BLE001  # whatever is wrong with the ledger, the transfer goes on
             self._leave_alone(str(error) or "The ledger does not answer in time")
             return self._alone.exchange(origin, ask)
 
     def _is_away(self) -> bool:
-        stuck = self._asking is not None and not self._asking.done()
+        stuck = self._pending is not None and not self._pending.done()
         return stuck or (self._away_until is not None and self._clock() < self._away_until)
 
     def _within_patience(self, call: Callable[[], Answer]) -> Answer:
         """A database on a dead network disk does not even fail: it is asked in a thread that can be left behind."""
-        self._asking = asked = Future[Answer]()
+        self._pending = answer = Future[Answer]()
 
         def ask() -> None:
             try:
-                asked.set_result(call())
+                answer.set_result(call())
             except BaseException as error:  # noqa: BLE001  # raised again where it is waited for
-                asked.set_exception(error)
+                answer.set_exception(error)
 
         threading.Thread(target=ask, name="gates-ledger", daemon=True).start()
-        return asked.result(PATIENCE_SECONDS)
+        return answer.result(PATIENCE_SECONDS)
 
     def _leave_alone(self, why: str) -> None:
         self._away_until = self._clock() + AWAY_SECONDS
-        if not self._told:
+        if not self._has_warned:
             self._observe(
                 Note(f"{why}; until it is back this run shares no breakers and limits with others", "warning")
             )
-        self._told = True
+        self._has_warned = True
 
 
-def _insisted(call: Callable[[], Answer]) -> Answer:
+def _retry_while_locked(call: Callable[[], Answer]) -> Answer:
     for pause in PAUSES_SECONDS:
         try:
             return call()

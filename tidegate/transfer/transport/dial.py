@@ -53,17 +53,17 @@ def look_up(host: str, port: int, policy: AddressPolicy) -> list[Address]:
         ConnectionFailed: there are none.
     """
     if (rule := policy.rule_against_name(host, port)) is not None and literal_of(host) is None:
-        raise _refused(host, port, rule, policy)
+        raise _address_refusal(host, port, rule, policy)
     try:
-        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+        answers = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
     except (OSError, UnicodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "the name is not valid"
         raise ConnectionFailed(f"No connection to {host}: {reason}") from error
-    rules = [policy.rule_against(host, port, str(address[0])) for _, _, _, _, address in found]
-    addresses: list[Address] = [(one[0], one[4]) for one, rule in zip(found, rules, strict=True) if rule is None]
-    if not addresses and found:
+    rules = [policy.rule_against(host, port, str(address[0])) for _, _, _, _, address in answers]
+    addresses: list[Address] = [(one[0], one[4]) for one, rule in zip(answers, rules, strict=True) if rule is None]
+    if not addresses and answers:
         assert rules[0] is not None  # noqa: S101  # else it were among the addresses
-        raise _refused(host, port, rules[0], policy, str(found[0][4][0]))
+        raise _address_refusal(host, port, rules[0], policy, str(answers[0][4][0]))
     return addresses
 
 
@@ -85,10 +85,12 @@ def require_for_proxy(host: str, port: int, policy: AddressPolicy) -> None:
         literal = literal_of(host)
         rule = policy.rule_against(host, port, str(literal)) if literal else policy.rule_against_unresolved(host, port)
         if rule is not None:
-            raise _refused(host, port, rule, policy) from None
+            raise _address_refusal(host, port, rule, policy) from None
 
 
-def _refused(host: str, port: int, rule: str, policy: AddressPolicy, address: str | None = None) -> AddressRefused:
+def _address_refusal(
+    host: str, port: int, rule: str, policy: AddressPolicy, address: str | None = None
+) -> AddressRefused:
     """Says which rule, and neither the address behind a name nor whether anybody listens there."""
     shown = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
     return AddressRefused(
@@ -106,7 +108,7 @@ def connect(addresses: list[Address], host: str, until: float, given_up: Callabl
     """
     race = _Race(in_turn(addresses))
     try:
-        return race.won(host, until, given_up)
+        return race.run(host, until, given_up)
     finally:
         race.close()
 
@@ -130,7 +132,7 @@ class _Race:
         self._poll = select.poll()
         self._error: OSError | None = None
 
-    def won(self, host: str, until: float, given_up: Callable[[], bool]) -> socket.socket:
+    def run(self, host: str, until: float, given_up: Callable[[], bool]) -> socket.socket:
         next_start = 0.0
         while True:
             now = time.monotonic()
@@ -155,19 +157,19 @@ class _Race:
     def _start(
         self, family: socket.AddressFamily, address: tuple[str, int] | tuple[str, int, int, int] | tuple[int, bytes]
     ) -> None:
-        made: socket.socket | None = None
+        candidate: socket.socket | None = None
         try:
-            made = socket.socket(family, socket.SOCK_STREAM)
-            made.setblocking(False)
+            candidate = socket.socket(family, socket.SOCK_STREAM)
+            candidate.setblocking(False)
             with contextlib.suppress(BlockingIOError):
-                made.connect(address)
+                candidate.connect(address)
         except OSError as error:
             self._error = error
-            if made is not None:
-                made.close()
+            if candidate is not None:
+                candidate.close()
             return
-        self._running[made.fileno()] = made
-        self._poll.register(made, select.POLLOUT)
+        self._running[candidate.fileno()] = candidate
+        self._poll.register(candidate, select.POLLOUT)
 
     def _look(self, seconds: float) -> socket.socket | None:
         for number, _ in self._poll.poll(seconds * 1000):

@@ -14,10 +14,10 @@ def proxy_for(url: str) -> str | None:
     """The proxy's own link; None: the origin is connected to directly."""
     parts = urlsplit(url)
     proxies = urllib.request.getproxies()
-    named = proxies.get(parts.scheme) or proxies.get("all")
-    if not named:
+    proxy = proxies.get(parts.scheme) or proxies.get("all")
+    if not proxy:
         return None
     with contextlib.suppress(OSError, UnicodeError):
         if urllib.request.proxy_bypass(parts.hostname or ""):
             return None
-    return named if "://" in named else f"http://{named}"
+    return proxy if "://" in proxy else f"http://{proxy}"

@@ -58,7 +58,7 @@ class SocketLine:
         self._busy = False
         self._given_up = False
         self._broken: OSError | None = None
-        self._heard = False
+        self._has_received = False
         """Whether anything came since the last question."""
         self._reply: SocketReply | None = None
         self.waited_seconds = 0.0
@@ -73,9 +73,9 @@ class SocketLine:
                 try:
                     return self._exchange(request, url, until)
                 except (ConnectionFailed, OSError):
-                    if self._heard:
+                    if self._has_received:
                         raise
-                self._require_wanted(url)
+                self._raise_if_given_up(url)
                 self._drop()
             self._connect(parts, until)
             return self._exchange(request, url, until)
@@ -127,14 +127,14 @@ class SocketLine:
                     break
                 filled += count
             if not filled:
-                self._require_wanted(url)
+                self._raise_if_given_up(url)
             return filled
 
     def _exchange(self, request: h11.Request, url: str, until: float) -> SocketReply:
         talk = h11.Connection(h11.CLIENT, max_incomplete_event_size=HEAD_BYTES)
-        said = (talk.send(request) or b"") + (talk.send(h11.EndOfMessage()) or b"")
-        self._heard = False
-        self._send(said, url, until)
+        data = (talk.send(request) or b"") + (talk.send(h11.EndOfMessage()) or b"")
+        self._has_received = False
+        self._send(data, url, until)
         for _ in range(INTERIM_ANSWERS):
             event = self._event(talk, url, until)
             if isinstance(event, h11.Response):
@@ -155,14 +155,14 @@ class SocketLine:
     def _receive(self, url: str, until: float) -> bytes:
         while True:
             try:
-                came = self._open.recv(HEAD_BYTES)
-                self._heard = self._heard or bool(came)
-                return came
+                data = self._open.recv(HEAD_BYTES)
+                self._has_received = self._has_received or bool(data)
+                return data
             except (BlockingIOError, ssl.SSLWantReadError):
                 self._wait_for_head(_READ, url, until)
 
-    def _send(self, said: bytes, url: str, until: float) -> None:
-        view = memoryview(said)
+    def _send(self, data: bytes, url: str, until: float) -> None:
+        view = memoryview(data)
         while view:
             try:
                 view = view[self._open.send(view) :]
@@ -176,17 +176,17 @@ class SocketLine:
         # Whole names and bracketless addresses: httpx has made a name with other letters into ASCII.
         host = parts.raw_host.decode("ascii")
         port = parts.port or (443 if tls else 80)
-        made = dial(host, port, until - time.monotonic(), lambda: self._given_up, self._addresses)
-        made.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        self._adopt(made)
+        connection = dial(host, port, until - time.monotonic(), lambda: self._given_up, self._addresses)
+        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        self._adopt(connection)
         if tls:
-            self._adopt(tls_context().wrap_socket(made, server_hostname=host, do_handshake_on_connect=False))
+            self._adopt(tls_context().wrap_socket(connection, server_hostname=host, do_handshake_on_connect=False))
             self._shake_hands(str(parts), until)
 
-    def _adopt(self, made: socket.socket) -> None:
-        self._socket = made
+    def _adopt(self, connection: socket.socket) -> None:
+        self._socket = connection
         self._poll = select.poll()
-        self._poll.register(made, _READ)
+        self._poll.register(connection, _READ)
         self._reply = None
         if self._given_up:
             self.abort()  # it was given up before there was a socket
@@ -214,14 +214,14 @@ class SocketLine:
             raise StalledTransfer("No byte came for longer than the stall timeout", evidence=evidence_of(url))
 
     def _ready(self, events: int, seconds: float, url: str) -> bool:
-        self._require_wanted(url)
+        self._raise_if_given_up(url)
         self._poll.modify(self._open, events)
         ready = bool(self._poll.poll(max(0.0, seconds) * 1000))
         self._poll.modify(self._open, _READ)
-        self._require_wanted(url)
+        self._raise_if_given_up(url)
         return ready
 
-    def _require_wanted(self, url: str) -> None:
+    def _raise_if_given_up(self, url: str) -> None:
         if self._given_up:
             raise ConnectionFailed("The connection was given up", evidence=evidence_of(url))
 
@@ -237,7 +237,7 @@ class SocketLine:
         with self._lock:
             self._busy = True
         try:
-            self._require_wanted(url)
+            self._raise_if_given_up(url)
             yield
         except TidegateError:
             self._given_up = True  # nothing of a failed connection is used again
@@ -272,7 +272,7 @@ class SocketReply:
         self._ended = False
         self._ahead = memoryview(b"")
         chunked = "transfer-encoding" in self.headers
-        self._left = None if chunked else self._announced()
+        self._left = None if chunked else self._body_length()
         self._chunked = chunked and not self._bodiless
         self.end_is_certain = self._chunked or self._left is not None
         self._wants_on = head.http_version == b"1.1" and "close" not in self.headers.get("Connection", "").lower()
@@ -294,7 +294,7 @@ class SocketReply:
     def _bodiless(self) -> bool:
         return self.status in (HTTPStatus.NO_CONTENT, HTTPStatus.NOT_MODIFIED)
 
-    def _announced(self) -> int | None:
+    def _body_length(self) -> int | None:
         if self._bodiless:
             return 0
         length = self.headers.get("Content-Length")
@@ -304,26 +304,26 @@ class SocketReply:
         if self._ended:
             return 0
         if self._chunked:
-            return self._unchunked(buffer)
+            return self._read_chunk(buffer)
         if self._left is not None:
             buffer = buffer[: self._left]
-        count = self._taken_ahead(buffer) or self._line.receive_into(buffer, self._url)
+        count = self._take_ahead(buffer) or self._line.receive_into(buffer, self._url)
         if count == 0:
             self._ended = True
             if self._left is not None:
-                raise self._truncated()
+                raise self._truncation()
         if self._left is not None:
             self._left -= count
             self._ended = self._left == 0
         return count
 
-    def _taken_ahead(self, buffer: memoryview) -> int:
+    def _take_ahead(self, buffer: memoryview) -> int:
         count = min(len(self._ahead), len(buffer))
         buffer[:count] = self._ahead[:count]
         self._ahead = self._ahead[count:]
         return count
 
-    def _unchunked(self, buffer: memoryview) -> int:
+    def _read_chunk(self, buffer: memoryview) -> int:
         while not self._ahead:
             try:
                 event = self._talk.next_event()
@@ -338,10 +338,10 @@ class SocketReply:
                     return 0
             except h11.RemoteProtocolError:
                 self._wants_on = False
-                raise self._truncated() from None
-        return self._taken_ahead(buffer)
+                raise self._truncation() from None
+        return self._take_ahead(buffer)
 
-    def _truncated(self) -> TruncatedBody:
+    def _truncation(self) -> TruncatedBody:
         return TruncatedBody("The body ended before its announced end", evidence=evidence_of(self._url, self.status))
 
 
@@ -368,10 +368,10 @@ def _request(url: str, headers: dict[str, str]) -> tuple[h11.Request, httpx.URL]
         parts = httpx.URL(url)
         if parts.scheme not in ("http", "https") or not parts.host:
             raise ValueError
-        sent = {"Host": parts.netloc.decode("ascii"), "User-Agent": USER_AGENT, **headers}
-        if parts.userinfo and not any(name.lower() == "authorization" for name in sent):
-            sent["Authorization"] = f"Basic {_login(parts.userinfo)}"
-        encoded = [(name.encode("ascii"), value.encode("ascii")) for name, value in sent.items()]
+        fields = {"Host": parts.netloc.decode("ascii"), "User-Agent": USER_AGENT, **headers}
+        if parts.userinfo and not any(name.lower() == "authorization" for name in fields):
+            fields["Authorization"] = f"Basic {_login(parts.userinfo)}"
+        encoded = [(name.encode("ascii"), value.encode("ascii")) for name, value in fields.items()]
         return h11.Request(method="GET", target=parts.raw_path, headers=encoded), parts
     except (httpx.InvalidURL, ValueError, h11.LocalProtocolError):
         raise BadInput("The link or a header is not valid", evidence=evidence_of(url)) from None

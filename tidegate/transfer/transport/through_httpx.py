@@ -66,7 +66,7 @@ class HttpxLine:
             return HttpxReply(self, self._response, url)
         except Exception as error:  # noqa: BLE001  # translated
             self._aborted.set()
-            raise _translated(error, url, reading=False) from _presentable(error)
+            raise _translate(error, url, reading=False) from _presentable(error)
         finally:
             self._end()
 
@@ -124,11 +124,11 @@ class HttpxLine:
             require_for_proxy(host, port, self._addresses)
             return self._send(url, headers, {})
         failure: Exception | None = None
-        named = {} if literal_of(host) else {"sni_hostname": host}
+        extensions = {} if literal_of(host) else {"sni_hostname": host}
         for _, address in in_turn(look_up(host, port, self._addresses)):
             at = url.copy_with(host=str(address[0]))
             try:
-                return self._send(at, {"Host": url.netloc.decode("ascii"), **headers}, named)
+                return self._send(at, {"Host": url.netloc.decode("ascii"), **headers}, extensions)
             except (httpx.ConnectError, httpx.ConnectTimeout) as error:
                 failure = error
                 if self._aborted.is_set():
@@ -177,7 +177,7 @@ class HttpxReply:
                     return 0
                 self._ahead = memoryview(chunk)
         except Exception as error:  # noqa: BLE001  # translated
-            raise _translated(error, self._url, reading=True) from _presentable(error)
+            raise _translate(error, self._url, reading=True) from _presentable(error)
         finally:
             self._line._end()
         count = min(len(self._ahead), len(buffer))
@@ -197,7 +197,7 @@ def _presentable(error: Exception) -> Exception | None:
     return None if isinstance(error, httpx.ProtocolError | httpx.InvalidURL | ValueError) else error
 
 
-def _translated(error: Exception, url: str, *, reading: bool) -> TidegateError:
+def _translate(error: Exception, url: str, *, reading: bool) -> TidegateError:
     """httpx's exceptions as ours; `reading` tells whether the body had begun. None repeats a header or a link."""
     evidence = evidence_of(url)
     host = urlsplit(redact_url(url)).hostname
