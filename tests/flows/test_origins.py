@@ -50,7 +50,7 @@ def used(ledger: Ledger, *errors: TidegateError | None, origin: str = HOST, gain
         for error in errors:
             try:
                 async with gates.through(origin) as passage:
-                    passage.report_received(gained)
+                    passage.report_bytes(gained)
                     if error is not None:
                         raise error
             except TidegateError:

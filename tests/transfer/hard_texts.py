@@ -6,7 +6,7 @@ import re
 from collections.abc import Callable
 
 from tidegate.redact import has_secret, redact_text, redact_url
-from tidegate.transfer.asking.answers import digests, file_name, links, retry_after_seconds, wait_seconds
+from tidegate.transfer.asking.answers import digests, file_name, links_of, retry_after_seconds, wait_seconds
 from tidegate.transfer.file.mirrors import has_expired
 from tidegate.transfer.playlists.captions import merged_captions
 from tidegate.transfer.playlists.metalink import priority_of
@@ -76,7 +76,7 @@ FUNCTIONS: dict[str, Callable[[str], object]] = {
     "retry_after_seconds": lambda text: retry_after_seconds(text, 0.0),
     "wait_seconds": _header("RateLimit")(lambda headers: wait_seconds(headers, 0.0)),
     "digests": _header("Repr-Digest")(lambda headers: digests(headers, whole=True)),
-    "links": _header("Link")(lambda headers: links(headers, "http://h/", "duplicate")),
+    "links": _header("Link")(lambda headers: links_of(headers, "http://h/", "duplicate")),
     "file_name": _header("Content-Disposition")(lambda headers: file_name(headers, "http://h/a")),
     "file_name, quoted": lambda text: file_name(
         Headers({"Content-Disposition": f'attachment; filename="{text}'.replace("\n", " ")}), "http://h/a"

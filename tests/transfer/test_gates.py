@@ -66,7 +66,7 @@ async def call(gates: Gates, error: BaseException | None = None, *, origin: str 
     """One call, which ends with `error`."""
     async with gates.through(origin) as passage:
         passage.report_answer()
-        passage.report_received(gained)
+        passage.report_bytes(gained)
         if error is not None:
             raise error
 
@@ -186,7 +186,7 @@ def test_one_that_is_still_under_way_has_shown_that_the_origin_is_well() -> None
         gates = Gates(QUICK)
         await fails(gates, ServerError("503"), 4)
         async with gates.through(HOST) as passage:
-            passage.report_received(GAIN_BYTES)
+            passage.report_bytes(GAIN_BYTES)
             await fails(gates, ServerError("503"), 4)
             await fails(gates, ServerError("503"))
             await refused(gates)
@@ -303,7 +303,7 @@ def test_a_probe_that_gains_enough_closes_it_before_it_ends(make: Callable[[Gate
         await fails(gates, ServerError("503"), 5)
         await anyio.sleep(0.5)
         async with gates.through(HOST) as passage:
-            passage.report_received(GAIN_BYTES)
+            passage.report_bytes(GAIN_BYTES)
             await call(gates)
 
     run(test)

@@ -207,6 +207,6 @@ def test_an_origin_that_refuses_one_is_not_asked_again_for_a_while() -> None:
         received += MIB
         if widening.look(now, received, now, 1, SIZE * 10) > 0:
             asked_at.append(now)
-            widening.refused(now, 1)
+            widening.step_back(now, 1)
     assert len(asked_at) == 2
     assert asked_at[1] - asked_at[0] > 10

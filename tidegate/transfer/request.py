@@ -169,15 +169,12 @@ def _check_file(path: Path, may_read: PathCheck) -> str:
 def _why_not_there(path: Path, error: OSError) -> str:
     shown = printable(path)
     if error.errno in (errno.ENOENT, errno.ENOTDIR):
-        dangling = path.is_symlink()
-        return f"{shown} is a link to {printable(path.readlink())}, which is not there" if dangling else _missing(shown)
+        if path.is_symlink():
+            return f"{shown} is a link to {printable(path.readlink())}, which is not there"
+        return f"There is no file {shown}"
     if error.errno == errno.ELOOP:
         return f"{shown} is a link that leads back to itself"
     return f"{shown} cannot be read: {error.strerror}"
-
-
-def _missing(shown: str) -> str:
-    return f"There is no file {shown}"
 
 
 def _quote(text: str) -> str:

@@ -47,19 +47,19 @@ def raise_for_status(status: int, reason: str, headers: Headers, evidence: Evide
     """Translate a status that is not success (RFC 9110 §15)."""
     if status in (HTTPStatus.OK, HTTPStatus.PARTIAL_CONTENT):
         return
-    said = f"The origin answered {status} {reason}".rstrip()
+    message = f"The origin answered {status} {reason}".rstrip()
     wait = wait_seconds(headers, time.time()) if status in (429, 503) else None
     if status == HTTPStatus.TOO_MANY_REQUESTS:
-        raise Throttled(said, evidence=evidence, retry_after_seconds=wait)
+        raise Throttled(message, evidence=evidence, retry_after_seconds=wait)
     if status == HTTPStatus.REQUEST_TIMEOUT:
-        raise RequestTimeout(said, evidence=evidence)
+        raise RequestTimeout(message, evidence=evidence)
     if status in (HTTPStatus.NOT_FOUND, HTTPStatus.GONE):
-        raise NotFound(said, evidence=evidence)
+        raise NotFound(message, evidence=evidence)
     if 400 <= status < 500:
-        raise HttpRefused(said, evidence=evidence)
+        raise HttpRefused(message, evidence=evidence)
     if 500 <= status < 600:
-        raise ServerError(said, evidence=evidence, retry_after_seconds=wait)
-    raise NotMedia(said, evidence=evidence)
+        raise ServerError(message, evidence=evidence, retry_after_seconds=wait)
+    raise NotMedia(message, evidence=evidence)
 
 
 def redirect_target(url: str, status: int, headers: Headers, evidence: Evidence) -> str | None:
@@ -84,7 +84,7 @@ def redirect_target(url: str, status: int, headers: Headers, evidence: Evidence)
     return target
 
 
-def begins_at(status: int, headers: Headers, asked: int, evidence: Evidence) -> int:
+def begins_at(status: int, headers: Headers, start: int, evidence: Evidence) -> int:
     """Where the body begins: 0 for a whole answer, else what Content-Range says, which must be what we asked for.
 
     Raises:
@@ -93,10 +93,10 @@ def begins_at(status: int, headers: Headers, asked: int, evidence: Evidence) -> 
     if status != HTTPStatus.PARTIAL_CONTENT:
         return 0
     covers = content_range(headers)
-    if covers is None or covers[0] != asked:
-        told = headers.get("Content-Range", "no Content-Range")[:100]
-        raise RangeMismatch(f"Asked for bytes from {asked}, the origin sent {told!r}", evidence=evidence)
-    return asked
+    if covers is None or covers[0] != start:
+        value = headers.get("Content-Range", "no Content-Range")[:100]
+        raise RangeMismatch(f"Asked for bytes from {start}, the origin sent {value!r}", evidence=evidence)
+    return start
 
 
 def content_range(headers: Headers) -> tuple[int, int] | None:
@@ -124,9 +124,9 @@ def only(headers: Headers, name: str) -> str | None:
 
 def wait_seconds(headers: Headers, now: float) -> float | None:
     """How long the origin asks to be left alone: `Retry-After`, else what its rate limit's headers say."""
-    told = retry_after_seconds(headers.get("Retry-After"), now)
-    if told is not None:
-        return told
+    wait = retry_after_seconds(headers.get("Retry-After"), now)
+    if wait is not None:
+        return wait
     limit = _RESET.search(headers.get("RateLimit", ""))
     if limit is not None:
         return min(float(limit[1]), LONGEST_WAIT_SECONDS)
@@ -153,10 +153,10 @@ def retry_after_seconds(value: str | None, now: float) -> float | None:
 
 def digests(headers: Headers, *, whole: bool) -> tuple[Digest, ...]:
     """Digests that are certainly of the whole file. `Repr-Digest` always is; the others where the answer is `whole`."""
-    told = [headers.get("Repr-Digest", "")]
+    values = [headers.get("Repr-Digest", "")]
     if whole:
-        told += [headers.get("Content-Digest", ""), headers.get("Digest", ""), _content_md5(headers)]
-    return _unanimous(told)
+        values += [headers.get("Content-Digest", ""), headers.get("Digest", ""), _content_md5(headers)]
+    return _unanimous(values)
 
 
 def ambiguous_digests(headers: Headers) -> tuple[Digest, ...]:
@@ -172,21 +172,21 @@ def file_name(headers: Headers, redacted: str) -> str:
     """A name for people. It is somebody else's text: whoever makes a path of it sanitises it."""
     message = Message()
     # Of an endless one nothing is a name, and the library's time for it grows with the square of its length.
-    told = headers.get("Content-Disposition", "")
-    message["Content-Disposition"] = told if len(told) <= LONGEST_DISPOSITION else ""
+    disposition = headers.get("Content-Disposition", "")
+    message["Content-Disposition"] = disposition if len(disposition) <= LONGEST_DISPOSITION else ""
     given = None
     with contextlib.suppress(ValueError, LookupError):  # a charset that is none, a number without end
         given = message.get_filename()
     return given or unquote(urlsplit(redacted).path.rstrip("/").rpartition("/")[2]) or urlsplit(redacted).netloc
 
 
-def links(headers: Headers, url: str, relation: str) -> tuple[tuple[str, dict[str, str]], ...]:
+def links_of(headers: Headers, url: str, relation: str) -> tuple[tuple[str, dict[str, str]], ...]:
     """Targets of `Link` headers with this relation (RFC 8288), http(s) only, with their parameters."""
     found = []
-    for target, told in _LINK.findall(headers.get("Link", "")):
+    for target, rest in _LINK.findall(headers.get("Link", "")):
         parameters = {
             name.strip().lower(): value.strip().strip('"')
-            for name, _, value in (one.partition("=") for one in re.findall(r";\s*([^;\"]*(?:\"[^\"]*\")?)", told))
+            for name, _, value in (one.partition("=") for one in re.findall(r";\s*([^;\"]*(?:\"[^\"]*\")?)", rest))
         }
         if relation in parameters.get("rel", "").lower().split():
             try:
@@ -203,9 +203,9 @@ def _content_md5(headers: Headers) -> str:
     return f"md5={value}" if value else ""
 
 
-def _unanimous(told: list[str]) -> tuple[Digest, ...]:
+def _unanimous(values: list[str]) -> tuple[Digest, ...]:
     """What the headers say, but for algorithms on which they contradict each other."""
-    found = dict.fromkeys(filter(None, (_digest(item) for item in ",".join(told).split(","))))
+    found = dict.fromkeys(filter(None, (_digest(item) for item in ",".join(values).split(","))))
     names = [digest.partition(":")[0] for digest in found]
     return tuple(digest for digest, name in zip(found, names, strict=True) if names.count(name) == 1)
 

@@ -32,7 +32,7 @@ from tidegate.transfer.asking.conversation import Conversation, OpenResponse, Qu
 from tidegate.transfer.outside import Outside
 from tidegate.transfer.transport.base import Headers
 
-BLOCK_BYTES = 256 * 1024
+BODY_BLOCK_BYTES = 256 * 1024
 """How much is received, and how much is unpacked, at once."""
 
 _UNPACKED = frozenset({"gzip", "x-gzip", "deflate"})
@@ -86,13 +86,13 @@ class _Memory:
     """A sink that keeps everything."""
 
     def __init__(self) -> None:
-        self.taken = bytearray()
+        self.body = bytearray()
 
     def restart(self) -> None:
-        self.taken.clear()
+        self.body.clear()
 
     def write(self, block: memoryview, /) -> None:
-        self.taken += block
+        self.body += block
 
 
 async def ask(outside: Outside, request: Request, *, tries: Retry | None = None) -> Response:
@@ -103,7 +103,7 @@ async def ask(outside: Outside, request: Request, *, tries: Retry | None = None)
     """
     memory = _Memory()
     response = await receive(outside, request, memory, tries=tries)
-    return Response(response.url, response.status, response.headers, bytes(memory.taken), response.requests)
+    return Response(response.url, response.status, response.headers, bytes(memory.body), response.requests)
 
 
 async def receive(outside: Outside, request: Request, sink: Sink, *, tries: Retry | None = None) -> Response:
@@ -167,23 +167,23 @@ def _require_range(response: OpenResponse, request: Request) -> None:
 def _deliver(response: OpenResponse, request: Request, sink: Sink, limits: TransferSettings) -> None:
     """Runs in a thread: the body into the sink, what was not asked for left out."""
     sink.restart()
-    unpack = _Unpacker(_encoding(response)) if _encoding(response) else None
+    unpacker = _Unpacker(_encoding(response)) if _encoding(response) else None
     # An origin without ranges sends everything: what was asked for is cut out of it.
     skip = (request.first or 0) if response.status == HTTPStatus.OK else 0
     length = request.last - (request.first or 0) + 1 if request.last is not None else None
     delivered = 0
     for block in _blocks(response, request, limits):
-        for piece in unpack.unpacked(block) if unpack else (block,):
-            left_out = min(skip, len(piece))
+        for stretch in unpacker.unpack(block) if unpacker else (block,):
+            left_out = min(skip, len(stretch))
             skip -= left_out
-            kept = piece[left_out:][: None if length is None else length - delivered]
+            kept = stretch[left_out:][: None if length is None else length - delivered]
             delivered += len(kept)
             if delivered > request.most_bytes:
                 raise _too_long(request)
             sink.write(kept)
         if length is not None and delivered == length and response.status == HTTPStatus.OK:
             return
-    if unpack and not unpack.ended:
+    if unpacker and not unpacker.ended:
         raise TruncatedBody(f"The packed {request.what} ends too early", evidence=response.evidence)
     if length is not None and delivered < length:
         raise TruncatedBody(f"The {request.what} has {delivered} of {length} bytes", evidence=response.evidence)
@@ -195,11 +195,11 @@ def _blocks(response: OpenResponse, request: Request, limits: TransferSettings) 
     tick = limits.stall_tick.total_seconds()
     next_look = time.monotonic() + tick
     window.record(next_look - tick, 0)
-    buffer = memoryview(bytearray(min(BLOCK_BYTES, _announced(response) or BLOCK_BYTES)))
+    buffer = memoryview(bytearray(min(BODY_BLOCK_BYTES, _content_length(response) or BODY_BLOCK_BYTES)))
     while count := response.reply.readinto(buffer):
         still_wanted()
         received += count
-        response.passage.report_received(received)
+        response.passage.report_bytes(received)
         if received > request.most_bytes + (request.first or 0):
             raise _too_long(request)
         yield buffer[:count]
@@ -217,37 +217,37 @@ class _Unpacker:
         self._bits = zlib.MAX_WBITS | 32  # finds out by itself whether it is gzip or zlib
         self._packed = zlib.decompressobj(self._bits)
         self._raw_possible = encoding == "deflate"
-        self._begun = False
+        self._has_begun = False
 
     @property
     def ended(self) -> bool:
         return self._packed.eof
 
-    def unpacked(self, block: memoryview) -> Iterator[memoryview]:
+    def unpack(self, block: memoryview) -> Iterator[memoryview]:
         left = bytes(block)
         while left:
             if self._packed.eof:  # another member follows
                 self._packed = zlib.decompressobj(self._bits)
             try:
-                made = self._packed.decompress(left, BLOCK_BYTES)
+                plain = self._packed.decompress(left, BODY_BLOCK_BYTES)
             except zlib.error as error:
-                if self._begun or not self._raw_possible:
+                if self._has_begun or not self._raw_possible:
                     raise TruncatedBody("The packed body is damaged") from error
                 # Some origins take "deflate" literally and leave the zlib header out.
                 self._packed, self._raw_possible = zlib.decompressobj(-zlib.MAX_WBITS), False
                 continue
-            self._begun = True
+            self._has_begun = True
             left = self._packed.unused_data or self._packed.unconsumed_tail
-            if made:
-                yield memoryview(made)
+            if plain:
+                yield memoryview(plain)
 
 
 def _encoding(response: OpenResponse) -> str:
-    told = response.headers.get("Content-Encoding", "").strip().lower()
-    return "" if told == "identity" else told
+    encoding = response.headers.get("Content-Encoding", "").strip().lower()
+    return "" if encoding == "identity" else encoding
 
 
-def _announced(response: OpenResponse) -> int | None:
+def _content_length(response: OpenResponse) -> int | None:
     length = 0
     with suppress(ValueError):
         length = int(response.headers.get("Content-Length", ""))

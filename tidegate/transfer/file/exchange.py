@@ -36,7 +36,7 @@ class Body(Protocol):
         """Take what is there, at least one byte; 0 at the end. Blocks."""
         ...
 
-    def report_received(self, bytes_so_far: int) -> None:
+    def report_bytes(self, bytes_so_far: int) -> None:
         """Tell the gate how many bytes this body has brought. Quick; from any thread."""
         ...
 

@@ -37,7 +37,7 @@ from tidegate.transfer.asking.conversation import read_in_thread
 from tidegate.transfer.file.exchange import Body, Connect, Exchange
 from tidegate.transfer.file.follow import Follower
 from tidegate.transfer.file.http import HttpExchange
-from tidegate.transfer.file.mirrors import Elsewhere, has_expired, proven_same
+from tidegate.transfer.file.mirrors import KnownMirrors, has_expired, proven_same
 from tidegate.transfer.file.parallel import OVERLAP_BYTES, ParallelTry, TransferState
 from tidegate.transfer.file.part import Part, open_part
 from tidegate.transfer.file.pieces import Widening
@@ -194,7 +194,7 @@ class Fetch:
         filled = 0
         while filled < most and (count := body.readinto(taken[filled:])):
             filled += count
-            body.report_received(filled)
+            body.report_bytes(filled)
             self._state.bytes_received += count
         return bytes(taken[:filled])
 
@@ -275,7 +275,7 @@ class _FileFetch:
     renew: Renew | None
     tries: Retry | None = None
     stats: TransferStats = field(default_factory=TransferStats)
-    _elsewhere: Elsewhere = field(default_factory=Elsewhere)
+    _known_mirrors: KnownMirrors = field(default_factory=KnownMirrors)
 
     async def run(self) -> FileFetched:
         try:
@@ -294,8 +294,8 @@ class _FileFetch:
         if isinstance(failure, LimitReached):
             return
         known = [mirror.get_secret_value() for mirror in self.source.mirrors]
-        named = await self._elsewhere.found(self.outside, self.identity.size_bytes)
-        self.promised |= self._elsewhere.digests
+        named = await self._known_mirrors.look_up(self.outside, self.identity.size_bytes)
+        self.promised |= self._known_mirrors.digests
         for url in dict.fromkeys([*known, *named]):
             if url != self.source.url.get_secret_value():
                 shown = redact_url(url)
@@ -362,7 +362,7 @@ class _FileFetch:
 
         def links() -> list[str]:
             known = [mirror.get_secret_value() for mirror in source.mirrors]
-            return [url for url in dict.fromkeys([*known, *self._elsewhere.named]) if url != own]
+            return [url for url in dict.fromkeys([*known, *self._known_mirrors.links]) if url != own]
 
         return Places(
             self._connect(source),
@@ -391,7 +391,7 @@ class _FileFetch:
 
     def _connect(self, source: Source) -> Connect:
         outside = self.outside
-        return lambda: HttpExchange(source, outside.limits, outside.gates, noted=self._elsewhere.note)
+        return lambda: HttpExchange(source, outside.limits, outside.gates, note_links=self._known_mirrors.note)
 
 
 def require_space(part: Part) -> None:

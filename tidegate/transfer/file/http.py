@@ -37,12 +37,12 @@ class HttpExchange:
         limits: TransferSettings,
         gates: Gates | None = None,
         what: str = "file",
-        noted: Callable[[str, Headers], None] = lambda url, headers: None,
+        note_links: Callable[[str, Headers], None] = lambda url, headers: None,
     ) -> None:
         self._source = source
         self._what = what
         self._conversation = Conversation(gates, limits)
-        self._noted = noted
+        self._note_links = note_links
         """Is told the headers of each good answer, and where it came from."""
         self.last_identity: Identity | None = None
 
@@ -65,7 +65,7 @@ class HttpExchange:
         """See `Exchange.open`. A conditional range goes along with the validator, when the source has one."""
         headers = _range_headers(start, stop, expected if conditional else None)
         async with self._conversation.ask(self._question(headers), retry=retry) as response:
-            body = self._checked(response, start, expected)
+            body = self._body_of(response, start, expected)
             if not conditional and body.start > 0 and not expected.same_validator_as(body.identity):
                 raise RangeMismatch("The part carries no validator to know it by", evidence=response.evidence)
             yield body
@@ -79,9 +79,9 @@ class HttpExchange:
             return Question(url, headers, self._source.headers, origin_of(url), self._what)
         return Question(url, headers, what=self._what)
 
-    def _checked(self, response: OpenResponse, start: int, expected: Identity) -> HttpBody:
+    def _body_of(self, response: OpenResponse, start: int, expected: Identity) -> HttpBody:
         if response.status == HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE:
-            return self._nothing_left(response, start, expected)
+            return self._empty_body(response, start, expected)
         raise_for_status(response.status, response.reply.reason, response.headers, response.evidence)
         identity = self._identity(response).settled_by(expected)
         if not expected.same_content_as(identity):
@@ -93,25 +93,25 @@ class HttpExchange:
             raise UnsupportedSource(message, evidence=response.evidence)
         return HttpBody(response, begins_at(response.status, response.headers, start, response.evidence), identity)
 
-    def _nothing_left(self, response: OpenResponse, start: int, expected: Identity) -> HttpBody:
+    def _empty_body(self, response: OpenResponse, start: int, expected: Identity) -> HttpBody:
         """416: right when we have it all already, otherwise the source has become shorter.
 
         Of a source of unknown size it says that nothing follows, even where it leaves out how long the whole is;
         nothing vouches for that end then.
         """
-        told_total = total_bytes(response.status, response.headers)
-        total = start if told_total is None and expected.size_bytes is None else told_total
+        stated_total = total_bytes(response.status, response.headers)
+        total = start if stated_total is None and expected.size_bytes is None else stated_total
         if total != start or expected.size_bytes not in (None, total):
             raise SourceChanged(f"The source no longer reaches byte {start}", evidence=response.evidence)
-        told = self._identity(response)
-        if expected.etag and told.etag and expected.etag != told.etag:
+        identity = self._identity(response)
+        if expected.etag and identity.etag and expected.etag != identity.etag:
             raise SourceChanged("The source has changed since it was identified", evidence=response.evidence)
         # What else the answer says is about its own text, not about the file.
         whole = expected.model_copy(update={"size_bytes": total})
-        return HttpBody(response, start, whole, empty=True, end_is_certain=told_total is not None)
+        return HttpBody(response, start, whole, empty=True, end_is_certain=stated_total is not None)
 
     def _identity(self, response: OpenResponse) -> Identity:
-        self._noted(response.url, response.headers)
+        self._note_links(response.url, response.headers)
         etag = only(response.headers, "ETag")
         partial = response.status == HTTPStatus.PARTIAL_CONTENT
         size = total_bytes(response.status, response.headers)
@@ -150,7 +150,7 @@ class HttpBody:
         self.total_bytes = identity.size_bytes
         self.end_is_certain = response.reply.end_is_certain if end_is_certain is None else end_is_certain
         self._response = response
-        self._left = 0 if empty else _announced(response)
+        self._left = 0 if empty else _range_length(response)
 
     @property
     def waited_seconds(self) -> float:
@@ -165,15 +165,15 @@ class HttpBody:
             self._left -= count
         return count
 
-    def report_received(self, bytes_so_far: int) -> None:
-        self._response.passage.report_received(bytes_so_far)
+    def report_bytes(self, bytes_so_far: int) -> None:
+        self._response.passage.report_bytes(bytes_so_far)
 
 
 def _is_page(identity: Identity) -> bool:
     return (identity.content_type or "").lower().startswith(("text/html", "application/xhtml"))
 
 
-def _announced(response: OpenResponse) -> int | None:
+def _range_length(response: OpenResponse) -> int | None:
     """How many bytes the answer's Content-Range speaks of; None where it has none."""
     covers = content_range(response.headers) if response.status == HTTPStatus.PARTIAL_CONTENT else None
     return None if covers is None else covers[1] - covers[0] + 1

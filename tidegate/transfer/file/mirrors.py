@@ -1,7 +1,7 @@
 """The same file elsewhere: what origins say of its copies, when two files are proven to be one, and when a link is old.
 
-`fetch_file` asks here when an origin does not deliver. Only `Elsewhere.found` asks the outside, for a Metalink; nothing
-is kept over a crash.
+`fetch_file` asks here when an origin does not deliver. Only `KnownMirrors.look_up` asks the outside, for a Metalink;
+nothing is kept over a crash.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from urllib.parse import parse_qsl, urlsplit
 
 from tidegate.errors import TidegateError
 from tidegate.model import Digest, Identity
-from tidegate.transfer.asking.answers import links
+from tidegate.transfer.asking.answers import links_of
 from tidegate.transfer.asking.ask import Request, ask
 from tidegate.transfer.outside import Outside
 from tidegate.transfer.parsing import parse_metalink
@@ -33,7 +33,7 @@ _LEAST_EPOCH = 10**9
 
 
 @dataclass
-class Elsewhere:
+class KnownMirrors:
     """What the answers so far have told of copies."""
 
     duplicates: dict[str, int] = field(default_factory=dict)
@@ -44,28 +44,28 @@ class Elsewhere:
 
     def note(self, url: str, headers: Headers) -> None:
         """Take down what an answer tells in its `Link` headers (RFC 6249)."""
-        for target, told in links(headers, url, "duplicate"):
-            self.duplicates[target] = priority_of(told.get("pri", ""))
-        for target, told in links(headers, url, "describedby"):
-            if told.get("type", "").lower() in METALINK_TYPES:
+        for target, parameters in links_of(headers, url, "duplicate"):
+            self.duplicates[target] = priority_of(parameters.get("pri", ""))
+        for target, parameters in links_of(headers, url, "describedby"):
+            if parameters.get("type", "").lower() in METALINK_TYPES:
                 self.metalinks[target] = None
 
     @property
-    def named(self) -> tuple[str, ...]:
+    def links(self) -> tuple[str, ...]:
         """Links to copies that are known by now, best first."""
         return tuple(sorted(self.duplicates, key=lambda url: self.duplicates[url]))[:MOST_MIRRORS]
 
-    async def found(self, outside: Outside, size_bytes: int | None) -> tuple[str, ...]:
+    async def look_up(self, outside: Outside, size_bytes: int | None) -> tuple[str, ...]:
         """The same, with those of a Metalink, which is asked for now, and whose digests are kept. One that cannot be
         had, or is about a file of another size, is no failure."""
         for url in list(self.metalinks)[:1]:
             with suppress(TidegateError):
-                wanted = Request(url, most_bytes=METALINK_BYTES, what="metalink", decode=True)
-                read = await parse_metalink(outside, (await ask(outside, wanted)).body)
-                if size_bytes is None or read.size_bytes in (None, size_bytes):
-                    self.duplicates |= read.urls
-                    self.digests |= read.digests
-        return self.named
+                request = Request(url, most_bytes=METALINK_BYTES, what="metalink", decode=True)
+                metalink = await parse_metalink(outside, (await ask(outside, request)).body)
+                if size_bytes is None or metalink.size_bytes in (None, size_bytes):
+                    self.duplicates |= metalink.urls
+                    self.digests |= metalink.digests
+        return self.links
 
 
 def proven_same(source: Identity, other: Identity, promised: frozenset[Digest]) -> bool:
@@ -81,20 +81,20 @@ def proven_same(source: Identity, other: Identity, promised: frozenset[Digest]) 
 def has_expired(url: str, now: float) -> bool:
     """Whether a signed link says itself that its time is over (POSIX seconds)."""
     with suppress(ValueError, OverflowError):  # also a time that no calendar reaches
-        told = {name.lower(): value for name, value in parse_qsl(urlsplit(url).query)}
-        until = _until(told)
+        parameters = {name.lower(): value for name, value in parse_qsl(urlsplit(url).query)}
+        until = _until(parameters)
         return until is not None and until < now
     return False
 
 
-def _until(told: Mapping[str, str]) -> float | None:
+def _until(parameters: Mapping[str, str]) -> float | None:
     for prefix in ("x-amz", "x-goog"):
-        if f"{prefix}-date" in told and told.get(f"{prefix}-expires", "").isdigit():
-            begun = datetime.strptime(told[f"{prefix}-date"], "%Y%m%dT%H%M%SZ").replace(tzinfo=UTC)
-            return (begun + timedelta(seconds=int(told[f"{prefix}-expires"]))).timestamp()
-    if "se" in told and "sig" in told:
-        return datetime.fromisoformat(told["se"]).timestamp()
-    for name in _EXPIRY & told.keys():
-        if re.fullmatch(r"[0-9]{10,11}", told[name]) and int(told[name]) >= _LEAST_EPOCH:
-            return float(told[name])
+        if f"{prefix}-date" in parameters and parameters.get(f"{prefix}-expires", "").isdigit():
+            begun = datetime.strptime(parameters[f"{prefix}-date"], "%Y%m%dT%H%M%SZ").replace(tzinfo=UTC)
+            return (begun + timedelta(seconds=int(parameters[f"{prefix}-expires"]))).timestamp()
+    if "se" in parameters and "sig" in parameters:
+        return datetime.fromisoformat(parameters["se"]).timestamp()
+    for name in _EXPIRY & parameters.keys():
+        if re.fullmatch(r"[0-9]{10,11}", parameters[name]) and int(parameters[name]) >= _LEAST_EPOCH:
+            return float(parameters[name])
     return None

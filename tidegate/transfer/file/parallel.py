@@ -101,16 +101,16 @@ class TransferState:
         total = self.identity.size_bytes
         return Evidence(url=self.identity.url, received_bytes=self.part.received_bytes, expected_bytes=total)
 
-    def doubts_etag(self, told: Identity | None) -> bool:
+    def doubts_etag(self, answer: Identity | None) -> bool:
         """Whether an answer that differs by nothing but its ETag is worth another question: some origins make a new one
         for each answer. One that is told twice is real; once two were told, none counts any more."""
         known = self.identity
-        if told is None or not only_etag_differs(known, told) or told.etag == self._other_etag:
+        if answer is None or not only_etag_differs(known, answer) or answer.etag == self._other_etag:
             return False
         if self._other_etag is not None:
             self.observe(Note("The source's ETag changes with each answer; it is not believed", "warning"))
             self.identity = known.model_copy(update={"etag": None})
-        self._other_etag = told.etag
+        self._other_etag = answer.etag
         return True
 
     def require_small_enough(self, size: int) -> None:
@@ -119,12 +119,12 @@ class TransferState:
             raise LimitReached(f"The source has more than the {largest} bytes that TIDEGATE_TRANSFER_LARGEST allows")
 
 
-def only_etag_differs(known: Identity, told: Identity) -> bool:
+def only_etag_differs(known: Identity, answer: Identity) -> bool:
     """Whether everything else agrees that both are one file: size, date, digests."""
-    same = known.size_bytes is not None and known.size_bytes == told.size_bytes
-    same = same and known.last_modified == told.last_modified
-    other = bool(known.etag and told.etag and known.etag != told.etag)
-    return other and same and known.model_copy(update={"etag": told.etag}).same_content_as(told)
+    same = known.size_bytes is not None and known.size_bytes == answer.size_bytes
+    same = same and known.last_modified == answer.last_modified
+    other = bool(known.etag and answer.etag and known.etag != answer.etag)
+    return other and same and known.model_copy(update={"etag": answer.etag}).same_content_as(answer)
 
 
 @dataclass(eq=False)
@@ -228,7 +228,7 @@ class ParallelTry:
                 self._hand_back(piece)
                 # The others go on. One that brought something is replaced; one that the origin refused is not.
                 if piece.received < self._limits.gain_bytes:
-                    self._state.widening.refused(self._state.clock(), len(self._team))
+                    self._state.widening.step_back(self._state.clock(), len(self._team))
                     return
             else:
                 self._team.remove(connection)
@@ -259,7 +259,7 @@ class ParallelTry:
     async def _fetch(self, connection: Connection) -> None:
         """Ask for a piece and receive it, as far as the answer reaches."""
         state, piece, exchange = self._state, connection.piece, connection.exchange
-        start = self._asked_from(piece)
+        start = self._request_start(piece)
         stop = piece.stop if state.trust_ranges and piece.stop != state.identity.size_bytes else None
         connection.answer_ends = stop
         try:
@@ -276,7 +276,7 @@ class ParallelTry:
             state.requests += exchange.requests
             piece.window = None
 
-    def _asked_from(self, piece: Piece) -> int:
+    def _request_start(self, piece: Piece) -> int:
         """Where to ask from. Without a validator some bytes are asked for again, to see whether they are the same; but
         whether anything follows is only answered there."""
         if not self._state.by_ranges:
@@ -340,7 +340,7 @@ class ParallelTry:
                 break
             still_wanted()
             piece.received += count
-            body.report_received(piece.received)
+            body.report_bytes(piece.received)
             with self._state.counting:
                 self._state.bytes_received += count
                 self._state.waited_seconds += body.waited_seconds - waited
@@ -480,7 +480,7 @@ class ParallelTry:
             pace.record(now, state.bytes_received, could_come=self._waits_for_bytes())
             if now >= next_tick:
                 whole.record(now, state.bytes_received)
-                if not self._end_the_stalled():
+                if not self._abort_stalls():
                     self._keep_the_deadline(pace.speed(), now)
                 next_tick = now + tick
             if now >= next_show:
@@ -500,7 +500,7 @@ class ParallelTry:
         """Whether an answer is being read, and not only a gate, a head or the disk waited for."""
         return any(one.piece.window is not None and not one.at_the_disk for one in self._team)
 
-    def _end_the_stalled(self) -> bool:
+    def _abort_stalls(self) -> bool:
         """Break off what has stalled; whether anything has."""
         stalled = [one for one in self._team if one.piece.window is not None and one.piece.window.stalled()]
         for connection in stalled:
@@ -515,7 +515,7 @@ class ParallelTry:
         limit = download_seconds(
             least=self._limits.deadline,
             elapsed=elapsed,
-            remaining_bytes=self._missing(),
+            remaining_bytes=self._bytes_left(),
             speed=slower_of(pace, self._state.bytes_received, elapsed),
             minimum_speed=self._limits.minimum_speed,
             load=self._load.sample(),
@@ -525,7 +525,7 @@ class ParallelTry:
 
     def _widen(self, workers: TaskGroup, now: float) -> None:
         """Another connection where that helps, one less where it did not."""
-        state, missing = self._state, self._missing()
+        state, missing = self._state, self._bytes_left()
         if not (state.until is None and state.by_ranges and state.identity.has_validator and state.sniffed):
             return
         change = state.widening.look(now, state.bytes_received, state.waited_seconds, len(self._team), missing or 0)
@@ -535,7 +535,7 @@ class ParallelTry:
         for _ in range(min(-change, len(self._team) - 1)):
             self._retire()
 
-    def _missing(self) -> int | None:
+    def _bytes_left(self) -> int | None:
         total = self._state.identity.size_bytes
         return None if total is None else max(0, total - self._part.received_bytes)
 

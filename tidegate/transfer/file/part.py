@@ -54,11 +54,11 @@ class Journal(Value):
 
     @model_validator(mode="before")
     @classmethod
-    def _from_one_span(cls, told: Any) -> Any:
+    def _from_one_span(cls, journal: Any) -> Any:
         """Journals of earlier versions know only how far the bytes reach."""
-        if isinstance(told, dict) and "received" not in told and told.get("received_bytes"):
-            return {**told, "received": ((0, told["received_bytes"]),)}
-        return told
+        if isinstance(journal, dict) and "received" not in journal and journal.get("received_bytes"):
+            return {**journal, "received": ((0, journal["received_bytes"]),)}
+        return journal
 
     @model_validator(mode="after")
     def _is_consistent(self) -> Self:
@@ -109,7 +109,7 @@ class Part:
         Raises:
             BlockingIOError: another process is working on this part.
         """
-        with _translated(folder):
+        with _translate_errors(folder):
             return cls._of(acquire(folder / PART.format(name)), folder, name, identity, limits, trust, now)
 
     @classmethod
@@ -328,7 +328,7 @@ async def open_part(
 ) -> AsyncIterator[Part]:
     """As `Part.open`, held by this run alone; waits visibly while another run holds it."""
     waiting = Note("Another run is downloading the same source; waiting for it")
-    with _translated(folder):
+    with _translate_errors(folder):
         locked = await acquired(folder / PART.format(name), lambda: observe(waiting))
         part = Part._of(locked, folder, name, identity, limits, trust, now)
     try:
@@ -338,7 +338,7 @@ async def open_part(
 
 
 @contextlib.contextmanager
-def _translated(folder: Path) -> Iterator[None]:
+def _translate_errors(folder: Path) -> Iterator[None]:
     try:
         yield
     except BlockingIOError:

@@ -27,14 +27,14 @@ MOST_FILE_BYTES = 2**63 - 1
 
 
 @dataclass(frozen=True)
-class Looked:
+class PeekResult:
     """What was seen, and what it cost."""
 
     preview: MediaInfo | None
     cost: TransferStats
 
 
-async def peek(outside: Outside, connect: Connect, folder: Path, identity: Identity) -> Looked:
+async def peek(outside: Outside, connect: Connect, folder: Path, identity: Identity) -> PeekResult:
     """Look at a source of one file.
 
     Raises:
@@ -43,15 +43,15 @@ async def peek(outside: Outside, connect: Connect, folder: Path, identity: Ident
         TidegateError: the source cannot be read.
     """
     async with open_part(folder, identity, outside.limits, outside.observe, trust=outside.trust) as part:
-        looking = Fetch(connect, part, outside.limits, outside.observe, stage="probe", until=PEEK_BYTES)
-        await looking.run()
+        fetch = Fetch(connect, part, outside.limits, outside.observe, stage="probe", until=PEEK_BYTES)
+        await fetch.run()
         refuse_text(part.read(0, min(PEEK_BYTES, part.prefix_bytes)), identity.content_type)
-        return Looked(await _preview(outside, looking), looking.stats)
+        return PeekResult(await _preview(outside, fetch), fetch.stats)
 
 
-async def _preview(outside: Outside, looking: Fetch) -> MediaInfo | None:
+async def _preview(outside: Outside, fetch: Fetch) -> MediaInfo | None:
     """What head and tail tell; None when only the whole file can tell."""
-    part = looking.part
+    part = fetch.part
     if part.complete:
         return await outside.look(part.path)
     with contextlib.suppress(NotMedia):
@@ -60,27 +60,27 @@ async def _preview(outside: Outside, looking: Fetch) -> MediaInfo | None:
             return media
     if (part.identity.size_bytes or 0) > MOST_FILE_BYTES:
         raise NotMedia(f"The source says that it has {part.identity.size_bytes} bytes, as no file can have")
-    tail = await looking.tail(max(part.prefix_bytes, (part.identity.size_bytes or 0) - PEEK_BYTES))
+    tail = await fetch.tail(max(part.prefix_bytes, (part.identity.size_bytes or 0) - PEEK_BYTES))
     if tail is None:
         return None
     try:
-        made = await to_thread.run_sync(_head_and_tail, part, tail)
+        preview = await to_thread.run_sync(_head_and_tail, part, tail)
     except OSError as error:
         raise from_os_error(error, "probing", part.path) from error
     try:
-        return await outside.look(made)
+        return await outside.look(preview)
     except NotMedia:
         return None
     finally:
-        made.unlink(missing_ok=True)
+        preview.unlink(missing_ok=True)
 
 
 def _head_and_tail(part: Part, tail: bytes) -> Path:
     """A sparse file of the source's size with a hole in the middle: demuxers find the index wherever it is."""
-    made = part.path.with_name("peek.tmp")
-    with made.open("wb") as file:
+    preview = part.path.with_name("peek.tmp")
+    with preview.open("wb") as file:
         file.write(part.read(0, PEEK_BYTES))
         file.truncate(part.identity.size_bytes or 0)
         file.seek((part.identity.size_bytes or 0) - len(tail))
         file.write(tail)
-    return made
+    return preview

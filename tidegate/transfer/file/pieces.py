@@ -46,12 +46,12 @@ class Spans:
         Raises:
             ValueError: one of them ends before it begins, or begins before zero.
         """
-        made = cls()
+        result = cls()
         for first, end in spans:
             if not 0 <= first <= end:
                 raise ValueError(f"{first} to {end} is no span of bytes")
-            made = made.plus(Span(first, end))
-        return made
+            result = result.plus(Span(first, end))
+        return result
 
     @property
     def size(self) -> int:
@@ -205,14 +205,14 @@ class Widening:
         seconds = now - self._mark[0]
         speed, waiting = (received - self._mark[1]) / seconds, (waited - self._mark[2]) / (seconds * connections)
         self._mark = now, received, waited
-        return self._judged(now, speed, waiting, remaining)
+        return self._judge(now, speed, waiting, remaining)
 
-    def refused(self, now: float, connections: int) -> None:
+    def step_back(self, now: float, connections: int) -> None:
         """The origin did not like the last one, or it failed: no more than there are, for a while."""
         self._rest(now)
         self._restart(now, connections)
 
-    def _judged(self, now: float, speed: float, waiting: float, remaining: int) -> int:
+    def _judge(self, now: float, speed: float, waiting: float, remaining: int) -> int:
         before, self._before = self._before, None
         if before is not None and before[0] < self._connections:
             added = self._connections - before[0]

@@ -72,7 +72,7 @@ class Places:
         mirrors = [place for place in self._mirrors.values() if self.trusted and not place.unfit]
         return sorted([self._own, *mirrors], key=lambda place: (place.failures, place.busy))
 
-    def not_used(self, place: Place, why: str) -> None:
+    def exclude(self, place: Place, why: str) -> None:
         place.unfit = True
         self.observe(Note(f"The mirror {place.shown} is not used: {why}", "warning"))
 
@@ -82,16 +82,16 @@ class _PlaceExchange:
 
     def __init__(self, places: Places) -> None:
         self._places = places
-        self._asked: list[Exchange] = []
+        self._exchanges: list[Exchange] = []
         self._aborted = False
         self.last_identity: Identity | None = None
 
     @property
     def requests(self) -> int:
-        return sum(exchange.requests for exchange in self._asked)
+        return sum(exchange.requests for exchange in self._exchanges)
 
     async def identify(self, *, retry: bool = False) -> Identity:
-        return await self._asking(self._places.own).identify(retry=retry)
+        return await self._start_exchange(self._places.own).identify(retry=retry)
 
     @contextlib.asynccontextmanager
     async def open(
@@ -102,14 +102,14 @@ class _PlaceExchange:
             body = None
             for place in self._places.in_order(expected):
                 place.busy += 1
-                stack.callback(_left, place)
+                stack.callback(_release, place)
                 try:
-                    body = await self._begun(stack, place, start, stop, expected, conditional, retry)
+                    body = await self._open_at(stack, place, start, stop, expected, conditional, retry)
                 except TidegateError as error:
                     place.failures += 1
                     if not place.shown:
                         raise
-                    self._places.not_used(place, error.message)
+                    self._places.exclude(place, error.message)
                     continue
                 if body is not None:
                     break
@@ -121,7 +121,7 @@ class _PlaceExchange:
                 raise
             place.failures = 0
 
-    async def _begun(
+    async def _open_at(
         self,
         stack: contextlib.AsyncExitStack,
         place: Place,
@@ -132,7 +132,7 @@ class _PlaceExchange:
         retry: bool,
     ) -> Body | None:
         """The answer of this place; None where a mirror has something else than the source."""
-        exchange = self._asking(place.connect)
+        exchange = self._start_exchange(place.connect)
         if not place.shown:
             try:
                 return await stack.enter_async_context(
@@ -142,7 +142,7 @@ class _PlaceExchange:
                 self.last_identity = exchange.last_identity
         place.identity = place.identity or await exchange.identify(retry=retry)
         if not (place.identity.ranges and proven_same(source, place.identity, frozenset(self._places.promised))):
-            self._places.not_used(place, "it has another file, or no ranges")
+            self._places.exclude(place, "it has another file, or no ranges")
             return None
         body = await stack.enter_async_context(
             exchange.open(start, stop, place.identity, conditional=conditional, retry=retry)
@@ -153,16 +153,16 @@ class _PlaceExchange:
 
     def abort(self) -> None:
         self._aborted = True
-        for exchange in self._asked:
+        for exchange in self._exchanges:
             exchange.abort()
 
-    def _asking(self, connect: Connect) -> Exchange:
+    def _start_exchange(self, connect: Connect) -> Exchange:
         exchange = connect()
-        self._asked.append(exchange)
+        self._exchanges.append(exchange)
         if self._aborted:
             exchange.abort()
         return exchange
 
 
-def _left(place: Place) -> None:
+def _release(place: Place) -> None:
     place.busy -= 1

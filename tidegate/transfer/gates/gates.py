@@ -69,7 +69,7 @@ class Passage:
         """The headers are there; the time until now says whether the call was slow. Quick, and from any thread."""
         self._answered = self._gates.clock()
 
-    def report_received(self, bytes_so_far: int) -> None:
+    def report_bytes(self, bytes_so_far: int) -> None:
         """How many bytes this try has received in all. Quick, and from any thread."""
         self.bytes_received = bytes_so_far
         if bytes_so_far >= GAIN_BYTES and not self._proven:

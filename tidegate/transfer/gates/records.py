@@ -83,7 +83,7 @@ class SharedRecords:
         call = self._origins.exchange if store else self._origins.look
         try:
             return self._within_patience(
-                lambda: _retry_while_locked(lambda: call(self._owner, origin, ask, self._limits))
+                lambda: _retry_over_locks(lambda: call(self._owner, origin, ask, self._limits))
             )
         except Exception as error:  # noqa: BLE001  # whatever is wrong with the ledger, the transfer goes on
             self._leave_alone(str(error) or "The ledger does not answer in time")
@@ -115,7 +115,7 @@ class SharedRecords:
         self._has_warned = True
 
 
-def _retry_while_locked(call: Callable[[], Answer]) -> Answer:
+def _retry_over_locks(call: Callable[[], Answer]) -> Answer:
     for pause in PAUSES_SECONDS:
         try:
             return call()

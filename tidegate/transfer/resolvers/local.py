@@ -199,7 +199,7 @@ class LocalBody:
         self._position += count
         return count
 
-    def report_received(self, bytes_so_far: int) -> None:
+    def report_bytes(self, bytes_so_far: int) -> None:
         """A file has no gate."""
 
     def close(self) -> None:

@@ -307,7 +307,7 @@ async def _run(download: _Download, *, retry: bool) -> tuple[Gap, ...]:
         if size == 0:
             raise ToolFailed(f"{TOOL} ended well and left no video", evidence=_evidence(console, end.evidence))
         gaps = await _checked(download)
-        passage.report_received(size)  # only now: what it had gained before it failed is lost
+        passage.report_bytes(size)  # only now: what it had gained before it failed is lost
         return gaps
 
 
