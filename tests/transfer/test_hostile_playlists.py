@@ -32,7 +32,7 @@ PLAIN = HLS + b"#EXTINF:4,\na.ts\n#EXT-X-ENDLIST\n"
 
 @pytest.fixture(autouse=True)
 def _nothing_kept(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(parsing, "_KEPT", parsing._Kept())
+    monkeypatch.setattr(parsing, "_CACHE", parsing._Cache())
 
 
 def outside(**limits: Any) -> Outside:
@@ -117,7 +117,7 @@ def test_the_same_bytes_from_the_same_address_are_read_once() -> None:
 
 
 def test_what_is_kept_of_them_is_bounded() -> None:
-    kept = parsing._Kept()
+    kept = parsing._Cache()
     for number in range(40):
         kept.keep(("hls", str(number), b""), Metalink())
     assert [number for number in range(40) if kept.get(("hls", str(number), b""))] == list(range(24, 40))
