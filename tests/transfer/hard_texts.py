@@ -8,7 +8,7 @@ from collections.abc import Callable
 from tidegate.redact import has_secret, redact_text, redact_url
 from tidegate.transfer.asking.answers import digests, file_name, links_of, retry_after_seconds, wait_seconds
 from tidegate.transfer.file.mirrors import has_expired
-from tidegate.transfer.playlists.captions import merged_captions
+from tidegate.transfer.playlists.captions import merge_captions
 from tidegate.transfer.playlists.metalink import priority_of
 from tidegate.transfer.resolvers.twitch_console import _quality
 from tidegate.transfer.transport.base import Headers
@@ -83,5 +83,5 @@ FUNCTIONS: dict[str, Callable[[str], object]] = {
     ),
     "a quality of a tool": lambda text: _quality(dict.fromkeys(("Name", "Resolution", "Bitrate", "File size"), text)),
     "refuse_text": lambda text: refuse_text(text.encode()),
-    "merged_captions": lambda text: merged_captions([f"WEBVTT\n\n{text}", text]),
+    "merged_captions": lambda text: merge_captions([f"WEBVTT\n\n{text}", text]),
 }

@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 
 from tidegate.durable.lock import acquire
 from tidegate.model import Gap
-from tidegate.transfer.playlists.plausible import Kind
-from tidegate.transfer.segments.journal import JOURNAL, SEGMENTS, Finished, Held, TrackJournal, Whole
+from tidegate.transfer.playlists.plausible import Packing
+from tidegate.transfer.segments.journal import JOURNAL, SEGMENTS, FinishedFile, HeldSegment, TrackJournal, WholeTrack
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 TRUST = timedelta(hours=24)
@@ -27,13 +27,13 @@ def open_journal(folder: Path, now: datetime = NOW, *contents: str) -> TrackJour
     return journal
 
 
-def held(number: int) -> Held:
-    return Held(
+def held(number: int) -> HeldSegment:
+    return HeldSegment(
         name=f"{number:010d}",
         fingerprint=f"of {number}",
         size_bytes=len(BYTES),
         digest="blake3:00",
-        kind=Kind.TS,
+        kind=Packing.TS,
         number=number,
     )
 
@@ -95,7 +95,7 @@ def test_a_finished_track_is_believed_while_its_files_are_what_they_were(tmp_pat
     (tmp_path / "source.ts").write_bytes(BYTES)
     digest = "blake3:9c4a1d0a5c8d0c6a"
     gaps = (Gap(start_seconds=1, end_seconds=2, why="x"),)
-    journal.finish(Whole(files=(Finished(name="source.ts", size_bytes=len(BYTES), digest=digest),), gaps=gaps))
+    journal.finish(WholeTrack(files=(FinishedFile(name="source.ts", size_bytes=len(BYTES), digest=digest),), gaps=gaps))
     journal.close()
     again = open_journal(tmp_path)
     again.close()

@@ -36,7 +36,7 @@ from tidegate.redact import redact_text, redact_url
 from tidegate.transfer.outside import Outside, ToolEnd
 from tidegate.transfer.playlists.dash import Presentation
 from tidegate.transfer.playlists.hls import MasterPlaylist, MediaPlaylist
-from tidegate.transfer.playlists.media import damaged, too_long
+from tidegate.transfer.playlists.media import playlist_damage, too_long
 from tidegate.transfer.playlists.metalink import Metalink
 from tidegate.transfer.playlists.written import Account, Playlist, Unbelievable
 
@@ -136,7 +136,7 @@ def _playlist_of(outside: Outside, answer: _ChildAnswer, end: ToolEnd, url: str)
     if answer.refused is not None:
         raise _failure_from_child(outside, answer.refused, end.evidence, url)
     if end.exit_code < 0:
-        raise damaged(url, f"it crashed its reader (signal {-end.exit_code})")
+        raise playlist_damage(url, f"it crashed its reader (signal {-end.exit_code})")
     if end.exit_code > 0:  # an error of ours that no reader foresaw
         evidence = replace(end.evidence, output_head="", output_tail=redact_text(end.evidence.output_tail))
         raise Unknown(f"The playlist reader ended with {end.exit_code} and no answer", evidence=evidence)
@@ -243,7 +243,7 @@ def _without_output(evidence: Evidence, url: str) -> Evidence:
 
 
 def _unbelievable(url: str) -> NotMedia:
-    return damaged(url, "its reader gave an answer that cannot be right")
+    return playlist_damage(url, "its reader gave an answer that cannot be right")
 
 
 # --- what was read already ------------------------------------------------------------------------

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from tests.support.ladders import cut
-from tidegate.transfer.playlists.captions import merged_captions
-from tidegate.transfer.playlists.plausible import MOST_BOXES, Kind, flaw_in, kind_of
+from tidegate.transfer.playlists.captions import merge_captions
+from tidegate.transfer.playlists.plausible import MOST_BOXES, Packing, flaw_in, packing_of
 from tidegate.transfer.playlists.timing import continues, edges_of
 
 
@@ -22,7 +22,7 @@ def flaw(content: bytes, *, encrypted: bool = False, length_known: bool = True) 
 def test_real_segments_are_known_and_have_no_flaw(clips: Path, packing: str) -> None:
     made = cut(clips, packing)  # type: ignore[arg-type]
     for segment in (*made.segments, *([made.init] if made.init else [])):
-        assert kind_of(segment) is Kind(packing)
+        assert packing_of(segment) is Packing(packing)
         assert flaw(segment) is None
 
 
@@ -87,7 +87,7 @@ def test_cues_are_merged_on_one_clock_and_told_once() -> None:
     one += "7\n" + cue.format("00:00:03.500", "00:00:04.500", "Reaches over")
     two = head.format(900_000) + "7\n" + cue.format("00:00:03.500", "00:00:04.500", "Reaches over")
     three = head.format(900_000 + 90_000 * 8) + cue.format("00:00.500", "00:01.000", "Later")
-    merged = merged_captions([one, two, three])
+    merged = merge_captions([one, two, three])
     assert merged.count("Reaches over") == 1
     assert "00:00:08.500 --> 00:00:09.000\nLater" in merged
     assert merged.startswith("WEBVTT\n\n00:01.000 --> 00:02.000\nOne\n\n")
@@ -97,4 +97,4 @@ def test_cues_are_merged_on_one_clock_and_told_once() -> None:
 def test_a_clock_that_says_nothing_costs_no_cue(told: str) -> None:
     head = f"WEBVTT\nX-TIMESTAMP-MAP={told}\n\n"
     cues = f"00:01.000 --> 00:02.000\nOne\n\n{'9' * 5000}:00:03.000 --> 00:04.000\nNever\n"
-    assert merged_captions([head + cues]) == "WEBVTT\n\n00:01.000 --> 00:02.000\nOne\n\n"
+    assert merge_captions([head + cues]) == "WEBVTT\n\n00:01.000 --> 00:02.000\nOne\n\n"

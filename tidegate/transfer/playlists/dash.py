@@ -11,7 +11,7 @@ from typing import Literal
 
 from tidegate.transfer.playlists.media import Resource, Segment, content_of, fingerprint
 
-Kind = Literal["video", "audio", "text"]
+TrackKind = Literal["video", "audio", "text"]
 
 
 @dataclass(frozen=True)
@@ -20,7 +20,7 @@ class DashTrack:
 
     id: str
     """Stable, and safe as a folder's name."""
-    kind: Kind
+    kind: TrackKind
     segments: tuple[Segment, ...]
     height: int | None = None
     width: int | None = None

@@ -8,16 +8,16 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from tidegate.transfer.playlists.media import Segment, content_of, fingerprint, lasting
+from tidegate.transfer.playlists.media import Segment, content_of, fingerprint, stable_path
 
-Kind = Literal["audio", "subtitles"]
+CompanionKind = Literal["audio", "subtitles"]
 
 
 @dataclass(frozen=True)
 class Companion:
     """A playlist of sound or subtitles that belongs to renditions."""
 
-    kind: Kind
+    kind: CompanionKind
     group: str
     name: str
     url: str
@@ -59,11 +59,11 @@ class MasterPlaylist:
     @property
     def content(self) -> str:
         """A fingerprint; queries of links are left out."""
-        listed = [[variant.id, lasting(variant.urls[0])] for variant in self.variants]
-        beside = [[companion.group, companion.name, lasting(companion.url)] for companion in self.companions]
+        listed = [[variant.id, stable_path(variant.urls[0])] for variant in self.variants]
+        beside = [[companion.group, companion.name, stable_path(companion.url)] for companion in self.companions]
         return fingerprint("hls", listed, beside)
 
-    def companions_of(self, variant: Variant, kind: Kind) -> tuple[Companion, ...]:
+    def companions_of(self, variant: Variant, kind: CompanionKind) -> tuple[Companion, ...]:
         """Those of the variant's group, the default one first."""
         group = variant.audio if kind == "audio" else variant.subtitles
         found = [one for one in self.companions if one.kind == kind and one.group == group]

@@ -51,7 +51,7 @@ class LiveCourse:
             found += self._towards(first, self._next, playlist.target_seconds)
         for segment in playlist.segments:
             if segment.number >= self._next and not self.enough:
-                found.append(self._placed(segment))
+                found.append(self._place(segment))
                 self._next = segment.number + 1
         return found
 
@@ -63,9 +63,9 @@ class LiveCourse:
             return []
         self._next = min([first, *(later for later in self.held if later > number)])
         seconds = (self._next - number) * target_seconds
-        return [self._placed(Segment(number, Resource(self.url), seconds, 0.0, missing=True))]
+        return [self._place(Segment(number, Resource(self.url), seconds, 0.0, missing=True))]
 
-    def _placed(self, segment: Segment) -> Segment:
+    def _place(self, segment: Segment) -> Segment:
         placed = replace(segment, start_seconds=self.at_seconds)
         self.at_seconds += segment.seconds
         return placed

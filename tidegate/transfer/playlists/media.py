@@ -67,8 +67,8 @@ class Resource:
     def fingerprint(self) -> str:
         """The same for the same bytes although tokens in the query, or the host of a delivery network, change."""
         ranged = (self.byte_range.first, self.byte_range.length) if self.byte_range else None
-        key = (lasting(self.key.url), self.key.iv.hex()) if self.key else None
-        return fingerprint(lasting(self.url), ranged, key)
+        key = (stable_path(self.key.url), self.key.iv.hex()) if self.key else None
+        return fingerprint(stable_path(self.url), ranged, key)
 
 
 @dataclass(frozen=True)
@@ -99,11 +99,11 @@ class Segment:
 
 
 def fingerprint(*parts: Any) -> str:
-    """See `model.fingerprint`, which is imported only where it is needed: the child that reads never asks for one, and
-    pydantic would take three times as long to start as everything else that it needs."""
-    from tidegate.model import fingerprint as of_the_model
+    """The engine's own fingerprint, which is imported only where it is needed: the child that reads never asks for one,
+    and pydantic would take three times as long to start as everything else that it needs."""
+    from tidegate.model import fingerprint as model_fingerprint
 
-    return of_the_model(*parts)
+    return model_fingerprint(*parts)
 
 
 def content_of(segments: Iterable[Segment]) -> str:
@@ -111,14 +111,14 @@ def content_of(segments: Iterable[Segment]) -> str:
     return fingerprint(*((segment.number, segment.fingerprint) for segment in segments))
 
 
-def lasting(url: str) -> str:
+def stable_path(url: str) -> str:
     """The part of a URL that does not change with each visit."""
     return urlsplit(url).path
 
 
-def likely_rate(told: int | None) -> int | None:
-    """A bandwidth as it is told; one that no line has says nothing."""
-    return told if told is not None and 0 <= told <= MOST_BPS else None
+def likely_rate(rate_bps: int | None) -> int | None:
+    """A bandwidth as a playlist gives it; one that no line has says nothing."""
+    return rate_bps if rate_bps is not None and 0 <= rate_bps <= MOST_BPS else None
 
 
 def web_url(base: str, reference: str, what: str) -> str:
@@ -134,7 +134,7 @@ def web_url(base: str, reference: str, what: str) -> str:
     except ValueError:  # no URL at all, or a port that cannot be
         raise NotMedia(f"The playlist's {what} has no valid link", evidence=Evidence(url=redact_url(base))) from None
     if len(url) > LONGEST_LINK:
-        raise damaged(base, f"the link of its {what} is longer than any")
+        raise playlist_damage(base, f"the link of its {what} is longer than any")
     if not reachable:
         raise UnsupportedSource(
             f"The playlist's {what} leads to {parts.scheme or 'nowhere'}:, and only http and https are followed",
@@ -150,7 +150,7 @@ def short(text: str | None, base: str) -> str | None:
         NotMedia: it is no name, so long is it.
     """
     if text is not None and len(text) > LONGEST_TEXT:
-        raise damaged(base, "a name in it is longer than any")
+        raise playlist_damage(base, "a name in it is longer than any")
     return text
 
 
@@ -159,6 +159,6 @@ def too_long(base: str) -> UnsupportedSource:
     return UnsupportedSource("The playlist is longer than any that we read", evidence=Evidence(url=redact_url(base)))
 
 
-def damaged(base: str, why: str) -> NotMedia:
+def playlist_damage(base: str, why: str) -> NotMedia:
     """The failure for a playlist that cannot be understood. `why` quotes nothing of it: links carry tokens."""
     return NotMedia(f"The playlist is damaged: {why}", evidence=Evidence(url=redact_url(base)))

@@ -41,7 +41,7 @@ def main(kind: str, path: str) -> None:
         head = json.loads(file.readline())
         _limit(int(head["memory_bytes"]), int(head["cpu_seconds"]))
         try:
-            for message in messages_of(_read(kind, file.read(), str(head["url"]))):
+            for message in messages_of(_read_playlist(kind, file.read(), str(head["url"]))):
                 _say(message)
         except MemoryError:
             refused = ["memory", "", ""]
@@ -56,7 +56,7 @@ def main(kind: str, path: str) -> None:
         _say({"refused": refused})
 
 
-def _read(kind: str, content: bytes, url: str) -> Playlist:
+def _read_playlist(kind: str, content: bytes, url: str) -> Playlist:
     """By the reader of its kind, whose libraries are imported only now."""
     if kind == "hls":
         _without_its_client("m3u8")
@@ -86,9 +86,9 @@ def _limit(memory_bytes: int, cpu_seconds: int) -> None:
 def _without_its_client(package: str) -> None:
     """Make a package known without running its `__init__`, which for m3u8 imports a client for HTTP and TLS that reads
     nothing here: two thirds of the start."""
-    found = importlib.util.find_spec(package)
-    if found is not None:
-        sys.modules[package] = importlib.util.module_from_spec(found)
+    spec = importlib.util.find_spec(package)
+    if spec is not None:
+        sys.modules[package] = importlib.util.module_from_spec(spec)
 
 
 def _say(message: dict[str, Any]) -> None:

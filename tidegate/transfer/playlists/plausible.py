@@ -42,7 +42,7 @@ _WEBM = (b"\x1a\x45\xdf\xa3", b"\x1f\x43\xb6\x75")
 """An EBML header, and a cluster."""
 
 
-class Kind(StrEnum):
+class Packing(StrEnum):
     """How segments are packed; each is put together in its own way."""
 
     TS = "ts"
@@ -54,19 +54,19 @@ class Kind(StrEnum):
     OTHER = "bin"
 
 
-def kind_of(head: bytes) -> Kind:
+def packing_of(head: bytes) -> Packing:
     """What begins like this."""
     if head[:1] == bytes([TS_SYNC]) and head[TS_PACKET_BYTES : TS_PACKET_BYTES + 1] in (b"", bytes([TS_SYNC])):
-        return Kind.TS
+        return Packing.TS
     if head[4:8] in _BOXES:
-        return Kind.MP4
+        return Packing.MP4
     if head.startswith(_WEBM):
-        return Kind.WEBM
+        return Packing.WEBM
     if head.startswith((b"ID3", b"\x0b\x77")) or (head[:1] == b"\xff" and head[1:2] and head[1] & 0xE0 == 0xE0):
-        return Kind.SOUND
+        return Packing.SOUND
     if head.removeprefix(b"\xef\xbb\xbf").startswith(b"WEBVTT"):
-        return Kind.TEXT
-    return Kind.OTHER
+        return Packing.TEXT
+    return Packing.OTHER
 
 
 def flaw_in(file: BinaryIO, size: int, *, encrypted: bool, length_known: bool) -> str | None:
@@ -78,12 +78,12 @@ def flaw_in(file: BinaryIO, size: int, *, encrypted: bool, length_known: bool) -
         return "it is empty"
     file.seek(0)
     head = file.read(SNIFF_BYTES)
-    kind = kind_of(head)
-    if kind is Kind.OTHER:
+    kind = packing_of(head)
+    if kind is Packing.OTHER:
         return "it does not decrypt to media" if encrypted else _as_text(head)
-    if kind is Kind.TS and size % TS_PACKET_BYTES and not length_known:
+    if kind is Packing.TS and size % TS_PACKET_BYTES and not length_known:
         return "it ends inside a packet"
-    if kind is Kind.MP4:
+    if kind is Packing.MP4:
         return _flaw_in_boxes(file, size)
     return None
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Any
 from xml.parsers.expat import ExpatError
 from xml.parsers.expat.errors import XML_ERROR_NO_MEMORY, codes
@@ -22,7 +22,7 @@ from mpegdash.utils import parse_child_nodes
 
 from tidegate.errors import Evidence, NotMedia, UnsupportedSource
 from tidegate.redact import redact_url
-from tidegate.transfer.playlists.dash import DashTrack, Kind, Presentation
+from tidegate.transfer.playlists.dash import DashTrack, Presentation, TrackKind
 from tidegate.transfer.playlists.media import (
     LONGEST_LINK,
     LONGEST_SECONDS,
@@ -31,8 +31,8 @@ from tidegate.transfer.playlists.media import (
     ByteRange,
     Resource,
     Segment,
-    damaged,
     likely_rate,
+    playlist_damage,
     short,
     too_long,
     web_url,
@@ -59,9 +59,9 @@ def read(text: str, url: str) -> Presentation:
     if (root.type or "static") != "static":
         raise UnsupportedSource("Live DASH presentations are not read", evidence=Evidence(url=redact_url(url)))
     try:
-        return _presentation(_Reader(url, root))
+        return _presentation(url, root)
     except (ValueError, TypeError, AttributeError, OverflowError, KeyError) as error:
-        raise damaged(url, f"{type(error).__name__} while reading its tracks") from None
+        raise playlist_damage(url, f"{type(error).__name__} while reading its tracks") from None
 
 
 def _root(text: str, url: str) -> Any:
@@ -73,7 +73,7 @@ def _root(text: str, url: str) -> Any:
     except (ExpatError, ValueError, TypeError) as error:
         if getattr(error, "code", None) == codes[XML_ERROR_NO_MEMORY]:
             raise MemoryError from None
-        raise damaged(url, f"{type(error).__name__} while reading its elements") from None
+        raise playlist_damage(url, f"{type(error).__name__} while reading its elements") from None
     if not found:
         raise NotMedia("There is no DASH presentation at this link", evidence=Evidence(url=redact_url(url)))
     return found[0]
@@ -82,13 +82,37 @@ def _root(text: str, url: str) -> Any:
 # --- from elements to tracks ----------------------------------------------------------------------
 
 
+def _presentation(url: str, root: Any) -> Presentation:
+    reader = _PeriodReader(url, root)
+    candidates = reader.candidates()
+    free = [candidate for candidate in candidates if not candidate.protected]
+    if candidates and not free:
+        raise UnsupportedSource(
+            "The source is encrypted in a way that cannot be opened",
+            hint="Protected (DRM) media cannot be ingested.",
+            evidence=Evidence(url=redact_url(url)),
+        )
+    periods = sorted({candidate.period for candidate in candidates})
+    pictures = reader.tracks(periods, [one for one in free if one.kind == "video"])
+    sounds = reader.tracks(periods, [one for one in free if one.kind == "audio"])
+    if not pictures and not sounds:
+        raise playlist_damage(url, "it lists neither picture nor sound")
+    if not pictures:
+        return Presentation(_with_own_ids(sounds.values()), texts=reader.texts)
+    best: dict[int, DashTrack] = {}
+    for (place, _), track in sounds.items():
+        if place not in best or (track.bandwidth_bps or 0) > (best[place].bandwidth_bps or 0):
+            best[place] = track
+    return Presentation(_with_own_ids(pictures.values()), _with_own_ids(best.values()), reader.texts)
+
+
 @dataclass(frozen=True)
 class _Candidate:
     """A representation in one period, with what it inherits."""
 
     url: str
     """Of the presentation."""
-    kind: Kind
+    kind: TrackKind
     representation: Any
     set_: Any
     place: int
@@ -117,32 +141,58 @@ class _Candidate:
 
 
 @dataclass
-class _Reader:
+class _PeriodReader:
+    """Goes through the periods in their order: times and tracks follow from what was before."""
+
     url: str
     root: Any
-    candidates: list[_Candidate] = field(default_factory=list)
     texts: int = 0
+    """Tracks of subtitles in the first period."""
     listed: int = 0
     """Segments of all tracks that were put together so far."""
 
-    def __post_init__(self) -> None:
-        self.periods = self.root.periods or []
-        total = _seconds(self.root.media_presentation_duration)
-        starts = self._starts()
-        for number, period in enumerate(self.periods):
+    def candidates(self) -> list[_Candidate]:
+        """The representations of all periods, without what nobody needs."""
+        periods = self.root.periods or []
+        total = _duration_seconds(self.root.media_presentation_duration)
+        starts = self._starts(periods)
+        found: list[_Candidate] = []
+        for number, period in enumerate(periods):
             end = starts[number + 1] if number + 1 < len(starts) else total
-            length = _seconds(period.duration) or (end - starts[number] if end is not None else None)
-            self._read_period(number, period, starts[number], length)
+            length = _duration_seconds(period.duration) or (end - starts[number] if end is not None else None)
+            found += self._read_period(number, period, starts[number], length)
+        return found
 
-    def _starts(self) -> list[float]:
+    def tracks(self, periods: Sequence[int], candidates: Sequence[_Candidate]) -> dict[tuple[int, str], DashTrack]:
+        """Each representation of the first period, continued in the others by its like."""
+        of_a_period: dict[int, list[_Candidate]] = {period: [] for period in periods}
+        for candidate in candidates:
+            of_a_period[candidate.period].append(candidate)
+        tracks: dict[tuple[int, str], DashTrack] = {}
+        for first in of_a_period[periods[0]] if periods else []:
+            chain = [first]
+            for period in periods[1:]:
+                following = _like(first, of_a_period[period])
+                if following is None:
+                    break
+                chain.append(following)
+            if len(chain) == len(periods):
+                track = tracks[(first.place, str(first.representation.id))] = _join_periods(self.url, chain)
+                self.listed += len(track.segments)
+                if self.listed > MOST_LISTED:
+                    raise too_long(self.url)
+        return tracks
+
+    @staticmethod
+    def _starts(periods: Sequence[Any]) -> list[float]:
         starts: list[float] = []
-        for number, period in enumerate(self.periods):
-            follows = starts[-1] + (_seconds(self.periods[number - 1].duration) or 0.0) if starts else 0.0
-            told = _seconds(period.start)
-            starts.append(follows if told is None else told)
+        for number, period in enumerate(periods):
+            follows = starts[-1] + (_duration_seconds(periods[number - 1].duration) or 0.0) if starts else 0.0
+            own = _duration_seconds(period.start)
+            starts.append(follows if own is None else own)
         return starts
 
-    def _read_period(self, number: int, period: Any, start: float, seconds: float | None) -> None:
+    def _read_period(self, number: int, period: Any, start: float, seconds: float | None) -> Iterator[_Candidate]:
         places: dict[str, int] = {}
         for set_ in period.adaptation_sets or []:
             kind = _kind_of(set_)
@@ -154,52 +204,7 @@ class _Reader:
                 continue
             for representation in set_.representations or []:
                 layers = (self.root, period, set_, representation)
-                self.candidates.append(
-                    _Candidate(self.url, kind, representation, set_, place, layers, number, start, seconds)
-                )
-
-
-def _presentation(reader: _Reader) -> Presentation:
-    free = [candidate for candidate in reader.candidates if not candidate.protected]
-    if reader.candidates and not free:
-        raise UnsupportedSource(
-            "The source is encrypted in a way that cannot be opened",
-            hint="Protected (DRM) media cannot be ingested.",
-            evidence=Evidence(url=redact_url(reader.url)),
-        )
-    pictures = _tracks(reader, [one for one in free if one.kind == "video"])
-    sounds = _tracks(reader, [one for one in free if one.kind == "audio"])
-    if not pictures and not sounds:
-        raise damaged(reader.url, "it lists neither picture nor sound")
-    if not pictures:
-        return Presentation(_distinct(sounds.values()), texts=reader.texts)
-    best: dict[int, DashTrack] = {}
-    for (place, _), track in sounds.items():
-        if place not in best or (track.bandwidth_bps or 0) > (best[place].bandwidth_bps or 0):
-            best[place] = track
-    return Presentation(_distinct(pictures.values()), _distinct(best.values()), reader.texts)
-
-
-def _tracks(reader: _Reader, candidates: list[_Candidate]) -> dict[tuple[int, str], DashTrack]:
-    """Each representation of the first period, continued in the others by its like."""
-    periods = sorted({candidate.period for candidate in reader.candidates})
-    of_a_period: dict[int, list[_Candidate]] = {period: [] for period in periods}
-    for candidate in candidates:
-        of_a_period[candidate.period].append(candidate)
-    tracks: dict[tuple[int, str], DashTrack] = {}
-    for first in of_a_period[periods[0]] if periods else []:
-        chain = [first]
-        for period in periods[1:]:
-            following = _like(first, of_a_period[period])
-            if following is None:
-                break
-            chain.append(following)
-        if len(chain) == len(periods):
-            track = tracks[(first.place, str(first.representation.id))] = _track(reader.url, chain)
-            reader.listed += len(track.segments)
-            if reader.listed > MOST_LISTED:
-                raise too_long(reader.url)
-    return tracks
+                yield _Candidate(self.url, kind, representation, set_, place, layers, number, start, seconds)
 
 
 def _like(first: _Candidate, others: list[_Candidate]) -> _Candidate | None:
@@ -210,7 +215,7 @@ def _like(first: _Candidate, others: list[_Candidate]) -> _Candidate | None:
     return named[0] if named else min(beside, key=lambda one: distance[id(one)], default=None)
 
 
-def _track(url: str, chain: Sequence[_Candidate]) -> DashTrack:
+def _join_periods(url: str, chain: Sequence[_Candidate]) -> DashTrack:
     first = chain[0]
     segments: list[Segment] = []
     for candidate in chain:
@@ -219,9 +224,9 @@ def _track(url: str, chain: Sequence[_Candidate]) -> DashTrack:
             if len(segments) > MOST_SEGMENTS:
                 raise too_long(url)
     if not segments:
-        raise damaged(url, "a track has no segments")
+        raise playlist_damage(url, "a track has no segments")
     if not sum(segment.seconds for segment in segments) <= LONGEST_SECONDS:
-        raise damaged(url, "a track lasts longer than anything does")
+        raise playlist_damage(url, "a track lasts longer than anything does")
     rate = f"{round(first.bandwidth / 1000)}k" if first.bandwidth else ""
     size = f"{first.height}p" if first.kind == "video" and first.height else ""
     return DashTrack(
@@ -233,11 +238,11 @@ def _track(url: str, chain: Sequence[_Candidate]) -> DashTrack:
         bandwidth_bps=first.bandwidth or None,
         codecs=short(first.first("codecs"), url),
         language=short(first.set_.lang, url),
-        undivided=not any(_told_segments(candidate) for candidate in chain),
+        undivided=not any(_names_segments(candidate) for candidate in chain),
     )
 
 
-def _distinct(tracks: Iterable[DashTrack]) -> tuple[DashTrack, ...]:
+def _with_own_ids(tracks: Iterable[DashTrack]) -> tuple[DashTrack, ...]:
     """With ids of their own."""
     taken: dict[str, int] = {}
     distinct = []
@@ -250,7 +255,7 @@ def _distinct(tracks: Iterable[DashTrack]) -> tuple[DashTrack, ...]:
 # --- segments -------------------------------------------------------------------------------------
 
 
-def _told_segments(candidate: _Candidate) -> bool:
+def _names_segments(candidate: _Candidate) -> bool:
     """Whether its elements name segments at all."""
     return any(
         getattr(layer, element, None)
@@ -262,36 +267,36 @@ def _told_segments(candidate: _Candidate) -> bool:
 def _segments(url: str, candidate: _Candidate) -> Iterator[Segment]:
     """Numbered later; times from the beginning of the presentation."""
     base = _base(url, candidate.layers)
-    template = _inherited(candidate.layers[1:], "segment_templates", _OF_TEMPLATES)
+    template = _inherit(candidate.layers[1:], "segment_templates", _OF_TEMPLATES)
     if template and template.get("media"):
         return _by_template(base, candidate, template)
-    listing = _inherited(candidate.layers[1:], "segment_lists", _OF_LISTS)
+    listing = _inherit(candidate.layers[1:], "segment_lists", _OF_LISTS)
     if listing and listing.get("segment_urls"):
         return _by_list(base, candidate, listing)
     return iter([_segment(candidate, Resource(base), None, 0.0, candidate.period_seconds or 0.0)])
 
 
-def _by_template(base: str, candidate: _Candidate, told: dict[str, Any]) -> Iterator[Segment]:
-    scale = told.get("timescale") or 1
-    offset = told.get("presentation_time_offset") or 0
+def _by_template(base: str, candidate: _Candidate, template: dict[str, Any]) -> Iterator[Segment]:
+    scale = template.get("timescale") or 1
+    offset = template.get("presentation_time_offset") or 0
     init = None
-    if told.get("initialization"):
-        init = Resource(web_url(base, _filled(told["initialization"], candidate, 0, 0), "init section"))
-    first = 1 if told.get("start_number") is None else told["start_number"]
-    for place, (begin, length) in enumerate(_times(candidate, told, scale, None)):
-        link = _filled(told["media"], candidate, first + place, begin)
-        start = (begin - offset) / scale if told.get("segment_timelines") else begin / scale
+    if template.get("initialization"):
+        init = Resource(web_url(base, _fill_template(template["initialization"], candidate, 0, 0), "init section"))
+    first = 1 if template.get("start_number") is None else template["start_number"]
+    for place, (begin, length) in enumerate(_times(candidate, template, scale, None)):
+        link = _fill_template(template["media"], candidate, first + place, begin)
+        start = (begin - offset) / scale if template.get("segment_timelines") else begin / scale
         yield _segment(candidate, Resource(web_url(base, link, "segment")), init, start, length / scale)
 
 
-def _by_list(base: str, candidate: _Candidate, told: dict[str, Any]) -> Iterator[Segment]:
-    scale = told.get("timescale") or 1
+def _by_list(base: str, candidate: _Candidate, listing: dict[str, Any]) -> Iterator[Segment]:
+    scale = listing.get("timescale") or 1
     init = None
-    for one in told.get("initializations") or []:
+    for one in listing.get("initializations") or []:
         link = web_url(base, one.source_url, "init section") if one.source_url else base
         init = Resource(link, _range(base, one.range))
-    urls = told["segment_urls"]
-    times = list(_times(candidate, told, scale, len(urls)))
+    urls = listing["segment_urls"]
+    times = list(_times(candidate, listing, scale, len(urls)))
     for one, (begin, length) in zip(urls, times, strict=False):
         link = web_url(base, one.media, "segment") if one.media else base
         resource = Resource(link, _range(base, one.media_range))
@@ -305,21 +310,21 @@ def _segment(candidate: _Candidate, resource: Resource, init: Resource | None, s
     return Segment(0, resource, seconds, at, stretch=candidate.period, init=init)
 
 
-def _times(candidate: _Candidate, told: dict[str, Any], scale: int, count: int | None) -> Iterator[tuple[int, int]]:
+def _times(candidate: _Candidate, timing: dict[str, Any], scale: int, count: int | None) -> Iterator[tuple[int, int]]:
     """Begin and length of each segment, in units of the timescale."""
-    timelines = told.get("segment_timelines")
+    timelines = timing.get("segment_timelines")
     if timelines:
-        yield from _by_timeline(candidate, timelines[0].Ss or [], scale, told.get("presentation_time_offset") or 0)
+        yield from _by_timeline(candidate, timelines[0].Ss or [], scale, timing.get("presentation_time_offset") or 0)
         return
-    length = told.get("duration")
+    length = timing.get("duration")
     if not length:
         if count is None:
             raise ValueError("neither duration nor timeline")
         length = math.ceil((candidate.period_seconds or 0.0) * scale / count)
     total = round((candidate.period_seconds or 0.0) * scale)
     if count is None:
-        first = 1 if told.get("start_number") is None else told["start_number"]
-        last = told.get("end_number")
+        first = 1 if timing.get("start_number") is None else timing["start_number"]
+        last = timing.get("end_number")
         # A rounding error of a thousandth of a segment makes no further one.
         count = last - first + 1 if last is not None else math.ceil(total / length - 0.001)
     if count > MOST_SEGMENTS:
@@ -349,13 +354,13 @@ def _by_timeline(candidate: _Candidate, entries: Sequence[Any], scale: int, offs
             at += entry.d
 
 
-def _inherited(layers: Sequence[Any], element: str, names: Sequence[str]) -> dict[str, Any]:
+def _inherit(layers: Sequence[Any], element: str, names: Sequence[str]) -> dict[str, Any]:
     """Attributes of an element that may stand in period, adaptation set and representation; the innermost wins."""
-    told: dict[str, Any] = {}
+    values: dict[str, Any] = {}
     for layer in layers:
         for one in getattr(layer, element, None) or []:
-            told |= {name: value for name in names if (value := getattr(one, name, None)) is not None}
-    return told
+            values |= {name: value for name in names if (value := getattr(one, name, None)) is not None}
+    return values
 
 
 def _base(url: str, layers: Sequence[Any]) -> str:
@@ -367,7 +372,7 @@ def _base(url: str, layers: Sequence[Any]) -> str:
     return url
 
 
-def _filled(template: str, candidate: _Candidate, number: int, time: int) -> str:
+def _fill_template(template: str, candidate: _Candidate, number: int, time: int) -> str:
     values = {
         "RepresentationID": candidate.representation.id,
         "Bandwidth": candidate.bandwidth,
@@ -377,32 +382,32 @@ def _filled(template: str, candidate: _Candidate, number: int, time: int) -> str
 
     longest = max(len(str(value)) for value in values.values())
     if len(template) + template.count("$") // 2 * longest > 2 * LONGEST_LINK:
-        raise damaged(candidate.url, "a template makes links that are longer than any")
+        raise playlist_damage(candidate.url, "a template makes links that are longer than any")
 
     def value(match: re.Match[str]) -> str:
         if not match[1]:
             return "$"
-        told = values[match[1]]
-        return f"{told:0{int(match[2])}d}" if match[2] and isinstance(told, int) else str(told)
+        variable = values[match[1]]
+        return f"{variable:0{int(match[2])}d}" if match[2] and isinstance(variable, int) else str(variable)
 
     return _VARIABLE.sub(value, template)
 
 
-def _range(url: str, told: str | None) -> ByteRange | None:
-    if not told:
+def _range(url: str, text: str | None) -> ByteRange | None:
+    if not text:
         return None
-    match = re.fullmatch(r"(\d{1,18})-(\d{1,18})", told.strip())
+    match = re.fullmatch(r"(\d{1,18})-(\d{1,18})", text.strip())
     if match is None or int(match[2]) < int(match[1]):
-        raise damaged(url, "a byte range is no range")
+        raise playlist_damage(url, "a byte range is no range")
     return ByteRange(int(match[1]), int(match[2]) - int(match[1]) + 1)
 
 
-def _kind_of(set_: Any) -> Kind | None:
+def _kind_of(set_: Any) -> TrackKind | None:
     representations = set_.representations or []
     mime = set_.mime_type or next((one.mime_type for one in representations if one.mime_type), "") or ""
-    told = (set_.content_type or mime.partition("/")[0]).lower()
-    kinds: dict[str, Kind] = {"video": "video", "audio": "audio", "text": "text", "application": "text"}
-    return kinds.get(told)
+    content = (set_.content_type or mime.partition("/")[0]).lower()
+    kinds: dict[str, TrackKind] = {"video": "video", "audio": "audio", "text": "text", "application": "text"}
+    return kinds.get(content)
 
 
 def _is_trick(set_: Any) -> bool:
@@ -410,11 +415,11 @@ def _is_trick(set_: Any) -> bool:
     return any(_TRICKS in (one.scheme_id_uri or "") for one in set_.essential_properties or [])
 
 
-def _seconds(told: str | None) -> float | None:
+def _duration_seconds(text: str | None) -> float | None:
     """An xs:duration; months and years are in no presentation."""
-    if told is None:
+    if text is None:
         return None
-    match = _DURATION.match(told.strip())
+    match = _DURATION.match(text.strip())
     if match is None:
         raise ValueError("a duration that is none")
     days, hours, minutes = (int(match[name] or 0) for name in ("days", "hours", "minutes"))

@@ -16,7 +16,7 @@ from m3u8.parser import parse
 
 from tidegate.errors import Evidence, NotMedia, UnsupportedSource
 from tidegate.redact import redact_url
-from tidegate.transfer.playlists.hls import Companion, Kind, MasterPlaylist, MediaPlaylist, Variant
+from tidegate.transfer.playlists.hls import Companion, CompanionKind, MasterPlaylist, MediaPlaylist, Variant
 from tidegate.transfer.playlists.media import (
     LONGEST_SECONDS,
     MOST_SEGMENTS,
@@ -24,8 +24,8 @@ from tidegate.transfer.playlists.media import (
     Key,
     Resource,
     Segment,
-    damaged,
     likely_rate,
+    playlist_damage,
     short,
     too_long,
     web_url,
@@ -82,11 +82,11 @@ def read(text: str, url: str) -> MasterPlaylist | MediaPlaylist:
     except MemoryError:
         raise
     except Exception as error:  # noqa: BLE001  # the library raises whatever its conversions meet
-        raise damaged(url, f"{type(error).__name__} while reading its tags") from None
+        raise playlist_damage(url, f"{type(error).__name__} while reading its tags") from None
     try:
         return _master(data, url) if data["is_variant"] else _media(data, url)
     except (ValueError, TypeError, AttributeError, OverflowError, KeyError) as error:
-        raise damaged(url, f"{type(error).__name__} while reading its tracks") from None
+        raise playlist_damage(url, f"{type(error).__name__} while reading its tracks") from None
 
 
 def _own_tags(line: str, number: int, data: dict[str, Any], state: dict[str, Any]) -> bool:
@@ -97,7 +97,7 @@ def _own_tags(line: str, number: int, data: dict[str, Any], state: dict[str, Any
     """
     name, _, value = line.partition(":")
     if name == "#EXT-X-KEY":
-        state["current_key"] = _offered_keys(_attributes(value), data, state)
+        state["current_key"] = _collect_keys(_attributes(value), data, state)
         return True
     if name == "#EXT-X-MAP":
         state["current_segment_map"] = {**_attributes(value), "key": state.get("current_key")}
@@ -108,7 +108,7 @@ def _own_tags(line: str, number: int, data: dict[str, Any], state: dict[str, Any
     return not line.startswith(_UNDERSTOOD)
 
 
-def _offered_keys(key: dict[str, str], data: dict[str, Any], state: dict[str, Any]) -> list[dict[str, str]] | None:
+def _collect_keys(key: dict[str, str], data: dict[str, Any], state: dict[str, Any]) -> list[dict[str, str]] | None:
     """Keys that follow each other without a segment between them are for the same segments: any of them will do."""
     before = len(data["segments"])
     together = state.get("current_key") if state.get("keys_since") == before else None
@@ -126,30 +126,30 @@ def _attributes(text: str) -> dict[str, str]:
 def _master(data: dict[str, Any], url: str) -> MasterPlaylist:
     if len(data["playlists"]) > MOST_VARIANTS or len(data["media"]) > MOST_COMPANIONS:
         raise too_long(url)
-    listed = [_variant(item, url) for item in data["playlists"]]
+    listed = [_read_variant(item, url) for item in data["playlists"]]
     pictures = [variant for variant in listed if not _only_sound(variant)]
-    variants = _distinct(pictures or listed)
+    variants = _merge_equal_variants(pictures or listed)
     if not variants:
-        raise damaged(url, "it lists no rendition")
-    beside = [_companion(item, url) for item in data["media"] if item.get("uri")]
+        raise playlist_damage(url, "it lists no rendition")
+    beside = [_read_companion(item, url) for item in data["media"] if item.get("uri")]
     return MasterPlaylist(variants, tuple(one for one in beside if one is not None))
 
 
-def _variant(item: dict[str, Any], url: str) -> Variant:
-    told = item["stream_info"]
-    size = re.fullmatch(r'"?(\d{1,9})x(\d{1,9})"?', str(told.get("resolution", "")).strip())
+def _read_variant(item: dict[str, Any], url: str) -> Variant:
+    facts = item["stream_info"]
+    size = re.fullmatch(r'"?(\d{1,9})x(\d{1,9})"?', str(facts.get("resolution", "")).strip())
     height = int(size[2]) if size else None
-    bandwidth = likely_rate(told.get("bandwidth"))
+    bandwidth = likely_rate(facts.get("bandwidth"))
     return Variant(
         id=_variant_id(height, bandwidth),
         urls=(web_url(url, item["uri"], "rendition"),),
         height=height,
         width=int(size[1]) if size else None,
         bandwidth_bps=bandwidth,
-        average_bps=likely_rate(told.get("average_bandwidth")),
-        codecs=short(told.get("codecs") or None, url),
-        audio=short(told.get("audio") or None, url),
-        subtitles=short(told.get("subtitles") or None, url),
+        average_bps=likely_rate(facts.get("average_bandwidth")),
+        codecs=short(facts.get("codecs") or None, url),
+        audio=short(facts.get("audio") or None, url),
+        subtitles=short(facts.get("subtitles") or None, url),
     )
 
 
@@ -163,7 +163,7 @@ def _only_sound(variant: Variant) -> bool:
     return variant.height is None and bool(codecs) and all(_SOUND_ONLY.match(codec) for codec in codecs)
 
 
-def _distinct(variants: list[Variant]) -> tuple[Variant, ...]:
+def _merge_equal_variants(variants: list[Variant]) -> tuple[Variant, ...]:
     """Each once. Lines that say the same are the same content elsewhere; others get an id of their own."""
     found: dict[Variant, list[str]] = {}
     for variant in variants:
@@ -178,8 +178,8 @@ def _distinct(variants: list[Variant]) -> tuple[Variant, ...]:
     return tuple(distinct)
 
 
-def _companion(item: Mapping[str, Any], url: str) -> Companion | None:
-    kinds: dict[str, Kind] = {"AUDIO": "audio", "SUBTITLES": "subtitles"}
+def _read_companion(item: Mapping[str, Any], url: str) -> Companion | None:
+    kinds: dict[str, CompanionKind] = {"AUDIO": "audio", "SUBTITLES": "subtitles"}
     kind = kinds.get(str(item.get("type", "")).upper())
     if kind is None:
         return None
@@ -203,21 +203,21 @@ def _media(data: dict[str, Any], url: str) -> MediaPlaylist:
         raise too_long(url)
     stretch = data.get("discontinuity_sequence") or 0
     if not 0 <= stretch <= MOST_NUMBER:
-        raise damaged(url, "its discontinuity sequence is no number that it may have")
-    segments = _Reader(url, stretch).segments(data)
+        raise playlist_damage(url, "its discontinuity sequence is no number that it may have")
+    segments = _SegmentReader(url, stretch).segments(data)
     ended = bool(data["is_endlist"])
     if not segments and ended:
-        raise damaged(url, "it has no segments")
+        raise playlist_damage(url, "it has no segments")
     longest = max((segment.seconds for segment in segments), default=0.0)
     target = data.get("target_seconds") or longest or 10.0
     if not 0 < target <= LONGEST_SECONDS:
-        raise damaged(url, "its target duration is no duration")
+        raise playlist_damage(url, "its target duration is no duration")
     growing = str(data.get("playlist_type") or "").upper() in ("EVENT", "VOD")
     return MediaPlaylist(segments, ended, target, growing)
 
 
 @dataclass
-class _Reader:
+class _SegmentReader:
     """Goes through the segments in their order: ranges, times and stretches follow from what was before."""
 
     url: str
@@ -228,15 +228,15 @@ class _Reader:
     def segments(self, data: dict[str, Any]) -> tuple[Segment, ...]:
         first = data["media_sequence"] or 0
         if not 0 <= first <= MOST_NUMBER:
-            raise damaged(self.url, "its media sequence is no number that it may have")
+            raise playlist_damage(self.url, "its media sequence is no number that it may have")
         return tuple(self._segment(item, first + place) for place, item in enumerate(data["segments"]))
 
     def _segment(self, item: dict[str, Any], number: int) -> Segment:
         if not item.get("uri"):
-            raise damaged(self.url, "it breaks off before the link of a segment")
+            raise playlist_damage(self.url, "it breaks off before the link of a segment")
         seconds = float(item.get("duration") or 0.0)
         if not 0 <= seconds <= LONGEST_SECONDS:
-            raise damaged(self.url, "the duration of a segment is no duration")
+            raise playlist_damage(self.url, "the duration of a segment is no duration")
         self.stretch += bool(item.get("discontinuity"))
         start, self.at_seconds = self.at_seconds, self.at_seconds + seconds
         address = web_url(self.url, item["uri"], "segment")
@@ -250,44 +250,44 @@ class _Reader:
             missing=bool(item.get("gap_tag")),
         )
 
-    def _range(self, address: str, told: str | None) -> ByteRange | None:
+    def _range(self, address: str, text: str | None) -> ByteRange | None:
         """A range without an offset begins where the one before it ended (RFC 8216 §4.3.2.2)."""
-        if not told:
+        if not text:
             self.last_range = None
             return None
-        found = self._parsed_range(told)
-        if found[1] is not None:
-            settled = ByteRange(found[1], found[0])
+        length, first = self._parse_range(text)
+        if first is not None:
+            settled = ByteRange(first, length)
         elif self.last_range is not None and self.last_range[0] == address:
-            settled = ByteRange(self.last_range[1].stop, found[0])
+            settled = ByteRange(self.last_range[1].stop, length)
         else:
-            raise damaged(self.url, "a byte range follows no other, and has no offset of its own")
+            raise playlist_damage(self.url, "a byte range follows no other, and has no offset of its own")
         self.last_range = address, settled
         return settled
 
-    def _parsed_range(self, told: str) -> tuple[int, int | None]:
-        match = _BYTE_RANGE.match(told.strip())
+    def _parse_range(self, text: str) -> tuple[int, int | None]:
+        match = _BYTE_RANGE.match(text.strip())
         if match is None or int(match[1]) == 0:
-            raise damaged(self.url, "a byte range is no range")
+            raise playlist_damage(self.url, "a byte range is no range")
         return int(match[1]), int(match[2]) if match[2] is not None else None
 
-    def _init(self, told: Mapping[str, Any] | None) -> Resource | None:
-        if told is None:
+    def _init(self, tag: Mapping[str, Any] | None) -> Resource | None:
+        if tag is None:
             return None
-        if not told.get("URI"):
-            raise damaged(self.url, "an init section has no link")
-        length, first = self._parsed_range(told["BYTERANGE"]) if told.get("BYTERANGE") else (0, None)
+        if not tag.get("URI"):
+            raise playlist_damage(self.url, "an init section has no link")
+        length, first = self._parse_range(tag["BYTERANGE"]) if tag.get("BYTERANGE") else (0, None)
         ranged = ByteRange(first or 0, length) if length else None
         # The vector has to be written for an init section; players take zero where it is not.
-        return Resource(web_url(self.url, told["URI"], "init section"), ranged, self._key(told.get("key"), 0))
+        return Resource(web_url(self.url, tag["URI"], "init section"), ranged, self._key(tag.get("key"), 0))
 
-    def _key(self, offered: list[dict[str, str]] | None, number: int) -> Key | None:
-        if not offered:
+    def _key(self, keys: list[dict[str, str]] | None, number: int) -> Key | None:
+        if not keys:
             return None
-        for key in offered:
+        for key in keys:
             if key.get("METHOD") == "AES-128" and key.get("KEYFORMAT", "identity").lower() == "identity":
                 return Key(self._key_url(key), _vector(key.get("IV"), number, self.url))
-        systems = sorted({f"{key.get('METHOD', '?')} {key.get('KEYFORMAT', '')}".strip()[:80] for key in offered})
+        systems = sorted({f"{key.get('METHOD', '?')} {key.get('KEYFORMAT', '')}".strip()[:80] for key in keys})
         raise UnsupportedSource(
             f"The source is encrypted in a way that cannot be opened: {', '.join(systems)}",
             hint="Protected (DRM) media cannot be ingested.",
@@ -296,15 +296,15 @@ class _Reader:
 
     def _key_url(self, key: Mapping[str, str]) -> str:
         if not key.get("URI"):
-            raise damaged(self.url, "a key has no link")
+            raise playlist_damage(self.url, "a key has no link")
         return web_url(self.url, key["URI"], "key")
 
 
-def _vector(told: str | None, number: int, url: str) -> bytes:
+def _vector(text: str | None, number: int, url: str) -> bytes:
     """The initialization vector: written, or the media sequence number (RFC 8216 §5.2)."""
-    if told is None:
+    if text is None:
         return number.to_bytes(IV_BYTES, "big")
-    match = _HEX.match(told.strip())
+    match = _HEX.match(text.strip())
     if match is None:
-        raise damaged(url, "an initialization vector is no number")
+        raise playlist_damage(url, "an initialization vector is no number")
     return int(match[1], 16).to_bytes(IV_BYTES, "big")

@@ -35,7 +35,7 @@ def read(document: bytes) -> Metalink:
     hashes = [_hash(one.get("type", ""), (one.text or "").strip()) for one in file.iterfind(".//{*}hash")]
     size = (file.findtext("{*}size") or "").strip()
     return Metalink(
-        {url: priority_of(told) for url, told in urls if _is_http(url)},
+        {url: priority_of(priority) for url, priority in urls if _is_http(url)},
         frozenset(filter(None, hashes)),
         int(size) if re.fullmatch(r"[0-9]{1,18}", size) else None,
     )

@@ -11,8 +11,8 @@ from dataclasses import dataclass, field
 
 from tidegate.transfer.playlists.plausible import TS_PACKET_BYTES, TS_SYNC
 
-CLOCK = 90_000
-"""Ticks a second of a timestamp."""
+TICKS_PER_SECOND = 90_000
+"""Of a timestamp in a transport stream, and in the map that captions have to it."""
 WRAP = 1 << 33
 LONGEST_STEP_SECONDS = 1.0
 """How far the first timestamp of a segment may lie beyond the last one before it, for the two to be one recording."""
@@ -44,8 +44,8 @@ def edges_of(segment: bytes) -> Edges:
         elif (stamp := _timestamp(payload)) is not None:
             stamps.setdefault(identifier, []).append(stamp)
             parameters = parameters or _parameters(payload)
-    first = {identifier: _unwrapped_least(found) for identifier, found in stamps.items()}
-    last = {identifier: _unwrapped_most(found) for identifier, found in stamps.items()}
+    first = {identifier: _earliest(found) for identifier, found in stamps.items()}
+    last = {identifier: _latest(found) for identifier, found in stamps.items()}
     return Edges(program, parameters, first, last)
 
 
@@ -56,7 +56,7 @@ def continues(before: Edges, after: Edges) -> bool:
     if before.last.keys() != after.first.keys():
         return False
     steps = [(after.first[stream] - before.last[stream]) % WRAP for stream in before.last]
-    return bool(steps) and all(0 < step <= LONGEST_STEP_SECONDS * CLOCK for step in steps)
+    return bool(steps) and all(0 < step <= LONGEST_STEP_SECONDS * TICKS_PER_SECOND for step in steps)
 
 
 def _starts(segment: bytes) -> Iterator[tuple[int, bytes]]:
@@ -102,14 +102,14 @@ def _parameters(payload: bytes) -> bytes:
     return next((unit for unit in units if unit and (unit[0] & 0x1F == 7 or unit[0] >> 1 & 0x3F == 33)), b"")
 
 
-def _unwrapped_least(stamps: list[int]) -> int:
-    return min(stamps, key=lambda stamp: _signed(stamp - stamps[0]))
+def _earliest(stamps: list[int]) -> int:
+    return min(stamps, key=lambda stamp: _shortest_way(stamp - stamps[0]))
 
 
-def _unwrapped_most(stamps: list[int]) -> int:
-    return max(stamps, key=lambda stamp: _signed(stamp - stamps[0]))
+def _latest(stamps: list[int]) -> int:
+    return max(stamps, key=lambda stamp: _shortest_way(stamp - stamps[0]))
 
 
-def _signed(difference: int) -> int:
+def _shortest_way(difference: int) -> int:
     """The short way round the clock."""
     return (difference + WRAP // 2) % WRAP - WRAP // 2

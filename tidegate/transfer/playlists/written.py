@@ -12,10 +12,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, get_args
 
-from tidegate.transfer.playlists.dash import DashTrack, Presentation
-from tidegate.transfer.playlists.dash import Kind as TrackKind
-from tidegate.transfer.playlists.hls import Companion, MasterPlaylist, MediaPlaylist, Variant
-from tidegate.transfer.playlists.hls import Kind as CompanionKind
+from tidegate.transfer.playlists.dash import DashTrack, Presentation, TrackKind
+from tidegate.transfer.playlists.hls import Companion, CompanionKind, MasterPlaylist, MediaPlaylist, Variant
 from tidegate.transfer.playlists.media import (
     LONGEST_LINK,
     LONGEST_SECONDS,
@@ -55,8 +53,8 @@ def messages_of(playlist: Playlist) -> Iterator[Message]:
     """Everything, in messages of a bounded number of things each; the last one is `{"end": …}`."""
     match playlist:
         case MediaPlaylist():
-            told = {"ended": playlist.ended, "target": playlist.target_seconds, "growing": playlist.growing}
-            yield {"media": told}
+            facts = {"ended": playlist.ended, "target": playlist.target_seconds, "growing": playlist.growing}
+            yield {"media": facts}
             yield from _Rows().messages(playlist.segments)
         case MasterPlaylist():
             yield {"master": {}}
@@ -134,9 +132,9 @@ class Account:
         """
         if not isinstance(message, dict) or len(message) != 1 or self.complete:
             raise Unbelievable("a message that is none")
-        [(kind, told)] = message.items()
+        [(kind, facts)] = message.items()
         try:
-            self._take(kind, told)
+            self._take(kind, facts)
         except (TypeError, ValueError, KeyError, IndexError, AttributeError) as error:
             raise Unbelievable(f"{type(error).__name__} in what it says of {kind[:20]}") from None
 
@@ -148,32 +146,32 @@ class Account:
         """
         if not self.complete or self._head is None:
             raise Unbelievable("it is not complete")
-        kind, told = self._head
+        kind, facts = self._head
         try:
-            return getattr(self, f"_{kind}")(told)  # type: ignore[no-any-return]
+            return getattr(self, f"_{kind}")(facts)  # type: ignore[no-any-return]
         except (TypeError, ValueError, KeyError) as error:
             raise Unbelievable(f"{type(error).__name__} in what it says of {kind}") from None
 
-    def _take(self, kind: str, told: Any) -> None:
+    def _take(self, kind: str, facts: Any) -> None:
         match kind:
             case "media" | "master" | "presentation" | "metalink" if self._head is None:
-                self._head = kind, dict(told)
+                self._head = kind, dict(facts)
             case "segments":
-                self._listed += len(told)
+                self._listed += len(facts)
                 _require(self._listed <= MOST_LISTED)
                 segments = self._tracks[-1][2] if self._tracks else self._segments
-                segments += [self._segment(*row) for row in told]
+                segments += [self._segment(*row) for row in facts]
             case "init":
-                self._inits.append(_resource(*told))
+                self._inits.append(_check_resource(*facts))
             case "variant":
-                self._variants.append(_variant(told))
+                self._variants.append(_check_variant(facts))
             case "companion":
-                self._companions.append(_companion(told))
+                self._companions.append(_check_companion(facts))
             case "track":
-                place = told.pop("segments")
-                self._tracks.append((place, told, []))
+                place = facts.pop("segments")
+                self._tracks.append((place, facts, []))
             case "copy":
-                self._copies[_link(told[0])] = _whole(told[1])
+                self._copies[_check_link(facts[0])] = _check_number(facts[1])
             case "end":
                 self.complete = True
             case _:
@@ -186,86 +184,86 @@ class Account:
         self, number: int, seconds: float, start: float, stretch: int, init: int | None, missing: bool, *rest: Any
     ) -> Segment:
         return Segment(
-            number=_whole(number),
-            resource=_resource(*rest),
-            seconds=_seconds(seconds),
-            start_seconds=_seconds(start, MOST_LISTED * LONGEST_SECONDS),
-            stretch=_whole(stretch),
-            init=None if init is None else self._inits[_whole(init)],
-            missing=_truth(missing),
+            number=_check_number(number),
+            resource=_check_resource(*rest),
+            seconds=_check_seconds(seconds),
+            start_seconds=_check_seconds(start, MOST_LISTED * LONGEST_SECONDS),
+            stretch=_check_number(stretch),
+            init=None if init is None else self._inits[_check_number(init)],
+            missing=_check_flag(missing),
         )
 
-    def _media(self, told: Message) -> MediaPlaylist:
-        ended, growing = _truth(told["ended"]), _truth(told["growing"])
+    def _media(self, facts: Message) -> MediaPlaylist:
+        ended, growing = _check_flag(facts["ended"]), _check_flag(facts["growing"])
         _require(bool(self._segments) or not ended)
-        return MediaPlaylist(tuple(self._segments), ended, _seconds(told["target"]), growing)
+        return MediaPlaylist(tuple(self._segments), ended, _check_seconds(facts["target"]), growing)
 
-    def _master(self, told: Message) -> MasterPlaylist:
+    def _master(self, facts: Message) -> MasterPlaylist:
         _require(bool(self._variants))
         _require(len({one.id for one in self._variants}) == len(self._variants))
         return MasterPlaylist(tuple(self._variants), tuple(self._companions))
 
-    def _presentation(self, told: Message) -> Presentation:
+    def _presentation(self, facts: Message) -> Presentation:
         tracks: dict[str, list[DashTrack]] = {"renditions": [], "sounds": []}
-        for place, facts, segments in self._tracks:
-            tracks[place].append(_track(facts, segments))
+        for place, track, segments in self._tracks:
+            tracks[place].append(_check_track(track, segments))
         _require(bool(tracks["renditions"]))
         for some in tracks.values():
             _require(len({one.id for one in some}) == len(some))
-        return Presentation(tuple(tracks["renditions"]), tuple(tracks["sounds"]), _whole(told["texts"]))
+        return Presentation(tuple(tracks["renditions"]), tuple(tracks["sounds"]), _check_number(facts["texts"]))
 
-    def _metalink(self, told: Message) -> Metalink:
-        digests = frozenset(_matching(_DIGEST, one) for one in told["digests"])
-        return Metalink(self._copies, digests, _optional(_whole, told["size"]))
+    def _metalink(self, facts: Message) -> Metalink:
+        digests = frozenset(_check_pattern(_DIGEST, one) for one in facts["digests"])
+        return Metalink(self._copies, digests, _optional(_check_number, facts["size"]))
 
 
-def _resource(
+def _check_resource(
     url: str, first: int | None = None, length: int | None = None, key: str | None = None, iv: str | None = None
 ) -> Resource:
-    ranged = None if first is None else ByteRange(_whole(first), _whole(length))
-    secret = None if key is None else Key(_link(key), bytes.fromhex(_matching(_VECTOR, iv)))
-    return Resource(_link(url), ranged, secret)
+    ranged = None if first is None else ByteRange(_check_number(first), _check_number(length))
+    secret = None if key is None else Key(_check_link(key), bytes.fromhex(_check_pattern(_VECTOR, iv)))
+    return Resource(_check_link(url), ranged, secret)
 
 
-def _variant(told: Message) -> Variant:
-    _require(bool(told["urls"]) and len(told["urls"]) <= MOST_OTHERS)
+def _check_variant(facts: Message) -> Variant:
+    _require(bool(facts["urls"]) and len(facts["urls"]) <= MOST_OTHERS)
     return Variant(
-        id=_matching(_ID, told["id"]),
-        urls=tuple(_link(url) for url in told["urls"]),
-        height=_optional(_whole, told["height"]),
-        width=_optional(_whole, told["width"]),
-        bandwidth_bps=_optional(_whole, told["bandwidth_bps"]),
-        average_bps=_optional(_whole, told["average_bps"]),
-        codecs=_optional(_text, told["codecs"]),
-        audio=_optional(_text, told["audio"]),
-        subtitles=_optional(_text, told["subtitles"]),
+        id=_check_pattern(_ID, facts["id"]),
+        urls=tuple(_check_link(url) for url in facts["urls"]),
+        height=_optional(_check_number, facts["height"]),
+        width=_optional(_check_number, facts["width"]),
+        bandwidth_bps=_optional(_check_number, facts["bandwidth_bps"]),
+        average_bps=_optional(_check_number, facts["average_bps"]),
+        codecs=_optional(_check_text, facts["codecs"]),
+        audio=_optional(_check_text, facts["audio"]),
+        subtitles=_optional(_check_text, facts["subtitles"]),
     )
 
 
-def _companion(told: Message) -> Companion:
-    _require(told["kind"] in get_args(CompanionKind))
+def _check_companion(facts: Message) -> Companion:
+    _require(facts["kind"] in get_args(CompanionKind))
     return Companion(
-        kind=told["kind"],
-        group=_text(told["group"]),
-        name=_text(told["name"]),
-        url=_link(told["url"]),
-        language=_optional(_text, told["language"]),
-        default=_truth(told["default"]),
+        kind=facts["kind"],
+        group=_check_text(facts["group"]),
+        name=_check_text(facts["name"]),
+        url=_check_link(facts["url"]),
+        language=_optional(_check_text, facts["language"]),
+        default=_check_flag(facts["default"]),
     )
 
 
-def _track(told: Message, segments: list[Segment]) -> DashTrack:
-    _require(told["kind"] in get_args(TrackKind) and bool(segments))
+def _check_track(facts: Message, segments: list[Segment]) -> DashTrack:
+    _require(facts["kind"] in get_args(TrackKind) and bool(segments))
     return DashTrack(
-        id=_matching(_ID, told["id"]),
-        kind=told["kind"],
+        id=_check_pattern(_ID, facts["id"]),
+        kind=facts["kind"],
         segments=tuple(segments),
-        height=_optional(_whole, told["height"]),
-        width=_optional(_whole, told["width"]),
-        bandwidth_bps=_optional(_whole, told["bandwidth_bps"]),
-        codecs=_optional(_text, told["codecs"]),
-        language=_optional(_text, told["language"]),
-        undivided=_truth(told["undivided"]),
+        height=_optional(_check_number, facts["height"]),
+        width=_optional(_check_number, facts["width"]),
+        bandwidth_bps=_optional(_check_number, facts["bandwidth_bps"]),
+        codecs=_optional(_check_text, facts["codecs"]),
+        language=_optional(_check_text, facts["language"]),
+        undivided=_check_flag(facts["undivided"]),
     )
 
 
@@ -278,33 +276,33 @@ def _optional(check: Any, value: Any) -> Any:
     return None if value is None else check(value)
 
 
-def _whole(value: Any) -> int:
+def _check_number(value: Any) -> int:
     _require(type(value) is int and 0 <= value <= LARGEST_NUMBER)
     return int(value)
 
 
-def _seconds(value: Any, most: float = LONGEST_SECONDS) -> float:
+def _check_seconds(value: Any, most: float = LONGEST_SECONDS) -> float:
     _require(type(value) in (int, float) and 0 <= value <= most)
     return value  # type: ignore[no-any-return]  # a whole number stays one: its fingerprint is another
 
 
-def _truth(value: Any) -> bool:
+def _check_flag(value: Any) -> bool:
     _require(type(value) is bool)
     return bool(value)
 
 
-def _text(value: Any) -> str:
+def _check_text(value: Any) -> str:
     _require(type(value) is str and len(value) <= LONGEST_TEXT)
     return str(value)
 
 
-def _link(value: Any) -> str:
+def _check_link(value: Any) -> str:
     _require(
         type(value) is str and len(value) <= LONGEST_LINK and value[:8].lower().startswith(("http://", "https://"))
     )
     return str(value)
 
 
-def _matching(pattern: re.Pattern[str], value: Any) -> str:
+def _check_pattern(pattern: re.Pattern[str], value: Any) -> str:
     _require(type(value) is str and pattern.fullmatch(value) is not None)
     return str(value)

@@ -30,7 +30,7 @@ from tidegate.transfer.outside import Outside
 from tidegate.transfer.parsing import parse_hls
 from tidegate.transfer.playlists.hls import Companion, MasterPlaylist, MediaPlaylist, Variant
 from tidegate.transfer.playlists.live import LiveCourse
-from tidegate.transfer.playlists.media import Segment, lasting
+from tidegate.transfer.playlists.media import Segment, stable_path
 from tidegate.transfer.resolvers.base import Fetched, Fetching, Offer, media_type_of
 from tidegate.transfer.resolvers.listed import (
     MAIN,
@@ -308,7 +308,7 @@ def hls_track(
 
 def live_content(url: str) -> str:
     """What a live playlist is known by: its segments change, its link does not."""
-    return fingerprint("live", lasting(url))
+    return fingerprint("live", stable_path(url))
 
 
 def _live_feed(outside: Outside, source: Source, what: Fetching, listing: Listing) -> Feed:

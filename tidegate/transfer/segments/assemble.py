@@ -21,12 +21,12 @@ from tidegate.durable.crash_points import reached
 from tidegate.durable.threads import still_wanted
 from tidegate.errors import LimitReached, from_os_error
 from tidegate.model import Digest
-from tidegate.transfer.playlists.captions import merged_captions
-from tidegate.transfer.playlists.plausible import Kind
+from tidegate.transfer.playlists.captions import merge_captions
+from tidegate.transfer.playlists.plausible import Packing
 from tidegate.transfer.playlists.timing import Edges, continues, edges_of
-from tidegate.transfer.segments.journal import Finished, Held, TrackJournal
+from tidegate.transfer.segments.journal import FinishedFile, HeldSegment, TrackJournal
+from tidegate.transfer.segments.sink import COPY_BYTES
 
-BLOCK_BYTES = 1024 * 1024
 ID3_HEADER_BYTES = 10
 MOST_CAPTION_BYTES = 16 * 1024 * 1024
 """Of all segments of subtitles together; a film has a hundredth of it. They are put together in memory."""
@@ -34,7 +34,7 @@ LARGEST_TIMED_BYTES = 64 * 1024 * 1024
 """A longer segment's timestamps are not looked at: it begins a file of its own at a discontinuity."""
 
 
-class Damaged(Exception):  # never leaves the engine
+class DamagedSegments(Exception):  # never leaves the engine
     """Segments on disk are not what the journal says."""
 
     def __init__(self, names: Sequence[str]) -> None:
@@ -46,18 +46,18 @@ class Damaged(Exception):  # never leaves the engine
 class OutputFile:
     """Segments that make one file, with what belongs before them."""
 
-    kind: Kind
-    init: Held | None
-    segments: list[Held] = field(default_factory=list)
+    kind: Packing
+    init: HeldSegment | None
+    segments: list[HeldSegment] = field(default_factory=list)
 
     @property
-    def parts(self) -> Iterator[Held]:
+    def members(self) -> Iterator[HeldSegment]:
         if self.init is not None:
             yield self.init
         yield from self.segments
 
 
-def assemble(journal: TrackJournal, name: str) -> tuple[Finished, ...]:
+def assemble(journal: TrackJournal, name: str) -> tuple[FinishedFile, ...]:
     """Write the track's files and give them their names. Blocking: call it in a thread.
 
     Raises:
@@ -66,20 +66,22 @@ def assemble(journal: TrackJournal, name: str) -> tuple[Finished, ...]:
         DiskFull, PermissionRefused, StoreUnavailable: the operating system refused.
     """
     try:
-        pieces = output_files_of(journal)
-        names = _names(name, pieces)
+        files = output_files_of(journal)
+        names = _file_names(name, files)
         finished = [
-            _write(journal, piece, journal.folder / f"{own}.part") for own, piece in zip(names, pieces, strict=True)
+            _write(journal, file, journal.folder / f"{file_name}.part")
+            for file_name, file in zip(names, files, strict=True)
         ]
         reached("segments: assembled")
-        for own in names:
-            (journal.folder / f"{own}.part").rename(journal.folder / own)
+        for file_name in names:
+            (journal.folder / f"{file_name}.part").rename(journal.folder / file_name)
             reached("segments: in place")
         sync_folder(journal.folder)
     except OSError as error:
         raise from_os_error(error, "putting segments together", journal.folder) from error
     return tuple(
-        Finished(name=own, size_bytes=size, digest=digest) for own, (size, digest) in zip(names, finished, strict=True)
+        FinishedFile(name=file_name, size_bytes=size, digest=digest)
+        for file_name, (size, digest) in zip(names, finished, strict=True)
     )
 
 
@@ -87,50 +89,50 @@ def output_files_of(journal: TrackJournal) -> list[OutputFile]:
     """Which segments may follow each other in one file: those of one packing, with one init section, whose timestamps
     go on. A demuxer that meets a jump backwards, or other parameters, loses what follows."""
     ordered = [held for _, held in sorted(journal.numbers.items())]
-    pieces: list[OutputFile] = []
+    files: list[OutputFile] = []
     for (kind, init, _), group in groupby(
         ordered, key=lambda held: (held.kind, _init_digest(journal, held), held.stretch)
     ):
         segments = list(group)
         if (
-            pieces
-            and (pieces[-1].kind, _digest_of(pieces[-1].init)) == (kind, init)
-            and _goes_on(journal, pieces[-1], segments)
+            files
+            and (files[-1].kind, _digest_of(files[-1].init)) == (kind, init)
+            and _goes_on(journal, files[-1], segments)
         ):
-            pieces[-1].segments += segments
+            files[-1].segments += segments
         else:
-            pieces.append(OutputFile(kind, journal.held[segments[0].init] if segments[0].init else None, segments))
-    return pieces
+            files.append(OutputFile(kind, journal.held[segments[0].init] if segments[0].init else None, segments))
+    return files
 
 
-def _goes_on(journal: TrackJournal, piece: OutputFile, segments: list[Held]) -> bool:
-    if piece.kind in (Kind.SOUND, Kind.TEXT):  # they carry no timestamps of their own
+def _goes_on(journal: TrackJournal, file: OutputFile, segments: list[HeldSegment]) -> bool:
+    if file.kind in (Packing.SOUND, Packing.TEXT):  # they carry no timestamps of their own
         return True
-    return piece.kind is Kind.TS and continues(_edges(journal, piece.segments[-1]), _edges(journal, segments[0]))
+    return file.kind is Packing.TS and continues(_edges(journal, file.segments[-1]), _edges(journal, segments[0]))
 
 
-def _edges(journal: TrackJournal, held: Held) -> Edges:
+def _edges(journal: TrackJournal, held: HeldSegment) -> Edges:
     if held.size_bytes > LARGEST_TIMED_BYTES:
         return Edges()
     return edges_of(journal.path(held.name).read_bytes())
 
 
-def _init_digest(journal: TrackJournal, held: Held) -> Digest | None:
+def _init_digest(journal: TrackJournal, held: HeldSegment) -> Digest | None:
     """Two links to the same init section make no new file."""
     return _digest_of(journal.held.get(held.init)) if held.init else None
 
 
-def _digest_of(held: Held | None) -> Digest | None:
+def _digest_of(held: HeldSegment | None) -> Digest | None:
     return held.digest if held else None
 
 
-def _names(name: str, pieces: Sequence[OutputFile]) -> list[str]:
-    if len(pieces) == 1:
-        return [f"{name}.{pieces[0].kind}"]
-    return [f"{name}.{number:04d}.{piece.kind}" for number, piece in enumerate(pieces)]
+def _file_names(name: str, files: Sequence[OutputFile]) -> list[str]:
+    if len(files) == 1:
+        return [f"{name}.{files[0].kind}"]
+    return [f"{name}.{number:04d}.{file.kind}" for number, file in enumerate(files)]
 
 
-def _write(journal: TrackJournal, piece: OutputFile, path: Path) -> tuple[int, Digest]:
+def _write(journal: TrackJournal, file: OutputFile, path: Path) -> tuple[int, Digest]:
     """Write one file, synced; its size and digest."""
     hasher, size, damaged = blake3(), 0, []
     with path.open("wb") as target:
@@ -141,27 +143,27 @@ def _write(journal: TrackJournal, piece: OutputFile, path: Path) -> tuple[int, D
             target.write(block)
             size += len(block)
 
-        if piece.kind is Kind.TEXT:
-            damaged += _write_captions(journal, piece, put)
+        if file.kind is Packing.TEXT:
+            damaged += _write_captions(journal, file, put)
         else:
-            for held in piece.parts:
+            for held in file.members:
                 still_wanted()
                 damaged += _copy(journal, held, put)
         target.flush()
         os.fdatasync(target.fileno())
     if damaged:
-        raise Damaged(damaged)
+        raise DamagedSegments(damaged)
     return size, f"blake3:{hasher.hexdigest()}"
 
 
-def _copy(journal: TrackJournal, held: Held, put: Callable[[bytes], None]) -> list[str]:
+def _copy(journal: TrackJournal, held: HeldSegment, put: Callable[[bytes], None]) -> list[str]:
     """Copy one segment; its name if it is not what was journaled."""
     hasher = blake3()
     try:
         with journal.path(held.name).open("rb") as file:
-            skipped = _tag_bytes(file) if held.kind is Kind.SOUND else 0
+            skipped = _tag_bytes(file) if held.kind is Packing.SOUND else 0
             hasher.update(file.read(skipped))
-            while block := file.read(BLOCK_BYTES):
+            while block := file.read(COPY_BYTES):
                 hasher.update(block)
                 put(block)
     except FileNotFoundError:
@@ -181,17 +183,17 @@ def _tag_bytes(file: BinaryIO) -> int:
     return ID3_HEADER_BYTES + size
 
 
-def _write_captions(journal: TrackJournal, piece: OutputFile, put: Callable[[bytes], None]) -> list[str]:
-    if sum(held.size_bytes for held in piece.segments) > MOST_CAPTION_BYTES:
+def _write_captions(journal: TrackJournal, file: OutputFile, put: Callable[[bytes], None]) -> list[str]:
+    if sum(held.size_bytes for held in file.segments) > MOST_CAPTION_BYTES:
         raise LimitReached(f"The subtitles are longer than {MOST_CAPTION_BYTES} bytes")
-    texts = [(held, _read_caption(journal, held)) for held in piece.segments]
+    texts = [(held, _read_caption(journal, held)) for held in file.segments]
     damaged = [held.name for held, text in texts if text is None]
     if not damaged:
-        put(merged_captions(text for _, text in texts if text is not None).encode())
+        put(merge_captions(text for _, text in texts if text is not None).encode())
     return damaged
 
 
-def _read_caption(journal: TrackJournal, held: Held) -> str | None:
+def _read_caption(journal: TrackJournal, held: HeldSegment) -> str | None:
     try:
         content = journal.path(held.name).read_bytes()
     except FileNotFoundError:

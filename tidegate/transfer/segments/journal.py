@@ -29,14 +29,14 @@ from tidegate.errors import from_os_error
 from tidegate.events import Note, Observer
 from tidegate.model import Digest, Gap, Value
 from tidegate.transfer.playlists.media import Resource, Segment
-from tidegate.transfer.playlists.plausible import Kind
+from tidegate.transfer.playlists.plausible import Packing
 
 JOURNAL = "segments.journal"
 SEGMENTS = "segments"
 SEAL_DIGITS = 16
 
 
-class Begun(Value):
+class BegunTrack(Value):
     """The first line: which playlist the segments belong to."""
 
     record: Literal["begun"] = "begun"
@@ -44,7 +44,7 @@ class Begun(Value):
     at: AwareDatetime
 
 
-class Held(Value):
+class HeldSegment(Value):
     """One segment or init section that is on disk, synced."""
 
     record: Literal["held"] = "held"
@@ -53,7 +53,7 @@ class Held(Value):
     fingerprint: str
     size_bytes: int
     digest: Digest
-    kind: Kind
+    kind: Packing
     validator: str | None = None
     """ETag or Last-Modified of what was received."""
     number: int | None = None
@@ -64,14 +64,14 @@ class Held(Value):
     """The name of the init section that belongs before it."""
 
 
-class Forgotten(Value):
+class ForgottenSegment(Value):
     """A segment whose bytes turned out to be bad."""
 
     record: Literal["forgotten"] = "forgotten"
     name: str
 
 
-class Finished(Value):
+class FinishedFile(Value):
     """A file of the finished track."""
 
     name: str
@@ -79,17 +79,17 @@ class Finished(Value):
     digest: Digest
 
 
-class Whole(Value):
+class WholeTrack(Value):
     """The last line: the track is put together, and its segments may be gone."""
 
     record: Literal["whole"] = "whole"
-    files: tuple[Finished, ...]
+    files: tuple[FinishedFile, ...]
     gaps: tuple[Gap, ...] = ()
     seconds: float = 0.0
     """What the playlist says of its length, gaps included."""
 
 
-Line = Begun | Held | Forgotten | Whole
+Line = BegunTrack | HeldSegment | ForgottenSegment | WholeTrack
 _LINES: TypeAdapter[Line] = TypeAdapter(Line)
 
 
@@ -106,8 +106,8 @@ class TrackJournal:
     """What is held of one track, in memory and on disk. All methods block; `open_track_journal` gives one."""
 
     folder: Path
-    held: dict[str, Held] = field(default_factory=dict)
-    whole: Whole | None = None
+    held: dict[str, HeldSegment] = field(default_factory=dict)
+    whole: WholeTrack | None = None
     fresh: bool = True
     """Nothing was taken over from an earlier run."""
     _handle: int = -1
@@ -117,7 +117,7 @@ class TrackJournal:
         return self.folder / SEGMENTS / f"{name}.seg"
 
     @property
-    def numbers(self) -> dict[int, Held]:
+    def numbers(self) -> dict[int, HeldSegment]:
         """The segments by their number, init sections left out."""
         return {held.number: held for held in self.held.values() if held.number is not None}
 
@@ -128,7 +128,9 @@ class TrackJournal:
         except OSError as error:
             raise from_os_error(error, "reading a track's journal", self.folder) from error
         begun = lines[0] if lines else None
-        believed = isinstance(begun, Begun) and begun.content in contents and timedelta(0) <= now - begun.at <= trust
+        believed = (
+            isinstance(begun, BegunTrack) and begun.content in contents and timedelta(0) <= now - begun.at <= trust
+        )
         if not believed:
             self.restart(contents[0], now)
             return
@@ -138,7 +140,7 @@ class TrackJournal:
         self.held = {name: held for name, held in self.held.items() if held.init is None or held.init in self.held}
         self.fresh = not self.held and self.whole is None
 
-    def keep(self, finished: Sequence[tuple[Held, int]]) -> None:
+    def keep(self, finished: Sequence[tuple[HeldSegment, int]]) -> None:
         """Make the bytes of segments durable, then say so; with each comes the handle of its file."""
         try:
             for _, handle in finished:
@@ -153,11 +155,11 @@ class TrackJournal:
 
     def forget(self, names: Sequence[str]) -> None:
         """Their bytes are not what was journaled: they have to be fetched again."""
-        self._append(*(Forgotten(name=name) for name in names))
+        self._append(*(ForgottenSegment(name=name) for name in names))
         for name in names:
             self.held.pop(name, None)
 
-    def finish(self, whole: Whole) -> None:
+    def finish(self, whole: WholeTrack) -> None:
         """The track is there as a whole; its segments are no longer needed."""
         self._append(whole)
         reached("segments: whole")
@@ -175,7 +177,7 @@ class TrackJournal:
             reached("segments: emptied")
             shutil.rmtree(self.folder / SEGMENTS, ignore_errors=True)
             (self.folder / SEGMENTS).mkdir(parents=True, exist_ok=True)
-            self._append(Begun(content=content, at=now))
+            self._append(BegunTrack(content=content, at=now))
         except OSError as error:
             raise from_os_error(error, "beginning a track", self.folder) from error
         self.held, self.whole, self.fresh = {}, None, True
@@ -192,21 +194,21 @@ class TrackJournal:
 
     def _learn(self, line: Line) -> None:
         match line:
-            case Held():
+            case HeldSegment():
                 self.held[line.name], self.whole = line, None
-            case Forgotten():
+            case ForgottenSegment():
                 self.held.pop(line.name, None)
-            case Whole():
+            case WholeTrack():
                 self.whole = line
 
-    def _is_there(self, held: Held) -> bool:
+    def _is_there(self, held: HeldSegment) -> bool:
         """Its digest is compared when the track is put together."""
         try:
             return self.path(held.name).stat().st_size == held.size_bytes
         except OSError:
             return False
 
-    def _stands(self, file: Finished) -> bool:
+    def _stands(self, file: FinishedFile) -> bool:
         path = self.folder / file.name
         try:
             return path.stat().st_size == file.size_bytes and blake3_of(path) == file.digest

@@ -42,10 +42,9 @@ from tidegate.transfer.file.peek import peek
 from tidegate.transfer.gates.gates import origin_of
 from tidegate.transfer.outside import Outside
 from tidegate.transfer.playlists.media import Key, Resource
-from tidegate.transfer.segments.sink import SegmentSink
+from tidegate.transfer.segments.sink import COPY_BYTES, SegmentSink
 from tidegate.transfer.transport.base import Headers
 
-BLOCK_BYTES = 1024 * 1024
 KEY_BYTES = 16
 MOST_KEY_BYTES = 64 * 1024
 """What is read of an answer that should be a key: enough to see that it is none."""
@@ -318,7 +317,7 @@ def _make_folder(folder: Path) -> None:
 def _pour(path: Path, sink: SegmentSink) -> str | None:
     """Runs in a thread: a file through a sink; why it is no segment."""
     sink.restart()
-    buffer = memoryview(bytearray(BLOCK_BYTES))
+    buffer = memoryview(bytearray(COPY_BYTES))
     try:
         with path.open("rb", buffering=0) as file:
             while count := file.readinto(buffer):

@@ -19,10 +19,11 @@ from cryptography.hazmat.primitives.padding import PKCS7, PaddingContext
 from tidegate.errors import from_os_error
 from tidegate.model import Digest
 from tidegate.transfer.playlists.media import Key
-from tidegate.transfer.playlists.plausible import Kind, flaw_in, kind_of
+from tidegate.transfer.playlists.plausible import Packing, flaw_in, packing_of
 
-BLOCK_BYTES = 16
-"""Of the cipher."""
+CIPHER_BLOCK_BYTES = 16
+COPY_BYTES = 1024 * 1024
+"""Of a file, how much is read at once."""
 
 
 class SegmentSink:
@@ -50,8 +51,8 @@ class SegmentSink:
         return f"blake3:{self._hasher.hexdigest()}"
 
     @property
-    def kind(self) -> Kind:
-        return kind_of(self._head)
+    def kind(self) -> Packing:
+        return packing_of(self._head)
 
     def restart(self) -> None:
         try:
@@ -92,7 +93,7 @@ class SegmentSink:
         self._head = b""
         if self._secret is not None and self._key is not None:
             self._cipher = Cipher(AES(self._secret), CBC(self._key.iv)).decryptor()
-            self._padding = PKCS7(8 * BLOCK_BYTES).unpadder()
+            self._padding = PKCS7(8 * CIPHER_BLOCK_BYTES).unpadder()
 
     def _store(self, block: bytes | memoryview) -> None:
         self._hasher.update(block)
@@ -110,7 +111,7 @@ class SegmentSink:
     def _flaw_of_cipher(self) -> str | None:
         if self._cipher is None or self._padding is None:
             return None
-        if self.received_bytes % BLOCK_BYTES:
+        if self.received_bytes % CIPHER_BLOCK_BYTES:
             return "it ends inside a block of its cipher"
         try:
             self._store(self._padding.update(self._cipher.finalize()) + self._padding.finalize())

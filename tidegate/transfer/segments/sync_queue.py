@@ -12,7 +12,7 @@ from collections.abc import AsyncIterator
 import anyio
 
 from tidegate.durable.threads import in_thread
-from tidegate.transfer.segments.journal import Held, TrackJournal
+from tidegate.transfer.segments.journal import HeldSegment, TrackJournal
 from tidegate.transfer.segments.sink import SegmentSink
 
 MOST_WAITING = 32
@@ -24,11 +24,11 @@ class SyncQueue:
 
     def __init__(self, journal: TrackJournal) -> None:
         self._journal = journal
-        self._waiting: list[tuple[Held, SegmentSink]] = []
+        self._waiting: list[tuple[HeldSegment, SegmentSink]] = []
         self._busy = anyio.Lock()
         self._news = anyio.Event()
 
-    async def put(self, held: Held, sink: SegmentSink) -> None:
+    async def put(self, held: HeldSegment, sink: SegmentSink) -> None:
         """Take a finished segment over, and close its file when it is durable. Waits while too many are waiting."""
         self._waiting.append((held, sink))
         self._journal.held[held.name] = held

@@ -40,8 +40,8 @@ from tidegate.model import Digest, Gap
 from tidegate.redact import redact_url
 from tidegate.resilience.retry import Retry
 from tidegate.transfer.playlists.media import Resource, Segment
-from tidegate.transfer.segments.assemble import Damaged, assemble
-from tidegate.transfer.segments.journal import Held, TrackJournal, Whole, init_name, segment_name
+from tidegate.transfer.segments.assemble import DamagedSegments, assemble
+from tidegate.transfer.segments.journal import HeldSegment, TrackJournal, WholeTrack, init_name, segment_name
 from tidegate.transfer.segments.session import DownloadSession, validator_of
 from tidegate.transfer.segments.sync_queue import SyncQueue, open_sync_queue
 
@@ -108,7 +108,7 @@ class TrackDownload:
         self._init_locks: defaultdict[str, anyio.Lock] = defaultdict(anyio.Lock)
         self._syncs: SyncQueue
 
-    async def complete(self) -> Whole:
+    async def complete(self) -> WholeTrack:
         """Fetch what is missing, put it together, and settle it in the journal."""
         for repairs_left in reversed(range(MOST_REPAIRS + 1)):
             await self._fetch_all()
@@ -116,13 +116,13 @@ class TrackDownload:
                 raise SegmentGap(f"None of the segments of {self.track.name} can be had")
             try:
                 files = await in_thread(assemble, self.journal, self.track.name)
-            except Damaged as damage:
+            except DamagedSegments as damage:
                 if not repairs_left:
                     raise NotMedia(f"The disk does not keep what is written to it: {damage}") from damage
                 self._tell(f"{damage}: fetching them again")
                 self.journal.forget(damage.names)
                 continue
-            whole = Whole(files=files, gaps=_merge_gaps(self.gaps), seconds=self._seconds())
+            whole = WholeTrack(files=files, gaps=_merge_gaps(self.gaps), seconds=self._seconds())
             await in_thread(self.journal.finish, whole)
             return whole
         raise AssertionError("the last repair returns or raises")
@@ -277,7 +277,7 @@ class TrackDownload:
 
         async def one_try() -> None:
             sink, answer = await self.session.receive_segment(self.journal.path(name), resource, budget)
-            held = Held(
+            held = HeldSegment(
                 name=name,
                 fingerprint=segment.fingerprint if segment else resource.fingerprint,
                 size_bytes=sink.size_bytes,
