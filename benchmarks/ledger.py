@@ -36,14 +36,14 @@ PICTURE = ROOT / "docs" / "benchmarks-recover.svg"
 LOOK = """
 import asyncio, sys, time
 from prefect import get_client
-from flows.attempts import opened_ledger
+from flows.attempts import open_ledger
 from flows.recover import Rescuer
 from tidegate.events import unobserved
 from tidegate.settings import Settings
 
 async def look():
     settings = Settings.load()
-    async with opened_ledger(settings, unobserved) as ledger, get_client() as client:
+    async with open_ledger(settings, unobserved) as ledger, get_client() as client:
         rescuer = Rescuer(client, ledger, settings, unobserved)
         started = time.perf_counter()
         cases = await rescuer.cases()

@@ -19,9 +19,9 @@ from flows.request import (
     SourceRequest,
     check_headers,
     check_headers_for,
+    check_mirror,
     check_sha256,
     check_url,
-    checked_mirror,
     request_for,
     require_output,
     require_writable,
@@ -162,7 +162,7 @@ def checked(words: argparse.Namespace) -> Command:
     check_headers_for(headers, [check_url(source) for source in words.sources])
     output_dir = _require_folders(words.output_dir, settings.store.home)
     home = Home(settings.store.home)
-    mirrors = [checked_mirror(mirror) for mirror in words.mirror]
+    mirrors = [check_mirror(mirror) for mirror in words.mirror]
     requests = [
         request_for(source, sha256=words.sha256, headers=headers, home=home, mirrors=mirrors)
         for source in words.sources

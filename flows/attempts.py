@@ -18,7 +18,7 @@ from prefect.client.orchestration import PrefectClient
 from prefect.context import FlowRunContext
 
 from flows.port import hold
-from flows.roots import deployed_roots
+from flows.roots import roots_of_deployment
 from flows.site import POOL
 from tidegate.durable.closing import close_home
 from tidegate.durable.home import Home
@@ -34,12 +34,12 @@ from tidegate.settings import Settings
 from tidegate.stages import publish_failure
 from tidegate.stages.publish import folder_before_identity
 
-SEEN_TO = frozenset({AttemptState.ABANDONED, AttemptState.STUCK, AttemptState.CANCELLED})
+ENDED_BY_OTHERS = frozenset({AttemptState.ABANDONED, AttemptState.STUCK, AttemptState.CANCELLED})
 """How others end an attempt; they see to its run's state as well."""
 
 
 @contextlib.asynccontextmanager
-async def opened_ledger(settings: Settings, observe: Observer) -> AsyncIterator[Ledger]:
+async def open_ledger(settings: Settings, observe: Observer) -> AsyncIterator[Ledger]:
     """The ledger, waited for as long as its patience goes; its connections are given back at the end of the block.
 
     Raises:
@@ -69,7 +69,7 @@ async def opened_ledger(settings: Settings, observe: Observer) -> AsyncIterator[
         ledger.close()
 
 
-def asked(
+def repeatable_request(
     profile: ProfileName, quality: Quality, output_dir: Path, until: StageName, wish: Wish, **sources: Any
 ) -> dict[str, Any]:
     """What has to be asked for to have the same done again: `source`, or `sources`, and how."""
@@ -83,7 +83,7 @@ def asked(
     }
 
 
-def beginning(kind: Kind, title: str, request: Mapping[str, Any]) -> Beginning:
+def attempt_of_run(kind: Kind, title: str, request: Mapping[str, Any]) -> Beginning:
     """The attempt that the current flow run is. `title` and `request` are free of secrets."""
     context = FlowRunContext.get()
     run = context.flow_run if context else None
@@ -95,19 +95,19 @@ def beginning(kind: Kind, title: str, request: Mapping[str, Any]) -> Beginning:
         flow_run=str(run.id) if run else None,
         root_run=outer.attempt.root_run if outer else None,
         deployment=str(run.deployment_id) if run and run.deployment_id else None,
-        alone=_alone(),
+        alone=_has_own_process(),
     )
 
 
 @contextlib.asynccontextmanager
-async def caretaking(
+async def claim_upkeep(
     kind: Literal["recover", "maintain"], settings: Settings, observe: Observer, *, dry_run: bool
 ) -> AsyncIterator[tuple[Ledger, PrefectClient] | None]:
     """The ledger and Prefect for a flow of which only one may be at work; None while another one is."""
     hold()
     async with (
-        opened_ledger(settings, observe) as ledger,
-        leased(ledger, beginning(kind, kind, {}), observe) as lease,
+        open_ledger(settings, observe) as ledger,
+        leased(ledger, attempt_of_run(kind, kind, {}), observe) as lease,
         get_client() as client,
     ):
         if dry_run or await lease.claim_at_once(kind):
@@ -117,14 +117,14 @@ async def caretaking(
             yield None
 
 
-def own_pool() -> str:
+def pool_of_run() -> str:
     """The work pool that the current flow run came from; by hand, the one that our deployments have."""
     context = FlowRunContext.get()
     named = context.flow_run.work_pool_name if context and context.flow_run else None
     return named or POOL
 
 
-async def seen_to_by_others(lease: Lease) -> bool:
+async def must_stay_silent(lease: Lease) -> bool:
     """Whether somebody else speaks for this run now, so that it must not report a state of its own.
 
     Recovery and maintenance set the state of the runs whose attempts they end; a later attempt of the same run will.
@@ -137,13 +137,13 @@ async def seen_to_by_others(lease: Lease) -> bool:
         return False
     if row is None:
         return lease.attempt.deployment is not None
-    if row.state in SEEN_TO:
+    if row.state in ENDED_BY_OTHERS:
         return True
     later = [other for other in others if other.created_at > row.created_at and other.flow_run == row.flow_run]
     return bool(later)
 
 
-async def why_superseded(lease: Lease, error: Superseded) -> Coordination:
+async def reason_to_stop(lease: Lease, error: Superseded) -> Coordination:
     """What a run that no longer holds its work has to say: not that another one took over, where the ledger is gone."""
     with contextlib.suppress(LedgerUnavailable):
         if await lease.standing() is None:
@@ -168,10 +168,10 @@ def leave_report(settings: Settings, attempt: Attempt, error: TidegateError) -> 
         flow_run_id=attempt.flow_run,
         failure=describe(error, now=datetime.now(UTC), source=attempt.title),
     )
-    publish_failure(outcome, target, deployed_roots(settings) if attempt.deployment else None)
+    publish_failure(outcome, target, roots_of_deployment(settings) if attempt.deployment else None)
 
 
-def _alone() -> bool:
+def _has_own_process() -> bool:
     """Whether this process was started for one run: by a worker, or as a command of ours."""
     spec = getattr(sys.modules["__main__"], "__spec__", None)
     return spec is not None and spec.name.partition(".")[0] in ("prefect", "flows")

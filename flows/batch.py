@@ -15,10 +15,10 @@ from prefect import flow
 from prefect.client.schemas.objects import State
 from prefect.states import Completed, Failed
 
-from flows.attempts import asked, beginning, opened_ledger
-from flows.ending import failed_before_it_began
+from flows.attempts import attempt_of_run, open_ledger, repeatable_request
+from flows.ending import failure_before_start
 from flows.ingest import ingest
-from flows.open_breaker import REST_SECONDS, comes_back, rest_of
+from flows.open_breaker import REST_SECONDS, batch_will_retry, rest_of
 from flows.port import hold
 from flows.request import SourceRequest
 from tasks.observe import run_observer
@@ -52,34 +52,35 @@ async def batch(
         Completed when all did, else Failed; the outcomes, in the order of the sources, as its data.
     """
     hold()
-    sought = [source.model_dump(exclude_none=True) for source in sources]
-    request = asked(profile, quality, output_dir, until, wish, sources=sought)
-    begins = beginning("batch", f"{len(sources)} sources", request)
+    parameters = [source.model_dump(exclude_none=True) for source in sources]
+    request = repeatable_request(profile, quality, output_dir, until, wish, sources=parameters)
+    begins = attempt_of_run("batch", f"{len(sources)} sources", request)
     observe = run_observer()
 
-    async def one(source: SourceRequest) -> Outcome:
-        ended = await _ended(ingest(source, profile, quality, output_dir, until, refresh, wish, return_state=True))
-        return ended if isinstance(ended, Outcome) else failed_before_it_began(source, ended)
+    async def ingest_one(source: SourceRequest) -> Outcome:
+        state = ingest(source, profile, quality, output_dir, until, refresh, wish, return_state=True)
+        result = await _result_of(state)
+        return result if isinstance(result, Outcome) else failure_before_start(source, result)
 
-    async with opened_ledger(Settings.load(), observe) as ledger, leased(ledger, begins, observe) as lease:
-        outcomes = await _all(sources, one, lease)
+    async with open_ledger(Settings.load(), observe) as ledger, leased(ledger, begins, observe) as lease:
+        outcomes = await _ingest_all(sources, ingest_one, lease)
     failed = sum(outcome.status != "completed" for outcome in outcomes)
     if failed:
         return Failed(message=f"{failed} of {len(outcomes)} sources failed", data=outcomes)
     return Completed(message=f"{len(outcomes)} sources done", data=outcomes)
 
 
-async def _all(
-    sources: list[SourceRequest], one: Callable[[SourceRequest], Awaitable[Outcome]], lease: Lease
+async def _ingest_all(
+    sources: list[SourceRequest], ingest_one: Callable[[SourceRequest], Awaitable[Outcome]], lease: Lease
 ) -> list[Outcome]:
     """Every source's outcome. To those whose origin is being given a rest it comes back, once all others are done."""
     outcomes: dict[int, Outcome] = {}
     patience, waiting = REST_SECONDS, list(range(len(sources)))
     while waiting:
-        token = comes_back.set(patience > 0)
+        token = batch_will_retry.set(patience > 0)
         for number in waiting:
-            outcomes[number] = await one(sources[number])
-        comes_back.reset(token)
+            outcomes[number] = await ingest_one(sources[number])
+        batch_will_retry.reset(token)
         rests = {number: rest for number in waiting if (rest := rest_of(outcomes[number])) is not None}
         if not rests or patience <= 0:
             break
@@ -90,7 +91,7 @@ async def _all(
     return [outcomes[number] for number in range(len(sources))]
 
 
-async def _ended(source: Awaitable[State[Any]]) -> object:
+async def _result_of(source: Awaitable[State[Any]]) -> object:
     """What one source came to; also where its run was cancelled or deleted in the UI. The others go on."""
     try:
         state = await source

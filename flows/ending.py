@@ -1,23 +1,23 @@
 """One attempt at a source, from its lease to its end: a result, a failure with its report, or silence.
 
-`flows/ingest.py` hands its way over. Whatever is raised on the way becomes an outcome here, so a run always ends. After
-a crash nothing of this is needed: the ledger's row and the checkpoints tell what to do.
+`flows/ingest.py` hands a run and its stages over. Whatever they raise becomes an outcome here, so a run always ends.
+After a crash nothing of this is needed: the ledger's row and the checkpoints tell what to do.
 """
 
 from __future__ import annotations
 
-from dataclasses import replace
+from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING
 
 from anyio import to_thread
 from prefect.context import FlowRunContext
 from prefect.exceptions import Abort
 
-from flows.attempts import opened_ledger, seen_to_by_others, why_superseded
-from flows.open_breaker import comes_again
+from flows.attempts import must_stay_silent, open_ledger, reason_to_stop
+from flows.ingest_run import IngestRun
+from flows.open_breaker import will_be_retried
 from flows.request import SourceRequest
-from tasks.progress import shown
+from tasks.progress import show_progress
 from tidegate.durable.ledger import AttemptState, Beginning, Ledger
 from tidegate.durable.ledger.codec_counts import seen_in
 from tidegate.durable.ledger.decide import LOST_TOUCH
@@ -32,63 +32,59 @@ from tidegate.errors import (
     as_failure,
 )
 from tidegate.events import Note, Observer, PathTaken, together
-from tidegate.model import Outcome, Source
-from tidegate.redact import redact_url
+from tidegate.model import Outcome
 from tidegate.report.failure import describe
 from tidegate.report.terminal import limits_line, origin_line
 from tidegate.settings import Settings
 from tidegate.stages import publish_failure
-from tidegate.transfer.gates.gates import Gates
-from tidegate.transfer.transport import pool_of
-
-if TYPE_CHECKING:
-    from flows.ingest import Way
 
 IDENTIFIED_AT_MOST = 3
 """How often a source that changes while it is read is identified anew before the run gives up."""
 
+Stages = Callable[[IngestRun], Awaitable[None]]
+"""What the run does: its stages in their order."""
 
-async def attempted(way: Way, source: Source, begins: Beginning) -> Outcome:
-    """Go the way as an attempt in the ledger.
+
+async def run_attempt(run: IngestRun, begins: Beginning, stages: Stages) -> Outcome:
+    """Take the stages as an attempt in the ledger.
 
     Raises:
         Abort: somebody else speaks for this run now; nothing more is reported of it here.
     """
-    observe, lease = way.bench.observe, None
+    observe, lease = run.bench.observe, None
     try:
-        async with opened_ledger(way.bench.settings, observe) as ledger, leased(ledger, begins, observe) as lease:
-            async with shown() as progress:
-                everybody = together(observe, lease, progress, way.account)
-                settings = way.bench.settings
-                gates = Gates(settings.gate, ledger, everybody, addresses=settings.network.addresses)
-                way.bench = replace(way.bench, observe=everybody, fence=lease.fence, gates=gates)
-                everybody(Note(f"limits: {limits_line(way.bench.settings)}", "detail"))
-                everybody(_process_path(way.bench.settings))
-                try:
-                    outcome = await _to_its_end(way, source, lease)
-                finally:
-                    await gates.flush()
-                    pool_of(gates).close()
-                await _counted(ledger, outcome, everybody)
-                for origin in gates.statistics():
-                    everybody(Note(origin_line(origin), "detail"))
-            _conclude(lease, outcome)
+        async with open_ledger(run.bench.settings, observe) as ledger, leased(ledger, begins, observe) as lease:
+            outcome = await _run_under(lease, run, stages)
+            _conclude_attempt(lease, outcome)
         return outcome
     except Superseded as error:
         if lease is None:
-            return _failure(way, error)
-        reason = await why_superseded(lease, error)
-        if await seen_to_by_others(lease):
+            return _outcome_of_failure(run, error)
+        reason = await reason_to_stop(lease, error)
+        if await must_stay_silent(lease):
             observe(Note(f"{reason.message}; this process leaves without a word to Prefect", "warning"))
             raise Abort(reason.message) from error
-        return _failure(way, reason)
+        return _outcome_of_failure(run, reason)
     except Coordination as error:
-        return _failure(way, error)
+        return _outcome_of_failure(run, error)
     except Exception as error:  # noqa: BLE001  # whatever it is, the run ends with a report
-        return await _evidence(way, as_failure(error))
+        return await _report_failure(run, as_failure(error))
 
 
-async def _counted(ledger: Ledger, outcome: Outcome, observe: Observer) -> None:
+async def _run_under(lease: Lease, run: IngestRun, stages: Stages) -> Outcome:
+    """Take the stages while the lease is held; what they did is counted and shown."""
+    async with show_progress() as progress:
+        async with run.hold_lease(lease, together(run.bench.observe, lease, progress)):
+            run.bench.observe(Note(f"limits: {limits_line(run.bench.settings)}", "detail"))
+            run.bench.observe(_process_path(run.bench.settings))
+            outcome = await _run_to_end(run, stages)
+        await _count_codecs(lease.ledger, outcome, run.bench.observe)
+        for origin in run.bench.gates.statistics():
+            run.bench.observe(Note(origin_line(origin), "detail"))
+    return outcome
+
+
+async def _count_codecs(ledger: Ledger, outcome: Outcome, observe: Observer) -> None:
     """Count the codecs that came: a courtesy to people, which may not cost the run its end."""
     try:
         await to_thread.run_sync(ledger.codecs.count, seen_in(outcome))
@@ -96,48 +92,47 @@ async def _counted(ledger: Ledger, outcome: Outcome, observe: Observer) -> None:
         observe(Note(f"the codecs of this run were not counted: {error.message}", "warning"))
 
 
-def _conclude(lease: Lease, outcome: Outcome) -> None:
+def _conclude_attempt(lease: Lease, outcome: Outcome) -> None:
     """What failed for want of the ledger or the server has not failed for good: recovery takes it up again."""
     failure = outcome.failure.type if outcome.failure else None
     state = AttemptState.FAILED if failure else AttemptState.COMPLETED
     lease.conclude(AttemptState.INTERRUPTED if failure in LOST_TOUCH else state, failure)
 
 
-async def _to_its_end(way: Way, source: Source, lease: Lease) -> Outcome:
-    """Go the way; a source that changes under it is identified anew. Failures become part of the outcome."""
+async def _run_to_end(run: IngestRun, stages: Stages) -> Outcome:
+    """Take the stages; a source that changes under them is identified anew. Failures become part of the outcome."""
     for identified in range(1, IDENTIFIED_AT_MOST + 1):
         try:
-            await way.go(source, lease)
+            await stages(run)
+            if not run.is_until("probe"):  # its part holds the download's first bytes
+                run.clear_scratch()  # every stage has left its checkpoint
         except SourceChanged as error:
             if identified == IDENTIFIED_AT_MOST:
-                return await _evidence(way, error)
-            way.bench.observe(Note(f"{error.message}; beginning again with what it is now", "warning"))
+                return await _report_failure(run, error)
+            run.bench.observe(Note(f"{error.message}; beginning again with what it is now", "warning"))
         except Coordination:  # the work is somebody else's now, and so are its scratch and its folder
             raise
         except Exception as error:  # noqa: BLE001  # whatever it is, the run ends with a report
-            return await _evidence(way, as_failure(error))
+            return await _report_failure(run, as_failure(error))
         else:
             break
-    return way.outcome.model_copy(update={"origins": way.bench.gates.statistics(), **way.account.facts})
+    return run.outcome.model_copy(update=run.facts)
 
 
-async def _evidence(way: Way, error: TidegateError) -> Outcome:
+async def _report_failure(run: IngestRun, error: TidegateError) -> Outcome:
     """The outcome of a failed run, with its report written; of one that comes again it would be too early."""
-    failed = _failure(way, error)
-    assert failed.failure is not None  # noqa: S101
-    if comes_again(failed):
-        return failed
-    outcome = await to_thread.run_sync(publish_failure, failed, way.target, way.bench.roots)
-    if outcome.work_key and not failed.failure.retryable:
-        way.bench.home.clear_scratch(outcome.work_key)  # no later run could use it
+    outcome = _outcome_of_failure(run, error)
+    if will_be_retried(outcome):
+        return outcome
+    outcome = await to_thread.run_sync(publish_failure, outcome, run.target, run.bench.roots)
+    if outcome.work_key and outcome.failure and not outcome.failure.retryable:
+        run.clear_scratch()  # no later run could use it
     return outcome
 
 
-def _failure(way: Way, error: TidegateError) -> Outcome:
-    failure = describe(error, now=datetime.now(UTC), source=way.outcome.source)
-    origins = way.bench.gates.statistics()
-    told = {"status": "failed", "failure": failure, "origins": origins, **way.account.facts}
-    return way.outcome.model_copy(update=told)
+def _outcome_of_failure(run: IngestRun, error: TidegateError) -> Outcome:
+    failure = describe(error, now=datetime.now(UTC), source=run.outcome.source)
+    return run.outcome.model_copy(update={"status": "failed", "failure": failure, **run.facts})
 
 
 def _process_path(settings: Settings) -> PathTaken:
@@ -146,21 +141,18 @@ def _process_path(settings: Settings) -> PathTaken:
     return PathTaken("process", "plain", "TIDEGATE_PROCESS_SUPERVISION=off")
 
 
-def failed_before_it_began(source: SourceRequest, reason: object) -> Outcome:
+def failure_before_start(source: SourceRequest, reason: object) -> Outcome:
     """The outcome of a run that never got as far as having one; `reason` is an exception, or what came instead."""
     unexpected = reason if isinstance(reason, BaseException) else Unknown(f"The run ended with {reason!r}")
     return Outcome(
         status="failed",
-        source=told(source),
+        source=source.shown,
         flow_run_id=flow_run_id(),
-        failure=describe(as_failure(unexpected), now=datetime.now(UTC), source=told(source)),
+        failure=describe(as_failure(unexpected), now=datetime.now(UTC), source=source.shown),
     )
 
 
-def told(request: SourceRequest) -> str:
-    return redact_url(request.url) or f"block {request.block}"
-
-
 def flow_run_id() -> str | None:
+    """Prefect's id of the run that this code is part of."""
     context = FlowRunContext.get()
     return str(context.flow_run.id) if context and context.flow_run else None

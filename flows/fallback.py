@@ -1,8 +1,8 @@
 """Step down: when the rendition that was chosen cannot be had, the next one below it, then the next resolver's.
 
-`flows/ingest.py` enters this subflow only then, so that the UI shows it and the usual way pays nothing. Each rung is
-the whole item again, never a mix; nothing of one that was given up is left. What was given up is noted in the scratch
-folder, so that a run which is taken up after a crash does not try it again.
+`flows/ingest_run.py` enters this subflow only then, so that the UI shows it and the usual way pays nothing. Each rung
+is the whole item again, never a mix; nothing of one that was given up is left. What was given up is noted in the
+scratch folder, so that a run which is taken up after a crash does not try it again.
 """
 
 from __future__ import annotations
@@ -34,14 +34,14 @@ TRANSCODE = "transcode"
 NOT_TO_BE_HAD = frozenset({"tool_missing", "unsupported_source"})
 """Failures of a resolver that say nothing about the next one."""
 
-Probed = Callable[[str | None], Awaitable[ProbeResult]]
+Probe = Callable[[str | None], Awaitable[ProbeResult]]
 """The probe stage by the resolver of that name; None: by the first that fits."""
-Downloaded = Callable[[ProbeResult, Rendition], Awaitable[DownloadResult]]
+Download = Callable[[ProbeResult, Rendition], Awaitable[DownloadResult]]
 """The download stage for one rendition."""
 
 
 @dataclass
-class Descent:
+class RenditionLadder:
     """One source on its way down. The subflow's parameters are for people; this is what it works on."""
 
     bench: Workbench
@@ -49,8 +49,8 @@ class Descent:
     key: str
     quality: Quality
     probed: ProbeResult
-    probe: Probed
-    download: Downloaded
+    probe: Probe
+    download: Download
     tried: list[Tried]
 
     async def take(self, rendition: Rendition, probed: ProbeResult) -> DownloadResult:
@@ -97,7 +97,7 @@ class Descent:
         self.bench.observe(Note(f"{rendition.label} could not be had: {failure.message}", "warning"))
 
 
-async def offered(bench: Workbench, source: Source, first: str, probe: Probed) -> ProbeResult:
+async def probe_with_alternatives(bench: Workbench, source: Source, first: str, probe: Probe) -> ProbeResult:
     """What the source offers to the resolver named `first`, or to the next one that can be asked.
 
     Raises:
@@ -106,7 +106,7 @@ async def offered(bench: Workbench, source: Source, first: str, probe: Probed) -
     try:
         return await probe(None)
     except TidegateError as error:
-        if not _cured_elsewhere(error):
+        if not _helps_elsewhere(error):
             raise
         probed, _ = await _next(bench, source, probe, first, error)
         if probed is None:
@@ -114,34 +114,34 @@ async def offered(bench: Workbench, source: Source, first: str, probe: Probed) -
         return probed
 
 
-_descent: ContextVar[Descent] = ContextVar("descent")
+_ladder: ContextVar[RenditionLadder] = ContextVar("ladder")
 
 
-async def brought(descent: Descent) -> tuple[ProbeResult, DownloadResult]:
+async def download_stepping_down(ladder: RenditionLadder) -> tuple[ProbeResult, DownloadResult]:
     """The rendition that was asked for, or the best below it that can be had.
 
     Raises:
         TidegateError: the first failure that no other rendition cures, or the last one's.
     """
-    first = next(descent.rungs(descent.probed), None)
-    if first is not None and not descent.given_up:
+    first = next(ladder.rungs(ladder.probed), None)
+    if first is not None and not ladder.given_up:
         try:
-            return descent.probed, await descent.take(first, descent.probed)
+            return ladder.probed, await ladder.take(first, ladder.probed)
         except TidegateError as error:
-            if not _leads_on(error, descent):
+            if not _leads_on(error, ladder):
                 raise
             why = error.type
     else:
-        why = descent.given_up[-1].failure if descent.given_up else "resumed"
-    token = _descent.set(descent)
+        why = ladder.given_up[-1].failure if ladder.given_up else "resumed"
+    token = _ladder.set(ladder)
     try:
-        return await fallback(descent.probed.identity.url, [tried.label for tried in descent.given_up], why)
+        return await download_fallback(ladder.probed.identity.url, [tried.label for tried in ladder.given_up], why)
     finally:
-        _descent.reset(token)
+        _ladder.reset(token)
 
 
-@flow(name="fallback", flow_run_name="step down after {why}", persist_result=False)
-async def fallback(source: str, given_up: list[str], why: str) -> tuple[ProbeResult, DownloadResult]:
+@flow(name="download fallback", flow_run_name="step down after {why}", persist_result=False)
+async def download_fallback(source: str, given_up: list[str], why: str) -> tuple[ProbeResult, DownloadResult]:
     """Try what is left, from the top.
 
     Args:
@@ -152,26 +152,26 @@ async def fallback(source: str, given_up: list[str], why: str) -> tuple[ProbeRes
     Raises:
         TidegateError: nothing is left; the last failure.
     """
-    descent = _descent.get()
-    probed: ProbeResult | None = descent.probed
+    ladder = _ladder.get()
+    probed: ProbeResult | None = ladder.probed
     last: TidegateError | None = None
     while probed is not None:
-        for rendition in descent.rungs(probed):
-            descent.bench.observe(Note(f"Stepping down to {rendition.label} ({probed.resolver})"))
+        for rendition in ladder.rungs(probed):
+            ladder.bench.observe(Note(f"Stepping down to {rendition.label} ({probed.resolver})"))
             try:
-                return probed, await descent.take(rendition, probed)
+                return probed, await ladder.take(rendition, probed)
             except TidegateError as error:
                 last = error
                 if error.policy.steps_down not in STEPS_DOWN:
                     break
-        if last is not None and not _cured_elsewhere(last):
+        if last is not None and not _helps_elsewhere(last):
             raise last
-        probed, last = await _next(descent.bench, descent.source, descent.probe, probed.resolver, last)
-    raise last or _none_left(descent)
+        probed, last = await _next(ladder.bench, ladder.source, ladder.probe, probed.resolver, last)
+    raise last or _none_left(ladder)
 
 
 async def _next(
-    bench: Workbench, source: Source, probe: Probed, after: str, last: TidegateError | None
+    bench: Workbench, source: Source, probe: Probe, after: str, last: TidegateError | None
 ) -> tuple[ProbeResult | None, TidegateError | None]:
     """What the next resolver that can be asked offers; and, where none can, why."""
     for resolver in alternatives(source, after):
@@ -184,39 +184,39 @@ async def _next(
     return None, last
 
 
-def _leads_on(error: TidegateError, descent: Descent) -> bool:
+def _leads_on(error: TidegateError, ladder: RenditionLadder) -> bool:
     """Whether another rendition or resolver may do better: this one's lower rungs, or somebody else's."""
-    if not _cured_elsewhere(error):
+    if not _helps_elsewhere(error):
         return False
-    lower = error.policy.steps_down in STEPS_DOWN and next(descent.rungs(descent.probed), None) is not None
-    return lower or bool(alternatives(descent.source, descent.probed.resolver))
+    lower = error.policy.steps_down in STEPS_DOWN and next(ladder.rungs(ladder.probed), None) is not None
+    return lower or bool(alternatives(ladder.source, ladder.probed.resolver))
 
 
-def _cured_elsewhere(error: TidegateError) -> bool:
+def _helps_elsewhere(error: TidegateError) -> bool:
     return error.policy.steps_down in STEPS_DOWN or error.type in NOT_TO_BE_HAD
 
 
-def _none_left(descent: Descent) -> TidegateError:
-    return SegmentGap("Every rendition of the source was tried: " + "; ".join(t.message for t in descent.tried))
+def _none_left(ladder: RenditionLadder) -> TidegateError:
+    return SegmentGap("Every rendition of the source was tried: " + "; ".join(t.message for t in ladder.tried))
 
 
 def note_given_up(folder: Path, tried: list[Tried]) -> None:
     """Keep it for attempts to come; `folder` is the work's scratch."""
-    write_atomic(_noted(folder), _TRIED.dump_json(tuple(tried)))
+    write_atomic(_record_path(folder), _TRIED.dump_json(tuple(tried)))
 
 
-def given_up(folder: Path) -> list[Tried]:
+def read_given_up(folder: Path) -> list[Tried]:
     """What an earlier attempt at the same work gave up, from its scratch folder; nothing where that is not known."""
     try:
-        return list(_TRIED.validate_json(_noted(folder).read_bytes()))
+        return list(_TRIED.validate_json(_record_path(folder).read_bytes()))
     except (OSError, ValidationError):
         return []
 
 
-def forget(folder: Path) -> None:
+def forget_given_up(folder: Path) -> None:
     """A run that ended has told what it tried; the next one begins at the top."""
-    _noted(folder).unlink(missing_ok=True)
+    _record_path(folder).unlink(missing_ok=True)
 
 
-def _noted(folder: Path) -> Path:
+def _record_path(folder: Path) -> Path:
     return folder / "tried.json"

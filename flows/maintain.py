@@ -18,7 +18,7 @@ from prefect.client.schemas.objects import StateType
 from prefect.events import emit_event
 
 from flows import orchestration
-from flows.attempts import caretaking, leave_report
+from flows.attempts import claim_upkeep, leave_report
 from flows.resume import secrets_needed
 from tasks.observe import run_observer
 from tidegate.durable.clearing import Removed
@@ -72,7 +72,7 @@ async def maintain(dry_run: bool = False) -> Maintenance:
     """
     settings = Settings.load()
     observe = run_observer()
-    async with caretaking("maintain", settings, observe, dry_run=dry_run) as granted:
+    async with claim_upkeep("maintain", settings, observe, dry_run=dry_run) as granted:
         if granted is None:
             return Maintenance()
         ledger, client = granted

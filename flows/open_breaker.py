@@ -1,7 +1,8 @@
 """A source that is given a rest: its breaker is open, and asking it again would only make it worse (DESIGN §4).
 
-A run by hand waits for it, a deployed one is scheduled for later, a batch comes back to it. `flows/ingest.py` and
-`flows/batch.py` ask here. A crash while waiting changes nothing: the breaker's state is in the ledger.
+A run by hand waits for it, a deployed one is scheduled for later, a batch comes back to it. `flows/ingest.py`,
+`flows/ingest_run.py` and `flows/batch.py` ask here. A crash while waiting changes nothing: the breaker's state is in
+the ledger.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from tidegate.errors import CircuitOpen, snake_case
 from tidegate.model import Outcome
 
 OPEN = snake_case(CircuitOpen.__name__)
-comes_back: ContextVar[bool | None] = ContextVar("comes_back", default=None)
+batch_will_retry: ContextVar[bool | None] = ContextVar("batch_will_retry", default=None)
 """Whether the batch that this source is part of will come back to it; None: it is part of none."""
 
 REST_SECONDS = 300.0
@@ -32,7 +33,7 @@ LEAST_REST_SECONDS = 5.0
 
 def patience_seconds() -> float:
     """How long the current run may wait: one by hand, for itself alone."""
-    return REST_SECONDS if comes_back.get() is None and not deployment.id else 0.0
+    return REST_SECONDS if batch_will_retry.get() is None and not deployment.id else 0.0
 
 
 def rest_of(outcome: Outcome) -> float | None:
@@ -41,14 +42,14 @@ def rest_of(outcome: Outcome) -> float | None:
     return failure.retry_after_seconds if failure is not None and failure.type == OPEN else None
 
 
-def comes_again(outcome: Outcome) -> bool:
+def will_be_retried(outcome: Outcome) -> bool:
     """Whether this is not the end of it: the batch comes back to the source, or Prefect starts the run again."""
-    part = comes_back.get()
+    part = batch_will_retry.get()
     again = part if part is not None else deployment.id is not None
     return again and rest_of(outcome) is not None
 
 
-async def scheduled_again(outcome: Outcome) -> None:
+async def reschedule_run(outcome: Outcome) -> None:
     """Give the place back; Prefect starts this deployed run again when the rest is over.
 
     Raises:

@@ -18,7 +18,7 @@ from prefect.client.schemas.objects import StateType
 from prefect.events import emit_event
 
 from flows import orchestration
-from flows.attempts import caretaking, leave_report, own_pool
+from flows.attempts import claim_upkeep, leave_report, pool_of_run
 from tasks.observe import run_observer
 from tidegate.durable.checkpoints import recorded_stages
 from tidegate.durable.home import Home
@@ -87,7 +87,7 @@ async def recover(dry_run: bool = False) -> list[Rescue]:
     """
     settings = Settings.load()
     observe = run_observer()
-    async with caretaking("recover", settings, observe, dry_run=dry_run) as granted:
+    async with claim_upkeep("recover", settings, observe, dry_run=dry_run) as granted:
         if granted is None:
             return []
         ledger, client = granted
@@ -110,7 +110,7 @@ class Rescuer:
         self._observe = observe
         self._here = this_process()
         self._home = Home(settings.store.home)
-        self._pool = own_pool()
+        self._pool = pool_of_run()
 
     def sweep(self) -> None:
         """End what attempts that have ended left running: whoever ended them may have been killed over it. Blocking."""

@@ -59,6 +59,11 @@ class SourceRequest(BaseModel):
         default=None, description="Reference of a secret that the command stored; leave it empty here."
     )
 
+    @property
+    def shown(self) -> str:
+        """What a person calls it: the link without its secrets, or the block."""
+        return redact_url(self.url) or f"block {self.block}"
+
 
 def request_for(
     text: str, *, sha256: str | None, headers: dict[str, str], home: Home, mirrors: Sequence[str] = ()
@@ -70,7 +75,7 @@ def request_for(
     """
     url = check_url(text)
     digest = check_sha256(sha256)
-    others = [checked_mirror(mirror) for mirror in mirrors]
+    others = [check_mirror(mirror) for mirror in mirrors]
     hidden = headers or any(has_secret(link) for link in (url, *others))
     secret = SecretFiles(home.secrets).keep(url, headers, others) if hidden else None
     return SourceRequest(
@@ -92,11 +97,11 @@ def source_of(request: SourceRequest, home: Home, may_read: PathCheck = allow_an
         if source.scheme == "file":
             may_read(local_path(source.url.get_secret_value()))
         return source.model_copy(update={"sha256": sha256})
-    mirrors = tuple(SecretStr(checked_mirror(link)) for link in request.mirrors)
+    mirrors = tuple(SecretStr(check_mirror(link)) for link in request.mirrors)
     return Source(url=SecretStr(check_url(request.url, may_read)), sha256=sha256, mirrors=mirrors)
 
 
-def checked_mirror(text: str) -> str:
+def check_mirror(text: str) -> str:
     """Another link to the same bytes.
 
     Raises:

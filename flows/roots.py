@@ -28,7 +28,7 @@ def is_deployed() -> bool:
     """Whether the current flow run was started by a worker, or is part of a run that was."""
     context, outer = FlowRunContext.get(), current_lease()
     run = context.flow_run if context else None
-    return bool(run and run.deployment_id) or bool(outer and outer.attempt.deployment) or _started_by_prefect()
+    return bool(run and run.deployment_id) or bool(outer and outer.attempt.deployment) or _is_started_by_prefect()
 
 
 def roots_of(settings: Settings) -> Roots | None:
@@ -37,10 +37,10 @@ def roots_of(settings: Settings) -> Roots | None:
     Raises:
         PathRefused: a Media Store block names a home where this run may not write.
     """
-    return deployed_roots(settings) if is_deployed() else None
+    return roots_of_deployment(settings) if is_deployed() else None
 
 
-def deployed_roots(settings: Settings) -> Roots:
+def roots_of_deployment(settings: Settings) -> Roots:
     """What a deployed run may use. Blocking.
 
     Raises:
@@ -52,19 +52,19 @@ def deployed_roots(settings: Settings) -> Roots:
     usual = () if chosen.roots_only else (host, Home(host).outputs(Path(), own.store.output), *served)
     home = settings.store.home
     # The ledger of the worker's own home: in that of a home which is still to be judged, it would be made by asking.
-    used = Folders if chosen.roots_only else functools.cache(functools.partial(folders_used, own))
+    used = Folders if chosen.roots_only else functools.cache(functools.partial(folders_in_use, own))
     roots = Roots((*chosen.roots, *usual), (host,), chosen.roots, used)
     if home == host:
         return roots
     if not Home(home).is_in_use():
         roots.require_writable(home)
         return Roots(roots.given, (host, home), chosen.roots, used)
-    theirs = Folders if chosen.roots_only else functools.cache(functools.partial(folders_used, settings))
+    theirs = Folders if chosen.roots_only else functools.cache(functools.partial(folders_in_use, settings))
     given = roots.given if chosen.roots_only else (*roots.given, home)
     return Roots(given, (host, home), chosen.roots, lambda: used() + theirs())
 
 
-def folders_used(settings: Settings) -> Folders:
+def folders_in_use(settings: Settings) -> Folders:
     """Where runs of this ledger have published, and where the files lay that they read. Blocking.
 
     A run that was refused did neither, so none adds a folder of its own; nor does a deployed run that was not: what it
@@ -90,7 +90,7 @@ def _narrow(folders: Iterable[Path | None]) -> tuple[Path, ...]:
     return tuple(dict.fromkeys(one for one in folders if one is not None and not is_too_wide(one)))
 
 
-def _started_by_prefect() -> bool:
+def _is_started_by_prefect() -> bool:
     """Whether this process was started for a flow run by a worker or runner of Prefect's, which tells it the run: a
     subflow names no deployment."""
     if "PREFECT__FLOW_RUN_ID" in os.environ:

@@ -1,6 +1,6 @@
 """Step down in a transcode: when a picture cannot be made within its memory or time, the next smaller one.
 
-`flows/ingest.py` enters the subflow only then, so that the UI shows it and the usual way pays nothing. The download
+`flows/ingest_run.py` enters the subflow only then, so that the UI shows it and the usual way pays nothing. The download
 stays; nothing of a target that was given up is left. What was given up, and the target that comes next, are noted in
 the scratch folder, so that a run which is taken up after a crash goes on below.
 """
@@ -28,19 +28,19 @@ from tidegate.stages import Workbench
 LEADS_ON = frozenset({StepDown.YES, StepDown.IN_TRANSCODE})
 """What the policy table says of failures after which a smaller target is tried."""
 
-Made = Callable[[Aim], Awaitable[RemuxResult]]
+Make = Callable[[Aim], Awaitable[RemuxResult]]
 """The remux stage for one target."""
 
 
 @dataclass
-class Reduction:
+class HeightLadder:
     """One download on its way to a target that can be made."""
 
     bench: Workbench
     source: str
     """Redacted."""
     scratch: Path
-    make: Made
+    make: Make
     tried: list[Tried]
 
     async def take(self, aim: Aim) -> RemuxResult | Aim:
@@ -76,10 +76,10 @@ class Reduction:
         self.bench.observe(Note(f"{label} could not be made: {failure.message}", "warning"))
 
 
-_reduction: ContextVar[Reduction] = ContextVar("reduction")
+_ladder: ContextVar[HeightLadder] = ContextVar("ladder")
 
 
-async def made(reduction: Reduction, aim: Aim) -> RemuxResult:
+async def remux_stepping_down(ladder: HeightLadder, aim: Aim) -> RemuxResult:
     """The target, or the largest below it that can be made.
 
     Raises:
@@ -87,19 +87,19 @@ async def made(reduction: Reduction, aim: Aim) -> RemuxResult:
     """
     begin, why = aim, "resumed"
     if aim.height is None:
-        result = await reduction.take(aim)
+        result = await ladder.take(aim)
         if isinstance(result, RemuxResult):
             return result
-        begin, why = result, reduction.tried[-1].failure
-    token = _reduction.set(reduction)
+        begin, why = result, ladder.tried[-1].failure
+    token = _ladder.set(ladder)
     try:
-        return await fallback_target(reduction.source, [tried.label for tried in reduction.tried], begin, why)
+        return await transcode_fallback(ladder.source, [tried.label for tried in ladder.tried], begin, why)
     finally:
-        _reduction.reset(token)
+        _ladder.reset(token)
 
 
-@flow(name="fallback", flow_run_name="smaller picture after {why}", persist_result=False)
-async def fallback_target(source: str, given_up: list[str], begin: Aim, why: str) -> RemuxResult:
+@flow(name="transcode fallback", flow_run_name="smaller picture after {why}", persist_result=False)
+async def transcode_fallback(source: str, given_up: list[str], begin: Aim, why: str) -> RemuxResult:
     """Try what is left, from the top.
 
     Args:
@@ -111,11 +111,11 @@ async def fallback_target(source: str, given_up: list[str], begin: Aim, why: str
     Raises:
         TidegateError: nothing smaller is left; the last failure.
     """
-    reduction = _reduction.get()
+    ladder = _ladder.get()
     result: RemuxResult | Aim = begin
     while isinstance(result, Aim):
-        reduction.bench.observe(Note(f"Stepping down to a picture of {result.height} lines ({result.rung})"))
-        result = await reduction.take(result)
+        ladder.bench.observe(Note(f"Stepping down to a picture of {result.height} lines ({result.rung})"))
+        result = await ladder.take(result)
     return result
 
 
@@ -124,26 +124,26 @@ def below(aim: Aim, failure: ProcessFailure) -> Aim | None:
     return next_aim(aim, failure.target_height) if failure.policy.steps_down in LEADS_ON else None
 
 
-def recorded_aim(scratch: Path, published: Path) -> Aim | None:
+def read_aim(scratch: Path, published: Path) -> Aim | None:
     """What an attempt that was cut short had come to, or what the folder that stands was made with; what the memory
     recommends today may be something else, and would be other work."""
     try:
-        return Aim.model_validate_json(_noted(scratch).read_bytes())
+        return Aim.model_validate_json(_aim_path(scratch).read_bytes())
     except (OSError, ValidationError):
-        return _published(published)
+        return _aim_in(published)
 
 
 def note_aim(scratch: Path, aim: Aim) -> None:
     """Keep what was chosen for attempts to come."""
-    write_atomic(_noted(scratch), aim.model_dump_json().encode())
+    write_atomic(_aim_path(scratch), aim.model_dump_json().encode())
 
 
-def _published(folder: Path) -> Aim | None:
+def _aim_in(folder: Path) -> Aim | None:
     try:
         return Aim.model_validate(json.loads((folder / "report.json").read_bytes())["output"]["aim"])
     except (OSError, ValueError, KeyError, TypeError):
         return None
 
 
-def _noted(scratch: Path) -> Path:
+def _aim_path(scratch: Path) -> Path:
     return scratch / "aim.json"

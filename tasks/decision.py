@@ -1,7 +1,7 @@
 """Why a file was made as it was, shown in the Prefect UI as a Markdown artifact.
 
-`flows/ingest.py` shows it once a file was made; one that comes from its checkpoint was shown before. A server that does
-not take it costs the run nothing.
+`flows/ingest_run.py` shows it once a file was made; one that comes from its checkpoint was shown before. A server that
+does not take it costs the run nothing.
 """
 
 from __future__ import annotations

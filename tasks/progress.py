@@ -1,6 +1,6 @@
 """How far a run is, shown in the Prefect UI as a progress artifact.
 
-`flows/ingest.py` shows it beside the work. It is written at most every few seconds and only for what takes longer, so
+`flows/ending.py` shows it beside the work. It is written at most every few seconds and only for what takes longer, so
 a short run pays nothing; a server that does not take it costs the run nothing either.
 """
 
@@ -58,7 +58,7 @@ class Progress:
 
 
 @contextlib.asynccontextmanager
-async def shown() -> AsyncIterator[Observer]:
+async def show_progress() -> AsyncIterator[Observer]:
     """An observer whose progress is shown while the block lasts."""
     progress = Progress()
     async with anyio.create_task_group() as siblings:

@@ -64,7 +64,7 @@ MISTAKES: dict[str, tuple[Change, str]] = {
         "has no attribute 'ingst'",
     ),
     "an entrypoint that is no flow": (
-        lambda told: told["deployments"][0].update(entrypoint="flows.ingest.failed_before_it_began"),
+        lambda told: told["deployments"][0].update(entrypoint="flows.ingest.failure_before_start"),
         "is no flow",
     ),
     "a pool of another name": (

@@ -16,7 +16,7 @@ from pydantic import Field
 
 from tidegate.durable.children import ProcessGroup
 from tidegate.durable.owner import Owner
-from tidegate.model import STAGES, Value
+from tidegate.model import Value
 
 Kind = Literal["ingest", "batch", "recover", "maintain"]
 
@@ -89,7 +89,7 @@ class Attempt(Value):
     @property
     def reached(self) -> Reached:
         """Only a download keeps what it has of an unfinished stage."""
-        return Reached(stages=len(self.records), done=(self.done or 0.0) if self.stage == STAGES[1] else 0.0)
+        return Reached(stages=len(self.records), done=(self.done or 0.0) if self.stage == "download" else 0.0)
 
     @classmethod
     def of(cls, row: Mapping[str, Any]) -> Attempt:

@@ -1,4 +1,4 @@
-"""Runs that fail before their way begins end with a report all the same."""
+"""Runs that fail before they start end with a report all the same."""
 
 from __future__ import annotations
 
