@@ -26,7 +26,7 @@ from tidegate.stages.decide import (
     PICTURE_SUBTITLES,
     TEXT_SUBTITLES,
     decide,
-    sidecars,
+    plan_sidecars,
 )
 from tidegate.stages.detectors import DETECTORS
 from tidegate.stages.recipes import audio_arguments, filters, output_arguments, repair_arguments, video_arguments
@@ -165,7 +165,7 @@ def subtitles() -> Iterator[str]:
     for codec, kind in {**named, "dvb_teletext": "", "eia_608": ""}.items():
         stream = _stream("subtitle", codec)
         media = MediaInfo(container="any", streams=(_stream("video", "h264", index=1), stream))
-        beside = [f"`.{sidecar.name.rpartition('.')[2]}`" for sidecar in sidecars(media, mp4=True)]
+        beside = [f"`.{sidecar.name.rpartition('.')[2]}`" for sidecar in plan_sidecars(media, mp4=True)]
         inside = "`mov_text`" if kind == "text" else "–"
         kept = "as it is" if codec in MATROSKA_SUBTITLES else "beside it" if kind else "dropped and told"
         yield f"| `{codec}` | {inside} | {', '.join(beside) or 'dropped and told'} | {kept} |"

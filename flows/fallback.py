@@ -22,7 +22,7 @@ from tidegate.errors import SegmentGap, StepDown, TidegateError, as_failure
 from tidegate.events import Note
 from tidegate.model import DownloadResult, ProbeResult, Quality, Rendition, Source, Tried
 from tidegate.stages import Workbench, choose_rendition
-from tidegate.stages.probe import ranked_renditions
+from tidegate.stages.probe import rank_renditions
 from tidegate.transfer.resolvers import alternatives
 
 _TRIED: TypeAdapter[tuple[Tried, ...]] = TypeAdapter(tuple[Tried, ...])
@@ -75,7 +75,7 @@ class RenditionLadder:
 
     def rungs(self, probed: ProbeResult) -> Iterator[Rendition]:
         """What this probe offers, from the one that is asked for downwards, without what was tried."""
-        ranked = ranked_renditions(probed.renditions)
+        ranked = rank_renditions(probed.renditions)
         begin = ranked.index(choose_rendition(probed.renditions, self.quality))
         given_up = {tried.rendition for tried in self.tried if tried.resolver == probed.resolver}
         return (rendition for rendition in reversed(ranked[: begin + 1]) if rendition.id not in given_up)

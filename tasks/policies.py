@@ -29,7 +29,7 @@ from tidegate.events import Note, StageEnded, StageStarted, Waiting
 from tidegate.model import StageName, StageRecord, Value, fingerprint
 from tidegate.resilience.admission import Needs
 from tidegate.stages import Workbench
-from tidegate.stages.admission import admitted
+from tidegate.stages.admission import admit
 
 R = TypeVar("R", bound=Value)
 
@@ -137,7 +137,7 @@ class Stage(Generic[R]):
         record = StageRecord(state="interrupted", cached=believed)
         try:
             call = _kept_in(bench.home.results, call.with_options(refresh_cache=not believed))
-            async with admitted(bench, Needs() if believed else self.needs):
+            async with admit(bench, Needs() if believed else self.needs):
                 state = await call(bench, *arguments, return_state=True)
             value = await _result_of(state)
             record = record.model_copy(update={"state": "completed"})

@@ -46,7 +46,7 @@ from tidegate.errors import LedgerUnavailable
 from tidegate.events import Event, Note, unobserved
 from tidegate.model import Asset
 from tidegate.settings import SpaceSettings
-from tidegate.stages.download import NOTE, Stored
+from tidegate.stages.download import NOTE, AssetNote
 
 NOW = datetime.now(UTC).replace(microsecond=0)
 MINUTE, HOUR, DAY = timedelta(minutes=1), timedelta(hours=1), timedelta(days=1)
@@ -247,7 +247,7 @@ def test_a_downloads_note_is_a_reference_too(home: Home) -> None:
     source = folder / "copy"
     source.write_bytes(content("film"))
     asset = AssetStore(home.assets).put({"source": source})
-    note = Stored(identity="1", asset=asset, end_is_certain=True, noted_at=datetime.now(UTC))
+    note = AssetNote(identity="1", asset=asset, end_is_certain=True, noted_at=datetime.now(UTC))
     (folder / NOTE).write_text(note.model_dump_json())
     age(AssetStore(home.assets).folder(asset), DAY)
     assert may_go(home) == []

@@ -29,7 +29,7 @@ from tidegate.durable.store import AssetStore
 from tidegate.model import Asset, ProfileName, Quality, Source, Track
 from tidegate.settings import TransferSettings
 from tidegate.stages import work_key
-from tidegate.stages.download import NOTE, Stored
+from tidegate.stages.download import NOTE, AssetNote
 from tidegate.transfer.file.part import Part
 from tidegate.transfer.file.pieces import Spans
 from tidegate.transfer.resolvers.base import WHOLE_FILE
@@ -89,7 +89,7 @@ def received(command: Command, film: Path, *, stored: bool) -> None:
     if stored:
         track = Track(name="source", size_bytes=film.stat().st_size, digest="blake3:" + "0" * 64)
         asset = Asset(address="blake3:" + "0" * 64, tracks=(track,))
-        note = Stored(identity=identity.key, asset=asset, end_is_certain=True, noted_at=datetime.now(UTC))
+        note = AssetNote(identity=identity.key, asset=asset, end_is_certain=True, noted_at=datetime.now(UTC))
         (folder / NOTE).write_text(note.model_dump_json())
         path = AssetStore(home.assets).path(asset)
         path.parent.mkdir(parents=True)

@@ -11,7 +11,7 @@ import pytest
 
 from tidegate.model import Aim, AnalysisResult, ChunkRecord, Detection, Outcome, Quality, StageRecord, TransferStats
 from tidegate.report.html import html_report
-from tidegate.report.units import clock, counted, human_size
+from tidegate.report.units import clock, human_size, quantity
 
 NOW = datetime(2026, 3, 4, 5, 6, 7, tzinfo=UTC)
 PIXEL = base64.b64decode(
@@ -102,7 +102,7 @@ def test_a_size_reads_in_powers_of_a_thousand(size: float | None, told: str) -> 
     ("number", "what", "told"), [(0, "request", "0 requests"), (1, "request", "1 request"), (2, "retry", "2 retries")]
 )
 def test_one_is_no_plural(number: int, what: str, told: str) -> None:
-    assert counted(number, what) == told
+    assert quantity(number, what) == told
 
 
 def test_the_page_tells_the_transfer_of_this_run_as_the_document_does(outcome: Outcome) -> None:

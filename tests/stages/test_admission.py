@@ -23,7 +23,7 @@ from tidegate.errors import AdmissionRefused, DiskFull
 from tidegate.events import Advance, Event, Note, unobserved
 from tidegate.resilience.admission import Needs
 from tidegate.settings import AdmissionSettings, LedgerSettings, Settings, StoreSettings
-from tidegate.stages.admission import admitted
+from tidegate.stages.admission import admit
 from tidegate.stages.workbench import Workbench
 
 PATIENCE = 30.0
@@ -82,14 +82,14 @@ def test_a_slot_is_held_for_the_block_and_free_afterwards(tmp_path: Path) -> Non
 
     async def work() -> None:
         async with here.run() as lease:
-            async with admitted(here.bench, SLOT):
+            async with admit(here.bench, SLOT):
                 await here.until(lease, lambda seen: seen.slot_at)
             await here.until(lease, lambda seen: seen.slot_at is None)
             with pytest.raises(ValueError, match="inside"):
-                async with admitted(here.bench, SLOT):
+                async with admit(here.bench, SLOT):
                     raise ValueError("inside")
             await here.until(lease, lambda seen: seen.slot_at is None)
-            async with admitted(here.bench, Needs()):
+            async with admit(here.bench, Needs()):
                 assert (await here.until(lease, lambda seen: True)).slot_at is None
 
     anyio.run(work)
@@ -109,13 +109,13 @@ def test_one_that_waits_says_for_what_and_for_whom_and_begins_when_the_slot_is_f
 
         async with here.run("second") as lease, anyio.create_task_group() as group:
             group.start_soon(look, lease)
-            async with admitted(here.bench, SLOT):
+            async with admit(here.bench, SLOT):
                 order.append("second begins")
                 await here.until(lease, lambda seen: seen.waiting_for is None)
 
     async def work() -> None:
         waits = anyio.Event()
-        async with anyio.create_task_group() as both, here.run("first"), admitted(here.bench, SLOT):
+        async with anyio.create_task_group() as both, here.run("first"), admit(here.bench, SLOT):
             both.start_soon(second, waits)
             await waits.wait()
             order.append("first ends")
@@ -130,9 +130,9 @@ def test_two_slots_admit_two(tmp_path: Path) -> None:
 
     async def work() -> None:
         bench = here.bench
-        async with here.run("one"), admitted(bench, SLOT), here.run("two"), admitted(bench, SLOT), here.run("three"):
+        async with here.run("one"), admit(bench, SLOT), here.run("two"), admit(bench, SLOT), here.run("three"):
             with pytest.raises(AdmissionRefused, match="2 of 2 are taken by one, two"):
-                async with admitted(bench, SLOT):
+                async with admit(bench, SLOT):
                     raise AssertionError("three are in")
 
     anyio.run(work)
@@ -144,7 +144,7 @@ def test_a_killed_run_frees_its_slot_at_once(tmp_path: Path) -> None:
     def hold(pipe: Pipe) -> None:
         async def work() -> None:
             mine = site(tmp_path)
-            async with mine.run("first"), admitted(mine.bench, SLOT):
+            async with mine.run("first"), admit(mine.bench, SLOT):
                 pipe.say("in")
                 await anyio.sleep(PATIENCE)
 
@@ -158,7 +158,7 @@ def test_a_killed_run_frees_its_slot_at_once(tmp_path: Path) -> None:
                 child.kill()
 
             group.start_soon(kill)
-            async with admitted(here.bench, SLOT):
+            async with admit(here.bench, SLOT):
                 pass
 
     with forked(hold) as child:
@@ -171,7 +171,7 @@ def test_an_idle_run_loses_its_slot_and_one_that_moves_keeps_it(moves: bool, tmp
     here = site(tmp_path, slot_idle=1.5, limit=5)
 
     async def first(holds: anyio.Event) -> None:
-        async with here.run("first") as lease, admitted(here.bench, SLOT):
+        async with here.run("first") as lease, admit(here.bench, SLOT):
             holds.set()
             for second in range(1000):
                 if moves:
@@ -182,10 +182,10 @@ def test_an_idle_run_loses_its_slot_and_one_that_moves_keeps_it(moves: bool, tmp
         async with here.run("second"):
             if moves:
                 with pytest.raises(AdmissionRefused, match="taken by first"):
-                    async with admitted(here.bench, SLOT):
+                    async with admit(here.bench, SLOT):
                         raise AssertionError("two are in")
             else:
-                async with admitted(here.bench, SLOT):
+                async with admit(here.bench, SLOT):
                     pass
         done.set()
 
@@ -205,9 +205,9 @@ def test_a_run_that_is_cancelled_while_it_waits_holds_nothing(tmp_path: Path) ->
     here = site(tmp_path)
 
     async def work() -> None:
-        async with here.run("first"), admitted(here.bench, SLOT):
+        async with here.run("first"), admit(here.bench, SLOT):
             with anyio.move_on_after(0.5):
-                async with here.run("second"), admitted(here.bench, SLOT):
+                async with here.run("second"), admit(here.bench, SLOT):
                     raise AssertionError("two are in")
         (second,) = [one for one in here.ledger.recent(3600) if one.title == "second"]
         assert (second.state, second.slot_at, second.waiting_for) == (AttemptState.INTERRUPTED, None, None)
@@ -219,7 +219,7 @@ def test_work_without_a_ledger_asks_for_no_slot(tmp_path: Path) -> None:
     here = site(tmp_path)
 
     async def as_a_library() -> None:
-        async with admitted(here.bench, SLOT), admitted(here.bench, SLOT):
+        async with admit(here.bench, SLOT), admit(here.bench, SLOT):
             pass
 
     anyio.run(as_a_library)
@@ -235,7 +235,7 @@ def test_a_host_that_never_has_the_memory_refuses_at_the_limit_and_says_so(with_
 
     async def ask() -> None:
         with pytest.raises(AdmissionRefused, match=r"After 0:00:01 .* GB of memory \(.* GB available\)"):
-            async with admitted(here.bench, needs):
+            async with admit(here.bench, needs):
                 raise AssertionError("admitted")
 
     async def work() -> None:
@@ -260,7 +260,7 @@ def test_a_volume_that_can_never_hold_it_is_told_at_once(tmp_path: Path, volume:
     async def work() -> None:
         async with here.run():
             with pytest.raises(DiskFull, match=r"whose volume has 8\.4 MB in all"):
-                async with admitted(here.bench, Needs(disk_bytes={str(volume / "not made yet"): 9 * MB})):
+                async with admit(here.bench, Needs(disk_bytes={str(volume / "not made yet"): 9 * MB})):
                     raise AssertionError("admitted")
 
     anyio.run(work)
@@ -272,10 +272,10 @@ def test_needs_of_two_folders_on_one_volume_are_added_up(tmp_path: Path, volume:
     both = {str(volume / "store"): 5 * MB, str(volume / "output"): 5 * MB}
 
     async def work() -> None:
-        async with admitted(here.bench, Needs(disk_bytes={str(volume / "store"): 5 * MB})):
+        async with admit(here.bench, Needs(disk_bytes={str(volume / "store"): 5 * MB})):
             pass
         with pytest.raises(DiskFull):
-            async with admitted(here.bench, Needs(disk_bytes=both)):
+            async with admit(here.bench, Needs(disk_bytes=both)):
                 raise AssertionError("admitted")
 
     anyio.run(work)
@@ -295,7 +295,7 @@ def test_a_run_waits_for_disk_that_somebody_may_free(tmp_path: Path, volume: Pat
                 ballast.unlink()
 
             group.start_soon(make_room)
-            async with admitted(here.bench, Needs(disk_bytes={str(volume): 4 * MB}, slot=True)):
+            async with admit(here.bench, Needs(disk_bytes={str(volume): 4 * MB}, slot=True)):
                 assert (await here.until(lease, lambda seen: seen.waiting_for is None)).slot_at is not None
 
     anyio.run(work)

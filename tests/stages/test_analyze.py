@@ -19,7 +19,7 @@ from tidegate.model import AnalysisResult, Detection, ProfileName, Quality, Remu
 from tidegate.settings import ProcessSettings, Settings, StoreSettings, ToolSettings
 from tidegate.stages import Workbench, analyze, remux
 from tidegate.stages.analyze import CONTACT_SHEET, SHEET_COLUMNS, SHEET_ROWS, TILE_WIDTH, WAVEFORM
-from tidegate.stages.detectors import DETECTORS, Detector, Found
+from tidegate.stages.detectors import DETECTORS, Detector, Reading
 
 ANALYZE_MODULE = importlib.import_module("tidegate.stages.analyze")
 """`tidegate.stages.analyze` as an attribute is the coroutine."""
@@ -111,7 +111,7 @@ def test_a_detector_without_its_stream_is_not_applicable(
 def test_a_broken_detector_is_reported_as_not_run_and_the_rest_stands(
     broken: str, bench: Workbench, faulty: RemuxResult, analysis: AnalysisResult, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    bad = Detector("bad", "video", broken, lambda lines, length: Found(), "bad")
+    bad = Detector("bad", "video", broken, lambda lines, length: Reading(), "bad")
     monkeypatch.setattr(ANALYZE_MODULE, "DETECTORS", (*DETECTORS, bad))
     result = anyio.run(analyze, bench, faulty, "broken")
     not_run = of(result, "bad")

@@ -10,14 +10,14 @@ import pytest
 from tests.stages.conftest import Made
 from tidegate.model import ProfileName, Quality
 from tidegate.stages import Workbench, analyze, remux
-from tidegate.stages.detectors import DETECTORS, Detector, Found, wanted_by
+from tidegate.stages.detectors import DETECTORS, Detector, Reading, line_filter
 
 
 def test_a_new_detector_gets_the_lines_that_it_says(
     bench: Workbench, made: Made, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def read(lines: list[str], length: float) -> Found:
-        return Found(values={"lines": float(sum("mean:" in line for line in lines))})
+    def read(lines: list[str], length: float) -> Reading:
+        return Reading(values={"lines": float(sum("mean:" in line for line in lines))})
 
     picture = Detector("picture", "video", "showinfo", read, r"Parsed_showinfo.* mean:")
     monkeypatch.setattr(sys.modules[analyze.__module__], "DETECTORS", (*DETECTORS, picture))
@@ -30,5 +30,5 @@ def test_a_new_detector_gets_the_lines_that_it_says(
 def test_lines_of_a_detector_that_does_not_run_are_not_kept() -> None:
     by_name = {detector.name: detector for detector in DETECTORS}
     line = "[silencedetect @ 0x55] silence_start: 1.5"
-    assert wanted_by([by_name["silence"]])(line)
-    assert not wanted_by([by_name["black"], by_name["loudness"]])(line)
+    assert line_filter([by_name["silence"]])(line)
+    assert not line_filter([by_name["black"], by_name["loudness"]])(line)

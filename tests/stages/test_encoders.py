@@ -128,6 +128,6 @@ def test_hardware_is_told_nothing_that_only_libx264_knows() -> None:
         "scale=2:2",
     ]
     for encoder in HARDWARE.values():
-        applied = encoder.applied(words)
+        applied = encoder.adapt(words)
         assert "-crf" not in applied and "-x264-params" not in applied
         assert applied[applied.index("-vf") + 1] == f"scale=2:2{encoder.upload}"

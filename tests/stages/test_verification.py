@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from tidegate.errors import Climb, TruncatedMedia, VerificationFailed
 from tidegate.model import Decision, MediaInfo, Strategy, StreamInfo
 from tidegate.settings import ProcessSettings
-from tidegate.stages.download import refuse_truncated
+from tidegate.stages.download import require_whole
 from tidegate.stages.verification import SKEW_SECONDS, depth_for, tolerance_seconds, verify
 
 COPY = Decision(strategy=Strategy.COPY, container="mp4", video="copy", audio="copy", subtitles="none", keep_audio=(1,))
@@ -168,22 +168,22 @@ def held(seconds: float, **more: object) -> MediaInfo:
 
 
 def test_a_file_that_holds_what_it_promises_passes() -> None:
-    refuse_truncated(held(60))
-    refuse_truncated(held(59.6))
-    refuse_truncated(held(90))
+    require_whole(held(60))
+    require_whole(held(59.6))
+    require_whole(held(90))
 
 
 @pytest.mark.parametrize("media", [held(59.4), held(24), held(60, missing_bytes=1)])
 def test_a_file_that_holds_less_than_it_promises_is_refused(media: MediaInfo) -> None:
     with pytest.raises(TruncatedMedia):
-        refuse_truncated(media)
+        require_whole(media)
 
 
 def test_a_duration_that_was_worked_out_from_the_bytes_promises_nothing() -> None:
-    refuse_truncated(held(24, declares_duration=False))
+    require_whole(held(24, declares_duration=False))
 
 
 def test_a_stream_may_promise_more_than_its_container() -> None:
     long = changed(PICTURE, end_seconds=60, duration_seconds=90)
     with pytest.raises(TruncatedMedia):
-        refuse_truncated(MediaInfo(container="mp4", streams=(long,), duration_seconds=60, declares_duration=True))
+        require_whole(MediaInfo(container="mp4", streams=(long,), duration_seconds=60, declares_duration=True))

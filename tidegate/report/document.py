@@ -85,12 +85,12 @@ def _output(remux: RemuxResult, published: PublishResult | None) -> dict[str, An
         "audio": _stream(remux.media.audio),
         "sidecars": [
             {"path": str(path) if path else None, "stream": sidecar.index, "size_bytes": size}
-            for sidecar, path, size in _sidecars(remux, published)
+            for sidecar, path, size in _sidecar_files(remux, published)
         ],
     }
 
 
-def _sidecars(remux: RemuxResult, published: PublishResult | None) -> list[tuple[Sidecar, Path | None, int]]:
+def _sidecar_files(remux: RemuxResult, published: PublishResult | None) -> list[tuple[Sidecar, Path | None, int]]:
     """Each with its published file, if there is one, and its size."""
     sizes = {track.name: track.size_bytes for track in remux.asset.tracks}
     return [

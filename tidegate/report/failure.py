@@ -44,7 +44,7 @@ def describe(error: TidegateError, *, now: datetime, identifier: str | None = No
         stage=error.stage,
         reference=f"TG-{now:%Y%m%d-%H%M%S}-{identifier}",
         exit_code=error.evidence.exit_code,
-        evidence=_redacted(error.evidence),
+        evidence=_redact(error.evidence),
         at=now,
     )
 
@@ -75,8 +75,8 @@ def err_log(failure: Failure, source: str) -> str:
         "",
         *_evidence_lines(failure),
     ]
-    told = "\n".join(lines).encode(errors="replace")[: EVIDENCE_BYTES - 1]
-    return told.decode(errors="ignore") + "\n"
+    text = "\n".join(lines).encode(errors="replace")[: EVIDENCE_BYTES - 1]
+    return text.decode(errors="ignore") + "\n"
 
 
 def _evidence_lines(failure: Failure) -> list[str]:
@@ -89,16 +89,16 @@ def _evidence_lines(failure: Failure) -> list[str]:
     return lines
 
 
-def _redacted(evidence: Evidence) -> dict[str, Any]:
-    return {name: _redacted_value(value) for name, value in evidence.as_dict().items()}
+def _redact(evidence: Evidence) -> dict[str, Any]:
+    return {name: _redact_value(value) for name, value in evidence.as_dict().items()}
 
 
-def _redacted_value(value: Any) -> Any:
+def _redact_value(value: Any) -> Any:
     """Text by text: in the JSON of it all, a URL would run on through an escaped quote or line end."""
     if isinstance(value, str):
         return redact_text(value)
     if isinstance(value, dict):
-        return {name: _redacted_value(inner) for name, inner in value.items()}
+        return {name: _redact_value(inner) for name, inner in value.items()}
     if isinstance(value, list | tuple):
-        return [_redacted_value(inner) for inner in value]
+        return [_redact_value(inner) for inner in value]
     return value

@@ -13,7 +13,7 @@ from typing import Any
 from tidegate.model import Detection, Outcome
 from tidegate.redact import visible
 from tidegate.report.document import transfer
-from tidegate.report.units import clock, counted, human_size
+from tidegate.report.units import clock, human_size, quantity
 
 _MIME = {".jpg": "image/jpeg", ".png": "image/png"}
 
@@ -30,7 +30,7 @@ def html_report(outcome: Outcome, pictures: dict[str, Path], *, title: str, now:
         trim_blocks=True,
         finalize=lambda value: visible(value) if isinstance(value, str) else value,
     )
-    environment.filters |= {"clock": clock, "size": human_size, "counted": counted}
+    environment.filters |= {"clock": clock, "size": human_size, "quantity": quantity}
     return environment.get_template("report.html.j2").render(
         outcome=outcome,
         title=title,

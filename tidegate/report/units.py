@@ -24,7 +24,7 @@ def human_size(size_bytes: float | None) -> str:
     return f"{size:.1f} TB"
 
 
-def counted(number: int, what: str) -> str:
+def quantity(number: int, what: str) -> str:
     """`1 request`, `2 requests`, `2 retries`."""
     if number == 1:
         return f"1 {what}"

@@ -1,6 +1,6 @@
 """Before heavy work: is there a slot, memory and disk for it?
 
-The tasks enter `admitted` before a stage that has to do its work. A run that may not begin waits visibly, names what it
+The tasks enter `admit` before a stage that has to do its work. A run that may not begin waits visibly, names what it
 waits for, and fails clearly at its limit; after a crash its slot is free, because its lease is.
 """
 
@@ -25,7 +25,7 @@ from tidegate.stages.workbench import Workbench
 
 
 @contextlib.asynccontextmanager
-async def admitted(bench: Workbench, needs: Needs) -> AsyncIterator[None]:
+async def admit(bench: Workbench, needs: Needs) -> AsyncIterator[None]:
     """Wait until the host has what is needed; hold a slot for the length of the block if one is needed.
 
     Raises:
@@ -34,9 +34,9 @@ async def admitted(bench: Workbench, needs: Needs) -> AsyncIterator[None]:
     """
     lease = current_lease()
     limits = bench.settings.admission
-    lacking = await _lacking(needs, lease, limits)
-    if lacking is not None:
-        await _wait(bench, needs, lease, lacking)
+    shortage = await _shortage(needs, lease, limits)
+    if shortage is not None:
+        await _wait(bench, needs, lease, shortage)
     try:
         yield
     finally:
@@ -44,46 +44,46 @@ async def admitted(bench: Workbench, needs: Needs) -> AsyncIterator[None]:
             await lease.free_slot()
 
 
-async def _wait(bench: Workbench, needs: Needs, lease: Lease | None, lacking: str) -> None:
-    limits, told = bench.settings.admission, ""
+async def _wait(bench: Workbench, needs: Needs, lease: Lease | None, shortage: str) -> None:
+    limits, shown = bench.settings.admission, ""
     until = time.monotonic() + limits.limit.total_seconds()
     with contextlib.ExitStack() as waiting:
-        now_lacking: str | None = lacking
-        while now_lacking is not None:
+        shortage_now: str | None = shortage
+        while shortage_now is not None:
             if time.monotonic() >= until:
-                raise AdmissionRefused(f"After {limits.limit} the host still had no {now_lacking}")
-            if _kind(now_lacking) != told:
-                told = _kind(now_lacking)
-                bench.observe(Note(f"Waiting for {now_lacking}"))
+                raise AdmissionRefused(f"After {limits.limit} the host still had no {shortage_now}")
+            if _kind_of(shortage_now) != shown:
+                shown = _kind_of(shortage_now)
+                bench.observe(Note(f"Waiting for {shortage_now}"))
                 waiting.close()
                 if lease is not None:
-                    waiting.enter_context(lease.waiting(now_lacking))
+                    waiting.enter_context(lease.waiting(shortage_now))
             await anyio.sleep(bench.settings.ledger.poll.total_seconds())
-            now_lacking = await _lacking(needs, lease, limits)
+            shortage_now = await _shortage(needs, lease, limits)
 
 
-async def _lacking(needs: Needs, lease: Lease | None, limits: AdmissionSettings) -> str | None:
+async def _shortage(needs: Needs, lease: Lease | None, limits: AdmissionSettings) -> str | None:
     """What is missing. The slot comes last: nobody holds one while waiting for something else."""
     needs = _by_volume(needs)
     volumes = {folder: _volume(folder) for folder in needs.disk_bytes}
     never = too_small(needs, volumes)
     if never is not None:
         raise DiskFull(f"This needs {never}")
-    lacking = missing(needs, psutil.virtual_memory().available, volumes)
-    if lacking is None and needs.slot and lease is not None:
+    shortage = missing(needs, psutil.virtual_memory().available, volumes)
+    if shortage is None and needs.slot and lease is not None:
         holders = await lease.take_slot(limits)
         if holders:
             return f"processing slot: {limits.slots} of {limits.slots} are taken by {_names(holders)}"
-    return lacking
+    return shortage
 
 
 def _names(holders: tuple[object, ...]) -> str:
     return ", ".join(str(getattr(holder, "title", holder)) for holder in holders)
 
 
-def _kind(lacking: str) -> str:
+def _kind_of(shortage: str) -> str:
     """The same want in other numbers is no news."""
-    return lacking.partition("(")[0].partition(":")[0]
+    return shortage.partition("(")[0].partition(":")[0]
 
 
 def _by_volume(needs: Needs) -> Needs:
@@ -91,17 +91,17 @@ def _by_volume(needs: Needs) -> Needs:
     wanted: dict[str, int] = {}
     first_of: dict[int, str] = {}
     for folder, size in needs.disk_bytes.items():
-        first = first_of.setdefault(_existing(folder).stat().st_dev, folder)
+        first = first_of.setdefault(_nearest_folder(folder).stat().st_dev, folder)
         wanted[first] = wanted.get(first, 0) + size
     return replace(needs, disk_bytes=wanted)
 
 
 def _volume(folder: str) -> Volume:
-    usage = shutil.disk_usage(_existing(folder))
+    usage = shutil.disk_usage(_nearest_folder(folder))
     return Volume(free=usage.free, total=usage.total)
 
 
-def _existing(folder: str) -> Path:
+def _nearest_folder(folder: str) -> Path:
     """The folder, or the one above it in which it will be made."""
     path = Path(folder)
     return next(place for place in (path, *path.absolute().parents) if place.exists())

@@ -20,7 +20,7 @@ from tidegate.media.ffmpeg import Toolchain, base_arguments, file_url, run_ffmpe
 from tidegate.model import AnalysisResult, Asset, Detection, MediaInfo, RemuxResult
 from tidegate.resilience.deadline import processing_seconds
 from tidegate.resilience.quality import RUNGS, cap_bytes, rung_of
-from tidegate.stages.detectors import DETECTORS, Detector, wanted_by
+from tidegate.stages.detectors import DETECTORS, Detector, line_filter
 from tidegate.stages.workbench import Workbench
 
 RECIPE = 1
@@ -42,7 +42,7 @@ async def analyze(bench: Workbench, media: RemuxResult, key: str) -> AnalysisRes
         StalledProcess, ProcessTimeout, DiskFull …: the pass could not run at all; what a single detector cannot do
             is part of the result.
     """
-    one_pass = _Pass(bench, bench.toolchain(), media, bench.home.scratch(key, own_name("pictures")))
+    one_pass = _DecodePass(bench, bench.toolchain(), media, bench.home.scratch(key, own_name("pictures")))
     fitting = tuple(d for d in DETECTORS if media.media.of_kind(d.kind))
     try:
         detections = await one_pass.run(fitting, pictures=True)
@@ -61,7 +61,7 @@ async def analyze(bench: Workbench, media: RemuxResult, key: str) -> AnalysisRes
     )
 
 
-class _Pass:
+class _DecodePass:
     """One run of ffmpeg over the media, with any number of detectors."""
 
     def __init__(self, bench: Workbench, toolchain: Toolchain, media: RemuxResult, folder: Path) -> None:
@@ -75,7 +75,7 @@ class _Pass:
 
     async def run(self, detectors: tuple[Detector, ...], *, pictures: bool) -> list[Detection]:
         lines: list[str] = []
-        wanted = wanted_by(detectors)
+        wanted = line_filter(detectors)
         limits = self._bench.settings.process
         await run_ffmpeg(
             [
@@ -102,8 +102,8 @@ class _Pass:
     def store_pictures(self) -> Asset | None:
         """What of the pictures there is."""
         files = {name: self._folder / name for name in (CONTACT_SHEET, WAVEFORM)}
-        made = {name: path for name, path in files.items() if path.exists() and path.stat().st_size}
-        return self._bench.store.put(made) if made else None
+        there = {name: path for name, path in files.items() if path.exists() and path.stat().st_size}
+        return self._bench.store.put(there) if there else None
 
     async def _alone(self, detector: Detector) -> Detection:
         try:

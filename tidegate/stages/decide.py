@@ -79,7 +79,7 @@ def decide(media: MediaInfo, profile: ProfileName, quality: Quality, *, can_tone
         NotMedia: no stream can be kept.
         RefusedByMuxer: a profile that encodes would have to leave out sound that nobody here can decode.
     """
-    video, audio = media.video, living_audio(media)
+    video, audio = media.video, audible_streams(media)
     if video is None and not audio:
         raise NotMedia("No stream of the source can be kept")
     if profile is not ProfileName.ORIGINAL and any(s.codec == UNKNOWN_CODEC for s in audio):
@@ -98,8 +98,8 @@ def decide(media: MediaInfo, profile: ProfileName, quality: Quality, *, can_tone
         reasons=tuple(against_video + against_audio) or (f"all codecs fit the profile {profile}",),
         keep_audio=tuple(s.index for s in audio),
         keep_subtitles=_text_subtitles(media),
-        keep_covers=_covers(media),
-        sidecars=sidecars(media, mp4=True),
+        keep_covers=_mp4_covers(media),
+        sidecars=plan_sidecars(media, mp4=True),
     )
     return encoding_video(plan, video, can_tone_map=can_tone_map) if against_video and video else plan
 
@@ -161,7 +161,7 @@ def smaller(decision: Decision, height: int) -> Decision:
     return decision.model_copy(update={"height": height, "reasons": (*decision.reasons, reason)})
 
 
-def living_audio(media: MediaInfo) -> tuple[StreamInfo, ...]:
+def audible_streams(media: MediaInfo) -> tuple[StreamInfo, ...]:
     """Audio streams that hold sound; declared but empty ones exist in the wild and break muxers."""
     return tuple(s for s in media.of_kind("audio") if not _is_dead(s))
 
@@ -200,7 +200,7 @@ def findings(media: MediaInfo, decision: Decision) -> tuple[Finding, ...]:
         for s in media.of_kind("attachment")
         if s.index not in decision.keep_attachments
     ]
-    found += [finding for s in media.of_kind("video") + media.of_kind("audio") for finding in _damage(s)]
+    found += [finding for s in media.of_kind("video") + media.of_kind("audio") for finding in _damage_findings(s)]
     if decision.audio == "aac" and any((s.channels or 0) > MOST_CHANNELS for s in media.of_kind("audio")):
         found.append(
             Finding(code="audio_mixed_down", message=f"More than {MOST_CHANNELS} channels were mixed down to two")
@@ -213,7 +213,7 @@ def findings(media: MediaInfo, decision: Decision) -> tuple[Finding, ...]:
     return tuple(found)
 
 
-def _damage(stream: StreamInfo) -> list[Finding]:
+def _damage_findings(stream: StreamInfo) -> list[Finding]:
     what = {"video": "picture", "audio": "sound"}[stream.kind]
     found = []
     steady = stream.kind == "audio" or (stream.frame_rate or 0.0) >= STEADY_FRAMES_PER_SECOND
@@ -226,25 +226,25 @@ def _damage(stream: StreamInfo) -> list[Finding]:
     return found
 
 
-def sidecars(media: MediaInfo, *, mp4: bool) -> tuple[Sidecar, ...]:
-    """The files beside the video: what the container does not take, and text subtitles for players that read only
+def plan_sidecars(media: MediaInfo, *, mp4: bool) -> tuple[Sidecar, ...]:
+    """The files for beside the video: what the container does not take, and text subtitles for players that read only
     files. Streams that hold nothing make none."""
-    made = []
+    planned = []
     for stream in media.of_kind("subtitle"):
         if stream.packets == 0 or (stream.codec in MATROSKA_SUBTITLES and not mp4):
             continue
         name = f"subtitles-{stream.index}{_language(stream)}"
         if stream.codec in TEXT_SUBTITLES:
-            made.append(Sidecar(index=stream.index, name=f"{name}.vtt", codec="webvtt", muxer="webvtt"))
+            planned.append(Sidecar(index=stream.index, name=f"{name}.vtt", codec="webvtt", muxer="webvtt"))
         elif stream.codec in PICTURE_SUBTITLES:
             muxer, suffix = PICTURE_SUBTITLES[stream.codec]
-            made.append(Sidecar(index=stream.index, name=f"{name}.{suffix}", codec="copy", muxer=muxer))
-    kept = _covers(media) if mp4 else ()
+            planned.append(Sidecar(index=stream.index, name=f"{name}.{suffix}", codec="copy", muxer=muxer))
+    kept = _mp4_covers(media) if mp4 else ()
     for stream in media.streams:
         if stream.attached_picture and stream.index not in kept and stream.codec in COVERS:
             name = f"cover-{stream.index}.{COVERS[stream.codec]}"
-            made.append(Sidecar(index=stream.index, name=name, codec="copy", muxer="image2"))
-    return tuple(made)
+            planned.append(Sidecar(index=stream.index, name=name, codec="copy", muxer="image2"))
+    return tuple(planned)
 
 
 def _language(stream: StreamInfo) -> str:
@@ -254,7 +254,7 @@ def _language(stream: StreamInfo) -> str:
     return f".{language.lower()}" if plain and language != "und" else ""
 
 
-def _covers(media: MediaInfo) -> tuple[int, ...]:
+def _mp4_covers(media: MediaInfo) -> tuple[int, ...]:
     return tuple(s.index for s in media.streams if s.attached_picture and s.codec in MP4_COVERS)
 
 
@@ -272,9 +272,9 @@ def _only_the_container(media: MediaInfo, video: StreamInfo | None, audio: tuple
         reasons=("the profile original keeps every codec",),
         keep_audio=tuple(s.index for s in audio),
         keep_subtitles=subtitles,
-        keep_covers=_covers(media) if fits else (),
+        keep_covers=_mp4_covers(media) if fits else (),
         keep_attachments=() if fits else tuple(s.index for s in media.of_kind("attachment")),
-        sidecars=sidecars(media, mp4=fits),
+        sidecars=plan_sidecars(media, mp4=fits),
     )
 
 

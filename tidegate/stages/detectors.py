@@ -25,8 +25,8 @@ _NUMBER = r"(-?\d+(?:\.\d+)?(?:e-?\d+)?)"
 
 
 @dataclass(frozen=True)
-class Found:
-    """What a detector read from the lines."""
+class Reading:
+    """What a detector has read from the lines."""
 
     intervals: tuple[Interval, ...] = ()
     values: dict[str, float] | None = None
@@ -40,7 +40,7 @@ class Detector:
     kind: Literal["video", "audio"]
     filter: str
     """An ffmpeg filter that passes its input on unchanged."""
-    read: Callable[[list[str], float], Found]
+    read: Callable[[list[str], float], Reading]
     """From the pass's lines and the media's length in seconds."""
     says: str
     """A regular expression of the lines that `read` needs; the others are not kept, however long the film is."""
@@ -50,32 +50,32 @@ class Detector:
         return Detection(detector=self.name, state="done", intervals=found.intervals, values=found.values or {})
 
 
-def wanted_by(detectors: Iterable[Detector]) -> Callable[[str], bool]:
+def line_filter(detectors: Iterable[Detector]) -> Callable[[str], bool]:
     """Whether any of these detectors reads a line."""
     says = [re.compile(detector.says) for detector in detectors]
-    return lambda line: any(said.search(line) for said in says)
+    return lambda line: any(pattern.search(line) for pattern in says)
 
 
 def _stretches(name: str, kind: Literal["video", "audio"], options: str) -> Detector:
     """ffmpeg's filters `NAMEdetect` log `NAME_start: 1.5` and `NAME_end: 2.5`."""
     # From the beginning of the line: a title in the file may hold the same words further on.
-    said = rf"^\[(?:Parsed_)?{name}detect\w* @ .*{name}_"
+    begin = rf"^\[(?:Parsed_)?{name}detect\w* @ .*{name}_"
 
-    def read(lines: list[str], length: float) -> Found:
-        starts, ends = (_numbers(lines, rf"{said}{edge}:\s*{_NUMBER}") for edge in ("start", "end"))
-        return Found(_paired(starts, ends, length))
+    def read(lines: list[str], length: float) -> Reading:
+        starts, ends = (_numbers(lines, rf"{begin}{edge}:\s*{_NUMBER}") for edge in ("start", "end"))
+        return Reading(_intervals(starts, ends, length))
 
-    return Detector(name, kind, f"{name}detect={options}", read, rf"{said}(?:start|end):")
+    return Detector(name, kind, f"{name}detect={options}", read, rf"{begin}(?:start|end):")
 
 
-def _loudness(lines: list[str], length: float) -> Found:
+def _loudness(lines: list[str], length: float) -> Reading:
     """ffmpeg prints the summary once for each time the graph was set up: the last one counts."""
     read = {
         "integrated_lufs": _numbers(lines, rf"^\s*I:\s+{_NUMBER} LUFS"),
         "loudness_range_lu": _numbers(lines, rf"^\s*LRA:\s+{_NUMBER} LU\b"),
         "true_peak_dbtp": _numbers(lines, rf"^\s*Peak:\s+{_NUMBER} dBFS"),
     }
-    return Found(values={name: values[-1] for name, values in read.items() if values and math.isfinite(values[-1])})
+    return Reading(values={name: values[-1] for name, values in read.items() if values and math.isfinite(values[-1])})
 
 
 def _numbers(lines: Iterable[str], pattern: str) -> list[float]:
@@ -83,7 +83,7 @@ def _numbers(lines: Iterable[str], pattern: str) -> list[float]:
     return [float(match[1]) for line in lines if (match := found.search(line))]
 
 
-def _paired(starts: list[float], ends: list[float], length: float) -> tuple[Interval, ...]:
+def _intervals(starts: list[float], ends: list[float], length: float) -> tuple[Interval, ...]:
     """Starts with their ends; one that is still open when the media ends, ends with it."""
     closed = [*ends, *[length] * (len(starts) - len(ends))]
     return tuple(

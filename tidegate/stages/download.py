@@ -60,7 +60,7 @@ PLAYLIST_SHARE = 0.02
 """How much less than its playlist promises a rendition may hold: segment durations are rounded, one by one."""
 
 
-class Stored(Value):
+class AssetNote(Value):
     """The note: everything that moving the bytes away would make unknown."""
 
     identity: str
@@ -92,22 +92,22 @@ async def download(
         allow_gaps=wish.allow_gaps,
         duration_seconds=wish.duration_seconds,
     )
-    async with _alone(bench, folder):
-        stored, stats, checked, media = await _brought(bench, source, probe, what, key)
+    async with _hold_folder(bench, folder):
+        note, stats, checked, media = await _obtain(bench, source, probe, what, key)
     return DownloadResult(
-        asset=stored.asset,
+        asset=note.asset,
         rendition=rendition,
         media=media,
         transfer=stats,
         checked=tuple(sorted(checked)),
-        length_confirmed=stored.end_is_certain or media.declares_duration or bool(checked),
-        gaps=stored.gaps,
+        length_confirmed=note.end_is_certain or media.declares_duration or bool(checked),
+        gaps=note.gaps,
         recorded_at=datetime.now(UTC),
     )
 
 
 @contextlib.asynccontextmanager
-async def _alone(bench: Workbench, folder: Path) -> AsyncIterator[None]:
+async def _hold_folder(bench: Workbench, folder: Path) -> AsyncIterator[None]:
     """One run at a time works in this folder; another one waits, visibly."""
     waiting = Note("Another run is downloading the same source; waiting for it")
     lock = folder / "download.lock"
@@ -119,21 +119,21 @@ async def _alone(bench: Workbench, folder: Path) -> AsyncIterator[None]:
         yield
 
 
-async def _brought(
+async def _obtain(
     bench: Workbench, source: Source, probe: ProbeResult, what: Fetching, key: str
-) -> tuple[Stored, TransferStats, frozenset[Digest], MediaInfo]:
+) -> tuple[AssetNote, TransferStats, frozenset[Digest], MediaInfo]:
     """The asset in the store, what it cost, which digests hold, and what is in it."""
-    noted = _note(bench, what, datetime.now(UTC))
-    if noted is not None and await _stands(bench, noted, what):
-        media = await _inspected(bench, _paths(bench, noted.asset), noted)
-        return noted, TransferStats(bytes_reused=noted.asset.size_bytes), what.promised, media
-    fetched, files, asset = await _fetched(bench, source, probe.resolver, what, key)
-    if noted is not None and noted.asset != asset:
+    earlier = _read_note(bench, what, datetime.now(UTC))
+    if earlier is not None and await _is_in_store(bench, earlier, what):
+        media = await _inspect_tracks(bench, _paths(bench, earlier.asset), earlier)
+        return earlier, TransferStats(bytes_reused=earlier.asset.size_bytes), what.promised, media
+    fetched, files, asset = await _fetch(bench, source, probe.resolver, what, key)
+    if earlier is not None and earlier.asset != asset:
         # They were whole when the note was written: the disk has changed them since, here or in the store, or both.
         bench.observe(Note("The bytes here are not those that were received; fetching them again", "warning"))
-        await in_thread(_emptied, what.folder)
-        fetched, files, asset = await _fetched(bench, source, probe.resolver, what, key)
-    stored = Stored(
+        await in_thread(_empty_folder, what.folder)
+        fetched, files, asset = await _fetch(bench, source, probe.resolver, what, key)
+    note = AssetNote(
         identity=what.identity.key,
         asset=asset,
         end_is_certain=fetched.end_is_certain,
@@ -141,21 +141,21 @@ async def _brought(
         gaps=fetched.gaps,
         noted_at=datetime.now(UTC),
     )
-    media = await _inspected(bench, list(files.values()), stored)
-    await in_thread(_store, bench, stored, files, what.folder)
-    return stored, fetched.stats, what.promised | fetched.checked, media
+    media = await _inspect_tracks(bench, list(files.values()), note)
+    await in_thread(_store, bench, note, files, what.folder)
+    return note, fetched.stats, what.promised | fetched.checked, media
 
 
-async def _fetched(
+async def _fetch(
     bench: Workbench, source: Source, resolver: str, what: Fetching, key: str
 ) -> tuple[Fetched, dict[str, Path], Asset]:
     """The rendition in its folder, and the asset that it will be."""
-    fetched = await _by_its_path(bench, source, resolver, what, key)
+    fetched = await _fetch_on_path(bench, source, resolver, what, key)
     files = await _single(bench, fetched, what.folder)
     return fetched, files, await in_thread(describe, files, dict(fetched.known))
 
 
-async def _by_its_path(bench: Workbench, source: Source, resolver: str, what: Fetching, key: str) -> Fetched:
+async def _fetch_on_path(bench: Workbench, source: Source, resolver: str, what: Fetching, key: str) -> Fetched:
     """Fetch on the path that the rollout switch gives this work; the plain one stands in for a full one that broke.
 
     What both leave in the folder is the same, so the one goes on where the other ended.
@@ -194,38 +194,38 @@ async def _single(bench: Workbench, fetched: Fetched, folder: Path) -> dict[str,
     return files
 
 
-def _note(bench: Workbench, what: Fetching, now: datetime) -> Stored | None:
+def _read_note(bench: Workbench, what: Fetching, now: datetime) -> AssetNote | None:
     """The note of an earlier run, where it is about this content. Without a validator only its age speaks for that."""
     try:
-        noted = Stored.model_validate_json((what.folder / NOTE).read_bytes())
+        earlier = AssetNote.model_validate_json((what.folder / NOTE).read_bytes())
     except (OSError, ValidationError):
         return None
-    young = now - noted.noted_at <= bench.settings.store.unvalidated_trust
-    believed = noted.identity == what.identity.key and (what.identity.has_validator or young)
-    return noted if believed else None
+    young = now - earlier.noted_at <= bench.settings.store.unvalidated_trust
+    believed = earlier.identity == what.identity.key and (what.identity.has_validator or young)
+    return earlier if believed else None
 
 
-async def _stands(bench: Workbench, noted: Stored, what: Fetching) -> bool:
+async def _is_in_store(bench: Workbench, earlier: AssetNote, what: Fetching) -> bool:
     """Whether the asset is in the store, whole and as promised."""
-    if not await in_thread(bench.store.whole, noted.asset):
+    if not await in_thread(bench.store.whole, earlier.asset):
         return False
     try:
-        await in_thread(check_digests, bench.store.path(noted.asset), what.promised, still_wanted)
+        await in_thread(check_digests, bench.store.path(earlier.asset), what.promised, still_wanted)
     except WrongDigest:
         return False
     return True
 
 
-def _store(bench: Workbench, stored: Stored, files: Mapping[str, Path], folder: Path) -> None:
+def _store(bench: Workbench, note: AssetNote, files: Mapping[str, Path], folder: Path) -> None:
     try:
-        write_atomic(folder / NOTE, stored.model_dump_json().encode())
+        write_atomic(folder / NOTE, note.model_dump_json().encode())
     except OSError as error:
         raise from_os_error(error, "noting where the download goes", folder) from error
     reached("download: noted")
-    bench.store.place(stored.asset, dict(files))
+    bench.store.place(note.asset, dict(files))
 
 
-def _emptied(folder: Path) -> None:
+def _empty_folder(folder: Path) -> None:
     """Forget everything but the lock. What is linked from the store as well stays there."""
     for path in folder.iterdir():
         if path.is_dir():
@@ -238,10 +238,10 @@ def _paths(bench: Workbench, asset: Asset) -> list[Path]:
     return [bench.store.path(asset, track) for track in asset.tracks]
 
 
-async def _inspected(bench: Workbench, paths: list[Path], stored: Stored) -> MediaInfo:
+async def _inspect_tracks(bench: Workbench, paths: list[Path], note: AssetNote) -> MediaInfo:
     limits = bench.settings.process
     tracks = []
-    for path, track in zip(paths, stored.asset.tracks, strict=True):
+    for path, track in zip(paths, note.asset.tracks, strict=True):
         seconds = processing_seconds(limits, track.size_bytes)
         tracks.append(
             await inspect(
@@ -251,32 +251,32 @@ async def _inspected(bench: Workbench, paths: list[Path], stored: Stored) -> Med
                 seconds,
                 stage="download",
                 observe=bench.observe,
-                total_seconds=stored.promised_seconds,
+                total_seconds=note.promised_seconds,
             )
         )
-        refuse_truncated(tracks[-1])
+        require_whole(tracks[-1])
     media = MediaInfo.of_tracks(tracks)
     if not media.of_kind("video") and not media.of_kind("audio"):
         raise NotMedia("The file has neither picture nor sound")
-    refuse_shorter(media, stored)
+    require_promised_length(media, note)
     return media
 
 
-def refuse_shorter(media: MediaInfo, stored: Stored) -> None:
+def require_promised_length(media: MediaInfo, note: AssetNote) -> None:
     """Compare what a playlist or a site promises with what came.
 
     Raises:
         TruncatedMedia: more is missing than the gaps that are known, and than rounding explains.
     """
-    if stored.promised_seconds is None:
+    if note.promised_seconds is None:
         return
-    known = sum(gap.end_seconds - gap.start_seconds for gap in stored.gaps)
-    expected, held = stored.promised_seconds - known, media.length_seconds or 0.0
+    known = sum(gap.end_seconds - gap.start_seconds for gap in note.gaps)
+    expected, held = note.promised_seconds - known, media.length_seconds or 0.0
     if expected - held > max(1.0, tolerance_seconds(expected), PLAYLIST_SHARE * expected):
-        raise _truncated(media, f"The source announces {expected:.2f} s, only {held:.2f} s came")
+        raise _truncation(media, f"The source announces {expected:.2f} s, only {held:.2f} s came")
 
 
-def refuse_truncated(media: MediaInfo) -> None:
+def require_whole(media: MediaInfo) -> None:
     """Compare what the header promises with what the packets hold.
 
     Raises:
@@ -284,23 +284,23 @@ def refuse_truncated(media: MediaInfo) -> None:
             reach beyond the file's end, or the sound has holes.
     """
     if media.missing_bytes:
-        raise _truncated(media, f"{human_size(media.missing_bytes)} are missing at the end")
+        raise _truncation(media, f"{human_size(media.missing_bytes)} are missing at the end")
     promised = media.duration_seconds
     if promised is None or not (media.declares_duration or media.container == "flv"):
         return
     if promised - media.reach_seconds > tolerance_seconds(promised):
-        raise _truncated(media, f"Its header says {promised:.2f} s, it holds {media.reach_seconds:.2f} s")
+        raise _truncation(media, f"Its header says {promised:.2f} s, it holds {media.reach_seconds:.2f} s")
     for stream in media.of_kind("video") + media.of_kind("audio"):
         own = stream.duration_seconds or 0.0  # in Matroska it is where the stream ends, elsewhere how long it is
         held = max((stream.span_seconds or 0.0) + stream.lead_seconds, stream.end_seconds or 0.0)
         if stream.packets and own - held > tolerance_seconds(own):
-            raise _truncated(media, f"The header says {own:.2f} s of {stream.kind}, the file holds {held:.2f} s")
+            raise _truncation(media, f"The header says {own:.2f} s of {stream.kind}, the file holds {held:.2f} s")
     sound = media.of_kind("audio")
     if sound and all(stream.gap_seconds > tolerance_seconds(stream.span_seconds or 0.0) for stream in sound):
-        raise _truncated(media, f"{sound[0].gap_seconds:.2f} s of the sound are missing in the middle")
+        raise _truncation(media, f"{sound[0].gap_seconds:.2f} s of the sound are missing in the middle")
 
 
-def _truncated(media: MediaInfo, message: str) -> TruncatedMedia:
+def _truncation(media: MediaInfo, message: str) -> TruncatedMedia:
     held, promised = media.reach_seconds, media.duration_seconds or 0.0
     notes = {"held_seconds": f"{held:.3f}", "promised_seconds": f"{promised:.3f}"}
     return TruncatedMedia(message, evidence=Evidence(notes=notes))

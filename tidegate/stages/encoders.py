@@ -37,8 +37,8 @@ class Encoder:
     upload: str = ""
     """What the picture goes through last."""
 
-    def applied(self, words: Sequence[str]) -> list[str]:
-        """The words for libx264, for this encoder."""
+    def adapt(self, words: Sequence[str]) -> list[str]:
+        """The words of a command for libx264, as this encoder takes them."""
         if self is SOFTWARE:
             return list(words)
         kept: list[str] = []
@@ -54,8 +54,8 @@ class Encoder:
                 kept.append(word)
         return kept
 
-    def called(self, argv: Sequence[str]) -> list[str]:
-        """A command that has the device."""
+    def with_device(self, argv: Sequence[str]) -> list[str]:
+        """The command with what this encoder must be told before all else."""
         return [argv[0], *self.device, *argv[1:]]
 
 
@@ -75,16 +75,16 @@ HARDWARE: dict[str, Encoder] = {
 
 
 async def encoder_for(bench: Workbench, toolchain: Toolchain) -> Encoder:
-    """The one that was asked for, or of `auto` the first, if it works here; else libx264, and that is told."""
-    asked = bench.settings.tools.encoder
-    if asked == "software":
+    """The one that was asked for, or of `auto` the first, if it works here; else libx264, and a note says so."""
+    wanted = bench.settings.tools.encoder
+    if wanted == "software":
         return SOFTWARE
     for name, encoder in HARDWARE.items():
-        if asked in ("auto", name) and await _works(bench, toolchain, encoder):
+        if wanted in ("auto", name) and await _works(bench, toolchain, encoder):
             bench.observe(Note(f"transcode: with {encoder.name}"))
             return encoder
-    wanted = "no hardware encoder works" if asked == "auto" else f"{HARDWARE[asked].name} does not work"
-    bench.observe(Note(f"transcode: {wanted} here; with libx264", "info" if asked == "auto" else "warning"))
+    why = "no hardware encoder works" if wanted == "auto" else f"{HARDWARE[wanted].name} does not work"
+    bench.observe(Note(f"transcode: {why} here; with libx264", "info" if wanted == "auto" else "warning"))
     return SOFTWARE
 
 
@@ -92,9 +92,9 @@ async def _works(bench: Workbench, toolchain: Toolchain, encoder: Encoder) -> bo
     """Whether it encodes five grey pictures."""
     trial = ("-vf", "format=yuv420p", "-c:v", "libx264")
     picture = ("-f", "lavfi", "-i", "color=gray:size=256x144:rate=25:duration=0.2")
-    argv = encoder.called([*global_arguments(toolchain.ffmpeg), *picture, *encoder.applied(trial), "-f", "null", "-"])
+    words = [*global_arguments(toolchain.ffmpeg), *picture, *encoder.adapt(trial), "-f", "null", "-"]
     try:
-        finished = await run(Job("ffmpeg", argv, TRIAL_SECONDS), bench.settings.process)
+        result = await run(Job("ffmpeg", encoder.with_device(words), TRIAL_SECONDS), bench.settings.process)
     except TidegateError:
         return False
-    return finished.exit_code == 0
+    return result.exit_code == 0

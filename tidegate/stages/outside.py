@@ -36,12 +36,12 @@ def outside_of(bench: Workbench, stage: str) -> Outside:
         tools=bench.settings.tools,
         roots=bench.roots,
         ffmpeg=lambda: bench.toolchain().ffmpeg,
-        run_tool=partial(_supervised, bench, stage),
-        look=partial(_look, bench, stage),
+        run_tool=partial(_run_tool, bench, stage),
+        look=partial(_inspect_header, bench, stage),
     )
 
 
-async def _supervised(
+async def _run_tool(
     bench: Workbench,
     stage: str,
     *,
@@ -49,27 +49,30 @@ async def _supervised(
     stall_timeout: timedelta | None = None,
     folder: Path | None = None,
     environment: Mapping[str, str] | None = None,
-    **job: Any,
+    **options: Any,
 ) -> JobResult:
-    """See `transfer.outside.RunTool`, whose other arguments are those of `Job`."""
-    limits, told = bench.settings.process, dict(environment or {})
+    """A `RunTool` for resolvers: in a folder of its own, with no more of the network than it needs.
+
+    Its other arguments are those of `Job`.
+    """
+    limits, variables = bench.settings.process, dict(environment or {})
     if stall_timeout is not None:
         limits = limits.model_copy(update={"stall_timeout": stall_timeout})
-    reach = reach_of(told) if network is None else network
-    with nullcontext(folder) if folder else _folder_of_its_own() as at:
+    reach = reach_of(variables) if network is None else network
+    with nullcontext(folder) if folder else _temporary_folder() as at:
         if reach != "none":
             # Programs of .NET unpack their libraries before they begin, by default into the person's home.
-            told = {"TMPDIR": str(at), UNPACKED: str(at)} | told
-        asked = Job(
-            **job,
-            environment=told,
+            variables = {"TMPDIR": str(at), UNPACKED: str(at)} | variables
+        job = Job(
+            **options,
+            environment=variables,
             folder=at,
             network=reach,
             programs=_ffmpeg_of(bench) if reach != "none" else (),
             stage=stage,
             observe=bench.observe,
         )
-        return await run(asked, limits)
+        return await run(job, limits)
 
 
 def reach_of(environment: Mapping[str, str]) -> NetworkAccess:
@@ -83,7 +86,7 @@ def reach_of(environment: Mapping[str, str]) -> NetworkAccess:
 
 
 @contextmanager
-def _folder_of_its_own() -> Iterator[Path]:
+def _temporary_folder() -> Iterator[Path]:
     with TemporaryDirectory(prefix="tidegate-tool-", ignore_cleanup_errors=True) as folder:
         yield Path(folder)
 
@@ -95,7 +98,7 @@ def _ffmpeg_of(bench: Workbench) -> tuple[str, ...]:
     return ()
 
 
-async def _look(bench: Workbench, stage: str, path: Path) -> MediaInfo:
+async def _inspect_header(bench: Workbench, stage: str, path: Path) -> MediaInfo:
     limits = bench.settings.process
     seconds = limits.probe_timeout.total_seconds()
     return await inspect(path, "header", limits, seconds, stage=stage, observe=bench.observe)

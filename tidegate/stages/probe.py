@@ -46,8 +46,8 @@ async def identify(bench: Workbench, source: Source) -> tuple[Identity, Transfer
     identity, cost = await resolver.identify(outside, source)
     other = resolver_for(source, identity)
     if other is not resolver:  # what the link alone did not tell: a page or a playlist knows better what it is
-        told, more = await other.identify(outside, source)
-        identity, cost = told.model_copy(update={"content_type": identity.content_type}), cost + more
+        own, more = await other.identify(outside, source)
+        identity, cost = own.model_copy(update={"content_type": identity.content_type}), cost + more
     return await to_thread.run_sync(distinguished, identity, source, bench.home.secrets), cost
 
 
@@ -87,7 +87,7 @@ async def probe(
 
 def choose_rendition(renditions: tuple[Rendition, ...], quality: Quality) -> Rendition:
     """The highest rendition at or below the rung, else the lowest; without a rung the best, for `worst` the lowest."""
-    ranked = ranked_renditions(renditions)
+    ranked = rank_renditions(renditions)
     if quality is Quality.WORST:
         return ranked[0]
     cap = quality.height
@@ -95,7 +95,7 @@ def choose_rendition(renditions: tuple[Rendition, ...], quality: Quality) -> Ren
     return fitting[-1] if fitting else ranked[0]
 
 
-def ranked_renditions(renditions: tuple[Rendition, ...]) -> list[Rendition]:
+def rank_renditions(renditions: tuple[Rendition, ...]) -> list[Rendition]:
     """The lowest first: by height, then by bandwidth."""
     return sorted(renditions, key=lambda r: (r.height or 0, r.bandwidth_bps or 0))
 

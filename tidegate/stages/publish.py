@@ -27,7 +27,7 @@ from tidegate.report.document import document
 from tidegate.report.failure import err_log
 from tidegate.report.html import html_report
 from tidegate.stages.analyze import CONTACT_SHEET, WAVEFORM
-from tidegate.stages.seal import sealed, track_of, unbroken
+from tidegate.stages.seal import add_seal, track_of, verify_seal
 from tidegate.stages.workbench import Workbench
 
 RECIPE = 3
@@ -68,18 +68,18 @@ def publish_failure(outcome: Outcome, target: Path, roots: Roots | None = None) 
         if roots is not None:
             roots.require_writable(target)
         write_published(log, _text(err_log(outcome.failure, outcome.source)))
-        told = outcome.model_copy(update={"failure_log": log})
+        with_log = outcome.model_copy(update={"failure_log": log})
         if _holds_success(target):
-            return told
-        told = told.model_copy(update={"report_folder": target})
-        page = html_report(told, {}, title=slug_of(target), now=outcome.failure.at)
+            return with_log
+        with_report = with_log.model_copy(update={"report_folder": target})
+        page = html_report(with_report, {}, title=slug_of(target), now=outcome.failure.at)
         write_published(target / "report.html", _text(page))
-        write_published(target / "report.json", _json(document(told)))
+        write_published(target / "report.json", _json(document(with_report)))
     except Exception:  # noqa: BLE001  # evidence is a courtesy; it must not hide the failure
         with contextlib.suppress(OSError):
             target.rmdir()  # an empty folder would tell of nothing
         return outcome.model_copy(update={"failure_log": log if log.exists() else None})
-    return told
+    return with_report
 
 
 def folder_name(name: str, key: str) -> str:
@@ -117,9 +117,9 @@ def _publish(bench: Workbench, outcome: Outcome, target: Path, now: datetime) ->
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         _clear_away(_left_behind(target))
-        standing = unbroken(target / _meta_name(target), inputs)
+        standing = verify_seal(target / _meta_name(target), inputs)
         if standing is not None:
-            return _adopted(bench, target, standing, now)
+            return _adopt(bench, target, standing, now)
         bench.require_space(target.parent, outcome.remux.asset.size_bytes)
         prepared.mkdir()
         tracks = _fill(bench, outcome, outcome.remux, outcome.analysis, prepared, target, inputs, now)
@@ -144,7 +144,7 @@ def _inputs(remux: RemuxResult, analysis: AnalysisResult, target: Path) -> str:
     return fingerprint("publish", RECIPE, str(target), *made_from)
 
 
-def _adopted(bench: Workbench, target: Path, tracks: tuple[Track, ...], now: datetime) -> PublishResult:
+def _adopt(bench: Workbench, target: Path, tracks: tuple[Track, ...], now: datetime) -> PublishResult:
     """The folder as it stands, without the log of a run that failed since: that failure is over."""
     with bench.fence():
         for log in target.glob(ERR_LOGS):
@@ -183,29 +183,29 @@ def _fill(
     track = track_of(folder / media)
     if track.digest != remux.asset.main.digest:
         raise StoreUnavailable(f"The asset {remux.asset.address} is damaged; it was not published")
-    beside = _beside(bench, remux.asset, folder, slug_name)
+    beside = _copy_sidecars(bench, remux.asset, folder, slug_name)
     pictures = _pictures(bench, analysis, folder)
     published = PublishResult(folder=target, tracks=(track, *beside), recorded_at=now)
-    told = outcome.model_copy(update={"status": "completed", "published": published})
+    final = outcome.model_copy(update={"status": "completed", "published": published})
     captions = {_CAPTIONS[path.name]: path for path in pictures}
     page, data, meta = folder / "report.html", folder / "report.json", folder / _meta_name(target)
-    write_published(page, _text(html_report(told, captions, title=slug_name, now=now)))
-    write_published(data, _json(document(told)))
+    write_published(page, _text(html_report(final, captions, title=slug_name, now=now)))
+    write_published(data, _json(document(final)))
     tracks = (track, *beside, *(track_of(path) for path in (*pictures, page, data)))
-    write_published(meta, _json(sealed(_meta(told, remux), inputs, tracks)))
+    write_published(meta, _json(add_seal(_meta(final, remux), inputs, tracks)))
     return (*tracks, track_of(meta))
 
 
-def _beside(bench: Workbench, asset: Asset, folder: Path, slug_name: str) -> list[Track]:
+def _copy_sidecars(bench: Workbench, asset: Asset, folder: Path, slug_name: str) -> list[Track]:
     """The sidecars, under the video's name: players find subtitles by it."""
-    made = []
+    tracks = []
     for sidecar in asset.tracks[1:]:
         path = folder / f"{slug_name}.{sidecar.name}"
         _copy(bench, asset, sidecar.name, path)
-        made.append(track_of(path))
-        if made[-1].digest != sidecar.digest:
+        tracks.append(track_of(path))
+        if tracks[-1].digest != sidecar.digest:
             raise StoreUnavailable(f"The asset {asset.address} is damaged; it was not published")
-    return made
+    return tracks
 
 
 def _meta_name(target: Path) -> str:

@@ -56,10 +56,10 @@ def offsets_seconds(media: MediaInfo) -> list[float]:
 def output_arguments(decision: Decision, media: MediaInfo, threads: int) -> list[str]:
     """Everything between the input and the output's name."""
     return [
-        *_maps(decision, media),
+        *_output_maps(decision, media),
         *video_arguments(decision, media, threads),
         *audio_arguments(decision, media),
-        *_beside(decision),
+        *_other_streams(decision),
         *("-map_metadata", "0", "-map_chapters", "0", "-dn"),
         # Only for repair: elsewhere it would undo the edit list that lets picture and sound begin together.
         *(("-avoid_negative_ts", "make_zero") if decision.strategy is Strategy.REPAIR else ()),
@@ -68,11 +68,11 @@ def output_arguments(decision: Decision, media: MediaInfo, threads: int) -> list
     ]
 
 
-def _beside(decision: Decision) -> list[str]:
+def _other_streams(decision: Decision) -> list[str]:
     """What becomes of the streams beside picture and sound."""
     return [
         *(("-c:s", decision.subtitles) if decision.subtitles != "none" else ()),
-        *_covers(decision),
+        *_cover_arguments(decision),
         *(("-c:t", "copy") if decision.keep_attachments else ()),
     ]
 
@@ -101,14 +101,14 @@ def sidecar_arguments(sidecar: Sidecar, media: MediaInfo) -> list[str]:
     ]
 
 
-def _maps(decision: Decision, media: MediaInfo) -> list[str]:
+def _output_maps(decision: Decision, media: MediaInfo) -> list[str]:
     """Streams by their place in their file: `v` would take cover art for the film."""
     video = [media.video.index] if decision.video != "none" and media.video else []
     wanted = [*video, *decision.keep_audio, *decision.keep_subtitles, *decision.keep_covers, *decision.keep_attachments]
-    return _mapped(wanted, _places(media))
+    return _map_arguments(wanted, _places(media))
 
 
-def _mapped(indexes: Iterable[int], places: dict[int, str]) -> list[str]:
+def _map_arguments(indexes: Iterable[int], places: dict[int, str]) -> list[str]:
     return [word for index in indexes for word in ("-map", places[index])]
 
 
@@ -120,7 +120,7 @@ def _places(media: MediaInfo, inputs_before: int = 0) -> dict[int, str]:
     }
 
 
-def _covers(decision: Decision) -> list[str]:
+def _cover_arguments(decision: Decision) -> list[str]:
     """Attached pictures come after the film, if there is one, and are never encoded."""
     first = 0 if decision.video == "none" else 1
     return [
@@ -161,13 +161,13 @@ def filters(decision: Decision, video: StreamInfo) -> list[str]:
     """The picture's way to 8-bit 4:2:0 with square pixels and even sides. Each step only where it is needed."""
     return [
         *([f"bwdif=mode=send_frame:parity={decision.deinterlace}:deint=all"] if decision.deinterlace else []),
-        *_resized(decision, video),
-        *_tone_mapped(decision, video),
+        *_scale_filters(decision, video),
+        *_tone_map_filters(decision, video),
         "format=yuv420p",
     ]
 
 
-def _resized(decision: Decision, video: StreamInfo) -> list[str]:
+def _scale_filters(decision: Decision, video: StreamInfo) -> list[str]:
     size = picture_size(decision, video)
     if size is None:
         return [f"scale=-2:{decision.height}" if decision.height else "scale=trunc(iw/2)*2:trunc(ih/2)*2"]
@@ -196,7 +196,7 @@ def _even(length: float) -> int:
     return max(2, int(length + 1e-6) // 2 * 2)
 
 
-def _tone_mapped(decision: Decision, video: StreamInfo) -> list[str]:
+def _tone_map_filters(decision: Decision, video: StreamInfo) -> list[str]:
     """HDR to the colours and the range of ordinary screens, told to the encoder as such."""
     if decision.tone_map is None:
         return []
@@ -263,7 +263,7 @@ def chunk_arguments(video: list[str], place: int, bounds: tuple[float | None, fl
 def sound_arguments(decision: Decision, media: MediaInfo) -> list[str]:
     """All of the sound, and nothing else, as it would be in the whole file."""
     return [
-        *_mapped(decision.keep_audio, _places(media)),
+        *_map_arguments(decision.keep_audio, _places(media)),
         *audio_arguments(decision, media),
         *("-map_metadata", "-1", "-map_chapters", "-1"),
         *_MUXING,
@@ -285,13 +285,13 @@ def join_arguments(decision: Decision, media: MediaInfo, sources: int, encoder: 
     return [
         *("-map", "0:0"),
         *(word for place in sound for word in ("-map", place) if encoded),
-        *([] if encoded else _mapped(decision.keep_audio, places)),
-        *_mapped((*decision.keep_subtitles, *decision.keep_covers, *decision.keep_attachments), places),
+        *([] if encoded else _map_arguments(decision.keep_audio, places)),
+        *_map_arguments((*decision.keep_subtitles, *decision.keep_covers, *decision.keep_attachments), places),
         *("-c:v:0", "copy"),
         *(("-c:a", "copy") if decision.audio != "none" else ()),
-        *_beside(decision),
+        *_other_streams(decision),
         *("-map_metadata", "1", "-map_chapters", "1", "-dn"),
-        *_said_of_streams(decision, media, places),
+        *_stream_metadata(decision, media, places),
         *("-metadata:s:v:0", f"encoder=Lavc {encoder}"),
         *(word for n, _ in enumerate(sound) for word in (f"-metadata:s:a:{n}", "encoder=Lavc aac") if encoded),
         *_MUXING,
@@ -299,7 +299,7 @@ def join_arguments(decision: Decision, media: MediaInfo, sources: int, encoder: 
     ]
 
 
-def _said_of_streams(decision: Decision, media: MediaInfo, places: dict[int, str]) -> list[str]:
+def _stream_metadata(decision: Decision, media: MediaInfo, places: dict[int, str]) -> list[str]:
     """Language and title of each stream of the output are the source's."""
     assert media.video is not None  # noqa: S101
     kinds = {

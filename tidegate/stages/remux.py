@@ -38,8 +38,8 @@ from tidegate.model import (
 from tidegate.resilience.quality import first_aim, rung_of, threads_for
 from tidegate.stages.decide import decide, findings, ladder, smaller, worth_a_look
 from tidegate.stages.recipes import offsets_seconds, output_arguments, repair_arguments
-from tidegate.stages.scan import looked_at
-from tidegate.stages.sidecars import sidecars
+from tidegate.stages.scan import look_at_samples
+from tidegate.stages.sidecars import make_sidecars
 from tidegate.stages.transcode import Film, memory_cap, transcode, verified
 from tidegate.stages.verification import damage_of
 from tidegate.stages.workbench import Workbench
@@ -90,7 +90,7 @@ async def remux(
             if made is not None:
                 break
         media, verification, chunks = made
-        beside, lost = await sidecars(bench, toolchain, source, rung, output.parent, memory_cap(aim))
+        beside, lost = await make_sidecars(bench, toolchain, source, rung, output.parent, memory_cap(aim))
         rung = rung.model_copy(
             update={"sidecars": tuple(sidecar for sidecar in rung.sidecars if sidecar.name in beside)}
         )
@@ -148,7 +148,7 @@ async def _looked_into(
     """The source with what a look at its pictures added, and whether HDR could be tone-mapped."""
     media, tone_maps = source.media, True
     if media.video is not None and worth_a_look(media, profile, decide(media, profile, quality)):
-        media = await looked_at(bench, toolchain, source, memory_cap(aim))
+        media = await look_at_samples(bench, toolchain, source, memory_cap(aim))
     if media.video is not None and media.video.color_transfer:
         tone_maps = await can_tone_map(toolchain, bench.settings.process)
     return source.model_copy(update={"media": media}), tone_maps
@@ -192,11 +192,11 @@ async def _whole(film: Film) -> tuple[MediaInfo, Verification]:
             demuxer_options=repair_arguments(rung),
             offsets_seconds=offsets_seconds(film.media),
         ),
-        *film.encoder.applied(output_arguments(rung, film.media, film.toolchain.encoder_threads)),
+        *film.encoder.adapt(output_arguments(rung, film.media, film.toolchain.encoder_threads)),
         file_url(output),
     ]
     ran = await run_ffmpeg(
-        film.encoder.called(command),
+        film.encoder.with_device(command),
         stage="remux",
         doing="transcode" if transcodes else "",
         limits=bench.settings.process,

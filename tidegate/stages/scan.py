@@ -25,14 +25,14 @@ SURE = 10
 """How many times as many pictures must show fields as show none, where the header says that there are none."""
 Scan = Literal["progressive", "tff", "bff"]
 
-SAID = r"Multi frame detection: TFF:\s*(\d+) BFF:\s*(\d+) Progressive:\s*(\d+)"
+IDET_SUMMARY = r"Multi frame detection: TFF:\s*(\d+) BFF:\s*(\d+) Progressive:\s*(\d+)"
 
 
-_HEADER_DOES = (RefusedByMuxer, BadTimestamps, EncoderUnknown, MemoryExhausted, ProcessTimeout)
+_HEADER_STANDS = (RefusedByMuxer, BadTimestamps, EncoderUnknown, MemoryExhausted, ProcessTimeout)
 """Failures of the look after which the header is believed. The filter may be missing, too."""
 
 
-async def looked_at(
+async def look_at_samples(
     bench: Workbench, toolchain: Toolchain, source: DownloadResult, memory_cap_bytes: int | None
 ) -> MediaInfo:
     """Its media, with what samples of the pictures show. Samples that fail leave it to the header."""
@@ -52,7 +52,7 @@ async def looked_at(
             memory_cap_bytes=memory_cap_bytes,
             on_stderr=lambda line: lines.append(line) if "detection:" in line else None,
         )
-    except _HEADER_DOES as error:
+    except _HEADER_STANDS as error:
         bench.observe(Note(f"remux: no sample of the pictures could be looked at: {error.message}", "warning"))
     scan = scan_of(lines, header_says_whole=video.field_order == "progressive")
     seen = video.model_copy(update={"scan": scan})
@@ -65,17 +65,8 @@ def sample_arguments(toolchain: Toolchain, source: Path, video: StreamInfo, leng
     inputs, outputs = [], []
     for number, at in enumerate(sample_places(length or 0.0)):
         # All inputs are decoded at once; with a thread for each core they would hold as many pictures each.
-        inputs += [
-            "-threads",
-            "1",
-            "-ss",
-            f"{at:.3f}",
-            "-t",
-            f"{SAMPLE_SECONDS:g}",
-            *input_restrictions(),
-            "-i",
-            file_url(source),
-        ]
+        inputs += [*("-threads", "1", "-ss", f"{at:.3f}", "-t", f"{SAMPLE_SECONDS:g}"), *input_restrictions()]
+        inputs += ["-i", file_url(source)]
         place = video.index if video.place is None else video.place
         outputs += ["-map", f"{number}:{place}", "-vf", "idet", "-f", "null", "-"]
     return [*global_arguments(toolchain.ffmpeg), *inputs, *outputs]
@@ -95,7 +86,7 @@ def scan_of(lines: Iterable[str], *, header_says_whole: bool = False) -> Scan | 
     Interlaced pictures agree on their first field. Fine patterns and captions, which idet takes for fields, do not:
     a progressive test card was called 47 times top first, 45 times bottom first and 8 times whole.
     """
-    found = [[int(number) for number in match.groups()] for line in lines if (match := re.search(SAID, line))]
+    found = [[int(number) for number in match.groups()] for line in lines if (match := re.search(IDET_SUMMARY, line))]
     top, bottom, whole = (sum(column) for column in zip(*found, strict=True)) if found else (0, 0, 0)
     if not top + bottom + whole:
         return None

@@ -27,13 +27,13 @@ class Seal(Value):
     """Fingerprint of the sealed file without its seal."""
 
 
-def sealed(content: dict[str, Any], inputs: str, tracks: tuple[Track, ...]) -> dict[str, Any]:
+def add_seal(content: dict[str, Any], inputs: str, tracks: tuple[Track, ...]) -> dict[str, Any]:
     """The JSON document `content` with a seal."""
     seal = Seal(inputs=inputs, tracks=tracks, content=fingerprint(content))
     return {**content, "seal": seal.model_dump(mode="json")}
 
 
-def unbroken(sealed_file: Path, inputs: str) -> tuple[Track, ...] | None:
+def verify_seal(sealed_file: Path, inputs: str) -> tuple[Track, ...] | None:
     """The tracks of the folder that `sealed_file` stands in, itself the last, if they are exactly those that were made
     from `inputs`. Reads them all."""
     try:

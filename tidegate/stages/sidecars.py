@@ -17,7 +17,7 @@ from tidegate.stages.recipes import offsets_seconds, sidecar_arguments
 from tidegate.stages.workbench import Workbench
 
 
-async def sidecars(
+async def make_sidecars(
     bench: Workbench,
     toolchain: Toolchain,
     source: DownloadResult,
@@ -30,20 +30,20 @@ async def sidecars(
     All in one reading; only where that fails, each on its own.
     """
     try:
-        return await _written(bench, toolchain, source, rung.sidecars, folder, memory_cap_bytes), ()
+        return await _write(bench, toolchain, source, rung.sidecars, folder, memory_cap_bytes), ()
     except (RefusedByMuxer, BadTimestamps):
-        made: dict[str, Path] = {}
+        paths: dict[str, Path] = {}
     lost: list[Finding] = []
     for sidecar in rung.sidecars:
         try:
-            made |= await _written(bench, toolchain, source, (sidecar,), folder, memory_cap_bytes)
+            paths |= await _write(bench, toolchain, source, (sidecar,), folder, memory_cap_bytes)
         except (RefusedByMuxer, BadTimestamps) as error:
             message = f"{sidecar.name} could not be made: {error.message}"
             lost.append(Finding(code="sidecar_lost", message=message))
-    return made, tuple(lost)
+    return paths, tuple(lost)
 
 
-async def _written(
+async def _write(
     bench: Workbench,
     toolchain: Toolchain,
     source: DownloadResult,

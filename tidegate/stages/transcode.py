@@ -223,14 +223,14 @@ class _Work:
             *(("-ss", f"{chunk.seek_seconds:.6f}") if chunk.seek_seconds is not None else ()),
         ]
         tick = ":".join(map(str, self.plan.encoder_tick))
-        video = film.encoder.applied(video_arguments(film.decision, film.media, self.threads))
+        video = film.encoder.adapt(video_arguments(film.decision, film.media, self.threads))
         tail = chunk_arguments(video, place, (chunk.after_seconds, chunk.before_seconds), tick)
         demuxer = repair_arguments(film.decision)
         return Piece(
             key=self._spec(track, head, demuxer, tail),
             title=f"chunk {chunk.number + 1} of {len(self.plan.chunks)}",
             argv=tuple(
-                film.encoder.called(
+                film.encoder.with_device(
                     [
                         *global_arguments(film.toolchain.ffmpeg),
                         *head,

@@ -39,15 +39,15 @@ def verify(source: MediaInfo, output: MediaInfo, decision: Decision) -> Verifica
     Raises:
         VerificationFailed: a stream is missing, shorter or longer, shifted, lost packets or frames, or does not decode.
     """
-    pairs = paired_streams(source, output, decision)
+    pairs = pair_streams(source, output, decision)
     worst = skew = 0.0
     for ours, theirs in pairs:
-        worst = max(worst, _same_length(ours, theirs), _same_place(ours, theirs, pairs[0]))
-        skew = max(skew, _ends_together(ours, theirs, pairs[0]))
-        _decodes(ours)
+        worst = max(worst, _compare_lengths(ours, theirs), _compare_starts(ours, theirs, pairs[0]))
+        skew = max(skew, _compare_ends(ours, theirs, pairs[0]))
+        _require_decodable(ours)
         copied = decision.video == "copy" if ours.kind == "video" else decision.audio == "copy"
-        _nothing_lost(ours, theirs, copied=copied, sampled=output.depth == "sampled")
-    _covers_kept(output, decision)
+        _require_all_packets(ours, theirs, copied=copied, sampled=output.depth == "sampled")
+    _require_covers(output, decision)
     longest = max((ours for ours, _ in pairs), key=lambda ours: ours.span_seconds or 0.0)
     length = longest.span_seconds or 0.0
     sampled = output.depth == "sampled"
@@ -67,7 +67,7 @@ def verify(source: MediaInfo, output: MediaInfo, decision: Decision) -> Verifica
     )
 
 
-def paired_streams(source: MediaInfo, output: MediaInfo, decision: Decision) -> list[tuple[StreamInfo, StreamInfo]]:
+def pair_streams(source: MediaInfo, output: MediaInfo, decision: Decision) -> list[tuple[StreamInfo, StreamInfo]]:
     """(output, source) for every picture and sound stream that the decision keeps.
 
     Raises:
@@ -82,7 +82,7 @@ def paired_streams(source: MediaInfo, output: MediaInfo, decision: Decision) -> 
     return list(zip(found, expected, strict=True))
 
 
-def _same_length(ours: StreamInfo, theirs: StreamInfo) -> float:
+def _compare_lengths(ours: StreamInfo, theirs: StreamInfo) -> float:
     expected, decoded = theirs.span_seconds or 0.0, ours.span_seconds or 0.0
     difference = abs(decoded - expected)
     if difference > tolerance_seconds(expected):
@@ -93,14 +93,14 @@ def _same_length(ours: StreamInfo, theirs: StreamInfo) -> float:
     return difference
 
 
-def _decodes(stream: StreamInfo) -> None:
+def _require_decodable(stream: StreamInfo) -> None:
     if not stream.frames:
         raise VerificationFailed(f"Nothing of the {stream.kind} ({stream.codec}) can be decoded")
     if stream.decode_errors:
         raise VerificationFailed(f"{stream.decode_errors} places of the {stream.kind} cannot be decoded")
 
 
-def _same_place(ours: StreamInfo, theirs: StreamInfo, first: tuple[StreamInfo, StreamInfo]) -> float:
+def _compare_starts(ours: StreamInfo, theirs: StreamInfo, first: tuple[StreamInfo, StreamInfo]) -> float:
     """Sound that is whole but shifted against the picture is damaged all the same."""
     places = (ours.start_seconds, theirs.start_seconds, first[0].start_seconds, first[1].start_seconds)
     if any(place is None for place in places):
@@ -112,7 +112,7 @@ def _same_place(ours: StreamInfo, theirs: StreamInfo, first: tuple[StreamInfo, S
     return shift
 
 
-def _ends_together(ours: StreamInfo, theirs: StreamInfo, first: tuple[StreamInfo, StreamInfo]) -> float:
+def _compare_ends(ours: StreamInfo, theirs: StreamInfo, first: tuple[StreamInfo, StreamInfo]) -> float:
     """Sound that runs away from the picture: each may be as long as it may, and both differ in other directions.
 
     By the length that was held: where recordings were joined, the last end tells nothing of the first piece.
@@ -131,16 +131,16 @@ def _end(stream: StreamInfo) -> float | None:
     return None if stream.span_seconds is None else (stream.start_seconds or 0.0) + stream.span_seconds
 
 
-def _covers_kept(output: MediaInfo, decision: Decision) -> None:
+def _require_covers(output: MediaInfo, decision: Decision) -> None:
     found = sum(stream.attached_picture for stream in output.streams)
     if found < len(decision.keep_covers):
         raise VerificationFailed(f"The output has {found} attached pictures, expected {len(decision.keep_covers)}")
 
 
-def _nothing_lost(ours: StreamInfo, theirs: StreamInfo, *, copied: bool, sampled: bool = False) -> None:
+def _require_all_packets(ours: StreamInfo, theirs: StreamInfo, *, copied: bool, sampled: bool = False) -> None:
     """Tools drop what they cannot place; counted, and told in seconds so that the tolerance is the same everywhere."""
     if not copied and ours.kind == "audio":
-        _covers_as_much(ours, theirs)
+        _require_all_sound(ours, theirs)
         return
     before, after = theirs.packets or 0, (ours.packets if copied or sampled else ours.frames) or 0
     if not copied and theirs.field_order not in (None, "progressive"):
@@ -157,7 +157,7 @@ def damage_of(source: MediaInfo, output: MediaInfo, decision: Decision) -> tuple
     """What the output lacks within the tolerance: what of the source could not be decoded stands still in it."""
     lost = [
         (ours, ours.gap_seconds - theirs.gap_seconds)
-        for ours, theirs in paired_streams(source, output, decision)
+        for ours, theirs in pair_streams(source, output, decision)
         if ours.gap_seconds - theirs.gap_seconds > tolerance_seconds(0.0)
     ]
     return tuple(
@@ -166,7 +166,7 @@ def damage_of(source: MediaInfo, output: MediaInfo, decision: Decision) -> tuple
     )
 
 
-def _covers_as_much(ours: StreamInfo, theirs: StreamInfo) -> None:
+def _require_all_sound(ours: StreamInfo, theirs: StreamInfo) -> None:
     before, after = theirs.covered_seconds, ours.covered_seconds
     if before is None or after is None:
         return

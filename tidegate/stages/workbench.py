@@ -27,7 +27,7 @@ SPARE_BYTES = 16 * 1024 * 1024
 
 @dataclass(frozen=True)
 class Workbench:
-    """See the module."""
+    """The settings, the folders, the tools and the listeners of one run."""
 
     settings: Settings
     observe: Observer = field(default=unobserved)

@@ -76,7 +76,7 @@ def cut(timeline: Timeline, chunk_seconds: float) -> Cut | str:
     step = 1 / Fraction(*timeline.rate) if timeline.rate else timeline.tick
     return Cut(
         chunks=tuple(_chunks(timeline, starts)),
-        first_seconds=_from_the_beginning(timeline, timeline.first),
+        first_seconds=_seconds_into_file(timeline, timeline.first),
         encoder_tick=(step.numerator, step.denominator),
     )
 
@@ -98,7 +98,7 @@ def _chunks(timeline: Timeline, starts: list[int]) -> list[Chunk]:
     counts = [0, *(count for count, _, _ in cuts), timeline.frames]
     moments = [None, *(float(round(Fraction(before + key, 2) * timeline.tick, 6)) for _, before, key in cuts), None]
     seeks = [None, *(_seek(timeline, index) for index in starts)]
-    ends = [_shown_us(timeline, number, at) for number, at in _firsts(timeline, cuts)]
+    ends = [_begin_us(timeline, number, at) for number, at in _firsts(timeline, cuts)]
     return [
         Chunk(
             number=number,
@@ -118,14 +118,14 @@ def _firsts(timeline: Timeline, cuts: list[tuple[int, int, int]]) -> list[tuple[
     return [(0, timeline.first), *((count, key) for count, _, key in cuts), (timeline.frames - 1, timeline.last)]
 
 
-def _shown_us(timeline: Timeline, number: int, at: int) -> int:
+def _begin_us(timeline: Timeline, number: int, at: int) -> int:
     """When a picture is shown, in microseconds after the first, as the encoder dates it."""
     if timeline.rate:
         return round(number * 10**6 / Fraction(*timeline.rate))
     return round((at - timeline.first) * timeline.tick * 10**6)
 
 
-def _from_the_beginning(timeline: Timeline, at: int) -> float:
+def _seconds_into_file(timeline: Timeline, at: int) -> float:
     begins_us = timeline.begins_us[timeline.track]
     return float(round(at * timeline.tick - Fraction(begins_us, 10**6), 6))
 
@@ -136,5 +136,5 @@ def _seek(timeline: Timeline, index: int) -> float | None:
     back = index - (1 if timeline.exact_seek else 2)
     if back < 0:
         return None
-    seconds = _from_the_beginning(timeline, timeline.cuts[back][2])
+    seconds = _seconds_into_file(timeline, timeline.cuts[back][2])
     return seconds + SEEK_PAST_SECONDS if seconds > 0 else None
