@@ -51,8 +51,8 @@ class RequestHead:
 
     @property
     def path(self) -> str:
-        """The target without its query."""
-        return self.target.partition("?")[0]
+        """The target without its query, and without the host that a client names to a proxy."""
+        return re.sub(r"^http://[^/]*", "", self.target.partition("?")[0])
 
     @property
     def query(self) -> str:
