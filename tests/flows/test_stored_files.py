@@ -18,7 +18,7 @@ from typing import Any
 
 import httpx
 import pytest
-from prefect.results import ResultRecord
+from prefect._result_records import ResultRecord
 
 from tests.support.aftermath import STAGES, left_running, made_now, unfinished_files, works
 from tests.support.command import Command, Ended
@@ -244,7 +244,7 @@ def test_every_field_of_a_checkpoint_is_known(generation: Path, case: str) -> No
     records = sorted((generation / case / "tidegate" / "results").glob("*.json"))
     assert records
     for path in records:
-        value = ResultRecord.deserialize(path.read_bytes()).result
+        value: Any = ResultRecord.deserialize(path.read_bytes()).result
         assert type(value) is RESULTS[path.name.partition("-")[0]]
         stored = json.loads(json.loads(path.read_text())["result"])["data"]
         assert differences(stored, value.model_dump(mode="json")) == []
