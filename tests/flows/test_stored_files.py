@@ -220,7 +220,8 @@ def test_a_run_that_was_killed_below_a_rendition_is_resumed_below_it(
     assert left.bytes_of_segments() == missing(generation, held)
     assert [tried["label"] for tried in ended.document["tried"]] == ["96x72, 90 kbit/s"]
     assert ended.document["output"]["video"]["height"] == 48
-    assert names_of_subflows(prefect_server, ended.document["flow_run_id"]) == ["fallback"]
+    [name] = names_of_subflows(prefect_server, ended.document["flow_run_id"])
+    assert name in ("fallback", "download fallback"), "as it was called, or is now"
     assert [one["cure"] for one in left.listing()] == [None, None], "there is nothing left to resume"
 
 
@@ -236,7 +237,8 @@ def test_a_run_that_was_killed_below_a_target_is_resumed_below_it(
     assert [":240" in call for call in encoded] == [True], "no larger picture was tried again"
     assert [tried["rendition"] for tried in ended.document["tried"]] == ["720p"]
     assert ended.document["output"]["video"]["height"] == 240
-    assert names_of_subflows(prefect_server, ended.document["flow_run_id"]) == ["fallback"]
+    [name] = names_of_subflows(prefect_server, ended.document["flow_run_id"])
+    assert name in ("fallback", "transcode fallback"), "as it was called, or is now"
 
 
 @pytest.mark.parametrize("case", SOURCES)
@@ -253,7 +255,11 @@ def test_every_field_of_a_checkpoint_is_known(generation: Path, case: str) -> No
 def differences(stored: Any, parsed: Any, at: str = "") -> list[str]:
     """What was stored and is not there, or otherwise, in what was read; new fields are no difference."""
     if isinstance(stored, dict) and isinstance(parsed, dict):
-        return [one for name in stored for one in differences(stored[name], parsed.get(name), f"{at}.{name}")]
+        return [
+            one
+            for name in stored
+            for one in differences(stored[name], parsed.get(name, "no such field"), f"{at}.{name}")
+        ]
     if isinstance(stored, list) and isinstance(parsed, list) and len(stored) == len(parsed):
         pairs = enumerate(zip(stored, parsed, strict=True))
         return [one for number, (old, new) in pairs for one in differences(old, new, f"{at}[{number}]")]
