@@ -124,7 +124,6 @@ def test_a_proxy_in_the_environment_is_not_asked_for_the_server_on_this_host(com
     command.environment |= {"http_proxy": "http://127.0.0.1:9", "HTTP_PROXY": "http://127.0.0.1:9"}
     ended = command.run(str(clip(clips)), "--until", "probe")
     assert ended.code == 0, ended.stderr
-    assert ended.seconds < 60
 
 
 @pytest.mark.parametrize("home", ["/proc/x", "a file"])

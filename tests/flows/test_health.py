@@ -174,7 +174,6 @@ def test_a_dead_server_is_told_with_where_it_is_named(where: str, command: Comma
     assert (ended.code, ended.failure["type"]) == (1, "server_unavailable")
     assert "http://127.0.0.1:9/api" in ended.failure["message"] and called in ended.failure["message"]
     assert "Connection refused" in ended.failure["message"] and "start it" in ended.failure["suggested_actions"][0]
-    assert ended.seconds < 15, "before Prefect is imported"
     done = subprocess.run(
         [sys.executable, "-m", "flows.doctor", "--json"],
         env=command.env(), cwd=command.home, capture_output=True, text=True,

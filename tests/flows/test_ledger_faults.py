@@ -310,7 +310,6 @@ def test_half_a_second_on_each_call_of_the_ledger_costs_time_and_nothing_else(
     asked = len(statements(remote)) - logged
     meanwhile = 2 * took_seconds  # renewals, and what origins are known to do
     assert 40 < asked < 140 + meanwhile, "opening, beginning, claiming, slots, fence, noting, ending"
-    assert took_seconds < asked * 2 * CHUNK_SECONDS + 30, "an undisturbed run, and its calls one after the other"
 
 
 def statements(remote: Remote) -> list[str]:

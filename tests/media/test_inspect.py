@@ -6,7 +6,6 @@ import os
 import random
 import subprocess
 import sys
-import time
 from functools import partial
 from pathlib import Path
 
@@ -16,7 +15,7 @@ import pytest
 
 from tests.support import clips as clip_recipes
 from tests.support.clips import clip, cut, long_clip, spoiled
-from tidegate.errors import NotMedia, TidegateError
+from tidegate.errors import NotMedia, StalledProcess, TidegateError
 from tidegate.events import unobserved
 from tidegate.media import inspect as inspect_module
 from tidegate.media.inspect import Depth, inspect
@@ -130,10 +129,8 @@ def test_garbage_is_no_media(content: bytes, tmp_path: Path) -> None:
 def test_a_pipe_without_a_writer_is_ended_at_the_stall_timeout(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "film.mp4")
     quick = ProcessSettings(startup_grace=1, stall_timeout=0.5, tick=0.1, end_grace=0.5)
-    started = time.monotonic()
-    with pytest.raises(TidegateError):
+    with pytest.raises(StalledProcess):
         look(tmp_path / "film.mp4", limits=quick)
-    assert time.monotonic() - started < 6
 
 
 def test_a_file_that_is_not_there_is_told(tmp_path: Path) -> None:

@@ -26,6 +26,8 @@ from tidegate.settings import ProcessSettings
 
 TOOL = [sys.executable, "-I", fake_tool.__file__]
 GRACE = 0.5
+LONGER_THAN_A_TEST = 3600.0
+"""What waits for it is ended by the timeout of tests, and fails."""
 ATTEMPT = "0123456789abcdef"
 
 pytestmark = pytest.mark.usefixtures("nothing_left")
@@ -81,9 +83,7 @@ def test_a_grandchild_that_is_deaf_to_term_is_ended_wherever_it_went(mark: str, 
         wait_until(lambda: len(children(mark)) == 4, what="for two grandchildren")  # the run, the tool and those
         parent.kill()
     wait_until(lambda: len(children(mark)) == 2, what="for the kernel to end the tool")
-    started = time.monotonic()
     assert sorted(end_leftovers(ATTEMPT, GRACE)) == ["sleep", "sleep"]
-    assert time.monotonic() - started < 30
     assert wait_until_childless(mark) == []
     assert end_leftovers(ATTEMPT, GRACE) == (), "doing it twice does no harm"
 
@@ -93,9 +93,7 @@ def test_one_that_ends_on_term_is_not_waited_for(
 ) -> None:
     reaped.append(tool("exit-on-term 255", f"pid {tmp_path / 'up'}", "hang"))
     ready(tmp_path / "up")
-    started = time.monotonic()
-    assert len(end_leftovers(ATTEMPT, 60)) == 1
-    assert time.monotonic() - started < 30
+    assert len(end_leftovers(ATTEMPT, LONGER_THAN_A_TEST)) == 1
     assert reaped[0].wait() == 255, "it had time to end as it likes"
 
 

@@ -95,10 +95,8 @@ def test_a_tool_within_its_cap_is_left_alone_and_its_use_is_told(guard: str) -> 
     ids=["slowly", "at-once", "in-a-child", "in-a-session-of-its-own", "together", "deaf"],
 )
 def test_a_tree_that_needs_more_is_ended_as_such(guard: str, acts: list[str]) -> None:
-    started = time.monotonic()
     with pytest.raises(MemoryExhausted, match="cap of 100 MB") as caught:
         capped("error allocating", *acts, guard=guard)
-    assert time.monotonic() - started < 30
     evidence = caught.value.evidence
     assert evidence.resources["memory_cap_bytes"] == CAP
     assert evidence.notes["enforced_by"] == guard

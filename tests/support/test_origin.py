@@ -500,6 +500,15 @@ def test_an_etag_can_be_another_one_in_each_answer() -> None:
         assert len({ask(origin, method="HEAD").headers["etag"] for _ in range(3)}) == 3
 
 
+def test_a_connection_that_its_client_has_closed_is_not_counted_though_its_thread_has_not_heard() -> None:
+    with telling("1K stall") as origin:
+        for _ in range(3):
+            with socket.create_connection((origin.host, origin.port)) as connection:
+                connection.sendall(b"GET /clip.mp4 HTTP/1.1\r\nHost: o\r\n\r\n")
+                origin.wait_for(lambda one: len(one.requests) == one.accepted)
+        assert (origin.accepted, origin.most_at_once) == (3, 1)
+
+
 def test_connections_can_be_dropped_at_another_place_each_time() -> None:
     with telling("100K-900K drop") as origin:
         sizes = [len(ask(origin).body) for _ in range(4)]

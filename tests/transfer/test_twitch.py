@@ -275,10 +275,8 @@ def test_the_incident_a_hundred_percent_then_cancelled_while_finalizing_is_no_su
 
 def test_a_stall_ends_the_tool_with_all_its_children(bench: Bench, mark: str) -> None:
     fake_twitch.retell(bench.tool, "spawn", "stall Downloading 40")
-    started = time.monotonic()
     failure = bench.failure()
     assert type(failure) is StalledTransfer
-    assert time.monotonic() - started < 20
     assert failure.evidence.notes["phase"] == "Downloading"
     assert leaks.wait_until_childless(mark) == []
     assert bench.left() == set()
