@@ -149,7 +149,11 @@ class Site:
 
     def states(self, run: str) -> list[str]:
         """The names of all its states, in their order."""
-        return [state["name"] for state in self.get("flow_run_states/", flow_run_id=run)]
+        return [state["name"] for state in self.history(run)]
+
+    def history(self, run: str) -> list[dict[str, Any]]:
+        """All its states as the server has them, in their order."""
+        return list(self.get("flow_run_states/", flow_run_id=run))
 
     def set_state(self, run: str, type_: str, name: str | None = None, *, force: bool = True) -> dict[str, Any]:
         """Give it another state, as the UI does."""
