@@ -237,17 +237,17 @@ def test_a_file_that_is_swapped_for_a_link_while_it_is_opened_is_refused(
     host: Host, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Between the look at its name and the opening of it, and back again: whoever looks at the name sees the film."""
-    opened, aside = LocalExchange._opened, host.allowed / "aside.mp4"
+    open_path, aside = LocalExchange._open_path, host.allowed / "aside.mp4"
 
     def swapped(exchange: LocalExchange) -> int:
         host.film.rename(aside)
         host.film.symlink_to(host.key)
         try:
-            return opened(exchange)
+            return open_path(exchange)
         finally:
             aside.replace(host.film)
 
-    monkeypatch.setattr(LocalExchange, "_opened", swapped)
+    monkeypatch.setattr(LocalExchange, "_open_path", swapped)
     outcome = deployed(str(host.film), host.out)
     assert type_of(outcome) == "path_refused" and "hunter2" not in outcome.model_dump_json()
 

@@ -46,7 +46,7 @@ from tidegate.transfer.resolvers import site as site_module
 from tidegate.transfer.resolvers.base import Fetched, Fetching, Offer
 from tidegate.transfer.resolvers.site import SiteResolver
 from tidegate.transfer.resolvers.site_child import cookies_of, own_host_only
-from tidegate.transfer.resolvers.site_extraction import Extraction, failure_of
+from tidegate.transfer.resolvers.site_extraction import Extraction, site_failure
 from tidegate.transfer.resolvers.site_formats import canonical_link, choices_of, expires_at, format_of, same_choice
 
 SITE = SiteResolver()
@@ -130,7 +130,7 @@ class Bench:
 
 @pytest.fixture
 def bench(tmp_path: Path) -> Bench:
-    site_module._heard.clear()
+    site_module._recent.clear()
     return Bench(tmp_path)
 
 
@@ -242,7 +242,7 @@ def test_a_link_that_expired_before_the_download_is_asked_for_again_once(
     with SitePage({"/page": TWO}, films) as site:
         offer = on(site, bench).offer()
         site.revoke()
-        site_module._heard.clear()  # another process, such as the one that takes up a run
+        site_module._recent.clear()  # another process, such as the one that takes up a run
         fetched = bench.fetch(offer.renditions[0])
         assert len(site.asked("/page")) == 2
     assert fetched.tracks["source"][0].stat().st_size == Path(str(films["small.mp4"])).stat().st_size
@@ -527,11 +527,11 @@ SAID: dict[str, type[TidegateError]] = {
 
 @pytest.mark.parametrize("words", SAID)
 def test_what_an_extractor_says_in_words_is_understood(words: str) -> None:
-    assert type(failure_of({"kind": "said", "message": words}, Evidence())) is SAID[words]
+    assert type(site_failure({"kind": "said", "message": words}, Evidence())) is SAID[words]
 
 
 def test_a_message_that_quotes_a_link_is_redacted() -> None:
-    failure = failure_of({"kind": "crash", "message": "failed at https://cdn.example/v?token=abc"}, Evidence())
+    failure = site_failure({"kind": "crash", "message": "failed at https://cdn.example/v?token=abc"}, Evidence())
     assert "abc" not in failure.message
 
 

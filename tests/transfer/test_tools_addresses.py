@@ -33,7 +33,7 @@ VOD = "https://www.twitch.tv/videos/1866702552"
 
 @pytest.fixture(autouse=True)
 def mark() -> Iterator[str]:
-    site_module._heard.clear()
+    site_module._recent.clear()
     before = open_descriptors()
     with leaks.marking() as mark:
         yield mark

@@ -47,7 +47,7 @@ from tidegate.stages.outside import outside_of
 from tidegate.transfer.outside import Outside
 from tidegate.transfer.resolvers.base import Fetched, Fetching, Offer
 from tidegate.transfer.resolvers.twitch import ORIGIN, TwitchResolver, gaps_of
-from tidegate.transfer.resolvers.twitch_console import CATALOGUE, Console, failure_of, parse_info
+from tidegate.transfer.resolvers.twitch_console import CATALOGUE, Console, console_failure, parse_info
 
 VOD = "https://www.twitch.tv/videos/1866702552"
 TWITCH = TwitchResolver()
@@ -454,7 +454,7 @@ def test_the_note_of_a_finished_download_holds_no_more_than_it_must(bench: Bench
 def test_each_entry_of_the_catalogue_knows_its_example(pattern: object) -> None:
     console = Console()
     console.feed(pattern.example)  # type: ignore[attr-defined]
-    assert type(failure_of(console, 1)) is pattern.failure  # type: ignore[attr-defined]
+    assert type(console_failure(console, 1)) is pattern.failure  # type: ignore[attr-defined]
 
 
 def test_a_table_that_wraps_at_eighty_columns_is_read_whole() -> None:

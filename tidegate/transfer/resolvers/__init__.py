@@ -39,7 +39,7 @@ def resolver_for(source: Source, identity: Identity | None = None) -> Resolver:
     """
     for resolver in RESOLVERS:
         if resolver.handles(source):
-            return _recognising(identity) or resolver if resolver is _DIRECT and identity else resolver
+            return _recogniser_of(identity) or resolver if resolver is _DIRECT and identity else resolver
     raise UnsupportedSource(f"No resolver handles {source.scheme}: links")
 
 
@@ -62,5 +62,5 @@ def alternatives(source: Source, after: str) -> tuple[Resolver, ...]:
     return tuple(able[names.index(after) + 1 :]) if after in names else ()
 
 
-def _recognising(identity: Identity) -> Resolver | None:
+def _recogniser_of(identity: Identity) -> Resolver | None:
     return next((resolver for resolver in RESOLVERS if resolver.recognises(identity)), None)

@@ -15,6 +15,9 @@ from tidegate.errors import UnsupportedSource
 from tidegate.model import Digest, Gap, Identity, MediaInfo, Rendition, Source, TransferStats
 from tidegate.transfer.outside import Outside
 
+MAIN_TRACK = "source"
+"""The track that has the picture, or the file itself; not named like the source: equal bytes have one address."""
+
 WHOLE_FILE = Rendition(id="source", label="the file itself")
 """The only rendition of a source that is one file."""
 

@@ -17,9 +17,8 @@ from tidegate.transfer.asking.ask import Response
 from tidegate.transfer.outside import Outside
 from tidegate.transfer.parsing import parse_dash
 from tidegate.transfer.playlists.dash import DashTrack, Presentation
-from tidegate.transfer.resolvers.base import Fetched, Fetching, Offer, media_type_of
+from tidegate.transfer.resolvers.base import MAIN_TRACK, Fetched, Fetching, Offer, media_type_of
 from tidegate.transfer.resolvers.listed import (
-    MAIN,
     Renew,
     ask_text,
     best_of,
@@ -62,7 +61,7 @@ class DashResolver:
             outside,
             source,
             map(dash_rendition, fetched.presentation.renditions),
-            dash_track(what, MAIN, best),
+            dash_track(what, MAIN_TRACK, best),
             best.segments,
             seconds=best.seconds or None,
             requests=fetched.answer.requests,
@@ -134,7 +133,7 @@ async def _dash_tracks(session: DownloadSession, url: str, what: Fetching) -> li
     presentation = fetched.presentation
     if presentation.texts:
         session.outside.observe(Note(f"{presentation.texts} tracks of subtitles are left out"))
-    main = dash_track(what, MAIN, choose(presentation.renditions, what.rendition.id))
+    main = dash_track(what, MAIN_TRACK, choose(presentation.renditions, what.rendition.id))
     sounds = enumerate(presentation.sounds, 1)
     return [main, *(dash_track(what, track_name("sound", number, one.language), one) for number, one in sounds)]
 

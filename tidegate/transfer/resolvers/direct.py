@@ -1,6 +1,6 @@
 """A media file behind an http(s) link.
 
-The stages ask it for every http(s) link that no other resolver claims. What it looked at and what it fetched lie in the
+The stages ask it for every http(s) link that no other resolver claims. What it look at and what it fetched lie in the
 rendition's folder as a part with its journal, and the next run goes on from there.
 """
 
@@ -17,15 +17,12 @@ from tidegate.transfer.file.exchange import Connect
 from tidegate.transfer.file.http import HttpExchange
 from tidegate.transfer.file.peek import peek
 from tidegate.transfer.outside import Outside
-from tidegate.transfer.resolvers.base import WHOLE_FILE, Fetched, Fetching, Offer, OtherKind
+from tidegate.transfer.resolvers.base import MAIN_TRACK, WHOLE_FILE, Fetched, Fetching, Offer, OtherKind
 from tidegate.transfer.verify import IsPlaylist
-
-TRACK = "source"
-"""The name of the file inside the asset; not the source's, so that equal bytes have one address."""
 
 
 class DirectResolver:
-    """See `Resolver`."""
+    """A `Resolver` for one file behind an http(s) link."""
 
     name = "direct"
 
@@ -36,7 +33,7 @@ class DirectResolver:
         return False
 
     async def identify(self, outside: Outside, source: Source) -> tuple[Identity, TransferStats]:
-        """See `Resolver.identify`. Where its own origin does not answer, a mirror may say what it is."""
+        """Asks the link itself; where its origin does not answer, a mirror may say what it is."""
         try:
             return await fetch.identify(_connector(outside, source), outside.limits, outside.observe)
         except (AvailabilityFailure, HttpRefused):
@@ -50,10 +47,10 @@ class DirectResolver:
         self, outside: Outside, source: Source, identity: Identity, scratch: Callable[[str], Path]
     ) -> Offer:
         try:
-            looked = await peek(outside, _connector(outside, source), scratch(WHOLE_FILE.id), identity)
+            look = await peek(outside, _connector(outside, source), scratch(WHOLE_FILE.id), identity)
         except IsPlaylist as playlist:
             raise OtherKind(playlist.message, playlist.kind) from playlist
-        return Offer((WHOLE_FILE,), looked.preview, cost=looked.cost)
+        return Offer((WHOLE_FILE,), look.preview, cost=look.cost)
 
     async def fetch(self, outside: Outside, source: Source, what: Fetching) -> Fetched:
         try:
@@ -61,9 +58,9 @@ class DirectResolver:
         except IsPlaylist as playlist:
             raise OtherKind(playlist.message, playlist.kind) from playlist
         return Fetched(
-            tracks={TRACK: (file.path,)},
+            tracks={MAIN_TRACK: (file.path,)},
             stats=file.stats,
-            known={TRACK: file.blake3},
+            known={MAIN_TRACK: file.blake3},
             checked=file.checked,
             end_is_certain=file.end_is_certain,
         )

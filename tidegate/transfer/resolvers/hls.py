@@ -31,9 +31,8 @@ from tidegate.transfer.parsing import parse_hls
 from tidegate.transfer.playlists.hls import Companion, MasterPlaylist, MediaPlaylist, Variant
 from tidegate.transfer.playlists.live import LiveCourse
 from tidegate.transfer.playlists.media import Segment, stable_path
-from tidegate.transfer.resolvers.base import Fetched, Fetching, Offer, media_type_of
+from tidegate.transfer.resolvers.base import MAIN_TRACK, Fetched, Fetching, Offer, media_type_of
 from tidegate.transfer.resolvers.listed import (
-    MAIN,
     Renew,
     ask_text,
     best_of,
@@ -84,7 +83,7 @@ class HlsResolver:
             outside,
             source,
             renditions.values(),
-            hls_track(outside, source, what, MAIN, listings[best]),
+            hls_track(outside, source, what, MAIN_TRACK, listings[best]),
             playlist.segments,
             seconds=playlist.seconds if playlist.ended else None,
             requests=fetched.answer.requests + requests,
@@ -246,10 +245,10 @@ async def _hls_tracks(session: DownloadSession, url: str, what: Fetching) -> lis
     fetched = await ask_playlist(session.outside, session.source, url)
     session.requests += fetched.answer.requests
     if isinstance(fetched.playlist, MediaPlaylist):
-        return [hls_track(session.outside, session.source, what, MAIN, Listing(fetched.playlist, url))]
+        return [hls_track(session.outside, session.source, what, MAIN_TRACK, Listing(fetched.playlist, url))]
     master = fetched.playlist
     variant = choose(master.variants, what.rendition.id)
-    tracks = [await _ask_track(session, MAIN, variant.urls, what)]
+    tracks = [await _ask_track(session, MAIN_TRACK, variant.urls, what)]
     for number, companion in enumerate(_beside(master.companions_of(variant, "audio"), variant), 1):
         name = track_name("sound", number, companion.language)
         tracks.append(await _ask_track(session, name, (companion.url,), what))

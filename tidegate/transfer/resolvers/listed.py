@@ -19,7 +19,7 @@ from tidegate.transfer.asking.ask import Request, Response, ask
 from tidegate.transfer.gates.gates import origin_of
 from tidegate.transfer.outside import Outside
 from tidegate.transfer.playlists.media import Segment
-from tidegate.transfer.resolvers.base import Fetched, Fetching, Offer
+from tidegate.transfer.resolvers.base import MAIN_TRACK, Fetched, Fetching, Offer
 from tidegate.transfer.segments import (
     DownloadSession,
     PlaylistDownload,
@@ -28,9 +28,6 @@ from tidegate.transfer.segments import (
     preview_of,
     validator_of,
 )
-
-MAIN = "source"
-"""The name of the track that has the picture."""
 
 _UNSAFE = re.compile(r"[^a-z0-9]+")
 
@@ -155,6 +152,6 @@ def _rendition_of(session: DownloadSession, tracks: Mapping[str, TrackFiles]) ->
         stats=session.stats,
         known={name: track.digests[0] for name, track in tracks.items() if len(track.digests) == 1},
         end_is_certain=True,
-        promised_seconds=tracks[MAIN].seconds or None,
+        promised_seconds=tracks[MAIN_TRACK].seconds or None,
         gaps=tuple(gap for track in tracks.values() for gap in track.gaps),
     )

@@ -25,17 +25,15 @@ from tidegate.transfer.file.part import open_part
 from tidegate.transfer.file.peek import peek
 from tidegate.transfer.outside import Outside
 from tidegate.transfer.paths import local_path, printable
-from tidegate.transfer.resolvers.base import WHOLE_FILE, Fetched, Fetching, Offer
+from tidegate.transfer.resolvers.base import MAIN_TRACK, WHOLE_FILE, Fetched, Fetching, Offer
 from tidegate.transfer.verify import IsPlaylist
 
-TRACK = "source"
-"""The name of the file inside the asset, as in `direct`."""
 _NOTHING_THERE = frozenset({errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ENXIO})
 """A folder on the way that is none, links that lead round, and a socket are no file either."""
 
 
 class LocalResolver:
-    """See `Resolver`."""
+    """A `Resolver` for files on this host."""
 
     name = "local"
 
@@ -51,13 +49,13 @@ class LocalResolver:
     async def offer(
         self, outside: Outside, source: Source, identity: Identity, scratch: Callable[[str], Path]
     ) -> Offer:
-        """See `Resolver`. What a playlist on disk names is never read: it would lead to any other file."""
+        """One file. What a playlist on disk names is never read: it would lead to any other file."""
         connect = partial(LocalExchange, source, outside.roots)
         try:
-            looked = await peek(outside, connect, scratch(WHOLE_FILE.id), identity)
+            look = await peek(outside, connect, scratch(WHOLE_FILE.id), identity)
         except IsPlaylist as playlist:
             raise UnsupportedSource(f"{playlist.message}; a playlist is read from its http(s) link") from playlist
-        return Offer((WHOLE_FILE,), looked.preview, cost=looked.cost)
+        return Offer((WHOLE_FILE,), look.preview, cost=look.cost)
 
     async def fetch(self, outside: Outside, source: Source, what: Fetching) -> Fetched:
         # One reader: several only make a disk seek.
@@ -68,16 +66,16 @@ class LocalResolver:
             copying = fetch.Fetch(connect, part, limits, observe, promised=set(what.promised))
             stats = await copying.run()
             return Fetched(
-                tracks={TRACK: (part.path,)},
+                tracks={MAIN_TRACK: (part.path,)},
                 stats=stats,
-                known={TRACK: copying.blake3} if copying.blake3 else {},
+                known={MAIN_TRACK: copying.blake3} if copying.blake3 else {},
                 checked=frozenset(copying.promised),
                 end_is_certain=part.end_is_certain,
             )
 
 
 class LocalExchange:
-    """See `Exchange`."""
+    """An `Exchange` with the file system."""
 
     last_identity = None
 
@@ -89,7 +87,7 @@ class LocalExchange:
         self.requests = 0
 
     async def identify(self, *, retry: bool = False) -> Identity:
-        return await to_thread.run_sync(self._identified)
+        return await to_thread.run_sync(self._identify_now)
 
     @contextlib.asynccontextmanager
     async def open(
@@ -101,7 +99,7 @@ class LocalExchange:
         finally:
             body.close()
 
-    def _identified(self) -> Identity:
+    def _identify_now(self) -> Identity:
         handle = self._open()
         try:
             identity = self._identity(os.fstat(handle))
@@ -136,7 +134,7 @@ class LocalExchange:
         self.requests += 1
         if self._roots is not None:
             self._roots.require_readable(self._path)
-        handle = self._opened()
+        handle = self._open_path()
         try:
             if self._roots is not None:
                 self._roots.require_same(handle, self._path)
@@ -147,7 +145,7 @@ class LocalExchange:
             raise
         return handle
 
-    def _opened(self) -> int:
+    def _open_path(self) -> int:
         try:
             # O_NONBLOCK: opening a FIFO must not wait for a writer that may never come.
             return os.open(self._path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
@@ -168,7 +166,7 @@ class LocalExchange:
 
 
 class LocalBody:
-    """See `Body`."""
+    """A `Body` read from a file."""
 
     end_is_certain = False
     """A file on disk says nothing about how long it was meant to be."""

@@ -26,11 +26,11 @@ from tidegate.transfer.file.fetch import fetch_file, identify
 from tidegate.transfer.file.http import HttpExchange
 from tidegate.transfer.gates.gates import origin_of
 from tidegate.transfer.outside import Outside
-from tidegate.transfer.resolvers.base import Fetched, Fetching, Offer, media_type_of
+from tidegate.transfer.resolvers.base import MAIN_TRACK, Fetched, Fetching, Offer, media_type_of
 from tidegate.transfer.resolvers.dash import ask_presentation, fetch_presentation
 from tidegate.transfer.resolvers.hls import fetch_playlist
-from tidegate.transfer.resolvers.listed import MAIN, track_name
-from tidegate.transfer.resolvers.site_extraction import Extraction, extract, extractor_of
+from tidegate.transfer.resolvers.listed import track_name
+from tidegate.transfer.resolvers.site_extraction import Extraction, ask_extractor, extractor_of
 from tidegate.transfer.resolvers.site_formats import (
     Choice,
     Format,
@@ -41,21 +41,21 @@ from tidegate.transfer.resolvers.site_formats import (
 )
 
 PAGES = ("text/html", "application/xhtml+xml")
-ASKING = "page"
+PAGE_FOLDER = "page"
 """The scratch folder in which a page is asked, before there is a rendition."""
 ROUNDED_SECONDS = 1.0
 """Sites tell lengths in whole seconds."""
 MOST_SUBTITLES = 8
 MOST_SUBTITLE_BYTES = 16 * 1024 * 1024
 SUBTITLE_TYPES = ("vtt", "srt")
-REMEMBERED = 16
+MOST_RECENT = 16
 """How many extractions this process keeps, so that the download need not ask again what the probe has just heard."""
 
-_heard: OrderedDict[str, Extraction] = OrderedDict()
+_recent: OrderedDict[str, Extraction] = OrderedDict()
 
 
 class SiteResolver:
-    """See `Resolver`."""
+    """A `Resolver` for pages that yt-dlp knows, or may."""
 
     name = "site"
 
@@ -71,7 +71,7 @@ class SiteResolver:
     async def identify(self, outside: Outside, source: Source) -> tuple[Identity, TransferStats]:
         """Without a request: what a page says of itself changes, and where it is does not."""
         url = source.url.get_secret_value()
-        site, name = _known(url) or ("", "")
+        site, name = _extractor_for(url) or ("", "")
         last = urlsplit(url).path.rstrip("/").rpartition("/")[2]
         identity = Identity(
             url=canonical_link(url, site),
@@ -83,107 +83,111 @@ class SiteResolver:
     async def offer(
         self, outside: Outside, source: Source, identity: Identity, scratch: Callable[[str], Path]
     ) -> Offer:
-        found, cost = await _asked(outside, source, scratch(ASKING))
-        choices = choices_of(found.formats)
-        if found.unusable:
+        extraction, cost = await _ask_page(outside, source, scratch(PAGE_FOLDER))
+        choices = choices_of(extraction.formats)
+        if extraction.unusable:
             outside.observe(
-                Note(f"{found.unusable} formats of the site are of kinds that cannot be downloaded", "debug")
+                Note(f"{extraction.unusable} formats of the site are of kinds that cannot be downloaded", "debug")
             )
-        outside.observe(Note(f"{found.extractor}: {found.title or found.id}", facts={"title": found.title}))
-        return Offer(tuple(choice.rendition for choice in choices), promised_seconds=_promised(found), cost=cost)
+        outside.observe(
+            Note(f"{extraction.extractor}: {extraction.title or extraction.id}", facts={"title": extraction.title})
+        )
+        return Offer(
+            tuple(choice.rendition for choice in choices), promised_seconds=_promise_seconds(extraction), cost=cost
+        )
 
     async def fetch(self, outside: Outside, source: Source, what: Fetching) -> Fetched:
-        return await _Bringing(outside, source, what).run()
+        return await _SiteDownload(outside, source, what).run()
 
 
 @dataclass
-class _Bringing:
+class _SiteDownload:
     """One rendition on its way: all its formats, one after the other."""
 
     outside: Outside
     source: Source
     what: Fetching
     stats: TransferStats = field(default_factory=TransferStats)
-    _shown: _Together | None = None
+    _progress: _JointProgress | None = None
 
     async def run(self) -> Fetched:
-        found = _remembered(self.source) or await self._asked()
-        choice = self._chosen(found)
-        self._shown = _Together(self.outside.observe, choice.rendition.size_bytes)
-        brought = [await self._format(choice, number) for number in range(len(choice.formats))]
-        tracks = {name: files for one in brought for name, files in one.tracks.items()}
-        tracks |= await self._subtitles(found)
+        extraction = _recall(self.source) or await self._ask()
+        choice = self._choose(extraction)
+        self._progress = _JointProgress(self.outside.observe, choice.rendition.size_bytes)
+        fetched = [await self._fetch_format(choice, number) for number in range(len(choice.formats))]
+        tracks = {name: files for one in fetched for name, files in one.tracks.items()}
+        tracks |= await self._fetch_subtitles(extraction)
         return Fetched(
             tracks=tracks,
             stats=self.stats,
-            known={name: digest for one in brought for name, digest in one.known.items()},
-            checked=frozenset().union(*(one.checked for one in brought)),
-            end_is_certain=all(one.end_is_certain for one in brought),
-            promised_seconds=brought[0].promised_seconds or _promised(found),
-            gaps=tuple(gap for one in brought for gap in one.gaps),
+            known={name: digest for one in fetched for name, digest in one.known.items()},
+            checked=frozenset().union(*(one.checked for one in fetched)),
+            end_is_certain=all(one.end_is_certain for one in fetched),
+            promised_seconds=fetched[0].promised_seconds or _promise_seconds(extraction),
+            gaps=tuple(gap for one in fetched for gap in one.gaps),
         )
 
-    async def _asked(self) -> Extraction:
-        found, cost = await _asked(self.outside, self.source, self.what.folder)
+    async def _ask(self) -> Extraction:
+        extraction, cost = await _ask_page(self.outside, self.source, self.what.folder)
         self.stats += cost
-        return found
+        return extraction
 
-    def _chosen(self, found: Extraction) -> Choice:
+    def _choose(self, extraction: Extraction) -> Choice:
         wanted = self.what.rendition
-        choice = same_choice(choices_of(found.formats), wanted)
+        choice = same_choice(choices_of(extraction.formats), wanted)
         if choice is None:
             raise SourceChanged(f"The site no longer offers this as {wanted.label}")
         return choice
 
-    async def _format(self, choice: Choice, number: int) -> Fetched:
+    async def _fetch_format(self, choice: Choice, number: int) -> Fetched:
         """One track, or the several that a playlist leads to; under names that fit together."""
         one = choice.formats[number]
-        name = MAIN if number == 0 else track_name("sound", number, None)
-        observe = self._shown or self.outside.observe
-        outside, folder = replace(self.outside, observe=observe), self.what.folder / f"{name}-{one.way}"
+        name = MAIN_TRACK if number == 0 else track_name("sound", number, None)
+        observe = self._progress or self.outside.observe
+        outside, folder = replace(self.outside, observe=observe), self.what.folder / f"{name}-{one.delivery}"
         folder.mkdir(parents=True, exist_ok=True)
         promised = self.what.promised if len(choice.formats) == 1 else frozenset()
         what = replace(self.what, folder=folder, promised=promised)
 
-        async def again() -> Format:
-            return self._chosen(await self._asked()).formats[number]
+        async def ask_again() -> Format:
+            return self._choose(await self._ask()).formats[number]
 
-        async def again_link() -> str:
-            return (await again()).url.get_secret_value()
+        async def fresh_link() -> str:
+            return (await ask_again()).url.get_secret_value()
 
-        async def again_source() -> Source:
-            return _source_of(await again(), self.source)
+        async def fresh_source() -> Source:
+            return _format_source(await ask_again(), self.source)
 
-        media = _source_of(one, self.source)
-        if one.way == "hls":
-            brought = await fetch_playlist(outside, media, one.url.get_secret_value(), what, renew=again_link)
-        elif one.way == "dash":
+        media = _format_source(one, self.source)
+        if one.delivery == "hls":
+            fetched = await fetch_playlist(outside, media, one.url.get_secret_value(), what, renew=fresh_link)
+        elif one.delivery == "dash":
             what = replace(what, rendition=await _in_presentation(outside, media, choice.rendition))
-            brought = await fetch_presentation(outside, media, one.url.get_secret_value(), what, renew=again_link)
+            fetched = await fetch_presentation(outside, media, one.url.get_secret_value(), what, renew=fresh_link)
         else:
-            brought = await _file(outside, media, what, f"{choice.rendition.id}#{number}", again_source)
-        self.stats += brought.stats
-        if self._shown is not None:
-            self._shown.next()
-        tracks = {name if told == MAIN else told: files for told, files in brought.tracks.items()}
-        known = {name if told == MAIN else told: digest for told, digest in brought.known.items()}
-        return replace(brought, tracks=tracks, known=known)
+            fetched = await _fetch_file(outside, media, what, f"{choice.rendition.id}#{number}", fresh_source)
+        self.stats += fetched.stats
+        if self._progress is not None:
+            self._progress.next()
+        tracks = {name if track == MAIN_TRACK else track: files for track, files in fetched.tracks.items()}
+        known = {name if track == MAIN_TRACK else track: digest for track, digest in fetched.known.items()}
+        return replace(fetched, tracks=tracks, known=known)
 
-    async def _subtitles(self, found: Extraction) -> dict[str, tuple[Path, ...]]:
+    async def _fetch_subtitles(self, extraction: Extraction) -> dict[str, tuple[Path, ...]]:
         """Those that somebody made, not those that a machine heard; a film is not refused for its subtitles."""
         tracks: dict[str, tuple[Path, ...]] = {}
-        for language, versions in list(found.subtitles.items())[:MOST_SUBTITLES]:
-            link = next((url for kind in SUBTITLE_TYPES for url, told in versions if told == kind), None)
+        for language, versions in list(extraction.subtitles.items())[:MOST_SUBTITLES]:
+            link = next((url for kind in SUBTITLE_TYPES for url, type_ in versions if type_ == kind), None)
             if link is None:
                 continue
             name = track_name("subtitles", len(tracks) + 1, language)
             try:
-                tracks[name] = (await self._subtitle(link, name),)
+                tracks[name] = (await self._fetch_subtitle(link, name),)
             except TidegateError as error:
                 self.outside.observe(Note(f"Left out {name}: {error.message}", "warning", {"failure": error.type}))
         return tracks
 
-    async def _subtitle(self, url: str, name: str) -> Path:
+    async def _fetch_subtitle(self, url: str, name: str) -> Path:
         wanted = Request(url, most_bytes=MOST_SUBTITLE_BYTES, what="subtitles", decode=True)
         answer = await ask(self.outside, wanted)
         self.stats += TransferStats(requests=answer.requests, bytes_received=len(answer.body))
@@ -195,7 +199,7 @@ class _Bringing:
         return path
 
 
-class _Together:
+class _JointProgress:
     """Shows the transfers of one rendition, which follow each other, as one."""
 
     def __init__(self, observe: Observer, total_bytes: int | None) -> None:
@@ -214,20 +218,20 @@ class _Together:
         self._before = self._done
 
 
-async def _asked(outside: Outside, source: Source, folder: Path) -> tuple[Extraction, TransferStats]:
+async def _ask_page(outside: Outside, source: Source, folder: Path) -> tuple[Extraction, TransferStats]:
     """Ask the page, and keep the answer for a while, in memory only."""
-    known = _known(source.url.get_secret_value())
-    found, cost = await extract(outside, source, folder, known=known[0] if known else None)
-    _heard[_memory_key(source)] = found
-    while len(_heard) > REMEMBERED:
-        _heard.popitem(last=False)
-    return found, cost
+    known = _extractor_for(source.url.get_secret_value())
+    extraction, cost = await ask_extractor(outside, source, folder, known=known[0] if known else None)
+    _recent[_memory_key(source)] = extraction
+    while len(_recent) > MOST_RECENT:
+        _recent.popitem(last=False)
+    return extraction, cost
 
 
-def _remembered(source: Source) -> Extraction | None:
+def _recall(source: Source) -> Extraction | None:
     """What the page said a moment ago, once: whoever comes after that asks again."""
-    found = _heard.pop(_memory_key(source), None)
-    return found if found is not None and found.good_at(time.time()) else None
+    extraction = _recent.pop(_memory_key(source), None)
+    return extraction if extraction is not None and extraction.good_at(time.time()) else None
 
 
 def _memory_key(source: Source) -> str:
@@ -235,22 +239,22 @@ def _memory_key(source: Source) -> str:
     return fingerprint(source.url.get_secret_value(), headers)
 
 
-async def _file(
+async def _fetch_file(
     outside: Outside, media: Source, what: Fetching, format_name: str, renew: Callable[[], Awaitable[Source]]
 ) -> Fetched:
     """A format that is one file. It is known by its place on the page: its link is another one each time."""
-    told, cost = await identify(
+    answer, cost = await identify(
         lambda: HttpExchange(media, outside.limits, outside.gates), outside.limits, outside.observe
     )
-    identity = told.model_copy(update={"url": f"{what.identity.url}#{format_name}", "name": what.identity.name})
-    got = await fetch_file(outside, media, what.folder, identity, promised=what.promised, renew=renew)
-    known: dict[str, Digest] = {MAIN: got.blake3}
+    identity = answer.model_copy(update={"url": f"{what.identity.url}#{format_name}", "name": what.identity.name})
+    file = await fetch_file(outside, media, what.folder, identity, promised=what.promised, renew=renew)
+    known: dict[str, Digest] = {MAIN_TRACK: file.blake3}
     return Fetched(
-        tracks={MAIN: (got.path,)},
-        stats=cost + got.stats,
+        tracks={MAIN_TRACK: (file.path,)},
+        stats=cost + file.stats,
         known=known,
-        checked=got.checked,
-        end_is_certain=got.end_is_certain,
+        checked=file.checked,
+        end_is_certain=file.end_is_certain,
     )
 
 
@@ -265,7 +269,7 @@ async def _in_presentation(outside: Outside, media: Source, wanted: Rendition) -
     return wanted.model_copy(update={"id": nearest.id})
 
 
-def _source_of(one: Format, page: Source) -> Source:
+def _format_source(one: Format, page: Source) -> Source:
     """The link of a format, with the headers that it wants; the person's own where it lies at the page's origin."""
     url = one.url.get_secret_value()
     given = {name.lower(): name for name in one.headers}
@@ -275,7 +279,7 @@ def _source_of(one: Format, page: Source) -> Source:
     return Source(url=one.url, headers=headers)
 
 
-def _known(url: str) -> tuple[str, str] | None:
+def _extractor_for(url: str) -> tuple[str, str] | None:
     return extractor_of(url) if _may_be_page(url) else None
 
 
@@ -295,7 +299,11 @@ def _is_address(host: str) -> bool:
     return True
 
 
-def _promised(found: Extraction) -> float | None:
+def _promise_seconds(extraction: Extraction) -> float | None:
     """What only a site's own extractor knows is believed; the generic one takes lengths from anywhere."""
-    known = found.extractor not in ("Generic", "HTML5MediaEmbed")
-    return max(0.0, found.seconds - ROUNDED_SECONDS) or None if known and found.seconds and not found.live else None
+    known = extraction.extractor not in ("Generic", "HTML5MediaEmbed")
+    return (
+        max(0.0, extraction.seconds - ROUNDED_SECONDS) or None
+        if known and extraction.seconds and not extraction.live
+        else None
+    )

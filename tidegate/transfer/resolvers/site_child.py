@@ -7,8 +7,8 @@ plugins, no downloads. It imports yt-dlp and nothing of ours, so it may run from
     python -I site_child.py REQUEST.json
 
 The request is `{"url": …, "headers": {…}, "timeout": seconds, "proxy": link}`; without a proxy it connects by itself,
-or as its environment says. The lines are `{"asked": n}` before each request to
-the outside, then `{"media": …}` and a `{"format": …}` for each format, or one `{"refused": …}`.
+or as its environment says. The lines are `{"requests": n}` before each request to the outside, then `{"media": …}` and
+a `{"format": …}` for each format, or one `{"refused": …}`.
 """
 
 from __future__ import annotations
@@ -78,7 +78,7 @@ class OwnHeaders(urllib.request.BaseHandler):
         self.origin, self.headers = origin, headers
 
     def http_request(self, request: urllib.request.Request) -> urllib.request.Request:
-        if origin_of(request.full_url) == self.origin:
+        if page_origin(request.full_url) == self.origin:
             for name, value in self.headers.items():
                 request.add_unredirected_header(name.capitalize(), value)
         return request
@@ -91,12 +91,12 @@ class Extractor(YoutubeDL):  # type: ignore[misc]  # it has no types
 
     def __init__(self, options: dict[str, Any], origin: tuple[str, str, int], headers: dict[str, str]) -> None:
         self._own = OwnHeaders(origin, headers)
-        self._asked = 0
+        self._requests = 0
         super().__init__(options)
 
     def urlopen(self, request: Any) -> Any:
-        self._asked += 1
-        say({"asked": self._asked})
+        self._requests += 1
+        say({"requests": self._requests})
         return super().urlopen(request)
 
     def build_request_director(self, handlers: Any, preferences: Any = None) -> Any:
@@ -113,7 +113,7 @@ class Extractor(YoutubeDL):  # type: ignore[misc]  # it has no types
         return super().build_request_director([OwnHeadersRH], None)
 
 
-def extract(request: dict[str, Any]) -> None:
+def run_extractor(request: dict[str, Any]) -> None:
     url, headers = without_login(request["url"], dict(request["headers"]))
     cookies = next((headers.pop(name) for name in list(headers) if name.lower() == "cookie"), "")
     options = {
@@ -131,7 +131,7 @@ def extract(request: dict[str, Any]) -> None:
         "retries": 0,
         "extractor_retries": 0,
     }
-    with Extractor(options, origin_of(url), headers) as ydl:
+    with Extractor(options, page_origin(url), headers) as ydl:
         ydl.cookiejar.set_policy(own_host_only())
         for cookie in cookies_of(cookies, url):
             ydl.cookiejar.set_cookie(cookie)
@@ -246,7 +246,7 @@ def cookies_of(header: str, url: str) -> Iterator[Cookie]:
         )
 
 
-def origin_of(url: str) -> tuple[str, str, int]:
+def page_origin(url: str) -> tuple[str, str, int]:
     parts = urlsplit(url)
     return parts.scheme.lower(), (parts.hostname or "").lower(), parts.port or _PORTS.get(parts.scheme.lower(), 0)
 
@@ -261,7 +261,7 @@ def main() -> None:
     request = json.loads(path.read_bytes())
     path.unlink()
     try:
-        extract(request)
+        run_extractor(request)
     except (YoutubeDLError, DownloadError, OSError) as error:
         say({"refused": refusal(error)})
 

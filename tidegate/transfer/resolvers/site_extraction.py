@@ -1,8 +1,8 @@
 """One page, asked by yt-dlp in a supervised child: what media it leads to.
 
-The site resolver calls `extract` whenever it needs links. What comes back holds signed links and cookies: it lives in
-memory only, and a process that goes on after a crash asks again. An extraction passes the gate of its site, and is
-tried again by the one retry rule; yt-dlp itself tries nothing twice.
+The site resolver calls `ask_extractor` whenever it needs links. What comes back holds signed links and cookies: it
+lives in memory only, and a process that goes on after a crash asks again. An extraction passes the gate of its site,
+and is tried again by the one retry rule; yt-dlp itself tries nothing twice.
 """
 
 from __future__ import annotations
@@ -95,13 +95,14 @@ class Extraction:
 
 
 @dataclass
-class _Told:
-    """Collects the child's lines."""
+class SiteAnswer:
+    """What the child has said so far, line by line."""
 
     media: dict[str, Any] | None = None
     formats: list[dict[str, Any]] = field(default_factory=list)
     refused: dict[str, Any] | None = None
-    asked: int = 0
+    requests: int = 0
+    """How many yt-dlp has begun."""
     lines: int = 0
 
     def feed(self, line: str) -> None:
@@ -112,7 +113,7 @@ class _Told:
         if not isinstance(message, dict):
             return
         self.lines += 1
-        self.asked = message.get("asked", self.asked)
+        self.requests = message.get("requests", self.requests)
         self.media = message.get("media", self.media)
         self.refused = message.get("refused", self.refused)
         if "format" in message:
@@ -136,7 +137,7 @@ def extractor_of(url: str) -> tuple[str, str] | None:
     return None
 
 
-async def extract(
+async def ask_extractor(
     outside: Outside, source: Source, folder: Path, *, known: str | None
 ) -> tuple[Extraction, TransferStats]:
     """Ask the page. `known` is the extractor that knows such links; the generic one asks the page's own host.
@@ -152,34 +153,37 @@ async def extract(
 
     async def one_try() -> Extraction:
         nonlocal requests
-        told = _Told()
+        answer = SiteAnswer()
         try:
             async with outside.gates.through(origin, "extraction", retry=retry.retries > 0):
-                return await _asked(outside, source, folder, told)
+                return await _run_extraction(outside, source, folder, answer)
         finally:
-            requests += told.asked
+            requests += answer.requests
 
     found = await retry.run(one_try)
     spent = TransferStats(requests=requests, retries=retry.retries, seconds=time.monotonic() - started)
     return found, spent
 
 
-async def _asked(outside: Outside, source: Source, folder: Path, told: _Told) -> Extraction:
+async def _run_extraction(outside: Outside, source: Source, folder: Path, answer: SiteAnswer) -> Extraction:
     limits = outside.limits
     async with tool_proxy(outside) as proxy:
-        led = {"proxy": proxy.url} if proxy else {}
-        with _request(source, folder, {"timeout": limits.request_timeout.total_seconds(), **led}) as (path, home):
-            end = await _run_child(outside, path, home, told, proxy.port if proxy else "any")
-        evidence = replace(_redacted(end.evidence), url=source.redacted)
-        if told.refused is not None:
-            raise failure_of(told.refused, evidence)
-        if told.media is None:
+        routing = {"proxy": proxy.url} if proxy else {}
+        with _request_file(source, folder, {"timeout": limits.request_timeout.total_seconds(), **routing}) as (
+            path,
+            home,
+        ):
+            end = await _run_child(outside, path, home, answer, proxy.port if proxy else "any")
+        evidence = replace(_redact(end.evidence), url=source.redacted)
+        if answer.refused is not None:
+            raise site_failure(answer.refused, evidence)
+        if answer.media is None:
             raise Unknown(f"yt-dlp ended with {end.exit_code} and no answer", evidence=evidence)
-        return _found(told, evidence)
+        return _extraction_of(answer, evidence)
 
 
 async def _run_child(
-    outside: Outside, request: Path, home: Path, told: _Told, network: Literal["any"] | int
+    outside: Outside, request: Path, home: Path, answer: SiteAnswer, network: Literal["any"] | int
 ) -> ToolEnd:
     limits = outside.limits
     try:
@@ -189,8 +193,8 @@ async def _run_child(
             deadline_seconds=limits.extract_timeout.total_seconds(),
             # One request of its own may take its whole time, and a redirect as long again.
             stall_timeout=2 * limits.request_timeout,
-            marks=told.marks,
-            on_stdout=told.feed,
+            marks=answer.marks,
+            on_stdout=answer.feed,
             # Nobody's configuration, cache, plugins or passwords: it finds an empty home.
             environment={
                 "HOME": str(home),
@@ -203,18 +207,18 @@ async def _run_child(
             network=network,
         )
     except (StalledProcess, ProcessTimeout) as late:
-        raise RequestTimeout("The site did not answer in time", evidence=_redacted(late.evidence)) from late
+        raise RequestTimeout("The site did not answer in time", evidence=_redact(late.evidence)) from late
 
 
-def _found(told: _Told, evidence: Evidence) -> Extraction:
-    media = told.media or {}
-    formats = [found for facts in told.formats if (found := format_of(facts)) is not None]
+def _extraction_of(answer: SiteAnswer, evidence: Evidence) -> Extraction:
+    media = answer.media or {}
+    formats = [found for facts in answer.formats if (found := format_of(facts)) is not None]
     if media.get("live_status") in ("is_upcoming", "post_live"):
         raise NotMedia("The recording is not there yet", evidence=evidence)
     if media.get("direct"):  # it takes a page that it cannot read for the media itself
         raise NotMedia("There is no video on this page", evidence=evidence)
     if not formats:
-        protocols = sorted({str(facts.get("protocol")) for facts in told.formats})
+        protocols = sorted({str(facts.get("protocol")) for facts in answer.formats})
         raise UnsupportedSource(
             f"The site offers nothing that can be downloaded: {', '.join(protocols) or 'no formats'}", evidence=evidence
         )
@@ -225,17 +229,17 @@ def _found(told: _Told, evidence: Evidence) -> Extraction:
         seconds=float(media["duration"]) if media.get("duration") else None,
         live=media.get("live_status") == "is_live",
         formats=tuple(formats),
-        unusable=len(told.formats) - len(formats),
+        unusable=len(answer.formats) - len(formats),
         subtitles={
             str(language): tuple((str(one["url"]), str(one.get("ext") or "")) for one in versions)
             for language, versions in (media.get("subtitles") or {}).items()
         },
-        requests=told.asked,
+        requests=answer.requests,
         asked_at=time.time(),
     )
 
 
-def failure_of(refused: Mapping[str, Any], evidence: Evidence) -> TidegateError:
+def site_failure(refused: Mapping[str, Any], evidence: Evidence) -> TidegateError:
     """What yt-dlp's refusal means."""
     message = redact_text(str(refused.get("message") or "yt-dlp gave no reason"))
     kind = refused.get("kind")
@@ -272,7 +276,7 @@ def _by_status(status: int, retry_after: str | None, message: str, evidence: Evi
 
 
 @contextmanager
-def _request(source: Source, folder: Path, more: Mapping[str, object]) -> Iterator[tuple[Path, Path]]:
+def _request_file(source: Source, folder: Path, more: Mapping[str, object]) -> Iterator[tuple[Path, Path]]:
     """The request in a file that only we can read, and an empty home for the child; both are gone afterwards. The child
     removes the file as soon as it has read it: a kill may leave the empty home, and the next extraction clears it."""
     folder.mkdir(parents=True, exist_ok=True)
@@ -294,7 +298,7 @@ def _request(source: Source, folder: Path, more: Mapping[str, object]) -> Iterat
         shutil.rmtree(home, ignore_errors=True)
 
 
-def _redacted(evidence: Evidence) -> Evidence:
+def _redact(evidence: Evidence) -> Evidence:
     """yt-dlp quotes links as they are."""
     return replace(
         evidence,

@@ -19,9 +19,9 @@ from tidegate.model import Rendition, fingerprint
 from tidegate.redact import redact_url
 from tidegate.transfer.request import OURS
 
-Way = Literal["file", "hls", "dash"]
+Delivery = Literal["file", "hls", "dash"]
 
-WAYS: dict[str, Way] = {
+DELIVERIES: dict[str, Delivery] = {
     "http": "file",
     "https": "file",
     "m3u8": "hls",
@@ -60,7 +60,7 @@ class Format:
     """One version of picture, sound or both, as a site has it."""
 
     id: str
-    way: Way
+    delivery: Delivery
     url: SecretStr
     """The file or the playlist."""
     headers: Mapping[str, SecretStr] = field(default_factory=dict)
@@ -88,9 +88,9 @@ class Choice:
 
 def format_of(facts: Mapping[str, Any]) -> Format | None:
     """A format of yt-dlp's as one of ours; None where our engine cannot bring it."""
-    way = WAYS.get(str(facts.get("protocol")))
-    url = facts.get("manifest_url") if way == "dash" else facts.get("url")
-    if way is None or not url or facts.get("has_drm") or urlsplit(str(url)).scheme not in ("http", "https"):
+    delivery = DELIVERIES.get(str(facts.get("protocol")))
+    url = facts.get("manifest_url") if delivery == "dash" else facts.get("url")
+    if delivery is None or not url or facts.get("has_drm") or urlsplit(str(url)).scheme not in ("http", "https"):
         return None
     vcodec, acodec = str(facts.get("vcodec") or ""), str(facts.get("acodec") or "")
     sound_alone = vcodec == "none" or (not vcodec and facts.get("audio_ext") not in (None, "none"))
@@ -98,15 +98,15 @@ def format_of(facts: Mapping[str, Any]) -> Format | None:
         return None
     return Format(
         id=str(facts.get("format_id")),
-        way=way,
+        delivery=delivery,
         url=SecretStr(str(url)),
         headers=_headers(facts),
         video=not sound_alone,
         audio=acodec != "none",
-        height=_whole(facts.get("height")),
-        width=_whole(facts.get("width")),
-        bandwidth_bps=_whole((facts.get("tbr") or 0) * 1000),
-        size_bytes=_whole(facts.get("filesize") or facts.get("filesize_approx")),
+        height=_whole_number(facts.get("height")),
+        width=_whole_number(facts.get("width")),
+        bandwidth_bps=_whole_number((facts.get("tbr") or 0) * 1000),
+        size_bytes=_whole_number(facts.get("filesize") or facts.get("filesize_approx")),
         vcodec="" if vcodec == "none" else vcodec,
         acodec="" if acodec == "none" else acodec,
         language_preference=int(facts.get("language_preference") or -1),
@@ -142,7 +142,7 @@ def expires_at(url: str) -> float | None:
         value = query.get(name, "")
         if value.isdigit() and _EARLIEST < int(value) < _LATEST:
             return float(value)
-    return _signed_by_amazon(query)
+    return _amazon_expiry(query)
 
 
 def canonical_link(url: str, site: str = "") -> str:
@@ -220,14 +220,14 @@ def _is_aac(codec: str) -> bool:
     return codec.startswith(("mp4a", "aac"))
 
 
-def _whole(number: Any) -> int | None:
+def _whole_number(number: Any) -> int | None:
     try:
         return int(number) or None
     except (TypeError, ValueError, OverflowError):
         return None
 
 
-def _signed_by_amazon(query: Mapping[str, str]) -> float | None:
+def _amazon_expiry(query: Mapping[str, str]) -> float | None:
     """`X-Amz-Date` and the seconds for which it holds."""
     try:
         begun = datetime.strptime(query["x-amz-date"] + "+0000", "%Y%m%dT%H%M%SZ%z")

@@ -49,8 +49,15 @@ from tidegate.redact import redact_text
 from tidegate.resilience.retry import Retry
 from tidegate.settings import ToolSettings
 from tidegate.transfer.outside import Outside, ToolEnd
-from tidegate.transfer.resolvers.base import Fetched, Fetching, Offer
-from tidegate.transfer.resolvers.twitch_console import TOOL, Console, VideoInfo, VideoQuality, failure_of, parse_info
+from tidegate.transfer.resolvers.base import MAIN_TRACK, Fetched, Fetching, Offer
+from tidegate.transfer.resolvers.twitch_console import (
+    TOOL,
+    Console,
+    VideoInfo,
+    VideoQuality,
+    console_failure,
+    parse_info,
+)
 from tidegate.transfer.tool_proxy import tool_proxy
 from tidegate.transfer.verify import check_digests
 
@@ -59,9 +66,8 @@ ORIGIN = f"tool:{TOOL}"
 
 HINT = f"install {TOOL}, or set TIDEGATE_TOOLS_TWITCH_DOWNLOADER to its path"
 
-TRACK = "source"
 FINISHED = "finished.json"
-WORKING = "tool"
+TOOL_FOLDER = "tool"
 """How the folder begins in which the tool works."""
 
 PART_SECONDS = 10.0
@@ -80,6 +86,51 @@ _CLIP = re.compile(r"/\w+/clip/([A-Za-z0-9][\w-]*)/?")
 _CLIP_ALONE = re.compile(r"/([A-Za-z0-9][\w-]*)/?")
 
 
+class TwitchResolver:
+    """A `Resolver` for VODs and clips on Twitch."""
+
+    name = "twitch"
+
+    def handles(self, source: Source) -> bool:
+        return _video_of(source) is not None
+
+    def recognises(self, identity: Identity) -> bool:
+        return False
+
+    async def identify(self, outside: Outside, source: Source) -> tuple[Identity, TransferStats]:
+        video = _require_video(source)
+        return Identity(url=video.link, name=f"twitch-{video.id}"), TransferStats()
+
+    async def offer(
+        self, outside: Outside, source: Source, identity: Identity, scratch: Callable[[str], Path]
+    ) -> Offer:
+        info, cost = await _info(outside, _require_video(source))
+        renditions = tuple(_rendition(quality) for quality in _usable(info))
+        if not renditions:
+            raise NotMedia("Twitch offers no quality of this video")
+        return Offer(renditions, promised_seconds=info.seconds, cost=cost)
+
+    async def fetch(self, outside: Outside, source: Source, what: Fetching) -> Fetched:
+        finished = await to_thread.run_sync(_read_note, what)
+        if finished is not None:
+            return _rendition_in_place(what, finished, TransferStats(bytes_reused=finished.size_bytes))
+        video, started = _require_video(source), time.monotonic()
+        info, cost = await _info(outside, video)
+        order = _ToolOrder(outside, video, _choose_quality(info, what), info.seconds, what)
+        retry = Retry(outside.limits, outside.observe, "download")
+        outcome = await retry.run(lambda: _one_try(order, retry=retry.retries > 0))
+        if isinstance(outcome, TidegateError):
+            raise outcome
+        finished, blake3 = outcome
+        spent = TransferStats(
+            requests=1 + retry.retries,
+            retries=retry.retries,
+            bytes_received=finished.size_bytes,
+            seconds=time.monotonic() - started,
+        )
+        return _rendition_in_place(what, finished, cost + spent, blake3)
+
+
 @dataclass(frozen=True)
 class _Video:
     """What a link names."""
@@ -92,7 +143,7 @@ class _Video:
         return f"https://clips.twitch.tv/{self.id}" if self.clip else f"https://www.twitch.tv/videos/{self.id}"
 
 
-class _Finished(Value):
+class _FinishedNote(Value):
     """The note beside a finished file."""
 
     identity: str
@@ -103,7 +154,7 @@ class _Finished(Value):
 
 
 @dataclass(frozen=True)
-class _Order:
+class _ToolOrder:
     """What the tool is to bring."""
 
     outside: Outside
@@ -117,11 +168,11 @@ class _Order:
 class _Download:
     """One run of the tool."""
 
-    order: _Order
+    order: _ToolOrder
     folder: Path
     """Of this run alone; gone at its end."""
     console: Console = field(default_factory=Console)
-    _told: float = 0.0
+    _shown_share: float = 0.0
 
     @property
     def output(self) -> Path:
@@ -129,62 +180,17 @@ class _Download:
 
     def feed(self, line: str) -> None:
         self.console.feed(line)
-        if self.console.share > self._told:
-            self._told = self.console.share
+        if self.console.share > self._shown_share:
+            self._shown_share = self.console.share
             size, seconds = self.order.quality.size_bytes, self.order.seconds
             if size is not None:
-                self.order.outside.observe(Advance("download", self._told * size, size, "bytes"))
+                self.order.outside.observe(Advance("download", self._shown_share * size, size, "bytes"))
             elif seconds is not None:
-                self.order.outside.observe(Advance("download", self._told * seconds, seconds, "seconds"))
+                self.order.outside.observe(Advance("download", self._shown_share * seconds, seconds, "seconds"))
 
     def marks(self) -> dict[str, float]:
         """What moves while it works: parts grow for minutes before the percentage does."""
         return {"share": self.console.share * 100, "bytes": float(_bytes_below(self.folder))}
-
-
-class TwitchResolver:
-    """See `Resolver`."""
-
-    name = "twitch"
-
-    def handles(self, source: Source) -> bool:
-        return _video_of(source) is not None
-
-    def recognises(self, identity: Identity) -> bool:
-        return False
-
-    async def identify(self, outside: Outside, source: Source) -> tuple[Identity, TransferStats]:
-        video = _named(source)
-        return Identity(url=video.link, name=f"twitch-{video.id}"), TransferStats()
-
-    async def offer(
-        self, outside: Outside, source: Source, identity: Identity, scratch: Callable[[str], Path]
-    ) -> Offer:
-        info, cost = await _info(outside, _named(source))
-        renditions = tuple(_rendition(quality) for quality in _usable(info))
-        if not renditions:
-            raise NotMedia("Twitch offers no quality of this video")
-        return Offer(renditions, promised_seconds=info.seconds, cost=cost)
-
-    async def fetch(self, outside: Outside, source: Source, what: Fetching) -> Fetched:
-        finished = await to_thread.run_sync(_finished, what)
-        if finished is not None:
-            return _fetched(what, finished, TransferStats(bytes_reused=finished.size_bytes))
-        video, started = _named(source), time.monotonic()
-        info, cost = await _info(outside, video)
-        order = _Order(outside, video, _chosen(info, what), info.seconds, what)
-        retry = Retry(outside.limits, outside.observe, "download")
-        outcome = await retry.run(lambda: _one_try(order, retry=retry.retries > 0))
-        if isinstance(outcome, TidegateError):
-            raise outcome
-        finished, blake3 = outcome
-        spent = TransferStats(
-            requests=1 + retry.retries,
-            retries=retry.retries,
-            bytes_received=finished.size_bytes,
-            seconds=time.monotonic() - started,
-        )
-        return _fetched(what, finished, cost + spent, blake3)
 
 
 def _video_of(source: Source) -> _Video | None:
@@ -206,7 +212,7 @@ def _video_of(source: Source) -> _Video | None:
     return _Video(found[1], clip=True) if found else None
 
 
-def _named(source: Source) -> _Video:
+def _require_video(source: Source) -> _Video:
     video = _video_of(source)
     assert video is not None  # noqa: S101  # the registry asks `handles` first
     return video
@@ -243,7 +249,7 @@ async def _info(outside: Outside, video: _Video) -> tuple[VideoInfo, TransferSta
     return info, TransferStats(requests=1 + retry.retries, retries=retry.retries)
 
 
-async def _one_try(order: _Order, *, retry: bool) -> tuple[_Finished, Digest] | TidegateError:
+async def _one_try(order: _ToolOrder, *, retry: bool) -> tuple[_FinishedNote, Digest] | TidegateError:
     """The finished file in its place; or, given back and not raised, a failure that must not be tried again here: the
     tool had begun to receive, and would begin at zero. What comes next is for the fallback to say.
 
@@ -251,7 +257,7 @@ async def _one_try(order: _Order, *, retry: bool) -> tuple[_Finished, Digest] | 
         TidegateError: it failed before it received anything.
     """
     what = order.what
-    async with _working_folder(what.folder) as folder:
+    async with _tool_folder(what.folder) as folder:
         _require_space(folder, order.quality)
         download = _Download(order, folder)
         try:
@@ -276,7 +282,7 @@ async def _run(download: _Download, *, retry: bool) -> tuple[Gap, ...]:
         outside.gates.through(ORIGIN, "download", retry=retry) as passage,
         tool_proxy(outside) as proxy,
     ):
-        led = proxy.environment if proxy else {}
+        routing = proxy.environment if proxy else {}
         try:
             end = await outside.run_tool(
                 name=TOOL,
@@ -288,7 +294,7 @@ async def _run(download: _Download, *, retry: bool) -> tuple[Gap, ...]:
                 on_stdout=download.feed,
                 on_stderr=download.feed,
                 # What it and its libraries put into the system's folder for temporary files would outlive a kill.
-                environment={"TMPDIR": str(download.folder), "NO_COLOR": "1", **led},
+                environment={"TMPDIR": str(download.folder), "NO_COLOR": "1", **routing},
                 folder=download.folder,
             )
         except StalledProcess as stalled:
@@ -306,7 +312,7 @@ async def _run(download: _Download, *, retry: bool) -> tuple[Gap, ...]:
         size = _size(download.output)
         if size == 0:
             raise ToolFailed(f"{TOOL} ended well and left no video", evidence=_evidence(console, end.evidence))
-        gaps = await _checked(download)
+        gaps = await _check_output(download)
         passage.report_bytes(size)  # only now: what it had gained before it failed is lost
         return gaps
 
@@ -330,7 +336,7 @@ def _arguments(download: _Download) -> list[str]:
     ]
 
 
-async def _checked(download: _Download) -> tuple[Gap, ...]:
+async def _check_output(download: _Download) -> tuple[Gap, ...]:
     """What is missing in the finished file.
 
     Raises:
@@ -390,7 +396,7 @@ def _rendition(quality: VideoQuality) -> Rendition:
     )
 
 
-def _chosen(info: VideoInfo, what: Fetching) -> VideoQuality:
+def _choose_quality(info: VideoInfo, what: Fetching) -> VideoQuality:
     for quality in _usable(info):
         if _rendition(quality).id == what.rendition.id:
             return quality
@@ -399,10 +405,10 @@ def _chosen(info: VideoInfo, what: Fetching) -> VideoQuality:
 
 
 @contextlib.asynccontextmanager
-async def _working_folder(folder: Path) -> AsyncIterator[Path]:
+async def _tool_folder(folder: Path) -> AsyncIterator[Path]:
     """A fresh folder for the tool; what an earlier run of it left goes first, and this one goes at the end."""
     await to_thread.run_sync(_clear, folder)
-    working = folder / own_name(WORKING)
+    working = folder / own_name(TOOL_FOLDER)
     working.mkdir(parents=True)
     try:
         yield working
@@ -412,7 +418,7 @@ async def _working_folder(folder: Path) -> AsyncIterator[Path]:
 
 
 def _clear(folder: Path) -> None:
-    for left in folder.glob(f"{WORKING}*"):
+    for left in folder.glob(f"{TOOL_FOLDER}*"):
         shutil.rmtree(left, ignore_errors=True)
 
 
@@ -423,10 +429,10 @@ def _require_space(folder: Path, quality: VideoQuality) -> None:
         raise DiskFull(f"{wanted} bytes are needed on the volume of {folder}, {free} are free")
 
 
-def _keep(download: _Download, gaps: tuple[Gap, ...]) -> _Finished:
+def _keep(download: _Download, gaps: tuple[Gap, ...]) -> _FinishedNote:
     """Move the finished file to its place, durably, and note that it is whole. Without the note it is nobody's."""
     what = download.order.what
-    finished = _Finished(
+    finished = _FinishedNote(
         identity=what.identity.key,
         rendition=what.rendition.id,
         size_bytes=download.output.stat().st_size,
@@ -434,28 +440,30 @@ def _keep(download: _Download, gaps: tuple[Gap, ...]) -> _Finished:
         gaps=gaps,
     )
     sync_file(download.output)
-    download.output.rename(what.folder / TRACK)
+    download.output.rename(what.folder / MAIN_TRACK)
     sync_folder(what.folder)
     write_atomic(what.folder / FINISHED, finished.model_dump_json().encode())
     return finished
 
 
-def _finished(what: Fetching) -> _Finished | None:
+def _read_note(what: Fetching) -> _FinishedNote | None:
     """What an earlier run finished, if it is what is wanted now."""
     try:
-        note = _Finished.model_validate_json((what.folder / FINISHED).read_bytes())
+        note = _FinishedNote.model_validate_json((what.folder / FINISHED).read_bytes())
     except (OSError, ValidationError):
         return None
     same = (note.identity, note.rendition) == (what.identity.key, what.rendition.id)
-    whole = _size(what.folder / TRACK) == note.size_bytes
+    whole = _size(what.folder / MAIN_TRACK) == note.size_bytes
     return note if same and whole and (what.allow_gaps or not note.gaps) else None
 
 
-def _fetched(what: Fetching, finished: _Finished, stats: TransferStats, blake3: Digest | None = None) -> Fetched:
+def _rendition_in_place(
+    what: Fetching, finished: _FinishedNote, stats: TransferStats, blake3: Digest | None = None
+) -> Fetched:
     return Fetched(
-        tracks={TRACK: (what.folder / TRACK,)},
+        tracks={MAIN_TRACK: (what.folder / MAIN_TRACK,)},
         stats=stats,
-        known={TRACK: blake3} if blake3 else {},
+        known={MAIN_TRACK: blake3} if blake3 else {},
         checked=what.promised if blake3 else frozenset(),
         end_is_certain=finished.promised_seconds is not None,
         promised_seconds=finished.promised_seconds,
@@ -465,7 +473,7 @@ def _fetched(what: Fetching, finished: _Finished, stats: TransferStats, blake3: 
 
 def _failure(console: Console, end: ToolEnd, folder: Path | None = None) -> TidegateError:
     """`folder` is where it was to write: the message says which volume is full."""
-    failure = failure_of(console, end.exit_code)
+    failure = console_failure(console, end.exit_code)
     if isinstance(failure, DiskFull | PermissionRefused) and folder is not None:
         failure = type(failure)(f"{failure.message} (while writing into {folder})")
     failure.evidence = _evidence(console, end.evidence)

@@ -214,23 +214,23 @@ _SIGNALLED = {137: "SIGKILL", 143: "SIGTERM", 130: "SIGINT", 129: "SIGHUP"}
 """Exit codes by which a wrapper script says that somebody ended the tool."""
 
 
-def failure_of(console: Console, exit_code: int) -> TidegateError:
+def console_failure(console: Console, exit_code: int) -> TidegateError:
     """Why a download that did not succeed did not; evidence is the caller's to add."""
     text = console.text
     if status := _STATUS_CODE.search(text):
-        return _refusal(int(status[1]))
+        return _status_failure(int(status[1]))
     for pattern in CATALOGUE:
         if re.search(pattern.regex, text):
-            return pattern.failure(f"{pattern.message}: {_said(text)}")
+            return pattern.failure(f"{pattern.message}: {_last_words(text)}")
     if "TaskCanceledException" in text and not console.finalizing:
         return RequestTimeout(f"Twitch did not answer {TOOL} in time")
     if exit_code in _SIGNALLED:
         return ProcessKilled(f"{TOOL} was ended by {_SIGNALLED[exit_code]} from outside")
     where = f" in phase {console.phase!r} at {console.percent} %" if console.phase else ""
-    return ToolFailed(f"{TOOL} ended with {exit_code}{where}: {_said(text)}")
+    return ToolFailed(f"{TOOL} ended with {exit_code}{where}: {_last_words(text)}")
 
 
-def _refusal(status: int) -> TidegateError:
+def _status_failure(status: int) -> TidegateError:
     if status in (404, 410):
         return NotFound(f"Twitch answered {TOOL} with {status}")
     if status == 429:
@@ -239,7 +239,7 @@ def _refusal(status: int) -> TidegateError:
     return kind(f"Twitch answered {TOOL} with {status}")
 
 
-def _said(text: str) -> str:
+def _last_words(text: str) -> str:
     """The innermost exception, else the last error, else the last line."""
     lines = [line.strip() for line in text.splitlines() if line.strip()]
     inner = [found[1] for line in lines if (found := _INNERMOST.search(line))]
@@ -282,7 +282,7 @@ def parse_info(lines: Iterable[str]) -> VideoInfo:
             facts.update({row[0]: row[1] for row in rows})
         elif header[:2] == ["Name", "Resolution"]:
             qualities += [_quality(dict(zip(header, row, strict=False))) for row in rows]
-    return VideoInfo(facts.get("Title", ""), _seconds(facts.get("Length", "")), tuple(qualities))
+    return VideoInfo(facts.get("Title", ""), _length_seconds(facts.get("Length", "")), tuple(qualities))
 
 
 def _tables(lines: Iterable[str]) -> Iterator[tuple[list[str], list[list[str]]]]:
@@ -290,7 +290,7 @@ def _tables(lines: Iterable[str]) -> Iterator[tuple[list[str], list[list[str]]]]
     kept = [line.strip() for line in lines]
     borders = [number for number, line in enumerate(kept) if line[:1] in ("┌", "├", "└", "+")]
     for top, middle, bottom in zip(borders[::3], borders[1::3], borders[2::3], strict=False):
-        header = _merged([_cells(line) for line in kept[top + 1 : middle]])
+        header = _merge_lines([_cells(line) for line in kept[top + 1 : middle]])
         # Where 80 columns are too few, a row goes on in the next line, with nothing in the cells that are complete.
         pivot = 1 if header[:1] == ["Name"] else 0
         rows: list[list[list[str]]] = []
@@ -299,14 +299,14 @@ def _tables(lines: Iterable[str]) -> Iterator[tuple[list[str], list[list[str]]]]
                 rows[-1].append(cells)
             else:
                 rows.append([cells])
-        yield header, [_merged(row) for row in rows]
+        yield header, [_merge_lines(row) for row in rows]
 
 
 def _cells(line: str) -> list[str]:
     return [cell.strip() for cell in line.strip(line[:1]).split(line[:1])] if line else []
 
 
-def _merged(lines: list[list[str]]) -> list[str]:
+def _merge_lines(lines: list[list[str]]) -> list[str]:
     return [" ".join(filter(None, column)) for column in zip(*lines, strict=False)]
 
 
@@ -328,7 +328,7 @@ def _bytes(text: str) -> int | None:
     return int(float(found[1].replace(",", ".")) * _UNITS[found[2]])
 
 
-def _seconds(text: str) -> float | None:
+def _length_seconds(text: str) -> float | None:
     """Of `1:05:00`, `5:03` or `42s`."""
     if not re.fullmatch(r"\d+s|\d+(?::\d\d){1,2}", text):
         return None
