@@ -9,8 +9,10 @@ from __future__ import annotations
 import argparse
 import contextlib
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from difflib import get_close_matches
 from pathlib import Path
 from typing import NoReturn
 
@@ -29,10 +31,22 @@ from flows.request import (
 )
 from tidegate.durable.home import Home
 from tidegate.durable.secrets import SecretFiles
-from tidegate.errors import BadInput, LedgerUnavailable
+from tidegate.errors import BadInput, LedgerUnavailable, UsageError
 from tidegate.model import STAGES, ProfileName, Quality, Wish
+from tidegate.redact import redact_url
 from tidegate.settings import Settings
 from tidegate.transfer.paths import expand_home, require_possible
+
+
+@dataclass(frozen=True)
+class Missing:
+    """A path among several sources at which there is no file."""
+
+    place: int
+    """Among all sources, from 0."""
+    source: str
+    """As it was typed, redacted."""
+    error: BadInput
 
 
 @dataclass(frozen=True)
@@ -51,6 +65,8 @@ class Command:
     settings: Settings
     advice: tuple[str, ...] = ()
     """What the person should know, and need not stop for."""
+    missing: tuple[Missing, ...] = ()
+    """The sources of several that are no files: the others are ingested all the same."""
 
 
 STANDARD_INPUT = "-"
@@ -77,9 +93,22 @@ class Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         kind, _, unknown = message.partition("unrecognized arguments: ")
         if kind:
-            raise BadInput(message)
-        flags = ", ".join(word.partition("=")[0] for word in unknown.split() if word.startswith("-"))
-        raise BadInput(f"There is no flag {flags}", hint="a file whose name begins with a dash is ./-name, or after --")
+            raise BadInput(f"{message[0].upper()}{message[1:]}", hint=self._meant_by_value(message))
+        flags = [word.partition("=")[0] for word in unknown.split() if word.startswith("-")]
+        hint = self._meant_by_flag(flags) or "a file whose name begins with a dash is ./-name, or after --"
+        raise BadInput(f"There is no flag {', '.join(flags)}", hint=hint)
+
+    def _meant_by_flag(self, flags: list[str]) -> str:
+        """`did you mean --quality?` for `--qualty`; nothing where no flag is near."""
+        known = [option for action in self._actions for option in action.option_strings]
+        near = [match for flag in flags for match in get_close_matches(flag, known, n=1)]
+        return f"did you mean {', '.join(near)}?" if near else ""
+
+    def _meant_by_value(self, message: str) -> str:
+        """`did you mean --quality 720p?` for `--profile 720p`; nothing where no other flag takes the value."""
+        value = re.search(r"invalid choice: '([^']*)'", message)
+        takers = [action for action in self._actions if value and value[1] in (action.choices or ())]
+        return f"did you mean {takers[0].option_strings[0]} {value[1]}?" if value and takers else ""
 
 
 def parsed(given: list[str]) -> argparse.Namespace:
@@ -158,14 +187,14 @@ def checked(words: argparse.Namespace) -> Command:
             raise BadInput(f"{flag} is for one source")
     headers = check_headers(_headers_of(words))
     check_sha256(words.sha256)
+    sources, missing = _split_off_missing(words.sources)
     # All of them first: a secret is stored only for a request that is good.
-    check_headers_for(headers, [check_url(source) for source in words.sources])
+    check_headers_for(headers, [check_url(source) for source in sources])
     output_dir = _require_folders(words.output_dir, settings.store.home)
     home = Home(settings.store.home)
     mirrors = [check_mirror(mirror) for mirror in words.mirror]
     requests = [
-        request_for(source, sha256=words.sha256, headers=headers, home=home, mirrors=mirrors)
-        for source in words.sources
+        request_for(source, sha256=words.sha256, headers=headers, home=home, mirrors=mirrors) for source in sources
     ]
     return Command(
         requests=tuple(requests),
@@ -178,8 +207,30 @@ def checked(words: argparse.Namespace) -> Command:
         as_json=words.as_json,
         verbose=words.verbose,
         settings=settings,
+        missing=missing,
         advice=tuple(filter(None, (seen_by_others(given) for given in words.header if given.startswith("@")))),
     )
+
+
+def _split_off_missing(sources: Sequence[str]) -> tuple[list[str], tuple[Missing, ...]]:
+    """The sources without the paths at which there is no file, and those: one typing error holds no others up.
+
+    Raises:
+        BadInput, UnsupportedSource: one of them is wrong in another way, or there is no other.
+    """
+    present, missing = [], []
+    for place, source in enumerate(sources):
+        try:
+            check_url(source)
+        except BadInput as error:
+            if not _is_missing_file(error):
+                raise
+            missing.append(Missing(place, redact_url(source), error))
+        else:
+            present.append(source)
+    if missing and not present:
+        raise missing[0].error
+    return present, tuple(missing)
 
 
 def _read_standard_input(words: argparse.Namespace) -> None:
@@ -193,7 +244,12 @@ def _read_standard_input(words: argparse.Namespace) -> None:
         raise BadInput("Standard input can be read once: give one - or one --header @-")
     if STANDARD_INPUT in words.sources:
         place = words.sources.index(STANDARD_INPUT)
-        words.sources[place : place + 1] = read_links(check_url)
+        words.sources[place : place + 1] = read_links(check_url, _is_missing_file)
+
+
+def _is_missing_file(error: UsageError) -> bool:
+    """Whether all that is wrong with a source is that there is no file at its path."""
+    return isinstance(error.__cause__, FileNotFoundError | NotADirectoryError)
 
 
 def _headers_of(words: argparse.Namespace) -> list[str]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from typing import Self
 
@@ -20,7 +20,7 @@ from rich.text import Text
 from tidegate.events import Advance, Event, Note, RunEnded, RunStarted, StageEnded, StageStarted, Waiting
 from tidegate.model import Outcome, StageRecord
 from tidegate.redact import visible_line
-from tidegate.report.terminal import failure_panel, outcome_summary, progress_line
+from tidegate.report.terminal import batch_summary, failure_panel, outcome_summary, progress_line
 
 PLAIN_EVERY_SECONDS = 5.0
 """How often a plain log shows progress."""
@@ -29,7 +29,8 @@ PLAIN_EVERY_SECONDS = 5.0
 class Display(AbstractContextManager["Display"]):
     """An observer that shows events. Thread-safe.
 
-    `results` is the console of the results; `titled` puts a rule with its source before each of several.
+    `results` is the console of the results; `titled` puts a line with its source before each of several. The time that
+    is told begins when this is made; of one of several sources, with its own run.
     """
 
     def __init__(
@@ -50,7 +51,7 @@ class Display(AbstractContextManager["Display"]):
         self._verbose = verbose
         self._titled = titled
         self._clock = clock
-        self._shown_at = clock()
+        self._began = self._source_began = self._shown_at = clock()
         self._lock = threading.Lock()
         self._status: Status | None = console.status("starting") if console.is_terminal else None
 
@@ -71,14 +72,22 @@ class Display(AbstractContextManager["Display"]):
         """How a source ended: its result, and its failure if it has one."""
         if self._status is not None:
             self._status.stop()  # or result and progress would share a line of the terminal
-        summary = outcome_summary(outcome)
+        summary = outcome_summary(outcome, self._clock() - (self._source_began if self._titled else self._began))
         if summary:
             self._results.print(summary, soft_wrap=True)
         if outcome.failure is not None:
             log, folder = outcome.failure_log, outcome.report_folder
             page = folder / "report.html" if folder else None
-            self._console.print(failure_panel(outcome.failure, str(log) if log else None, str(page) if page else None))
+            self._console.print(
+                failure_panel(
+                    outcome.failure, str(log) if log else None, str(page) if page else None, source=outcome.source
+                )
+            )
         self.ended.append(outcome)
+
+    def sum_up(self, outcomes: Sequence[Outcome]) -> None:
+        """What became of several sources."""
+        self._console.print(batch_summary(outcomes, self._clock() - self._began), soft_wrap=True)
 
     def __call__(self, event: Event) -> None:
         with self._lock:
@@ -97,10 +106,10 @@ class Display(AbstractContextManager["Display"]):
             case StageEnded():
                 self.stages[event.stage] = StageRecord(state=event.state, cached=event.cached, seconds=event.seconds)
                 self._say_unless_logged(
-                    _ended(event), {"completed": "green", "failed": "red"}.get(event.state, "yellow")
+                    self._how_it_ended(event), {"completed": "green", "failed": "red"}.get(event.state, "yellow")
                 )
             case Waiting():
-                self._stage(f"waiting for {event.what}" if event.what else "going on")
+                self._stage(f"waiting: {event.what}" if event.what else "going on")
             case Note(level="debug" | "detail"):
                 pass
             case Note():
@@ -113,8 +122,11 @@ class Display(AbstractContextManager["Display"]):
 
     def _begin(self, source: str) -> None:
         self.stages = {}
-        if self._titled:
+        self._source_began = self._clock()
+        if self._titled and self._console.is_terminal:
             self._console.rule(Text(visible_line(source)), align="left")
+        elif self._titled:
+            self._print(f"--- {source} ---", "")  # a rule would cut a long one
         if self._status is not None:
             self._status.update("starting")
             self._status.start()
@@ -134,8 +146,10 @@ class Display(AbstractContextManager["Display"]):
     def _print(self, text: str, style: str) -> None:
         self._console.print(Text(visible_line(text), style=style), soft_wrap=True)
 
-
-def _ended(event: StageEnded) -> str:
-    if event.cached and event.state == "completed":
-        return f"{event.stage}: from its checkpoint"
-    return f"{event.stage}: {event.state} after {event.seconds:.1f} s"
+    def _how_it_ended(self, event: StageEnded) -> str:
+        if not (event.cached and event.state == "completed"):
+            return f"{event.stage}: {event.state} after {event.seconds:.1f} s"
+        downloaded = self.stages.get("download")
+        if event.stage not in ("probe", "download") and downloaded is not None and not downloaded.cached:
+            return f"{event.stage}: reused, because the same bytes were processed before"
+        return f"{event.stage}: already done"

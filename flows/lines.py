@@ -54,8 +54,8 @@ def lines_of(content: bytes, named: str) -> list[Line]:
     return [line for line in numbered if line.text and not line.text.startswith("#")]
 
 
-def read_links(check: Callable[[str], object]) -> list[str]:
-    """The links and paths on standard input, one a line, each of them good.
+def read_links(check: Callable[[str], object], forgive: Callable[[UsageError], bool]) -> list[str]:
+    """The links and paths on standard input, one a line, each of them good, or wrong in a way that may be forgiven.
 
     Raises:
         BadInput, UnsupportedSource: what `check` says of each bad line, with its number.
@@ -71,7 +71,7 @@ def read_links(check: Callable[[str], object]) -> list[str]:
             check(line.text)
         except UsageError as error:
             wrong[line.number] = error
-    if wrong:
+    if not all(forgive(error) for error in wrong.values()):
         told = [f"Line {number} of standard input: {error.message}" for number, error in wrong.items()]
         more = f"; and {len(told) - MOST_TOLD} more" if len(told) > MOST_TOLD else ""
         first = next(iter(wrong.values()))

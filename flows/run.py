@@ -45,6 +45,11 @@ if TYPE_CHECKING:
     from prefect.client.schemas.objects import State
 
 USAGE, SOME_FAILED = 2, 3
+LEFT_OUT = {
+    "friendly_message": "This source was left out; the others were ingested.",
+    "suggested_actions": ("check the path",),
+}
+"""What is said of a missing path among several sources."""
 STOPPED_BY = {signal.SIGTERM: 128 + signal.SIGTERM, signal.SIGHUP: 128 + signal.SIGHUP}
 """The exit codes of the signals that end a run as cleanly as Ctrl-C does."""
 
@@ -63,6 +68,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _refuse(error, words, console)
     for line in command.advice:
         console.print(line, soft_wrap=True)
+    for one in command.missing:
+        console.print(Text(f"{one.error.message}: left out, the other sources are ingested", "yellow"), soft_wrap=True)
     for number in _heard():
         signal.signal(number, _terminate)
     try:
@@ -93,7 +100,8 @@ def _heard() -> list[signal.Signals]:
 
 def _refuse(error: TidegateError, words: argparse.Namespace, console: Console) -> int:
     failure = describe(error, now=datetime.now(UTC))
-    console.print(failure_panel(failure))
+    named = redact_url(words.sources[0]) if len(words.sources) == 1 else None
+    console.print(failure_panel(failure, source=named))
     if words.as_json:
         sources = words.sources or [""]
         outcomes = [Outcome(status="failed", source=redact_url(text), failure=failure) for text in sources]
@@ -110,23 +118,24 @@ def _run_or_tell(command: Command, console: Console) -> int:
         outcomes = [_lost(request, command, failure) for request in command.requests]
         for outcome in outcomes:
             display.tell(outcome)
-        code = _conclude(command, console, outcomes)
+        code = _conclude(command, console, display, outcomes)
         return USAGE if isinstance(error, UsageError) else code
 
 
 def _run(command: Command, console: Console) -> int:
     for line in close(command.settings.store.home):
         console.print(line, soft_wrap=True)
-    server = attach(command.settings.store.home)
+    display = _display(command, console)
+    server = attach(command.settings.store.home, display.say)
     # Registered before Prefect is imported, so it runs after Prefect's own exit handlers have sent what they hold.
     atexit.register(server.stop)
-    with _display(command, console) as display:
+    with display:
         return _under(server, command, console, display)
 
 
 def _display(command: Command, console: Console) -> Display:
     results = console if command.as_json else Console()
-    return Display(console, results, verbose=command.verbose, titled=len(command.requests) > 1)
+    return Display(console, results, verbose=command.verbose, titled=len(command.requests) + len(command.missing) > 1)
 
 
 def _under(server: Server, command: Command, console: Console, display: Display) -> int:
@@ -146,7 +155,11 @@ def _under(server: Server, command: Command, console: Console, display: Display)
         outcomes, code = _until_the_end(command, display)
     outcomes = [_with_ui(outcome, server) for outcome in outcomes]
     display.__exit__()
-    return _conclude(command, console, outcomes) if code is None else _interrupted(command, console, outcomes, code)
+    return (
+        _conclude(command, console, display, outcomes)
+        if code is None
+        else _interrupted(command, console, outcomes, code)
+    )
 
 
 @contextlib.contextmanager
@@ -260,8 +273,11 @@ def _outcomes(values: Any) -> list[Outcome]:
     return list(values)
 
 
-def _conclude(command: Command, console: Console, outcomes: list[Outcome]) -> int:
+def _conclude(command: Command, console: Console, display: Display, outcomes: list[Outcome]) -> int:
     """The document, if it was asked for, and the exit code; people were told as each source ended."""
+    outcomes = _with_missing(command, outcomes)
+    if len(outcomes) > 1:
+        display.sum_up(outcomes)
     if command.as_json:
         _print_json(outcomes)
     why = undelivered()
@@ -273,9 +289,20 @@ def _conclude(command: Command, console: Console, outcomes: list[Outcome]) -> in
     return SOME_FAILED if len(failed) < len(outcomes) else FAILED
 
 
+def _with_missing(command: Command, outcomes: list[Outcome]) -> list[Outcome]:
+    """The outcomes of all sources that were typed, in their order."""
+    told = list(outcomes)
+    for one in command.missing:
+        failure = describe(one.error, now=datetime.now(UTC)).model_copy(update=LEFT_OUT)
+        told.insert(one.place, Outcome(status="failed", source=one.source, failure=failure))
+    return told
+
+
 def _say_undelivered(command: Command, console: Console, outcomes: list[Outcome], why: str) -> None:
     """Say on stderr what stdout did not take: the results, or where the document lies that was asked for."""
-    console.print(Text(f"The run has ended, but standard output did not take its results: {why}."), soft_wrap=True)
+    console.print(
+        Text(f"The run is done, but its results could not be written to standard output: {why}."), soft_wrap=True
+    )
     for outcome in outcomes:
         folder = outcome.published.folder if outcome.published else outcome.report_folder
         if not command.as_json:
@@ -285,9 +312,9 @@ def _say_undelivered(command: Command, console: Console, outcomes: list[Outcome]
 
 
 def _interrupted(command: Command, console: Console, outcomes: list[Outcome], code: int) -> int:
-    console.print("Interrupted. What was done so far is kept: run the same command again to go on from there.")
+    console.print("Interrupted. What was done so far is kept: run the same command again; it resumes.")
     if command.as_json:
-        _print_json(outcomes)
+        _print_json(_with_missing(command, outcomes))
     return code
 
 

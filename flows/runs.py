@@ -13,10 +13,13 @@ import atexit
 import json
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime, timedelta
+from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from urllib.parse import unquote, urlsplit
 
 from rich.console import Console
 from rich.table import Table
@@ -25,7 +28,8 @@ from flows import safety
 from flows.server import attach
 from flows.streams import run_command
 from tidegate.durable.home import Home
-from tidegate.errors import TidegateError
+from tidegate.errors import POLICIES, TidegateError, snake_case
+from tidegate.redact import visible_line
 from tidegate.report.failure import describe
 from tidegate.report.terminal import failure_panel
 from tidegate.settings import Settings
@@ -56,11 +60,15 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m flows.runs",
-        description="List the runs of the last week as the ledger has them, or run one of the caretaking flows.",
+        description="List the runs of the last week, or start one of the maintenance jobs by hand.",
     )
-    parser.add_argument("flow", nargs="?", choices=["recover", "maintain"], help="the flow to run; none: list runs")
-    parser.add_argument("--codecs", action="store_true", help="list the codecs that came, and how they ended")
-    parser.add_argument("--dry-run", action="store_true", help="only say what would be done")
+    parser.add_argument(
+        "flow", nargs="?", choices=["recover", "maintain"], help="the maintenance job to start; none: list runs"
+    )
+    parser.add_argument(
+        "--codecs", action="store_true", help="list the codecs of the sources so far, and how their runs ended"
+    )
+    parser.add_argument("--dry-run", action="store_true", help="with recover or maintain: only say what would be done")
     parser.add_argument("--json", action="store_true", dest="as_json", help="one JSON document on stdout")
     return parser
 
@@ -82,9 +90,10 @@ def _listed(settings: Settings, words: argparse.Namespace) -> int:
         pairs = zip(attempts, rows, strict=True)
         _print_json([{**attempt.model_dump(mode="json"), **asdict(row)} for attempt, row in pairs])
         return DONE
-    Console().print(_table(attempts, rows))
-    for attempt in cut_short:
-        print(f"can be resumed: {resumable[attempt.id]}   # {attempt.title}")  # noqa: T201
+    for attempt, row in zip(attempts, rows, strict=True):
+        print("\n".join(_lines(attempt, row, _report_of(attempt, settings))))  # noqa: T201
+    if not attempts:
+        print("No run in the last week.")  # noqa: T201
     return DONE
 
 
@@ -138,30 +147,53 @@ def _codecs_listed(counted: Sequence[Counted], as_json: bool) -> int:
     return DONE
 
 
-def _table(attempts: Sequence[Attempt], rows: Sequence[Row]) -> Table:
-    table = Table("id", "what", "state", "stage", "since", "waits for", box=None)
-    for attempt, row in zip(attempts, rows, strict=True):
-        since = datetime.fromtimestamp(attempt.created_at, UTC).astimezone()
-        table.add_row(
-            attempt.id,
-            attempt.title,
-            f"{row.shown}{f' ({attempt.failure})' if attempt.failure else ''}",
-            attempt.stage or "",
-            f"{since:%Y-%m-%d %H:%M}",
-            _awaited(attempt, row),
-        )
-    return table
+def _lines(attempt: Attempt, row: Row, report: Path | None) -> Iterator[str]:
+    """A run as a person reads it; no line is cut, however narrow the terminal."""
+    since = datetime.fromtimestamp(attempt.created_at, UTC).astimezone()
+    stage = f" in {attempt.stage}" if attempt.stage and row.condition != "completed" else ""
+    yield visible_line(f"{since:%Y-%m-%d %H:%M}  {row.shown}{stage}: {_name_of(attempt)}")
+    facts = {
+        "id": attempt.id,
+        "reason": _reason(attempt),
+        "waits for": (attempt.waiting_for or "") if row.condition in ("running", "silent") else "",
+        "report": str(report or ""),
+        "to do": f"to resume it: {row.cure}" if row.cure else "",
+    }
+    yield from (visible_line(f"    {name:<9} {fact}") for name, fact in facts.items() if fact)
 
 
-def _awaited(attempt: Attempt, row: Row) -> str:
-    """What it waits for; one that is gone waits for nothing itself."""
-    if row.cure:
-        return "recovery" if attempt.deployment else "you (see below)"
-    return (attempt.waiting_for or "") if row.condition in ("running", "silent") else ""
+def _name_of(attempt: Attempt) -> str:
+    """The file's name, where what it works on has one."""
+    return unquote(urlsplit(attempt.title).path.rstrip("/").rpartition("/")[2]) or attempt.title
+
+
+def _reason(attempt: Attempt) -> str:
+    """Why it failed: the failure's type, its sentence for people, and what else the ledger knows."""
+    if attempt.failure is None:
+        return attempt.error_reason or ""
+    friendly = next(
+        (row.friendly for kind, row in POLICIES.items() if snake_case(kind.__name__) == attempt.failure), ""
+    )
+    return " ".join(filter(None, (f"{attempt.failure}:", friendly, attempt.error_reason)))
+
+
+def _report_of(attempt: Attempt, settings: Settings) -> Path | None:
+    """The page of the run, else the error log of one that failed where an earlier success stands."""
+    folder = attempt.target
+    if folder is None and attempt.failure and "output_dir" in attempt.request:
+        from tidegate.stages.publish import folder_before_identity
+
+        request = attempt.request
+        output = Home(settings.store.home).outputs(Path(request["output_dir"]), settings.store.output)
+        folder = output / folder_before_identity(attempt.title, request["profile"], request["quality"])
+    if folder is None:
+        return None
+    logs = sorted(folder.glob("*.err.log")) if attempt.failure else []
+    return next((path for path in (folder / "report.html", *logs) if path.is_file()), None)
 
 
 def _operated(settings: Settings, words: argparse.Namespace) -> int:
-    server = attach(settings.store.home)
+    server = attach(settings.store.home, partial(print, file=sys.stderr, flush=True))
     atexit.register(server.stop)
     os.environ.setdefault("PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL", "CRITICAL")
     os.environ.update(safety.environment("run"))

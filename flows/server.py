@@ -17,7 +17,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
@@ -93,14 +93,15 @@ class Server:
         self.own = None
 
 
-def attach(home: Path) -> Server:
-    """The server to use, with Prefect's variables set accordingly. Call it before Prefect is imported.
+def attach(home: Path, say: Callable[[str], None]) -> Server:
+    """The server to use, with Prefect's variables set accordingly. Call it before Prefect is imported. `say` is told at
+    once that a temporary one starts: that takes a while.
 
     Raises:
         ServerUnavailable: a server was named and cannot be used.
         TidegateError: there is no room for one of our own.
     """
-    server = found(home) or _joined(home)
+    server = found(home) or _joined(home, say)
     os.environ["PREFECT_API_URL"] = server.api_url
     if server.ours:
         hold(server.api_url)
@@ -252,7 +253,7 @@ def launch(
         )
 
 
-def _joined(home: Path) -> Server:
+def _joined(home: Path, say: Callable[[str], None]) -> Server:
     """The server that the commands of this home share, on a free port, without a UI: it is gone too soon for that.
 
     Who finds it starting waits here: its start and the imports of many commands at once would hold each other up.
@@ -260,6 +261,7 @@ def _joined(home: Path) -> Server:
     client = _client_of(home)
 
     def launched(log: Path, users: Path) -> tuple[str, int]:
+        say("No Prefect server is running: starting a temporary one for this command (make serve keeps one running)")
         with listener_on(0) as listener:
             told = {"PREFECT_UI_ENABLED": "0", "PREFECT__SERVER_EPHEMERAL": "1"}
             process = launch(listener, log, home, told, users)
@@ -269,6 +271,7 @@ def _joined(home: Path) -> Server:
     own = own_server.join(home, client.auth_string or "", launched)
     server = Server(own.record.api_url, client, ours=True, own=own)
     if not own.is_starter:
+        say("Using the temporary Prefect server that another command has started")
         try:
             server.wait()
         except BaseException:

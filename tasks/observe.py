@@ -64,7 +64,7 @@ def _log(logger: logging.Logger | logging.LoggerAdapter[logging.Logger], event: 
         case StageStarted():
             logger.info("%s: started", event.stage)
         case StageEnded(cached=True):
-            logger.info("%s: from its checkpoint", event.stage)
+            logger.info("%s: already done", event.stage)
         case StageEnded():
             logger.info("%s: %s after %.1f s", event.stage, event.state, event.seconds)
         case PathTaken():

@@ -198,6 +198,18 @@ def test_a_bad_source_among_good_ones_starts_none_of_them(command: Command, clip
     assert origin.requests == []
 
 
+def test_a_missing_path_among_good_sources_refuses_only_itself(command: Command, clips: Path) -> None:
+    missing = str(command.home / "no-such-film.mp4")
+    ended = command.run(missing, str(clip(clips)), "--until", "download")
+    assert ended.code == 3, ended.stderr
+    first, second = ended.document["results"]
+    assert (first["status"], first["failure"]["type"], first["source"]) == ("failed", "bad_input", missing)
+    assert missing in first["failure"]["message"] and second["status"] == "completed"
+    last = ended.stderr.splitlines()[-2:]
+    assert last[0].startswith("1 of 2 sources done in ") and last[1].startswith(f"failed  {missing}: ")
+    assert f"There is no file {missing}" in last[1]
+
+
 def test_an_output_folder_below_a_file_cannot_be_written(command: Command, clips: Path) -> None:
     command.output.write_text("in the way")
     failure = failure_told(command.run(str(clip(clips))), code=2, kind="bad_input")

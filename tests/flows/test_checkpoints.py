@@ -70,8 +70,8 @@ def test_the_same_link_again_asks_once_runs_no_ffmpeg_and_says_so(ingested: Inge
     assert len(works(ingested.ffmpeg)) == 2, "the witness sees: one remux, one analysis"
     ended = ingested.again()
     assert made_now(ended) == [] and list(ended.document["stages"]) == STAGES
-    assert [ended.stderr.count(f"{stage}: from its checkpoint") for stage in STAGES] == [1] * len(STAGES)
-    assert "every stage came from its checkpoint" in ended.stderr
+    assert [ended.stderr.count(f"{stage}: already done") for stage in STAGES] == [1] * len(STAGES)
+    assert "already done; nothing was repeated" in ended.stderr
     assert (ingested.requests, ingested.ffmpeg_runs) == (1, 0)
     assert ingested.origin.requests[-1].bytes_sent <= 1
     assert ended.document["download"]["bytes_received"] == 0

@@ -92,8 +92,8 @@ def test_a_log_gets_plain_lines(command: Command, clips: Path, prefect_server: s
     with Origin({"film.mp4": Resource(film, story="throttle 1M")}) as origin:
         ended = command.run(origin.url("film.mp4"), "--until", "download", as_json=False)
     assert ended.code == 0, ended.stderr
-    told, *origins = ended.stdout.splitlines()
-    assert told.startswith("source  ") and all(line.startswith("origin ") for line in origins), "only the result"
+    names = [line.split()[0] for line in ended.stdout.splitlines()]
+    assert names in (["source", "time"], ["time", "source"], ["origin", "time", "source"]), "only the result"
     lines = ended.stderr.splitlines()
     assert "\x1b" not in ended.stderr and "\r" not in ended.stderr
     assert lines[0] == f"Prefect UI: {prefect_server.removesuffix('/api')}"
@@ -107,8 +107,9 @@ def test_a_person_is_told_where_the_results_are(command: Command, clips: Path) -
     assert ended.code == 0
     (folder,) = command.published()
     lines = ended.stdout.splitlines()
-    assert [line.split()[0] for line in lines] == ["result", "file", "report"]
-    assert str(next(folder.glob("*.mp4"))) in lines[1] and str(folder / "report.html") in lines[2]
+    assert [line.split()[0] for line in lines] == ["time", "report", "result", "file"]
+    assert str(folder / "report.html") in lines[1] and str(next(folder.glob("*.mp4"))) in lines[3]
+    assert lines[2].endswith(", without re-encoding")
     assert str(folder) not in ended.stderr
     assert json.loads((folder / "report.json").read_text())["status"] == "completed"
 
@@ -145,6 +146,8 @@ def test_a_home_that_cannot_be_written_is_bad_usage_and_leaves_nothing(
         (("--profile", "mine", "x"), ("--profile", "universal", "modern", "original")),
         (("--until", "dawn", "x"), ("--until", "probe", "publish")),
         (("--colour=s3cr3t", "x"), ("no flag --colour", "./-name", "--")),
+        (("--qualty", "720p", "x"), ("no flag --qualty", "did you mean --quality?")),
+        (("--profile", "720p", "x"), ("--profile", "did you mean --quality 720p?")),
         (("-film.mp4",), ("no flag -film.mp4", "./-name")),
         ((), ("There is no source",)),
         (("--", "-film.mp4"), ("There is no file", "-film.mp4")),
@@ -206,7 +209,10 @@ def test_each_of_several_sources_is_told_when_it_ends(command: Command, clips: P
     first, panel = ended.stderr.index("page.mp4 "), ended.stderr.index("There is no media")
     second, done = ended.stderr.index("one.mp4 "), ended.stderr.index("publish: completed")
     assert first < panel < second < done
-    assert "report.html" in ended.stderr[panel:second], "the panel names the report of the failure"
+    for named in ("report.html", "error log: ", f"source: {origin.url('page.mp4')}"):
+        assert named in ended.stderr[panel:second], "the panel names the source, and the report of its failure"
+    last = ended.stderr.splitlines()[-2:]
+    assert last[0].startswith("1 of 2 sources done in ") and last[1].startswith(f"failed  {origin.url('page.mp4')}: ")
 
 
 def test_a_failed_run_says_where_its_report_is(command: Command) -> None:

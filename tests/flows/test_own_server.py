@@ -38,7 +38,7 @@ from flows import server
 from tidegate.errors import TidegateError
 server.DEFAULT_API = "http://127.0.0.1:9/api"
 try:
-    found = server.attach(Path(sys.argv[1]))
+    found = server.attach(Path(sys.argv[1]), lambda line: print(line, file=sys.stderr))
     found.wait()
 except TidegateError as error:
     print(json.dumps({"type": error.type, "message": error.message}), flush=True)

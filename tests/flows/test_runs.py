@@ -19,7 +19,7 @@ MIB = 1024 * 1024
 
 def listed(command: Command, *words: str) -> str:
     argv = [sys.executable, "-m", "flows.runs", *words]
-    environment = {**command.env(), "COLUMNS": "200"}
+    environment = {**command.env(), "COLUMNS": "40"}
     done = subprocess.run(argv, env=environment, cwd=command.home, capture_output=True, text=True, timeout=60)
     assert done.returncode == 0, done.stderr
     return done.stdout
@@ -50,9 +50,24 @@ def test_a_killed_command_is_listed_as_cut_short_with_what_takes_it_up(command: 
     assert told["state"] == "running", "as the ledger has it"
     assert told["condition"] == "cut short"
     assert told["cure"] == f"python -m flows.run --resume {told['id']}"
-    table, *cures = listed(command).splitlines()[1:]
-    assert "cut short" in table and "running" not in table
-    assert [line.partition("   #")[0] for line in cures] == [f"can be resumed: {told['cure']}"]
+    first, *facts = listed(command).splitlines()
+    assert first.endswith("  cut short in download: film.mp4")
+    assert [line.split(maxsplit=1) for line in facts] == [
+        ["id", told["id"]],
+        ["to", f"do     to resume it: {told['cure']}"],
+    ]
+
+
+def test_a_failed_run_is_listed_with_its_file_its_whole_id_the_reason_and_its_report(command: Command) -> None:
+    with Origin({f"{'long-' * 20}name.mp4": Resource(b"", story="always: html")}) as origin:
+        ended = command.run(origin.url(f"{'long-' * 20}name.mp4"))
+    first, *facts = listed(command).splitlines()
+    assert first.endswith(f"  failed in probe: {'long-' * 20}name.mp4")
+    assert [line.split(maxsplit=1) for line in facts] == [
+        ["id", only(command)["id"]],
+        ["reason", "not_media: There is no media at this link."],
+        ["report", ended.document["report"]["html"]],
+    ]
 
 
 def test_of_a_run_elsewhere_only_its_lease_can_tell(command: Command, clips: Path) -> None:

@@ -35,7 +35,7 @@ def test_loopback_is_spared_the_proxy_and_what_was_listed_stays(
             monkeypatch.setenv(name, "")
     monkeypatch.setenv("PREFECT_API_URL", "http://127.0.0.1:9/api")
     with pytest.raises(ServerUnavailable):
-        attach(tmp_path)
+        attach(tmp_path, print)
     assert os.environ["no_proxy"] == os.environ["NO_PROXY"] == expected
 
 
@@ -75,12 +75,12 @@ def test_the_password_of_the_home_is_found_for_the_server_of_its_make_serve(
         site.record(nobody, api_at(served), ours=True)
         if written:
             (nobody / "prefect.toml").write_text(f'[api]\nurl = "{written.format(served)}"\n')
-        assert attach(nobody).api_url == api_at(served)
+        assert attach(nobody, print).api_url == api_at(served)
         assert os.environ["PREFECT_API_AUTH_STRING"] == access.login_of(nobody)
         if written:
             monkeypatch.setenv("PREFECT_API_AUTH_STRING", "")
             monkeypatch.setenv("PREFECT_API_URL", written.format(served))
-            assert attach(nobody).api_url == api_at(served)
+            assert attach(nobody, print).api_url == api_at(served)
             assert os.environ["PREFECT_API_AUTH_STRING"] == access.login_of(nobody)
 
 
@@ -92,7 +92,7 @@ def test_the_password_of_the_home_is_said_to_no_other_server(nobody: Path, monke
         assert found(nobody) is None
         assert not access.stands_open(api_at(usual)) and access.stands_open(api_at(named))
         monkeypatch.setenv("PREFECT_API_URL", api_at(named))
-        assert attach(nobody) == Server(api_at(named), where="PREFECT_API_URL")
+        assert attach(nobody, print) == Server(api_at(named), where="PREFECT_API_URL")
     assert heard == [] and "PREFECT_API_AUTH_STRING" not in os.environ
 
 
@@ -191,7 +191,7 @@ def test_a_server_of_our_own_gets_the_settings_that_make_it_safe_and_ends_with_u
     nobody: Path,
 ) -> None:
     prefect_database.laid_into(nobody / "prefect")
-    there = attach(nobody)
+    there = attach(nobody, print)
     try:
         there.wait()
         assert there.own is not None and there.api_url == os.environ["PREFECT_API_URL"]

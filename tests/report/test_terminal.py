@@ -8,8 +8,8 @@ import pytest
 from rich.console import Console, RenderableType
 
 from tidegate.events import Advance
-from tidegate.model import STAGES, Failure, Outcome, StageRecord
-from tidegate.report.terminal import failure_panel, outcome_summary, progress_line
+from tidegate.model import STAGES, Failure, OriginStats, Outcome, StageRecord
+from tidegate.report.terminal import batch_summary, failure_panel, origin_line, outcome_summary, progress_line
 
 
 def shown(renderable: RenderableType, width: int = 100) -> str:
@@ -20,8 +20,16 @@ def shown(renderable: RenderableType, width: int = 100) -> str:
 
 
 def test_a_failure_panel_says_what_happened_what_to_do_and_what_to_quote(failure: Failure) -> None:
-    text = shown(failure_panel(failure, log="/media/film.err.log"))
-    for part in (failure.friendly_message, failure.message, failure.reference, "in download", "/media/film.err.log"):
+    text = shown(failure_panel(failure, log="/media/film.err.log", source="https://host/film.mp4"))
+    for part in (
+        "source: https://host/film.mp4",
+        "error log: /media",
+        failure.friendly_message,
+        failure.message,
+        failure.reference,
+        "in download",
+        "/media/film.err.log",
+    ):
         assert part in text
     for action in failure.suggested_actions:
         assert f"• {action}" in text
@@ -54,13 +62,53 @@ def test_a_summary_says_where_the_results_are_and_what_is_worth_knowing(outcome:
     ):
         assert part in text
     assert f"finding {outcome.findings[0].message}" in text
-    assert "checkpoint" not in text
+    assert "already done" not in text
 
 
 def test_a_run_of_checkpoints_only_says_so(outcome: Outcome) -> None:
     stages = {name: StageRecord(state="completed", cached=True) for name in STAGES}
     text = outcome_summary(outcome.model_copy(update={"stages": stages})).plain
-    assert "every stage came from its checkpoint" in text
+    assert "already done; nothing was repeated" in text
+
+
+@pytest.mark.parametrize(
+    ("stats", "told"),
+    [
+        (OriginStats(origin="o", attempts=1, failures={"not_found": 1}), "o  1 request failed: not found"),
+        (OriginStats(origin="o", attempts=3, failures={"server_error": 2}), "o  3 requests, 2 failed (server error)"),
+        (
+            OriginStats(origin="o", attempts=9, failures={"server_error": 2, "throttled": 1}, bytes_received=2_000_000),
+            "o  9 requests, 3 failed (2 server error, 1 throttled), 2.0 MB",
+        ),
+        (
+            OriginStats(origin="o", attempts=4, breaker="half_open"),
+            "o  4 requests, requests are paused (breaker half open)",
+        ),
+    ],
+)
+def test_an_origin_is_told_in_words(stats: OriginStats, told: str) -> None:
+    assert origin_line(stats) == told
+
+
+def test_an_origin_is_told_only_where_something_was_retried(outcome: Outcome) -> None:
+    failed = OriginStats(origin="https://host:443", attempts=2, failures={"server_error": 1})
+    for retries, shown_ones in ((0, 0), (1, 1)):
+        one = outcome.model_copy(update={"origins": (failed.model_copy(update={"retries": retries}),)})
+        assert outcome_summary(one).plain.count("https://host:443") == shown_ones
+
+
+def test_result_and_file_come_last_after_the_total_time(outcome: Outcome) -> None:
+    names = [line.split()[0] for line in outcome_summary(outcome, 200.4).plain.splitlines()]
+    assert names == ["finding", "time", "report", "result", "file"]
+    assert "3 min 20 s" in outcome_summary(outcome, 200.4).plain
+
+
+def test_several_sources_end_with_how_many_are_done_and_why_the_others_are_not(outcome: Outcome) -> None:
+    good = outcome.model_copy(update={"failure": None})
+    bad = Outcome(status="failed", source="https://host/bad.mp4", failure=outcome.failure)
+    first, second = batch_summary([good, bad], 61.0).plain.splitlines()
+    assert first == "1 of 2 sources done in 1 min 1 s"
+    assert second == "failed  https://host/bad.mp4: The source stopped sending. No byte for 30 s"
 
 
 def test_a_run_that_ended_after_the_download_says_where_the_source_is(outcome: Outcome) -> None:

@@ -62,7 +62,7 @@ def test_the_log_tells_stages_and_notes_at_their_level_and_no_progress(caplog: p
         ("INFO", "remux: started"),
         ("WARNING", "the audio is converted"),
         ("INFO", "remux: completed after 1.2 s"),
-        ("INFO", "probe: from its checkpoint"),
+        ("INFO", "probe: already done"),
         ("INFO", "process: the full path"),
         ("INFO", "transfer: the plain path (TIDEGATE_TRANSFER_ENGINE=25%)"),
     ]

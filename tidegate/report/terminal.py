@@ -6,63 +6,112 @@ renderables and prints nothing itself.
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
+
 from rich.console import Group, RenderableType
 from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
 
 from tidegate.events import Advance, Strain
-from tidegate.model import Failure, OriginStats, Outcome, Sidecar
+from tidegate.model import Failure, OriginStats, Outcome, Sidecar, Strategy
 from tidegate.redact import visible_line
-from tidegate.report.units import clock, human_size
+from tidegate.report.units import clock, duration, human_size, quantity
 from tidegate.settings import Settings
 
+MADE = {
+    Strategy.COPY: "without re-encoding",
+    Strategy.REPAIR: "repaired, without re-encoding",
+    Strategy.TRANSCODE: "transcoded",
+}
+"""How a result was made."""
 
-def failure_panel(failure: Failure, log: str | None = None, report: str | None = None) -> Panel:
-    """The failure as a panel: what happened, what to do, what to quote."""
+
+def failure_panel(
+    failure: Failure, log: str | None = None, report: str | None = None, source: str | None = None
+) -> Panel:
+    """The failure as a panel: what happened to which source, what to do, what to quote."""
     actions = Table.grid(padding=(0, 1))
     for action in failure.suggested_actions:
         actions.add_row("•", Text(visible_line(action)))
     rows: list[RenderableType] = [Text(failure.message), Text(), actions, Text()]
     where = f" in {failure.stage}" if failure.stage else ""
     rows.append(Text(f"{failure.type}{where} · reference {failure.reference}", style="dim"))
-    named = {"evidence": log, "report": report}
-    rows += [Text(f"{name}: {path}", style="dim", overflow="fold") for name, path in named.items() if path]
+    named = {"source": source, "error log": log, "report": report}
+    rows += [
+        Text(visible_line(f"{name}: {path}"), style="dim", overflow="fold") for name, path in named.items() if path
+    ]
     return Panel(Group(*rows), title=Text(failure.friendly_message), border_style="red", title_align="left")
 
 
-def outcome_summary(outcome: Outcome) -> Text:
-    """Where the results are, and what is worth knowing about them: one line each, to be printed without wrapping."""
-    rows: list[tuple[str, str]] = []
-    if outcome.remux is not None:
-        rows.append(("result", _result_line(outcome)))
-    if outcome.published is not None:
-        rows.append(("file", str(outcome.published.video)))
-        rows += [("beside", str(outcome.published.beside(one.name))) for one in _sidecars(outcome)]
-        rows.append(("report", str(outcome.published.folder / "report.html")))
-    elif outcome.download_path is not None:
-        rows.append(("source", str(outcome.download_path)))
-    rows += [("origin", origin_line(origin)) for origin in outcome.origins if origin.failures]
+def outcome_summary(outcome: Outcome, seconds: float | None = None) -> Text:
+    """What is worth knowing about a result, and last where it is: one line each, to be printed without wrapping.
+
+    `seconds` is the total time, where it is known.
+    """
+    rows = [("finding", finding.message) for finding in outcome.findings]
+    rows += [("origin", origin_line(origin)) for origin in outcome.origins if origin.retries]
     if outcome.stages and all(record.cached for record in outcome.stages.values()):
-        rows.append(("note", "every stage came from its checkpoint"))
-    rows += [("finding", finding.message) for finding in outcome.findings]
+        rows.append(("note", "already done; nothing was repeated"))
+    places = list(_places(outcome))
+    if seconds is not None and places:
+        rows.append(("time", duration(seconds)))
+    rows += places
     return Text("\n").join(
         Text.assemble((f"{name:<8}", "yellow" if name == "finding" else "dim"), visible_line(value))
         for name, value in rows
     )
 
 
+def _places(outcome: Outcome) -> Iterator[tuple[str, str]]:
+    if outcome.published is not None:
+        yield from (("beside", str(outcome.published.beside(one.name))) for one in _sidecars(outcome))
+        yield "report", str(outcome.published.folder / "report.html")
+    elif outcome.download_path is not None:
+        yield "source", str(outcome.download_path)
+    if outcome.remux is not None:
+        yield "result", _result_line(outcome)
+    if outcome.published is not None:
+        yield "file", str(outcome.published.video)
+
+
+def batch_summary(outcomes: Sequence[Outcome], seconds: float) -> Text:
+    """How many of several sources are done, and of each other one why it is not."""
+    done = sum(outcome.status == "completed" for outcome in outcomes)
+    lines = [
+        Text(f"{done} of {len(outcomes)} sources done in {duration(seconds)}", "green" if not _open(outcomes) else "")
+    ]
+    for outcome in _open(outcomes):
+        failure = outcome.failure
+        why = f"{failure.friendly_message} {failure.message}" if failure else "not finished"
+        lines.append(Text.assemble((f"{outcome.status:<8}", "red"), visible_line(f"{outcome.source}: {why}")))
+    return Text("\n").join(lines)
+
+
+def _open(outcomes: Sequence[Outcome]) -> list[Outcome]:
+    return [outcome for outcome in outcomes if outcome.status != "completed"]
+
+
 def origin_line(origin: OriginStats) -> str:
-    """`http://host:80  7 requests, 2 failed (2 server_error), 12.3 MB, 3.1 MB/s`."""
-    failed = ", ".join(f"{count} {kind}" for kind, count in origin.failures.items())
-    parts = [f"{origin.attempts} requests", *([f"{sum(origin.failures.values())} failed ({failed})"] if failed else [])]
+    """`http://host:80  7 requests, 2 failed (server error), 12.3 MB, 3.1 MB/s`."""
+    parts = [_requests(origin)]
     if origin.bytes_received:
         parts.append(human_size(origin.bytes_received))
     if origin.per_second:
         parts.append(f"{human_size(origin.per_second)}/s")
     if origin.breaker != "closed":
-        parts.append(f"breaker {origin.breaker}")
+        parts.append(f"requests are paused (breaker {origin.breaker.replace('_', ' ')})")
     return f"{origin.origin}  " + ", ".join(parts)
+
+
+def _requests(origin: OriginStats) -> str:
+    """`7 requests, 3 failed (1 stalled transfer, 2 server error)`; `1 request failed: not found`."""
+    requests, failed = quantity(origin.attempts, "request"), sum(origin.failures.values())
+    kinds = {kind.replace("_", " "): count for kind, count in origin.failures.items()}
+    told = ", ".join(f"{count} {kind}" if len(kinds) > 1 else kind for kind, count in kinds.items())
+    if failed == origin.attempts == 1:
+        return f"{requests} failed: {told}"
+    return f"{requests}, {failed} failed ({told})" if failed else requests
 
 
 def limits_line(settings: Settings) -> str:
@@ -112,6 +161,6 @@ def _result_line(outcome: Outcome) -> str:
         media.audio.codec if media.audio else "",
         clock(media.length_seconds),
         human_size(outcome.remux.asset.main.size_bytes),
-        f"by {outcome.remux.decision.strategy}",
+        MADE[outcome.remux.decision.strategy],
     ]
     return ", ".join(kind for kind in kinds if kind)

@@ -24,6 +24,14 @@ def human_size(size_bytes: float | None) -> str:
     return f"{size:.1f} TB"
 
 
+def duration(seconds: float) -> str:
+    """How long something took: `2.4 s`, `3 min 20 s`, `1 h 2 min`."""
+    if round(seconds, 1) < 60:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes} min {rest} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60} min"
+
+
 def quantity(number: int, what: str) -> str:
     """`1 request`, `2 requests`, `2 retries`."""
     if number == 1:
