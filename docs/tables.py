@@ -10,12 +10,12 @@ import ast
 import inspect
 import re
 from collections.abc import Callable, Iterator
+from dataclasses import fields
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
-from tidegate import settings
-from tidegate.errors import POLICIES, Inside, Policy, TidegateError, snake_case
+from tidegate.errors import POLICIES, Policy, TidegateError, snake_case
 from tidegate.media.diagnose import CATALOGUE
 from tidegate.model import Decision, MediaInfo, ProfileName, Quality, Strategy, StreamInfo
 from tidegate.resilience.quality import MB, RUNGS
@@ -46,12 +46,49 @@ def failures() -> Iterator[str]:
 
 def _failure_row(failure: type[TidegateError], policy: Policy) -> str:
     retried = {0: "no", 1: "once", 2: "yes"}[policy.task_retries]
-    inside = "–" if policy.inside is Inside.NO else policy.inside
+    lower = [
+        *(["another rendition"] if policy.another_rendition else []),
+        *(["a smaller picture"] if policy.smaller_picture else []),
+    ]
+    climbs = "yes" if policy.climbs else "–"
     counts = "+1" if policy.counts_against_origin else "no"
     return (
-        f"| `{snake_case(failure.__name__)}` | {policy.label} | {inside} | {retried} | {policy.steps_down} "
-        f"| {policy.climbs} | {counts} | {policy.category} |"
+        f"| `{snake_case(failure.__name__)}` | {policy.label} | {policy.inside_words or policy.inside} | {retried} "
+        f"| {', '.join(lower) or '–'} | {climbs} | {counts} | {policy.category} |"
     )
+
+
+SHOWN_ELSEWHERE = frozenset(
+    {
+        *("label", "category", "friendly", "actions", "friendly_for_a_file", "actions_for_a_file"),
+        *("inside", "inside_words", "task_retries", "another_rendition", "smaller_picture", "climbs"),
+        "counts_against_origin",
+    }
+)
+"""Fields of the policy table that stand in the other tables."""
+
+
+def failure_decisions() -> Iterator[str]:
+    yield "| field | what it says | set for |"
+    yield "|---|---|---|"
+    meanings = _field_docstrings(Policy)
+    for field in fields(Policy):
+        if field.name in SHOWN_ELSEWHERE:
+            continue
+        rows = {
+            snake_case(failure.__name__): getattr(policy, field.name)
+            for failure, policy in POLICIES.items()
+            if getattr(policy, field.name) != field.default
+        }
+        names = ", ".join(f"`{name}`{_shown_if_more(value)}" for name, value in rows.items())
+        yield f"| `{field.name}` | {meanings[field.name]} | {names} |"
+
+
+def _shown_if_more(value: object) -> str:
+    if value is True:
+        return ""
+    parts = sorted(value) if isinstance(value, frozenset) else [value]
+    return f" ({', '.join(str(part) for part in parts)})"
 
 
 def messages() -> Iterator[str]:
@@ -237,6 +274,7 @@ def detectors() -> Iterator[str]:
 
 TABLES: dict[str, Callable[[], Iterator[str]]] = {
     "failures": failures,
+    "failure_decisions": failure_decisions,
     "messages": messages,
     "settings": all_settings,
     "profiles": profiles,
@@ -263,9 +301,11 @@ def pages() -> list[Path]:
     return sorted(path for path in DOCS.rglob("*.md") if "<!-- table " in path.read_text())
 
 
-def _field_docstrings(group: type[Group]) -> dict[str, str]:
-    """The string under each field; pydantic does not keep it."""
-    tree = ast.parse(inspect.getsource(settings))
+def _field_docstrings(group: type) -> dict[str, str]:
+    """The string under each field; Python does not keep it."""
+    module = inspect.getmodule(group)
+    assert module is not None  # noqa: S101  # it was imported from one
+    tree = ast.parse(inspect.getsource(module))
     [node] = [n for n in tree.body if isinstance(n, ast.ClassDef) and n.name == group.__name__]
     found: dict[str, str] = {}
     for field, after in zip(node.body, node.body[1:], strict=False):

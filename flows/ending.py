@@ -20,16 +20,15 @@ from flows.request import SourceRequest
 from tasks.progress import show_progress
 from tidegate.durable.ledger import AttemptState, Beginning, Ledger
 from tidegate.durable.ledger.codec_counts import seen_in
-from tidegate.durable.ledger.decide import LOST_TOUCH
 from tidegate.durable.ledger.lease import Lease, leased
 from tidegate.errors import (
     Coordination,
     LedgerUnavailable,
-    SourceChanged,
     Superseded,
     TidegateError,
     Unknown,
     as_failure,
+    policy_named,
 )
 from tidegate.events import Note, Observer, PathTaken, together
 from tidegate.model import Outcome
@@ -94,9 +93,11 @@ async def _count_codecs(ledger: Ledger, outcome: Outcome, observe: Observer) -> 
 
 def _conclude_attempt(lease: Lease, outcome: Outcome) -> None:
     """What failed for want of the ledger or the server has not failed for good: recovery takes it up again."""
-    failure = outcome.failure.type if outcome.failure else None
-    state = AttemptState.FAILED if failure else AttemptState.COMPLETED
-    lease.conclude(AttemptState.INTERRUPTED if failure in LOST_TOUCH else state, failure)
+    if outcome.failure is None:
+        lease.conclude(AttemptState.COMPLETED, None)
+        return
+    goes_on = policy_named(outcome.failure.type).goes_on_by_itself
+    lease.conclude(AttemptState.INTERRUPTED if goes_on else AttemptState.FAILED, outcome.failure.type)
 
 
 async def _run_to_end(run: IngestRun, stages: Stages) -> Outcome:
@@ -106,14 +107,13 @@ async def _run_to_end(run: IngestRun, stages: Stages) -> Outcome:
             await stages(run)
             if not run.is_until("probe"):  # its part holds the download's first bytes
                 run.clear_scratch()  # every stage has left its checkpoint
-        except SourceChanged as error:
-            if identified == IDENTIFIED_AT_MOST:
-                return await _report_failure(run, error)
-            run.bench.observe(Note(f"{error.message}; beginning again with what it is now", "warning"))
         except Coordination:  # the work is somebody else's now, and so are its scratch and its folder
             raise
         except Exception as error:  # noqa: BLE001  # whatever it is, the run ends with a report
-            return await _report_failure(run, as_failure(error))
+            failure = as_failure(error)
+            if not failure.policy.identifies_again or identified == IDENTIFIED_AT_MOST:
+                return await _report_failure(run, failure)
+            run.bench.observe(Note(f"{failure.message}; beginning again with what it is now", "warning"))
         else:
             break
     return run.outcome.model_copy(update=run.facts)

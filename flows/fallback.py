@@ -18,7 +18,7 @@ from prefect import flow
 from pydantic import TypeAdapter, ValidationError
 
 from tidegate.durable.atomic import write_atomic
-from tidegate.errors import SegmentGap, StepDown, TidegateError, as_failure
+from tidegate.errors import SegmentGap, TidegateError, as_failure
 from tidegate.events import Note
 from tidegate.model import DownloadResult, ProbeResult, Quality, Rendition, Source, Tried
 from tidegate.stages import Workbench, choose_rendition
@@ -27,12 +27,8 @@ from tidegate.transfer.resolvers import alternatives
 
 _TRIED: TypeAdapter[tuple[Tried, ...]] = TypeAdapter(tuple[Tried, ...])
 
-STEPS_DOWN = frozenset({StepDown.AFTER_RETRIES, StepDown.YES})
-"""What the policy table says of failures after which another rendition is tried."""
 TRANSCODE = "transcode"
 """What stands in place of a resolver's name where it was no rendition but a target of the transcode."""
-NOT_TO_BE_HAD = frozenset({"tool_missing", "unsupported_source"})
-"""Failures of a resolver that say nothing about the next one."""
 
 Probe = Callable[[str | None], Awaitable[ProbeResult]]
 """The probe stage by the resolver of that name; None: by the first that fits."""
@@ -64,7 +60,7 @@ class RenditionLadder:
             return await self.download(probed, rendition)
         except Exception as error:
             failure = as_failure(error)
-            if failure.policy.steps_down in STEPS_DOWN:
+            if failure.policy.another_rendition:
                 self._give_up(probed.resolver, rendition, failure, time.monotonic() - started)
             raise
 
@@ -106,7 +102,7 @@ async def probe_with_alternatives(bench: Workbench, source: Source, first: str, 
     try:
         return await probe(None)
     except TidegateError as error:
-        if not _helps_elsewhere(error):
+        if not error.policy.another_resolver:
             raise
         probed, _ = await _next(bench, source, probe, first, error)
         if probed is None:
@@ -162,9 +158,9 @@ async def download_fallback(source: str, given_up: list[str], why: str) -> tuple
                 return probed, await ladder.take(rendition, probed)
             except TidegateError as error:
                 last = error
-                if error.policy.steps_down not in STEPS_DOWN:
+                if not error.policy.another_rendition:
                     break
-        if last is not None and not _helps_elsewhere(last):
+        if last is not None and not last.policy.another_resolver:
             raise last
         probed, last = await _next(ladder.bench, ladder.source, ladder.probe, probed.resolver, last)
     raise last or _none_left(ladder)
@@ -186,14 +182,10 @@ async def _next(
 
 def _leads_on(error: TidegateError, ladder: RenditionLadder) -> bool:
     """Whether another rendition or resolver may do better: this one's lower rungs, or somebody else's."""
-    if not _helps_elsewhere(error):
+    if not error.policy.another_resolver:
         return False
-    lower = error.policy.steps_down in STEPS_DOWN and next(ladder.rungs(ladder.probed), None) is not None
+    lower = error.policy.another_rendition and next(ladder.rungs(ladder.probed), None) is not None
     return lower or bool(alternatives(ladder.source, ladder.probed.resolver))
-
-
-def _helps_elsewhere(error: TidegateError) -> bool:
-    return error.policy.steps_down in STEPS_DOWN or error.type in NOT_TO_BE_HAD
 
 
 def _none_left(ladder: RenditionLadder) -> TidegateError:

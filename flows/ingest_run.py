@@ -31,7 +31,7 @@ from tasks import analyze, download, probe, publish, remux
 from tasks.decision import show_decision
 from tasks.policies import Stage
 from tidegate.durable.ledger.lease import Lease
-from tidegate.errors import CircuitOpen
+from tidegate.errors import TidegateError
 from tidegate.events import Account, Observer, together
 from tidegate.model import (
     NO_WISH,
@@ -248,8 +248,9 @@ class IngestRun:
         while True:
             try:
                 return await act()
-            except CircuitOpen as error:
-                if error.retry_after_seconds is None:  # only a person ends it
+            except TidegateError as error:
+                # Without a time only a person ends the pause.
+                if not error.policy.waits_for_breaker or error.retry_after_seconds is None:
                     raise
                 pause_seconds = max(1.0, error.retry_after_seconds)
                 if pause_seconds > self._patience_seconds:

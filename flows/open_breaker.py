@@ -18,10 +18,9 @@ from prefect.exceptions import Abort
 from prefect.runtime import deployment
 from prefect.states import AwaitingRetry
 
-from tidegate.errors import CircuitOpen, snake_case
+from tidegate.errors import policy_named
 from tidegate.model import Outcome
 
-OPEN = snake_case(CircuitOpen.__name__)
 batch_will_retry: ContextVar[bool | None] = ContextVar("batch_will_retry", default=None)
 """Whether the batch that this source is part of will come back to it; None: it is part of none."""
 
@@ -39,7 +38,8 @@ def patience_seconds() -> float:
 def rest_of(outcome: Outcome) -> float | None:
     """Seconds that the source is given a rest; None where that is not what ended it, or only a person can end it."""
     failure = outcome.failure
-    return failure.retry_after_seconds if failure is not None and failure.type == OPEN else None
+    waits = failure is not None and policy_named(failure.type).waits_for_breaker
+    return failure.retry_after_seconds if failure is not None and waits else None
 
 
 def will_be_retried(outcome: Outcome) -> bool:

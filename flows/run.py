@@ -34,7 +34,7 @@ from flows.server import Server, attach
 from flows.streams import DONE, FAILED, INTERRUPTED, UNDELIVERED, run_command, undelivered
 from tidegate.durable.home import Home
 from tidegate.durable.secrets import SecretFiles
-from tidegate.errors import BadInput, Superseded, TidegateError, UsageError, as_failure
+from tidegate.errors import BadInput, Category, Superseded, TidegateError, as_failure
 from tidegate.model import Outcome, StageRecord
 from tidegate.redact import redact_url
 from tidegate.report.document import document
@@ -106,7 +106,7 @@ def _refuse(error: TidegateError, words: argparse.Namespace, console: Console) -
         sources = words.sources or [""]
         outcomes = [Outcome(status="failed", source=redact_url(text), failure=failure) for text in sources]
         _print_json(outcomes)
-    return USAGE if isinstance(error, UsageError) else FAILED
+    return USAGE if error.policy.category is Category.USAGE else FAILED
 
 
 def _run_or_tell(command: Command, console: Console) -> int:
@@ -119,7 +119,7 @@ def _run_or_tell(command: Command, console: Console) -> int:
         for outcome in outcomes:
             display.tell(outcome)
         code = _conclude(command, console, display, outcomes)
-        return USAGE if isinstance(error, UsageError) else code
+        return USAGE if error.policy.category is Category.USAGE else code
 
 
 def _run(command: Command, console: Console) -> int:

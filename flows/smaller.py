@@ -19,14 +19,11 @@ from pydantic import ValidationError
 
 from flows.fallback import TRANSCODE, note_given_up
 from tidegate.durable.atomic import write_atomic
-from tidegate.errors import ProcessFailure, StepDown
+from tidegate.errors import TidegateError
 from tidegate.events import Note
 from tidegate.model import Aim, RemuxResult, Tried
 from tidegate.resilience.quality import next_aim
 from tidegate.stages import Workbench
-
-LEADS_ON = frozenset({StepDown.YES, StepDown.IN_TRANSCODE})
-"""What the policy table says of failures after which a smaller target is tried."""
 
 Make = Callable[[Aim], Awaitable[RemuxResult]]
 """The remux stage for one target."""
@@ -53,14 +50,14 @@ class HeightLadder:
         started = time.monotonic()
         try:
             return await self.make(aim)
-        except ProcessFailure as failure:
+        except TidegateError as failure:
             smaller = below(aim, failure)
             if smaller is None:
                 raise
             self._give_up(aim, failure, time.monotonic() - started)
             return smaller
 
-    def _give_up(self, aim: Aim, failure: ProcessFailure, seconds: float) -> None:
+    def _give_up(self, aim: Aim, failure: TidegateError, seconds: float) -> None:
         label = f"a picture of {failure.target_height} lines"
         self.tried.append(
             Tried(
@@ -119,9 +116,9 @@ async def transcode_fallback(source: str, given_up: list[str], begin: Aim, why: 
     return result
 
 
-def below(aim: Aim, failure: ProcessFailure) -> Aim | None:
+def below(aim: Aim, failure: TidegateError) -> Aim | None:
     """The target after one that failed; None where a smaller picture would not help, or there is none."""
-    return next_aim(aim, failure.target_height) if failure.policy.steps_down in LEADS_ON else None
+    return next_aim(aim, failure.target_height) if failure.policy.smaller_picture else None
 
 
 def read_aim(scratch: Path, published: Path) -> Aim | None:

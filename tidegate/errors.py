@@ -1,8 +1,8 @@
 """The failure tree, and in one table what each failure means.
 
 Every module raises these; foreign errors are translated once, at the boundary that met them. Stages, flows and
-reports read `POLICIES` and decide nothing about failures on their own. Nothing here touches the outside world, so
-nothing can be lost in a crash.
+reports read `POLICIES` and decide nothing about failures on their own; a test looks for who does. Nothing here touches
+the outside world, so nothing can be lost in a crash.
 
     TidegateError
     ├── UsageError             BadInput, UnsupportedSource, AddressRefused
@@ -23,6 +23,7 @@ from __future__ import annotations
 import errno
 import os
 import re
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from enum import StrEnum
 from pathlib import Path
@@ -61,6 +62,11 @@ class Evidence:
 
 class TidegateError(Exception):
     """Any failure of ours. Printable for a person, picklable, and never without a message."""
+
+    own: TidegateError | None = None
+    """The failure of this same run that opened the origin's breaker; a transfer ends with that one."""
+    target_height: int | None = None
+    """The height, in pixels, of the picture that was being encoded; where none was, a smaller one would not help."""
 
     def __init__(
         self,
@@ -158,9 +164,6 @@ class RangeMismatch(AvailabilityFailure):
 class CircuitOpen(AvailabilityFailure):
     """The breaker of this origin is open; `retry_after_seconds` says when it half-opens."""
 
-    own: TidegateError | None = None
-    """The failure of this same run that opened it; the transfer ends with that one, not with this."""
-
 
 class ToolFailed(AvailabilityFailure):
     """A downloader tool ended without the media; the source may be fine, and another way to it may work."""
@@ -216,10 +219,6 @@ class TruncatedMedia(SourceFailure):
 
 class ProcessFailure(TidegateError):
     """A supervised child process did not do its work."""
-
-    target_height: int | None = None
-    """The height, in pixels, of the picture that was being encoded; None where none was, and then a smaller one would
-    not help."""
 
 
 class ProcessTimeout(ProcessFailure):
@@ -325,38 +324,58 @@ class Unknown(TidegateError):
 
 
 class Inside(StrEnum):
-    """How the stage itself retries, before anyone else hears of it."""
-
-    NO = "no"
-    BACKOFF = "1, 2, 4 s …"
-    AT_ONCE = "at once, then backoff"
-    AFTER_RETRY_AFTER = "after Retry-After, up to 5 min"
-    FRESH_CONNECTION = "aborted, fresh connection"
-    RESUME = "resumes"
-    RESTART = "restart from zero"
-    IDENTIFY_AGAIN = "identified again, restart from zero"
-    REFETCH_ONCE = "refetched once"
-    RESOLVE_ONCE = "resolved again, once"
-    REFETCH = "refetched"
-    WAIT = "waits"
-
-
-class StepDown(StrEnum):
-    """Whether the quality fallback takes the next rung."""
+    """Whether the transfer itself makes the call again (`resilience/retry.py`), and how soon."""
 
     NO = "–"
-    AFTER_RETRIES = "after retries"
-    YES = "yes"
-    IN_TRANSCODE = "in transcode"
+    PAUSE = "1, 2, 4 s …"
+    AT_ONCE = "at once, then 1, 2, 4 s …"
 
 
-class Climb(StrEnum):
-    """Whether the remux ladder copy → repair → transcode goes on."""
+class Mirror(StrEnum):
+    """Where another copy of the file is asked in place of this one."""
 
     NO = "–"
-    NEVER = "never"
-    REPAIR = "repair"
-    NEXT = "next rung"
+    NEXT = "the next one"
+    """Only where it is a mirror that fails: its link may be one that cannot be."""
+    FETCH = "for the bytes"
+    """Where the bytes are fetched; what the source is, it has to say itself."""
+    ALWAYS = "for all"
+    """Also where it is asked what the source is."""
+
+
+class OfSegment(StrEnum):
+    """Whether it concerns one segment, which becomes a gap where gaps are allowed, or the whole origin."""
+
+    NO = "–"
+    ALWAYS = "yes"
+    IF_ANY_CAME = "if any came"
+    """Where some segment has come in this run."""
+    IF_OTHERS_COME = "if others come"
+    """Where another segment has come since this one was asked for."""
+
+
+class Link(StrEnum):
+    """What it says of the link."""
+
+    GOOD = "–"
+    GONE = "gone"
+    """Nothing is there."""
+    REFUSED = "refused"
+    """It may have expired."""
+    EXPIRED = "expired"
+
+
+class Extra(StrEnum):
+    """What a stage makes or looks at that the film is whole without."""
+
+    SIDECAR = "sidecar"
+    """A file beside the video, such as subtitles."""
+    DETECTOR = "detector"
+    """One part of the analysis."""
+    SAMPLE = "sample"
+    """The look at some pictures before a transcode; the header is believed instead."""
+    TIMELINE = "timeline"
+    """The list of key frames by which a film is cut; it is encoded whole instead."""
 
 
 class Category(StrEnum):
@@ -376,10 +395,12 @@ class Category(StrEnum):
 
 @dataclass(frozen=True)
 class Policy:
-    """One row of the failure table."""
+    """One row of the failure table. Nobody decides by a failure's class or name: who has to, reads a field of these."""
 
     label: str
+    """For the table in the docs, and nothing else."""
     category: Category
+    """Under what docs and reports list it; `usage` also decides the exit code."""
     friendly: str
     """One sentence for a person, without jargon."""
     actions: tuple[str, ...]
@@ -388,13 +409,58 @@ class Policy:
     actions_for_a_file: tuple[str, ...] = ()
     """The same for a local file, which needs no login. Empty: as for a link."""
     inside: Inside = Inside.NO
+    """Whether the transfer itself makes the call again, and how soon."""
+    inside_words: str = ""
+    """How that is done, or who else tries again: for the table in the docs, and nothing else."""
+    refetch_once: bool = False
+    """What came is wrong: it is fetched again from zero, once, and that is no try of the others."""
+    asks_to_wait: bool = False
+    """The origin asks to be left alone: the pause is taken from the time for that, and costs no try."""
+    least_pause_seconds: float = 0.0
+    """The shortest pause before the call is made again, whatever the origin says and whatever is set."""
+    waits_for_breaker: bool = False
+    """The origin is given a rest: a run by hand waits for its end, others come again after it."""
+    identifies_again: bool = False
+    """The source is not what it was taken for: what came is doubted, and the run begins again with what it is now."""
+    ends_the_try: bool = False
+    """Met by one of several connections, it ends all of them."""
+    of_segment: OfSegment = OfSegment.NO
+    """Whether it concerns one segment of a playlist, which may be left out, or the whole origin."""
+    link: Link = Link.GOOD
+    """What it says of the link; a playlist whose links may have expired is asked for again, once."""
+    mirror: Mirror = Mirror.NO
+    """Whether another copy of the file is asked in its place."""
+    live_goes_on: bool = False
+    """One version of a live playlist that fails so is passed over; patience ends a recording."""
+    counts_against_origin: bool = False
+    """It brings the origin's breaker nearer to opening."""
+    origin_answered: bool = False
+    """The origin did answer: where it does not count against it, it speaks for it."""
+    of_our_tools: bool = False
+    """A child process of ours failed: that says nothing about what it was to read."""
     task_retries: int = 0
     """How often Prefect runs the task again (after 10 s, then 60 s)."""
-    steps_down: StepDown = StepDown.NO
-    climbs: Climb = Climb.NO
-    counts_against_origin: bool = False
+    another_rendition: bool = False
+    """The quality fallback downloads the next lower rendition."""
+    another_resolver: bool = False
+    """The quality fallback asks the next resolver when this one has no other rendition."""
+    smaller_picture: bool = False
+    """The quality fallback makes a smaller picture of the same download."""
+    climbs: bool = False
+    """The remux ladder copy → repair → transcode goes on; chunks that did not come to a film are encoded whole."""
+    another_encoder: bool = False
+    """What a hardware encoder did not make, libx264 may."""
+    goes_without: frozenset[Extra] = frozenset()
+    """What is left out when it fails so."""
+    goes_on_by_itself: bool = False
+    """The run lost touch, not its source: recovery takes it up again."""
     retryable: bool = False
     """Whether the same command, unchanged, may well succeed later."""
+
+    @property
+    def leaves_out_track(self) -> bool:
+        """Whether a track that the film is whole without is left out: not where the whole origin may be away."""
+        return self.of_segment in (OfSegment.ALWAYS, OfSegment.IF_ANY_CAME)
 
 
 TASK_RETRY_DELAYS_SECONDS = (10.0, 60.0)
@@ -412,7 +478,10 @@ POLICIES: dict[type[TidegateError], Policy] = {
         Category.NETWORK_ERROR,
         "The source could not be reached.",
         ("check the network and the host name", RESUME),
-        inside=Inside.BACKOFF,
+        inside=Inside.PAUSE,
+        of_segment=OfSegment.IF_OTHERS_COME,
+        mirror=Mirror.ALWAYS,
+        live_goes_on=True,
         counts_against_origin=True,
         retryable=True,
     ),
@@ -421,9 +490,13 @@ POLICIES: dict[type[TidegateError], Policy] = {
         Category.NETWORK_ERROR,
         "The source did not answer in time.",
         ("check the network", RESUME, LOWER_QUALITY),
-        inside=Inside.BACKOFF,
-        steps_down=StepDown.AFTER_RETRIES,
+        inside=Inside.PAUSE,
+        of_segment=OfSegment.IF_ANY_CAME,
+        mirror=Mirror.ALWAYS,
+        live_goes_on=True,
         counts_against_origin=True,
+        another_rendition=True,
+        another_resolver=True,
         retryable=True,
     ),
     DownloadDeadline: Policy(
@@ -431,9 +504,13 @@ POLICIES: dict[type[TidegateError], Policy] = {
         Category.PROCESS_TIMEOUT,
         "The download took longer than allowed.",
         ("check the network", RESUME, LOWER_QUALITY),
-        inside=Inside.BACKOFF,
-        steps_down=StepDown.AFTER_RETRIES,
+        inside=Inside.PAUSE,
+        ends_the_try=True,
+        mirror=Mirror.ALWAYS,
+        live_goes_on=True,
         counts_against_origin=True,
+        another_rendition=True,
+        another_resolver=True,
         retryable=True,
     ),
     StalledTransfer: Policy(
@@ -441,9 +518,14 @@ POLICIES: dict[type[TidegateError], Policy] = {
         Category.NETWORK_ERROR,
         "The source stopped sending.",
         ("the source may be overloaded: try again later", RESUME, LOWER_QUALITY),
-        inside=Inside.FRESH_CONNECTION,
-        steps_down=StepDown.AFTER_RETRIES,
+        inside=Inside.PAUSE,
+        inside_words="aborted, fresh connection",
+        of_segment=OfSegment.IF_ANY_CAME,
+        mirror=Mirror.ALWAYS,
+        live_goes_on=True,
         counts_against_origin=True,
+        another_rendition=True,
+        another_resolver=True,
         retryable=True,
     ),
     ServerError: Policy(
@@ -452,6 +534,9 @@ POLICIES: dict[type[TidegateError], Policy] = {
         "The source is down or in trouble.",
         ("wait a while", RESUME),
         inside=Inside.AT_ONCE,
+        of_segment=OfSegment.IF_ANY_CAME,
+        mirror=Mirror.ALWAYS,
+        live_goes_on=True,
         counts_against_origin=True,
         retryable=True,
     ),
@@ -463,7 +548,12 @@ POLICIES: dict[type[TidegateError], Policy] = {
             "wait as long as the source asks, then run the same command again",
             "run fewer ingests of this source at once",
         ),
-        inside=Inside.AFTER_RETRY_AFTER,
+        inside=Inside.PAUSE,
+        inside_words="after Retry-After, up to 5 min",
+        asks_to_wait=True,
+        least_pause_seconds=1.0,
+        mirror=Mirror.ALWAYS,
+        live_goes_on=True,
         retryable=True,
     ),
     HttpRefused: Policy(
@@ -471,6 +561,10 @@ POLICIES: dict[type[TidegateError], Policy] = {
         Category.SOURCE_ERROR,
         "The source refuses this link.",
         ("check the link", "does the source need a login? Then give a header or cookie (--header)"),
+        of_segment=OfSegment.ALWAYS,
+        link=Link.REFUSED,
+        mirror=Mirror.ALWAYS,
+        origin_answered=True,
     ),
     NotFound: Policy(
         "not found",
@@ -479,19 +573,31 @@ POLICIES: dict[type[TidegateError], Policy] = {
         ("check the link",),
         friendly_for_a_file="The file is not there any more.",
         actions_for_a_file=("check the path, and whether the file was moved or deleted",),
+        of_segment=OfSegment.ALWAYS,
+        link=Link.GONE,
+        mirror=Mirror.ALWAYS,
+        origin_answered=True,
     ),
     RedirectLoop: Policy(
         "redirect refused",
         Category.SOURCE_ERROR,
         "The link only leads on to other links.",
         ("open the link in a browser and use the address of the file itself",),
+        of_segment=OfSegment.ALWAYS,
+        link=Link.REFUSED,
+        mirror=Mirror.ALWAYS,
+        origin_answered=True,
     ),
     ExpiredLink: Policy(
         "expired link",
         Category.SOURCE_ERROR,
         "The link has expired.",
         ("get a fresh link",),
-        inside=Inside.RESOLVE_ONCE,
+        inside_words="resolved again, once",
+        of_segment=OfSegment.ALWAYS,
+        link=Link.EXPIRED,
+        mirror=Mirror.FETCH,
+        origin_answered=True,
         retryable=True,
     ),
     SourceChanged: Policy(
@@ -499,7 +605,12 @@ POLICIES: dict[type[TidegateError], Policy] = {
         Category.SOURCE_ERROR,
         "The source kept changing while it was read.",
         ("wait until the source is complete, then run the same command again",),
-        inside=Inside.IDENTIFY_AGAIN,
+        inside_words="identified again, restart from zero",
+        identifies_again=True,
+        ends_the_try=True,
+        of_segment=OfSegment.ALWAYS,
+        mirror=Mirror.FETCH,
+        origin_answered=True,
         retryable=True,
     ),
     NotMedia: Policy(
@@ -512,28 +623,45 @@ POLICIES: dict[type[TidegateError], Policy] = {
         ),
         friendly_for_a_file="The file is not media.",
         actions_for_a_file=("check that this is the right file", "play it: if no player takes it, get another copy"),
+        of_segment=OfSegment.ALWAYS,
+        mirror=Mirror.FETCH,
         counts_against_origin=True,
+        origin_answered=True,
+        another_encoder=True,
+        goes_without=frozenset({Extra.TIMELINE}),
     ),
     UnsupportedCodec: Policy(
         "codec that is not accepted",
         Category.MEDIA_ERROR,
         "The source is made with a codec that is not accepted.",
         ("get the media in another format", "convert it yourself, where you trust it"),
+        of_segment=OfSegment.ALWAYS,
+        mirror=Mirror.FETCH,
+        origin_answered=True,
     ),
     WrongDigest: Policy(
         "wrong digest",
         Category.SOURCE_ERROR,
         "The file is not the one that was expected: its digest differs.",
         ("check the digest you gave", "the source is broken: tell its owner"),
-        inside=Inside.REFETCH_ONCE,
+        inside=Inside.AT_ONCE,
+        inside_words="refetched once",
+        refetch_once=True,
+        of_segment=OfSegment.ALWAYS,
+        mirror=Mirror.FETCH,
         counts_against_origin=True,
+        origin_answered=True,
     ),
     TruncatedBody: Policy(
         "truncated body",
         Category.NETWORK_ERROR,
         "The source sent less than it announced.",
         ("wait a while", RESUME),
-        inside=Inside.RESUME,
+        inside=Inside.PAUSE,
+        inside_words="resumes",
+        of_segment=OfSegment.IF_ANY_CAME,
+        mirror=Mirror.ALWAYS,
+        live_goes_on=True,
         counts_against_origin=True,
         retryable=True,
     ),
@@ -542,7 +670,11 @@ POLICIES: dict[type[TidegateError], Policy] = {
         Category.NETWORK_ERROR,
         "The source sent the wrong part of the file.",
         ("the source is broken: tell its owner",),
-        inside=Inside.RESTART,
+        inside=Inside.AT_ONCE,
+        inside_words="restart from zero",
+        of_segment=OfSegment.IF_ANY_CAME,
+        mirror=Mirror.ALWAYS,
+        live_goes_on=True,
         counts_against_origin=True,
     ),
     TruncatedMedia: Policy(
@@ -550,15 +682,23 @@ POLICIES: dict[type[TidegateError], Policy] = {
         Category.MEDIA_ERROR,
         "The file is incomplete.",
         ("get a whole copy of the file", "if it is still being written, wait until it is complete"),
+        of_segment=OfSegment.ALWAYS,
+        mirror=Mirror.FETCH,
+        origin_answered=True,
     ),
     SegmentGap: Policy(
         "segment gap",
         Category.SOURCE_ERROR,
         "Parts of the source are missing.",
         ("try another quality: it may be complete", "publish an incomplete result with --allow-gaps"),
-        inside=Inside.REFETCH,
-        steps_down=StepDown.YES,
+        inside=Inside.PAUSE,
+        inside_words="refetched",
+        of_segment=OfSegment.ALWAYS,
+        mirror=Mirror.FETCH,
         counts_against_origin=True,
+        origin_answered=True,
+        another_rendition=True,
+        another_resolver=True,
         retryable=True,
     ),
     CircuitOpen: Policy(
@@ -566,7 +706,10 @@ POLICIES: dict[type[TidegateError], Policy] = {
         Category.NETWORK_ERROR,
         "Requests to this source are paused after repeated failures.",
         ("wait until requests go on", RESUME),
-        inside=Inside.WAIT,
+        inside_words="waits",
+        waits_for_breaker=True,
+        mirror=Mirror.ALWAYS,
+        live_goes_on=True,
         retryable=True,
     ),
     ToolFailed: Policy(
@@ -574,8 +717,11 @@ POLICIES: dict[type[TidegateError], Policy] = {
         Category.NETWORK_ERROR,
         "The tool that downloads this source gave up.",
         ("try again later", LOWER_QUALITY, "read the tool's output in the error log (.err.log)"),
-        steps_down=StepDown.YES,
+        mirror=Mirror.ALWAYS,
+        live_goes_on=True,
         counts_against_origin=True,
+        another_rendition=True,
+        another_resolver=True,
         retryable=True,
     ),
     LimitReached: Policy(
@@ -583,27 +729,37 @@ POLICIES: dict[type[TidegateError], Policy] = {
         Category.PROCESS_TIMEOUT,
         "A limit that you set was reached.",
         ("raise the limit",),
+        ends_the_try=True,
+        of_segment=OfSegment.ALWAYS,
+        origin_answered=True,
     ),
     ProcessTimeout: Policy(
         "process timeout",
         Category.PROCESS_TIMEOUT,
         "Processing took longer than allowed.",
         ("raise the limit", LOWER_QUALITY),
-        steps_down=StepDown.IN_TRANSCODE,
+        live_goes_on=True,
+        of_our_tools=True,
+        smaller_picture=True,
+        goes_without=frozenset({Extra.SAMPLE}),
     ),
     MemoryExhausted: Policy(
         "memory exhausted",
         Category.MEMORY_EXHAUSTION,
         "Processing needed more memory than allowed.",
         ("give it more memory", LOWER_QUALITY),
-        steps_down=StepDown.YES,
+        of_our_tools=True,
+        another_rendition=True,
+        another_resolver=True,
+        smaller_picture=True,
+        goes_without=frozenset({Extra.DETECTOR, Extra.SAMPLE}),
     ),
     StalledProcess: Policy(
         "stalled process (ffmpeg, probe)",
         Category.PROCESS_TIMEOUT,
         "A tool stopped making progress and was ended.",
         ("read the error log (.err.log)", "check that the disk answers", RESUME),
-        climbs=Climb.NEVER,
+        of_our_tools=True,
         retryable=True,
     ),
     ProcessKilled: Policy(
@@ -611,6 +767,8 @@ POLICIES: dict[type[TidegateError], Policy] = {
         Category.HOST_ERROR,
         "Another program or the system ended a tool.",
         ("check this computer: was it short of memory, or shut down?", RESUME),
+        live_goes_on=True,
+        of_our_tools=True,
         task_retries=2,
         retryable=True,
     ),
@@ -619,6 +777,7 @@ POLICIES: dict[type[TidegateError], Policy] = {
         Category.FILE_SYSTEM_ERROR,
         "The folder for downloaded and finished files cannot be used.",
         ("check the disk of TIDEGATE_HOME", RESUME),
+        ends_the_try=True,
         task_retries=2,
         retryable=True,
     ),
@@ -627,7 +786,9 @@ POLICIES: dict[type[TidegateError], Policy] = {
         Category.HOST_ERROR,
         "The ledger (the database of all runs) cannot be used.",
         ("check the ledger's database (TIDEGATE_LEDGER_URL)", RESUME),
+        ends_the_try=True,
         task_retries=2,
+        goes_on_by_itself=True,
         retryable=True,
     ),
     ServerUnavailable: Policy(
@@ -635,6 +796,8 @@ POLICIES: dict[type[TidegateError], Policy] = {
         Category.HOST_ERROR,
         "The Prefect server cannot be used.",
         ("run python -m flows.doctor: it names the cause", RESUME),
+        ends_the_try=True,
+        goes_on_by_itself=True,
         retryable=True,
     ),
     BadTimestamps: Policy(
@@ -642,21 +805,30 @@ POLICIES: dict[type[TidegateError], Policy] = {
         Category.MEDIA_ERROR,
         "The source's timestamps are broken.",
         ("the source is damaged: get another copy",),
-        climbs=Climb.REPAIR,
+        of_our_tools=True,
+        climbs=True,
+        another_encoder=True,
+        goes_without=frozenset({Extra.SIDECAR, Extra.SAMPLE, Extra.TIMELINE}),
     ),
     RefusedByMuxer: Policy(
         "unsupported or refused by the muxer",
         Category.MEDIA_ERROR,
         "No playable file can be made of this source.",
         ("the source is damaged: get another copy", "try another profile (--profile)"),
-        climbs=Climb.NEXT,
+        of_our_tools=True,
+        climbs=True,
+        another_encoder=True,
+        goes_without=frozenset({Extra.SIDECAR, Extra.DETECTOR, Extra.SAMPLE, Extra.TIMELINE}),
     ),
     VerificationFailed: Policy(
         "verification failed",
         Category.MEDIA_ERROR,
         "The result is not complete, so it was not published.",
         ("the source is damaged: get another copy",),
-        climbs=Climb.NEXT,
+        of_our_tools=True,
+        climbs=True,
+        another_encoder=True,
+        goes_without=frozenset({Extra.TIMELINE}),
     ),
     ToolMissing: Policy(
         "tool missing",
@@ -666,24 +838,33 @@ POLICIES: dict[type[TidegateError], Policy] = {
             "install the tool that the message names, or set TIDEGATE_TOOLS_… to its path",
             "run python -m flows.doctor: it looks for what is missing",
         ),
+        of_our_tools=True,
+        another_resolver=True,
     ),
     EncoderUnknown: Policy(
         "encoder unknown",
         Category.HOST_ERROR,
         "The ffmpeg on this host lacks an encoder that is needed.",
         ("install a full ffmpeg, or unset TIDEGATE_TOOLS_FFMPEG to use the bundled one",),
+        of_our_tools=True,
+        another_encoder=True,
+        goes_without=frozenset({Extra.DETECTOR, Extra.SAMPLE}),
     ),
     BadInput: Policy(
         "bad input",
         Category.USAGE,
         "The request is not valid; nothing was started.",
         ("see python -m flows.run --help",),
+        mirror=Mirror.NEXT,
     ),
     UnsupportedSource: Policy(
         "unsupported source",
         Category.USAGE,
         "This kind of source is not supported.",
         ("give an http(s) link to a media file, or the path of a local file",),
+        of_segment=OfSegment.IF_ANY_CAME,
+        mirror=Mirror.NEXT,
+        another_resolver=True,
     ),
     AddressRefused: Policy(
         "address refused",
@@ -693,12 +874,14 @@ POLICIES: dict[type[TidegateError], Policy] = {
             "check where the link leads",
             "allow the host or network in TIDEGATE_NETWORK_ALLOW, if it is your own (docs/deploy.md)",
         ),
+        mirror=Mirror.NEXT,
     ),
     DiskFull: Policy(
         "disk full",
         Category.FILE_SYSTEM_ERROR,
         "There is no space left.",
         ("free space on the disk that the message names", RESUME),
+        ends_the_try=True,
         retryable=True,
     ),
     PermissionRefused: Policy(
@@ -706,19 +889,22 @@ POLICIES: dict[type[TidegateError], Policy] = {
         Category.FILE_SYSTEM_ERROR,
         "A file or folder may not be read or written.",
         ("check the permissions of the path that the message names",),
+        ends_the_try=True,
     ),
     PathRefused: Policy(
         "path refused",
         Category.HOST_ERROR,
         "Deployed runs may not use this file or folder.",
         ("move the file into a folder that is allowed", "or allow its folder with the line that the message gives"),
+        ends_the_try=True,
     ),
     AdmissionRefused: Policy(
         "admission refused",
         Category.HOST_ERROR,
         "This host had no memory, disk or slot to spare.",
         ("free memory or disk", "run fewer ingests at once"),
-        inside=Inside.WAIT,
+        inside_words="waits",
+        ends_the_try=True,
         retryable=True,
     ),
     Superseded: Policy(
@@ -732,6 +918,7 @@ POLICIES: dict[type[TidegateError], Policy] = {
         Category.COORDINATION,
         "This run lost its connection to the ledger (the database of all runs) and stopped itself.",
         ("check the ledger's database", RESUME),
+        goes_on_by_itself=True,
         retryable=True,
     ),
     Cancelled: Policy(
@@ -759,8 +946,9 @@ POLICIES: dict[type[TidegateError], Policy] = {
         Category.UNKNOWN,
         "Something unexpected happened.",
         ("report it with the reference below", RESUME),
-        task_retries=1,
         counts_against_origin=True,
+        task_retries=1,
+        another_encoder=True,
         retryable=True,
     ),
 }
@@ -770,6 +958,14 @@ def policy_of(failure: type[TidegateError]) -> Policy:
     """The row of the nearest class in the tree that has one; a family without a row counts as unknown."""
     rows = (POLICIES[base] for base in failure.__mro__ if base in POLICIES)
     return next(rows, POLICIES[Unknown])
+
+
+_BY_NAME = {snake_case(failure.__name__): policy for failure, policy in POLICIES.items()}
+
+
+def policy_named(name: str) -> Policy:
+    """The row of a failure by its public name, as records keep it; a name without a row counts as unknown."""
+    return _BY_NAME.get(name, POLICIES[Unknown])
 
 
 _SOMEWHERE = " (the system does not say where: TIDEGATE_HOME, the output folder, or the temporary folder, TMPDIR)"
@@ -807,8 +1003,18 @@ def as_failure(error: BaseException) -> TidegateError:
     return Unknown(f"{type(error).__name__}: {detail}")
 
 
+def is_ours(error: BaseException) -> bool:
+    """Whether it is a failure of the table."""
+    return isinstance(error, TidegateError)
+
+
+def is_decisive(error: BaseException) -> bool:
+    """Whether it is a failure that ends a try of several connections."""
+    return isinstance(error, TidegateError) and error.policy.ends_the_try
+
+
 def reason_of(
-    group: BaseExceptionGroup[BaseException], preferred: tuple[type[BaseException], ...] = (TidegateError,)
+    group: BaseExceptionGroup[BaseException], preferred: Callable[[BaseException], bool] = is_ours
 ) -> BaseException:
     """Why a task group ended: its first `preferred` exception. Siblings that were ended because of it say less."""
     preferably, others = group.split(preferred)

@@ -16,7 +16,6 @@ from tidegate.errors import (
     POLICIES,
     AvailabilityFailure,
     BadInput,
-    Climb,
     ConnectionFailed,
     Coordination,
     DiskFull,
@@ -28,7 +27,6 @@ from tidegate.errors import (
     ProcessFailure,
     SourceFailure,
     StalledTransfer,
-    StepDown,
     StoreUnavailable,
     TidegateError,
     Unknown,
@@ -55,21 +53,16 @@ RAISED = [failure for failure in TREE if failure not in FAMILIES]
 
 # DESIGN §4, column by column; a failure that a column does not name has that column's "no".
 TASK_RETRIES = {"process_killed": 2, "store_unavailable": 2, "ledger_unavailable": 2, "unknown": 1}
-STEPS_DOWN = {
-    "request_timeout": StepDown.AFTER_RETRIES,
-    "download_deadline": StepDown.AFTER_RETRIES,
-    "stalled_transfer": StepDown.AFTER_RETRIES,
-    "segment_gap": StepDown.YES,
-    "tool_failed": StepDown.YES,
-    "process_timeout": StepDown.IN_TRANSCODE,
-    "memory_exhausted": StepDown.YES,
+ANOTHER_RENDITION = {
+    "request_timeout",
+    "download_deadline",
+    "stalled_transfer",
+    "segment_gap",
+    "tool_failed",
+    "memory_exhausted",
 }
-CLIMBS = {
-    "stalled_process": Climb.NEVER,
-    "bad_timestamps": Climb.REPAIR,
-    "refused_by_muxer": Climb.NEXT,
-    "verification_failed": Climb.NEXT,
-}
+SMALLER_PICTURE = {"process_timeout", "memory_exhausted"}
+CLIMBS = {"bad_timestamps", "refused_by_muxer", "verification_failed"}
 COUNTS_AGAINST_ORIGIN = {
     "connection_failed",
     "request_timeout",
@@ -108,13 +101,14 @@ def test_the_tree_in_the_module_docstring_is_the_tree_in_the_code() -> None:
 def test_the_columns_that_decide_are_those_of_the_design(failure: type[TidegateError]) -> None:
     name, policy = name_of(failure), policy_of(failure)
     assert policy.task_retries == TASK_RETRIES.get(name, 0)
-    assert policy.steps_down is STEPS_DOWN.get(name, StepDown.NO)
-    assert policy.climbs is CLIMBS.get(name, Climb.NO)
+    assert policy.another_rendition is (name in ANOTHER_RENDITION)
+    assert policy.smaller_picture is (name in SMALLER_PICTURE)
+    assert policy.climbs is (name in CLIMBS)
     assert policy.counts_against_origin is (name in COUNTS_AGAINST_ORIGIN)
 
 
 def test_every_name_in_the_design_is_a_failure_of_the_tree() -> None:
-    named = {*TASK_RETRIES, *STEPS_DOWN, *CLIMBS, *COUNTS_AGAINST_ORIGIN}
+    named = {*TASK_RETRIES, *ANOTHER_RENDITION, *SMALLER_PICTURE, *CLIMBS, *COUNTS_AGAINST_ORIGIN}
     assert named <= {name_of(failure) for failure in RAISED}
 
 
@@ -127,7 +121,7 @@ def test_every_row_tells_a_person_what_happened_and_what_to_do(failure: type[Tid
 
 def test_time_and_memory_failures_name_the_rung_to_try() -> None:
     for failure, policy in POLICIES.items():
-        if policy.steps_down is not StepDown.NO and name_of(failure) != "segment_gap":
+        if (policy.another_rendition or policy.smaller_picture) and name_of(failure) != "segment_gap":
             assert any("--quality" in action for action in policy.actions), failure
 
 

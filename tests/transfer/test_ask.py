@@ -231,7 +231,7 @@ def test_a_piece_has_tries_of_its_own_and_its_transfers_patience(limits: Transfe
         with pytest.raises(Throttled):
             anyio.run(run, origin.url("b.ts"))
         assert len(origin.requests_for("b.ts")) == 1
-    assert (whole.retries, whole.throttled_seconds) == (1, pytest.approx(1.0, abs=0.2))
+    assert (whole.retries, whole.asked.seconds) == (1, pytest.approx(1.0, abs=0.2))
 
 
 def test_a_sink_is_told_to_begin_again_at_each_try(outside: Outside) -> None:

@@ -10,7 +10,7 @@ import secrets
 from datetime import datetime
 from typing import Any
 
-from tidegate.errors import LOWER_QUALITY, RESUME, RETRY, Evidence, ProcessFailure, TidegateError
+from tidegate.errors import LOWER_QUALITY, RESUME, RETRY, Evidence, TidegateError
 from tidegate.model import Failure
 from tidegate.redact import redact_text, visible_line
 from tidegate.resilience.quality import rung_below_height
@@ -54,7 +54,7 @@ def _actions(error: TidegateError, *, of_file: bool) -> tuple[str, ...]:
     actions = (error.policy.actions_for_a_file if of_file else ()) or error.policy.actions
     if error.stage in NOTHING_DOWNLOADED:
         actions = tuple(RETRY if action == RESUME else action for action in actions)
-    if not isinstance(error, ProcessFailure) or error.target_height is None:
+    if error.target_height is None:
         return actions
     smaller = rung_below_height(error.target_height)
     lower = (f"try a lower quality: --quality {smaller.quality}",) if smaller else ()

@@ -1,36 +1,74 @@
 """The one rule by which a stage tries again: who may, how often, and after which pause.
 
-The transfer layer makes each call to the outside by `Retry.run` (tenacity underneath). Two budgets are kept apart:
-tries in a row without gain, and time spent waiting because the source said so. Nothing survives a crash; a new run
-starts with a full budget.
+The transfer layer makes each call to the outside by `Retry.run`. What a failure allows and costs stands in its row of
+`errors.POLICIES`. Two budgets are kept apart: tries in a row without gain, and time spent waiting because the source
+said so. Nothing survives a crash; a new run starts with a full budget.
 """
 
 from __future__ import annotations
 
 import random
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import TypeVar
 
 import anyio
-from tenacity import AsyncRetrying, AttemptManager, RetryCallState, retry_if_exception
 
-from tidegate.errors import CircuitOpen, Inside, Throttled, TidegateError, WrongDigest
+from tidegate.errors import Inside, Policy, TidegateError
 from tidegate.events import Note, Observer, Waiting
 from tidegate.settings import TransferSettings
 
-LEAST_THROTTLED_SECONDS = 1.0
-"""The shortest pause for an origin that asks to be spared, whatever it says and whatever is set."""
-
-TOLD_SECONDS = 2.0
-"""A wait that the source asked for is told to a person when it is longer."""
+SHOWN_SECONDS = 2.0
+"""A wait that the source asked for is shown to a person when it is longer."""
 
 T = TypeVar("T")
 
-_NOT_HERE = frozenset({Inside.NO, Inside.IDENTIFY_AGAIN, Inside.RESOLVE_ONCE, Inside.WAIT})
-"""Retries that others own: the flow, the resolver, the admission, or nobody."""
+
+@dataclass(frozen=True)
+class Pace:
+    """Chance and time, passed in so that no test waits for a pause."""
+
+    rng: random.Random = field(default_factory=random.Random)
+    sleep: Callable[[float], Awaitable[None]] = anyio.sleep
+    clock: Callable[[], float] = time.monotonic
+
+
+@dataclass
+class Tally:
+    """What the tries of one call have gained, and what those that failed have used up."""
+
+    futile: int = 0
+    """Tries in a row that gained too little."""
+    refetches: int = 0
+    requests_to_wait: int = 0
+    furthest: int = 0
+    """The most bytes that any try has reached, or that were there before the first."""
+    gained: bool = False
+    """Whether the last try gained enough."""
+
+    def count(self, policy: Policy) -> None:
+        """One more try failed."""
+        if policy.refetch_once:
+            self.refetches += 1
+        elif policy.asks_to_wait:
+            self.requests_to_wait += 1
+        else:
+            self.futile = 0 if self.gained else self.futile + 1
+
+
+@dataclass
+class AskedPauses:
+    """The time for which the source asked to be left alone, in one transfer with all its pieces."""
+
+    seconds: float = 0.0
+    _until: float = 0.0
+
+    def add(self, seconds: float, now: float) -> None:
+        """One more pause, from `now`; where pieces wait at the same time, that time counts once."""
+        self.seconds += max(0.0, now + seconds - max(now, self._until))
+        self._until = max(self._until, now + seconds)
 
 
 @dataclass
@@ -41,38 +79,22 @@ class Retry:
     observe: Observer
     what: str
     """What is tried, for the log: "download"."""
-    rng: random.Random = field(default_factory=random.Random)
-    sleep: Callable[[float], Awaitable[None]] = anyio.sleep
-    clock: Callable[[], float] = time.monotonic
+    pace: Pace = field(default_factory=Pace)
     tries: int | None = None
     """Tries in a row that may gain too little; None: as the limits say."""
-    within: Retry | None = None
-    """The transfer of which this is a piece: it shares the waiting that the source asks for."""
-    futile: int = 0
-    """Tries in a row that gained too little."""
-    refetches: int = 0
-    throttles: int = 0
-    throttled_seconds: float = 0.0
+    whole: Retry | None = None
+    """The transfer of which this is a piece."""
+    asked: AskedPauses = field(default_factory=AskedPauses)
+    """Shared with the pieces."""
+    tally: Tally = field(default_factory=Tally)
     retries: int = 0
-    furthest: int = 0
-    """The most bytes that any try has reached, or that were there before the first."""
-    _gained: bool = False
-    _next_pause: float = 0.0
-    _spared_until: float = 0.0
+    """Its own, and those of its pieces."""
 
     def piece(self, what: str, extra: int = 2) -> Retry:
         """The budget of one of many pieces of a transfer, such as a segment: a few tries of its own, and the
         transfer's time for being throttled. Pieces that wait at the same time use it up once."""
-        return Retry(
-            self.limits,
-            self.observe,
-            what,
-            self.rng,
-            self.sleep,
-            self.clock,
-            tries=1 + extra,
-            within=self.within or self,
-        )
+        whole = self.whole or self
+        return Retry(self.limits, self.observe, what, self.pace, tries=1 + extra, whole=whole, asked=self.asked)
 
     async def run(self, one_try: Callable[[], Awaitable[T]]) -> T:
         """The result of the first try that succeeds.
@@ -81,101 +103,84 @@ class Retry:
             TidegateError: the last try's failure, when the budget is spent or the failure allows no other try. Where
                 our own failures opened the origin's breaker, the one that did.
         """
-        try:
-            async for attempt in self.attempts():
-                with attempt:
-                    return await one_try()
-        except CircuitOpen as error:
-            raise (error.own or error) from error.__cause__
-        raise AssertionError("tenacity either returns or raises")
+        while True:
+            try:
+                return await one_try()
+            except TidegateError as error:
+                if error.own is not None:
+                    raise error.own from error.__cause__
+                if not is_retryable(error):
+                    raise
+                self.tally.count(error.policy)
+                pause = self._pause_after(error)
+                if error.policy.asks_to_wait or error.retry_after_seconds is not None:
+                    self.asked.add(pause, self.pace.clock())
+                if self._is_spent():
+                    raise
+                self._note_retry(error, pause)
+            await self._sleep(pause)
 
-    def attempts(self) -> AsyncIterator[AttemptManager]:
-        """Tenacity's attempts; each is used as a context manager around one try."""
-        return AsyncRetrying(
-            retry=retry_if_exception(self._may_retry),
-            stop=self._spent,
-            wait=self._pause,
-            before_sleep=self._tell,
-            sleep=self._sleep,
-            reraise=True,
-        ).__aiter__()
+    def begin_at(self, received_bytes: int) -> None:
+        """Say how much was there before: bytes of an earlier run are no gain of this one."""
+        self.tally.furthest = max(self.tally.furthest, received_bytes)
 
-    def reached(self, received_bytes: int) -> None:
-        """Tell how far the transfer is. Only ground never covered before counts, or a source without ranges that
+    def note_reached(self, received_bytes: int) -> None:
+        """Say how far the transfer is. Only ground never covered before counts, or a source without ranges that
         always drops at half would be tried for ever."""
-        self._gained = received_bytes - self.furthest >= self.limits.gain_bytes
-        self.furthest = max(self.furthest, received_bytes)
+        self.tally.gained = received_bytes - self.tally.furthest >= self.limits.gain_bytes
+        self.begin_at(received_bytes)
 
-    def _may_retry(self, error: BaseException) -> bool:
-        if not isinstance(error, TidegateError) or error.policy.inside in _NOT_HERE:
-            return False
-        self._count(error)
-        return True
+    @property
+    def most_tries(self) -> int:
+        """Tries in a row that may gain too little."""
+        return self.tries or self.limits.tries
 
-    def _count(self, error: TidegateError) -> None:
-        if isinstance(error, WrongDigest):
-            self.refetches += 1
-        elif isinstance(error, Throttled):
-            self.throttles += 1
-        else:
-            self.futile = 0 if self._gained else self.futile + 1
-        least = LEAST_THROTTLED_SECONDS if isinstance(error, Throttled) else 0.0
-        self._next_pause = max(least, self._pause_after(error))
-        if error.retry_after_seconds is not None or isinstance(error, Throttled):
-            if self.within is not None:
-                self.within._spare(self._next_pause)
-            else:
-                self.throttled_seconds += self._next_pause
-
-    def _spare(self, seconds: float) -> None:
-        """Count the time that pieces leave the source alone for; where they do at once, once."""
-        now = self.clock()
-        self.throttled_seconds += max(0.0, now + seconds - max(now, self._spared_until))
-        self._spared_until = max(self._spared_until, now + seconds)
-
-    def _spent(self, state: RetryCallState) -> bool:
+    def _is_spent(self) -> bool:
         return (
-            self.futile >= (self.tries or self.limits.tries)
-            or self.refetches > 1
-            or (self.within or self).throttled_seconds > self.limits.throttle_budget.total_seconds()
+            self.tally.futile >= self.most_tries
+            or self.tally.refetches > 1
+            or self.asked.seconds > self.limits.throttle_budget.total_seconds()
         )
 
-    def _pause(self, state: RetryCallState) -> float:
-        return self._next_pause
-
     def _pause_after(self, error: TidegateError) -> float:
-        if error.retry_after_seconds:  # 0, or a date that has passed, says nothing: obeying it would be hammering
-            return error.retry_after_seconds
-        at_once = error.policy.inside in (Inside.AT_ONCE, Inside.RESTART, Inside.REFETCH_ONCE) and self.futile <= 1
-        return 0.0 if at_once else self._backoff()
+        policy = error.policy
+        pause = error.retry_after_seconds  # 0, or a date that has passed, says nothing: obeying it would be hammering
+        if not pause:
+            at_once = policy.inside is Inside.AT_ONCE and self.tally.futile <= 1
+            pause = 0.0 if at_once else self._backoff()
+        return max(policy.least_pause_seconds, pause)
 
     def _backoff(self) -> float:
-        return full_jitter(self.futile + self.throttles, self.limits.backoff_base, self.limits.backoff_cap, self.rng)
+        failed = self.tally.futile + self.tally.requests_to_wait
+        return full_jitter(failed, self.limits.backoff_base, self.limits.backoff_cap, self.pace.rng)
 
-    async def _tell(self, state: RetryCallState) -> None:
-        error = _error(state)
+    def _note_retry(self, error: TidegateError, pause: float) -> None:
         self.retries += 1
-        if self.within is not None:
-            self.within.retries += 1
-        pause = state.next_action.sleep if state.next_action else 0.0
+        if self.whole is not None:
+            self.whole.retries += 1
         when = f"in {pause:.1f} s" if pause else "at once"
         self.observe(
             Note(
                 f"{self.what}: {error.message}; trying again {when}",
                 "warning",
-                {"failure": error.type, "try": self.futile, "tries": self.tries or self.limits.tries},
+                {"failure": error.type, "try": self.tally.futile, "tries": self.most_tries},
             )
         )
 
     async def _sleep(self, seconds: float) -> None:
-        if seconds <= TOLD_SECONDS:
-            await self.sleep(seconds)
+        if seconds <= SHOWN_SECONDS:
+            await self.pace.sleep(seconds)
             return
         self.observe(Waiting(f"{self.what}: the source gets a pause of {seconds:.0f} s"))
         try:
-            await self.sleep(seconds)
+            await self.pace.sleep(seconds)
         finally:
             self.observe(Waiting(None))
+
+
+def is_retryable(error: TidegateError) -> bool:
+    """Whether the call may be made again here: other retries are the flow's, the resolver's, or nobody's."""
+    return error.policy.inside is not Inside.NO
 
 
 def full_jitter(tries: int, base: timedelta, cap: timedelta, rng: random.Random) -> float:
@@ -187,9 +192,3 @@ def full_jitter(tries: int, base: timedelta, cap: timedelta, rng: random.Random)
     doublings = min(max(tries - 1, 0), 64)  # beyond, every cap is reached, and a timedelta would overflow
     ceiling = min(base.total_seconds() * 2**doublings, cap.total_seconds())
     return rng.uniform(min(base.total_seconds() / 2, ceiling), ceiling)
-
-
-def _error(state: RetryCallState) -> TidegateError:
-    error = state.outcome.exception() if state.outcome else None
-    assert isinstance(error, TidegateError)  # noqa: S101  # _may_retry lets nothing else through
-    return error

@@ -6,7 +6,6 @@ enter the store as one asset, so a crash leaves nothing half-made.
 
 from __future__ import annotations
 
-import contextlib
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -14,7 +13,7 @@ import psutil
 
 from tidegate.durable.children import own_name
 from tidegate.durable.threads import in_thread
-from tidegate.errors import EncoderUnknown, MemoryExhausted, RefusedByMuxer
+from tidegate.errors import Extra, TidegateError
 from tidegate.events import Note
 from tidegate.media.ffmpeg import Toolchain, base_arguments, file_url, run_ffmpeg
 from tidegate.model import AnalysisResult, Asset, Detection, MediaInfo, RemuxResult
@@ -26,8 +25,6 @@ from tidegate.stages.workbench import Workbench
 RECIPE = 1
 """Raise it when the same media would give another analysis: old checkpoints are then not believed."""
 
-NOT_RUN = (RefusedByMuxer, EncoderUnknown, MemoryExhausted)
-"""Failures after which a detector counts as not run: the film is made and verified, and is published without."""
 CONTACT_SHEET = "contact-sheet.jpg"
 WAVEFORM = "waveform.png"
 SHEET_COLUMNS, SHEET_ROWS = 4, 3
@@ -46,7 +43,9 @@ async def analyze(bench: Workbench, media: RemuxResult, key: str) -> AnalysisRes
     fitting = tuple(d for d in DETECTORS if media.media.of_kind(d.kind))
     try:
         detections = await one_pass.run(fitting, pictures=True)
-    except NOT_RUN as error:
+    except TidegateError as error:
+        if Extra.DETECTOR not in error.policy.goes_without:
+            raise
         bench.observe(Note(f"analyze: {error.message}; asking each detector on its own", "warning"))
         detections = await one_pass.one_by_one(fitting)
     missing = [
@@ -95,8 +94,11 @@ class _DecodePass:
     async def one_by_one(self, detectors: tuple[Detector, ...]) -> list[Detection]:
         """Slower, but one broken filter costs only itself: neither the other detectors nor the pictures."""
         found = [await self._alone(detector) for detector in detectors]
-        with contextlib.suppress(*NOT_RUN):
+        try:
             await self.run((), pictures=True)
+        except TidegateError as error:
+            if Extra.DETECTOR not in error.policy.goes_without:
+                raise
         return found
 
     def store_pictures(self) -> Asset | None:
@@ -108,7 +110,9 @@ class _DecodePass:
     async def _alone(self, detector: Detector) -> Detection:
         try:
             return (await self.run((detector,), pictures=False))[0]
-        except NOT_RUN as error:
+        except TidegateError as error:
+            if Extra.DETECTOR not in error.policy.goes_without:
+                raise
             return Detection(detector=detector.name, state="not_run", reason=error.message)
 
     def _graph(self, detectors: tuple[Detector, ...], *, pictures: bool) -> list[str]:

@@ -19,10 +19,6 @@ TRIAL_SECONDS = 20.0
 """How long a driver may take to encode five pictures."""
 OF_LIBX264 = frozenset({"-preset", "-crf", "-profile:v", "-profile:v:0", "-threads", "-threads:v:0", "-x264-params"})
 """Options, each with a value, that other encoders do not have or read otherwise."""
-FAULTS = frozenset(
-    {"encoder_unknown", "refused_by_muxer", "bad_timestamps", "verification_failed", "not_media", "unknown"}
-)
-"""Failures of a film that another encoder may cure. A stall is none of them."""
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ import psutil
 
 from tidegate.durable.children import own_name
 from tidegate.durable.threads import in_thread
-from tidegate.errors import Climb, ProcessFailure, TidegateError
+from tidegate.errors import TidegateError
 from tidegate.events import Note
 from tidegate.media.ffmpeg import Toolchain, base_arguments, can_tone_map, file_url, run_ffmpeg, version_of
 from tidegate.model import (
@@ -162,10 +162,10 @@ async def _climb(film: Film, steps: list[LadderStep], rungs: tuple[Decision, ...
     try:
         made = await _make(film)
     except TidegateError as failure:
-        if isinstance(failure, ProcessFailure) and rung.video == "h264":
+        if failure.policy.of_our_tools and rung.video == "h264":
             failure.target_height = rung.height or (film.media.video.height if film.media.video else None)
         steps.append(_failed(film, failure, time.monotonic() - started))
-        if failure.policy.climbs not in (Climb.NEXT, Climb.REPAIR) or len(steps) == len(rungs):
+        if not failure.policy.climbs or len(steps) == len(rungs):
             raise
         observe(Note(f"remux: {how} failed: {failure.message}", "warning"))
         return None

@@ -11,7 +11,10 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Literal
 
-from tidegate.errors import BadTimestamps, EncoderUnknown, MemoryExhausted, ProcessTimeout, RefusedByMuxer
+from tidegate.errors import (
+    Extra,
+    TidegateError,
+)
 from tidegate.events import Note, unobserved
 from tidegate.media.ffmpeg import Toolchain, file_url, global_arguments, input_restrictions, run_ffmpeg
 from tidegate.model import DownloadResult, MediaInfo, StreamInfo
@@ -26,10 +29,6 @@ SURE = 10
 Scan = Literal["progressive", "tff", "bff"]
 
 IDET_SUMMARY = r"Multi frame detection: TFF:\s*(\d+) BFF:\s*(\d+) Progressive:\s*(\d+)"
-
-
-_HEADER_STANDS = (RefusedByMuxer, BadTimestamps, EncoderUnknown, MemoryExhausted, ProcessTimeout)
-"""Failures of the look after which the header is believed. The filter may be missing, too."""
 
 
 async def look_at_samples(
@@ -52,7 +51,9 @@ async def look_at_samples(
             memory_cap_bytes=memory_cap_bytes,
             on_stderr=lambda line: lines.append(line) if "detection:" in line else None,
         )
-    except _HEADER_STANDS as error:
+    except TidegateError as error:
+        if Extra.SAMPLE not in error.policy.goes_without:
+            raise
         bench.observe(Note(f"remux: no sample of the pictures could be looked at: {error.message}", "warning"))
     scan = scan_of(lines, header_says_whole=video.field_order == "progressive")
     seen = video.model_copy(update={"scan": scan})

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from tidegate.errors import BadTimestamps, RefusedByMuxer
+from tidegate.errors import Extra, RefusedByMuxer, TidegateError
 from tidegate.events import unobserved
 from tidegate.media.ffmpeg import Toolchain, base_arguments, file_url, run_ffmpeg
 from tidegate.model import Decision, DownloadResult, Finding, Sidecar
@@ -31,13 +31,17 @@ async def make_sidecars(
     """
     try:
         return await _write(bench, toolchain, source, rung.sidecars, folder, memory_cap_bytes), ()
-    except (RefusedByMuxer, BadTimestamps):
-        paths: dict[str, Path] = {}
+    except TidegateError as error:
+        if Extra.SIDECAR not in error.policy.goes_without:
+            raise
+    paths: dict[str, Path] = {}
     lost: list[Finding] = []
     for sidecar in rung.sidecars:
         try:
             paths |= await _write(bench, toolchain, source, (sidecar,), folder, memory_cap_bytes)
-        except (RefusedByMuxer, BadTimestamps) as error:
+        except TidegateError as error:
+            if Extra.SIDECAR not in error.policy.goes_without:
+                raise
             message = f"{sidecar.name} could not be made: {error.message}"
             lost.append(Finding(code="sidecar_lost", message=message))
     return paths, tuple(lost)

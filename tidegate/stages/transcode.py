@@ -18,7 +18,7 @@ import psutil
 from tidegate.durable.atomic import write_atomic
 from tidegate.durable.crash_points import reached
 from tidegate.durable.threads import in_thread
-from tidegate.errors import Climb, TidegateError, VerificationFailed, from_os_error
+from tidegate.errors import Extra, TidegateError, VerificationFailed, from_os_error
 from tidegate.events import Advance, Note, Observer, unobserved
 from tidegate.media.ffmpeg import (
     MOST_THREADS,
@@ -37,7 +37,7 @@ from tidegate.resilience.deadline import processing_seconds
 from tidegate.resilience.quality import cap_bytes, rung_of
 from tidegate.stages.chunks.job import Made, Piece, clear_unfinished, known
 from tidegate.stages.chunks.plan import Chunk, Cut, cut, why_whole
-from tidegate.stages.encoders import FAULTS, SOFTWARE, Encoder, encoder_for
+from tidegate.stages.encoders import SOFTWARE, Encoder, encoder_for
 from tidegate.stages.executor import Executor, LocalExecutor
 from tidegate.stages.recipes import (
     chunk_arguments,
@@ -132,7 +132,7 @@ async def transcode(film: Film, whole: Whole) -> tuple[MediaInfo, Verification, 
         try:
             return await _with_one_encoder(replace(film, encoder=encoder), whole)
         except TidegateError as failure:
-            if failure.type not in FAULTS:
+            if not failure.policy.another_encoder:
                 raise
             film.bench.observe(
                 Note(f"transcode: {encoder.name} failed; libx264 is used instead: {failure.message}", "warning")
@@ -149,7 +149,7 @@ async def _with_one_encoder(film: Film, whole: Whole) -> tuple[MediaInfo, Verifi
     try:
         return *await work.done(), work.record
     except TidegateError as failure:
-        if failure.policy.climbs not in (Climb.NEXT, Climb.REPAIR):
+        if not failure.policy.climbs:
             raise
         why = f"its chunks did not make a complete film: {failure.message}"
     film.bench.observe(Note(f"transcode: in one piece: {why}", "warning"))
@@ -165,7 +165,7 @@ async def _planned(film: Film) -> tuple[Timeline, Cut] | str:
     try:
         timeline = await timeline_of(film.toolchain, film.originals, *film.place, limits, film.deadline_seconds)
     except TidegateError as failure:
-        if failure.policy.climbs not in (Climb.NEXT, Climb.REPAIR) and failure.type != "not_media":
+        if Extra.TIMELINE not in failure.policy.goes_without:
             raise
         return failure.message
     plan = cut(timeline, seconds)

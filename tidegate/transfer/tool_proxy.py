@@ -78,8 +78,10 @@ async def tool_proxy(outside: Outside) -> AsyncIterator[ToolProxy | None]:
     proxy = ToolProxy(policy, outside.limits)
     try:
         yield proxy
+    except AddressRefused:
+        raise
     except _OF_THE_SOURCE as failure:
-        if proxy.refusals and not isinstance(failure, AddressRefused):
+        if proxy.refusals:
             raise proxy.refusals[0] from failure
         raise
     else:
@@ -207,8 +209,11 @@ class ToolProxy:
             self._note(refusal)
             _answer(client, inbound, 403)
             return
-        except TidegateError as failure:
-            _answer(client, inbound, 504 if isinstance(failure, RequestTimeout) else 502)
+        except RequestTimeout:
+            _answer(client, inbound, 504)
+            return
+        except TidegateError:
+            _answer(client, inbound, 502)
             return
         with self._hold(upstream):
             for end in (client, upstream):

@@ -13,11 +13,9 @@ from enum import StrEnum
 
 from tidegate.durable.ledger.rows import Attempt, AttemptState, Reached, Recovery
 from tidegate.durable.owner import Owner, provably_gone
+from tidegate.errors import policy_named
 from tidegate.model import STAGES, StageName
 from tidegate.settings import AdmissionSettings, LedgerSettings, RecoverySettings
-
-LOST_TOUCH = frozenset({"lease_lost", "ledger_unavailable", "server_unavailable"})
-"""Failures of runs that lost touch rather than their source: those go on. A Failed state's message begins with one."""
 
 MISSED_RENEWALS = 3
 """So many missing ones are worth a word: one or two are a busy machine."""
@@ -169,7 +167,8 @@ def verdict_on_orphan(
         return Verdict(Do.CLOSE, "the run is completed", AttemptState.COMPLETED)
     if run.state == "CANCELLED":
         return Verdict(Do.CLOSE, "the run was cancelled", AttemptState.CANCELLED)
-    if run.state == "FAILED" and run.message.partition(":")[0] not in LOST_TOUCH:
+    # The message of a Failed state begins with the failure's name.
+    if run.state == "FAILED" and not policy_named(run.message.partition(":")[0]).goes_on_by_itself:
         return Verdict(Do.CLOSE, "the run has failed", AttemptState.FAILED)
     if run.state == "CANCELLING":
         return Verdict(Do.CANCEL, "it was being cancelled", AttemptState.CANCELLED)

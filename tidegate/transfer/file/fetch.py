@@ -17,15 +17,13 @@ from pydantic import SecretStr
 
 from tidegate.durable.threads import in_thread
 from tidegate.errors import (
-    AvailabilityFailure,
     DiskFull,
     ExpiredLink,
     HttpRefused,
     LimitReached,
+    Mirror,
     SourceChanged,
-    SourceFailure,
     TidegateError,
-    UsageError,
     WrongDigest,
 )
 from tidegate.events import Note, Observer
@@ -106,13 +104,13 @@ class Fetch:
         state.require_small_enough(state.identity.size_bytes or 0)
         self._reused = self.part.received_bytes
         retry = self.tries or Retry(self.limits, self.observe, self.stage)
-        retry.furthest = max(retry.furthest, self._reused)
+        retry.begin_at(self._reused)
 
         async def one_try() -> None:
             try:
                 await self._try()
             finally:
-                retry.reached(self.part.received_bytes)
+                retry.note_reached(self.part.received_bytes)
                 state.tries += 1
 
         try:
@@ -175,9 +173,11 @@ class Fetch:
         try:
             with anyio.fail_after(self.limits.request_timeout.total_seconds()):
                 return await self._tail(exchange, start, known.size_bytes)
-        except SourceChanged:
-            raise
-        except (TidegateError, TimeoutError):
+        except TimeoutError:
+            return None
+        except TidegateError as error:
+            if error.policy.identifies_again:
+                raise
             return None
         finally:
             self._state.requests += exchange.requests
@@ -280,19 +280,19 @@ class _FileFetch:
     async def run(self) -> FileFetched:
         try:
             return await self._from(self.source, self.identity, self.name)
-        except (AvailabilityFailure, SourceFailure) as failure:
+        except TidegateError as failure:
+            if failure.policy.mirror not in (Mirror.FETCH, Mirror.ALWAYS):
+                raise
             async for mirror in self._mirrors(failure):
                 try:
                     return await self._from_mirror(mirror)
-                except LimitReached:
-                    raise
-                except (AvailabilityFailure, SourceFailure, UsageError) as also:  # a link may be one that cannot be
+                except TidegateError as also:
+                    if also.policy.mirror is Mirror.NO:
+                        raise
                     self.outside.observe(Note(f"A mirror failed too: {also.message}", "warning"))
             raise
 
     async def _mirrors(self, failure: TidegateError) -> AsyncIterator[Source]:
-        if isinstance(failure, LimitReached):
-            return
         known = [mirror.get_secret_value() for mirror in self.source.mirrors]
         named = await self._known_mirrors.look_up(self.outside, self.identity.size_bytes)
         self.promised |= self._known_mirrors.digests
@@ -333,8 +333,8 @@ class _FileFetch:
         places = self._places(source, promised, trusted=told is None and source is self.source)
         try:
             return await self._through(places, part, promised, told)
-        except SourceChanged:
-            if not places.mixed:
+        except TidegateError as failure:
+            if not (failure.policy.identifies_again and places.mixed):
                 raise
             places.distrust()
             return await self._through(places, part, promised, told)

@@ -19,13 +19,13 @@ from tidegate.durable.threads import in_thread, still_wanted
 from tidegate.errors import (
     DownloadDeadline,
     Evidence,
-    HostFailure,
     LimitReached,
     RangeMismatch,
     SourceChanged,
     StalledTransfer,
     TidegateError,
     TruncatedBody,
+    is_decisive,
     reason_of,
 )
 from tidegate.events import Advance, Note, Observer
@@ -56,9 +56,6 @@ KEEPER_SECONDS = 0.02
 """How long the keeper rests when it has nothing to journal or to hash."""
 BEHIND = 4
 """After how many checkpoints' worth of bytes that are not journaled the connections wait for the disk."""
-
-_DECISIVE = (SourceChanged, HostFailure, LimitReached)
-"""Failures of one connection that end the try, although others are at work."""
 
 
 @dataclass
@@ -178,7 +175,7 @@ class ParallelTry:
                 over.set()
                 siblings.cancel_scope.cancel()
         except BaseExceptionGroup as group:
-            raise reason_of(group, (*_DECISIVE, DownloadDeadline)) from group
+            raise reason_of(group, is_decisive) from group
         finally:
             over.set()
             await self._keep_what_came()
@@ -221,9 +218,9 @@ class ParallelTry:
                     await self._fetch(connection)
             except TidegateError as error:
                 self._team.remove(connection)
-                if isinstance(error, SourceChanged) and self._state.doubts_etag(connection.exchange.last_identity):
+                if error.policy.identifies_again and self._state.doubts_etag(connection.exchange.last_identity):
                     continue
-                if isinstance(error, _DECISIVE) or not self._team:
+                if error.policy.ends_the_try or not self._team:
                     raise
                 self._hand_back(piece)
                 # The others go on. One that brought something is replaced; one that the origin refused is not.

@@ -21,7 +21,7 @@ import anyio
 from anyio import to_thread
 
 from tidegate.addresses import OPEN, AddressPolicy
-from tidegate.errors import SourceFailure, TidegateError, as_failure
+from tidegate.errors import TidegateError, as_failure
 from tidegate.events import Event, Observer, Waiting, unobserved
 from tidegate.model import OriginStats
 from tidegate.resilience import breaker as breaker_rules
@@ -105,7 +105,7 @@ def _verdict(error: BaseException | None) -> Verdict:
     failure = as_failure(error)
     if failure.policy.counts_against_origin:
         return Verdict.FAILED
-    return Verdict.ANSWERED if isinstance(failure, SourceFailure) else Verdict.SILENT
+    return Verdict.ANSWERED if failure.policy.origin_answered else Verdict.SILENT
 
 
 class Gates:

@@ -6,11 +6,10 @@ rendition's folder as a part with its journal, and the next run goes on from the
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Callable
 from pathlib import Path
 
-from tidegate.errors import AvailabilityFailure, HttpRefused, UsageError
+from tidegate.errors import Mirror, TidegateError
 from tidegate.model import Identity, Source, TransferStats
 from tidegate.transfer.file import fetch
 from tidegate.transfer.file.exchange import Connect
@@ -36,11 +35,16 @@ class DirectResolver:
         """Asks the link itself; where its origin does not answer, a mirror may say what it is."""
         try:
             return await fetch.identify(_connector(outside, source), outside.limits, outside.observe)
-        except (AvailabilityFailure, HttpRefused):
-            for mirror in source.mirrors:  # its link may be one that cannot be
-                with contextlib.suppress(AvailabilityFailure, HttpRefused, UsageError):
+        except TidegateError as failure:
+            if failure.policy.mirror is not Mirror.ALWAYS:
+                raise
+            for mirror in source.mirrors:
+                try:
                     other = Source(url=mirror)
                     return await fetch.identify(_connector(outside, other), outside.limits, outside.observe)
+                except TidegateError as also:
+                    if also.policy.mirror not in (Mirror.ALWAYS, Mirror.NEXT):
+                        raise
             raise
 
     async def offer(

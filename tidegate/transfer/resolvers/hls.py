@@ -15,10 +15,6 @@ from pathlib import Path
 import anyio
 
 from tidegate.errors import (
-    AvailabilityFailure,
-    ProcessFailure,
-    ProcessKilled,
-    ProcessTimeout,
     StalledTransfer,
     TidegateError,
     UnsupportedSource,
@@ -177,9 +173,9 @@ async def ask_media_playlist(outside: Outside, source: Source, urls: Sequence[st
     for url in urls:
         try:
             fetched = await ask_playlist(outside, source, url)
-        except ProcessFailure:
-            raise
         except TidegateError as error:
+            if error.policy.of_our_tools:
+                raise
             failure, requests = error, requests + 1
             continue
         if isinstance(fetched.playlist, MasterPlaylist):
@@ -222,9 +218,9 @@ class _VariantPlaylists:
             try:
                 self._listings[variant.id], cost = await ask_media_playlist(self._outside, self._source, variant.urls)
                 self.requests += cost
-            except ProcessFailure:
-                raise
             except TidegateError as error:
+                if error.policy.of_our_tools:
+                    raise
                 self._failures[variant.id] = error
                 self.requests += 1
                 left_out = f"The rendition {variant.id} is left out: {error.message}"
@@ -271,9 +267,9 @@ async def _ask_subtitles(
     """A film is not refused for its subtitles: where they cannot be had they are left out, and that is told."""
     try:
         return [await _ask_track(session, name, (companion.url,), what, vital=False)]
-    except ProcessFailure:
-        raise
     except TidegateError as error:
+        if error.policy.of_our_tools:
+            raise
         session.outside.observe(Note(f"Left out {name}: {error.message}", "warning", {"failure": error.type}))
         return []
 
@@ -353,7 +349,9 @@ async def _next_version(outside: Outside, source: Source, url: str, before: Medi
     """The playlist as it is now; while it cannot be had, as it was: patience, not one lost answer, ends a recording."""
     try:
         listing, _ = await ask_media_playlist(outside, source, (url,))
-    except (AvailabilityFailure, ProcessTimeout, ProcessKilled) as error:  # the latter two on a host that is busy
+    except TidegateError as error:
+        if not error.policy.live_goes_on:
+            raise
         outside.observe(Note(f"The live playlist did not come: {error.message}", "warning"))
         return before
     return listing.playlist

@@ -11,7 +11,7 @@ from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from typing import Protocol, TypeVar
 from urllib.parse import urlsplit
 
-from tidegate.errors import ExpiredLink, HttpRefused, NotFound
+from tidegate.errors import Link, TidegateError
 from tidegate.events import Note
 from tidegate.model import Identity, Rendition, Source, TransferStats
 from tidegate.transfer.asking.answers import file_name
@@ -136,8 +136,9 @@ async def fetch_tracks(
     download = PlaylistDownload(session)
     try:
         return _rendition_of(session, await download.fetch(await tracks_behind(session, url)))
-    except (ExpiredLink, HttpRefused) as error:
-        if isinstance(error, HttpRefused) and (renew is None or isinstance(error, NotFound)):
+    except TidegateError as error:
+        link = error.policy.link
+        if link is not Link.EXPIRED and (renew is None or link is not Link.REFUSED):
             raise
         outside.observe(Note(f"{error.message}; asking for the playlist again"))
     session.may_renew = False

@@ -22,7 +22,7 @@ from tidegate.resilience.stall import SpeedWindow
 from tidegate.transfer.playlists.media import Resource
 from tidegate.transfer.segments.journal import open_track_journal
 from tidegate.transfer.segments.session import DownloadSession
-from tidegate.transfer.segments.track import OF_A_SEGMENT, SegmentTrack, TrackDownload, single_failure
+from tidegate.transfer.segments.track import SegmentTrack, TrackDownload, single_failure
 
 SHOWN_EVERY_SECONDS = 1.0
 
@@ -91,7 +91,7 @@ class PlaylistDownload:
         try:
             return await self._fetch_track(track)
         except TidegateError as error:
-            if track.vital or not isinstance(error, OF_A_SEGMENT):
+            if track.vital or not error.policy.leaves_out_track:
                 raise
             self._outside.observe(Note(f"Left out {track.name}: {error.message}", "warning", {"failure": error.type}))
             return None
@@ -137,7 +137,7 @@ class PlaylistDownload:
             await anyio.sleep(SHOWN_EVERY_SECONDS)
 
     def _counts(self) -> Counts:
-        return Counts(self._session.bytes_received, self._session.requests, self._session.retry.throttled_seconds)
+        return Counts(self._session.bytes_received, self._session.requests, self._session.retry.asked.seconds)
 
     def _show(self, speed: float) -> None:
         done = self._session.bytes_received + self._session.bytes_reused

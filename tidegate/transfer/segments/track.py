@@ -18,21 +18,13 @@ from anyio.streams.memory import MemoryObjectReceiveStream, MemoryObjectSendStre
 
 from tidegate.durable.threads import in_thread
 from tidegate.errors import (
-    ConnectionFailed,
     Evidence,
     ExpiredLink,
-    HttpRefused,
-    NotFound,
+    Link,
     NotMedia,
-    RangeMismatch,
-    RequestTimeout,
+    OfSegment,
     SegmentGap,
-    ServerError,
-    SourceFailure,
-    StalledTransfer,
     TidegateError,
-    TruncatedBody,
-    UnsupportedSource,
     reason_of,
 )
 from tidegate.events import Level, Note
@@ -63,18 +55,6 @@ def whole_feed(segments: Sequence[Segment]) -> Feed:
         yield segments
 
     return feed
-
-
-OF_A_SEGMENT = (
-    SourceFailure,
-    UnsupportedSource,
-    ServerError,
-    StalledTransfer,
-    RequestTimeout,
-    TruncatedBody,
-    RangeMismatch,
-)
-"""Failures that may concern one segment, while others come. Of a whole origin they are told as what they are."""
 
 
 @dataclass(frozen=True)
@@ -238,9 +218,11 @@ class TrackDownload:
                 await self.session.secret(segment.resource.key)
             try:
                 return await self._digest_now(segment, budget) != self.journal.held[segment_name(segment)].digest
-            except NotFound:
-                continue
-            except (*OF_A_SEGMENT, ConnectionFailed) as error:  # of this one alone? others have one try more
+            except TidegateError as error:  # of this one alone? others have one try more
+                if error.policy.of_segment is OfSegment.NO:
+                    raise
+                if error.policy.link is Link.GONE:
+                    continue
                 self._require_lasting_links(error)
                 failure = error
         if failure is not None:
@@ -298,20 +280,21 @@ class TrackDownload:
         """Why a segment cannot be had. A failure that is not about this segment is raised on."""
         session = self.session
         self._require_lasting_links(error)
-        if _is_refused(error) and not session.arrived and not self.journal.numbers:
+        if error.policy.link is Link.REFUSED and not session.arrived and not self.journal.numbers:
             raise error
-        others_come = session.arrived > arrived_before
-        if isinstance(error, ConnectionFailed) and others_come:
-            return error.message
-        if not isinstance(error, OF_A_SEGMENT):
-            raise error
-        if not isinstance(error, SourceFailure) and not session.arrived:
+        of_it = {
+            OfSegment.NO: False,
+            OfSegment.ALWAYS: True,
+            OfSegment.IF_ANY_CAME: session.arrived > 0,
+            OfSegment.IF_OTHERS_COME: session.arrived > arrived_before,
+        }
+        if not of_it[error.policy.of_segment]:
             raise error
         return error.message
 
     def _require_lasting_links(self, error: TidegateError) -> None:
         """A link that is refused may have expired, while somebody can read the playlist again."""
-        if self.session.may_renew and _is_refused(error):
+        if self.session.may_renew and error.policy.link is Link.REFUSED:
             raise ExpiredLink(f"{error.message}: the playlist's links may have expired") from error
 
     def _record_gap(self, segment: Segment, why: str, cause: TidegateError | None = None) -> None:
@@ -323,10 +306,6 @@ class TrackDownload:
 
     def _tell(self, message: str, level: Level = "info") -> None:
         self.session.outside.observe(Note(f"{self.track.name}: {message}", level))
-
-
-def _is_refused(error: TidegateError) -> bool:
-    return isinstance(error, HttpRefused) and not isinstance(error, NotFound)
 
 
 def _segment_gap(name: str, segment: Segment, why: str) -> SegmentGap:
