@@ -46,13 +46,13 @@ def main() -> int:
         source = f"{address}/{CLIP}"
         console.rule("first run: " + STORY, align="left")
         first = ingest(source, "--refresh")
-        told(console, journal)
+        show_journal(console, journal)
         if first:
             return first
         journal.unlink(missing_ok=True)
         console.rule("second run: everything from its checkpoint", align="left")
         second = ingest(source)
-        told(console, journal)
+        show_journal(console, journal)
     return second
 
 
@@ -79,7 +79,7 @@ def fetch_clip(console: Console) -> None:
 @contextmanager
 def origin(journal: Path) -> Iterator[str]:
     """The misbehaving origin as a process of its own; gives its address."""
-    process, address = started(journal)
+    process, address = start_origin(journal)
     try:
         yield address
     finally:
@@ -87,7 +87,7 @@ def origin(journal: Path) -> Iterator[str]:
         process.wait(10)
 
 
-def started(journal: Path) -> tuple[subprocess.Popen[str], str]:
+def start_origin(journal: Path) -> tuple[subprocess.Popen[str], str]:
     """The origin on PORT, or on any other where somebody else has that.
 
     Raises:
@@ -118,7 +118,7 @@ def ingest(source: str, *options: str) -> int:
     return subprocess.run(argv, env={**os.environ, **LIMITS}, cwd=ROOT, check=False).returncode
 
 
-def told(console: Console, journal: Path) -> None:
+def show_journal(console: Console, journal: Path) -> None:
     """What the origin was asked and what it did."""
     table = Table(title="what the origin saw", title_justify="left", box=None, padding=(0, 2))
     for name in ("asked for", "answered", "bytes sent", "as the script said"):

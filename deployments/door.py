@@ -48,14 +48,14 @@ def listener_at(path: Path) -> socket.socket:
 async def relay(listener: socket.socket, connect: Callable[[], Awaitable[Ends]]) -> None:
     """Join each connection with one that `connect` makes, until cancelled."""
 
-    async def joined(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def join(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         with contextlib.suppress(OSError), contextlib.closing(writer):
             far_reader, far_writer = await connect()
             with contextlib.closing(far_writer):
                 await asyncio.gather(_carry(reader, far_writer), _carry(far_reader, writer))
 
     kind = asyncio.start_unix_server if listener.family == socket.AF_UNIX else asyncio.start_server
-    server = await kind(joined, sock=listener)
+    server = await kind(join, sock=listener)
     async with server:
         await server.serve_forever()
 

@@ -1,4 +1,4 @@
-"""The processes of a site: a Prefect server, a worker, and the command that furnishes the server.
+"""The processes of a site: a Prefect server, a worker, and the command that registers everything on the server.
 
 `deployments/serve.py` starts and restarts them, tests start them one by one. Each is ended by the kernel when the
 process that started it ends, however it ends, so a killed `make serve` leaves nothing that a second one stumbles over.
@@ -51,9 +51,9 @@ def start_worker(
     return _start(words, log, {**own, **_at(api_url, told)})
 
 
-def start_furnishing(api_url: str, log: Path, told: Mapping[str, str] | None = None) -> subprocess.Popen[bytes]:
+def start_registration(api_url: str, log: Path, told: Mapping[str, str] | None = None) -> subprocess.Popen[bytes]:
     """Blocks, pools, deployments, automation: `deployments/register.py` as a process, because it imports Prefect."""
-    return _start(("-m", "deployments.register"), log, {**safety.untracked(), **_at(api_url, told)})
+    return _start(("-m", "deployments.register"), log, {**safety.do_not_track(), **_at(api_url, told)})
 
 
 def start_door(home: Path, api_url: str, log: Path) -> subprocess.Popen[bytes]:

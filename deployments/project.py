@@ -42,13 +42,13 @@ def load(path: Path) -> dict[str, Any]:
 
 def complaints(project: Mapping[str, Any]) -> list[str]:
     """What Prefect would ignore or refuse, each with where it stands."""
-    found = [*_unknown_keys(project, PrefectYamlModel, ""), *_refused(project)]
+    found = [*_unknown_keys(project, PrefectYamlModel, ""), *_complaints_of_models(project)]
     for deployment in project.get("deployments") or []:
         found += [f"{deployment.get('name')}: {complaint}" for complaint in _of_deployment(deployment)]
     return found
 
 
-def _refused(project: Mapping[str, Any]) -> list[str]:
+def _complaints_of_models(project: Mapping[str, Any]) -> list[str]:
     """What Prefect's models do not accept: the first complaint about each key, of which a union makes many."""
     found: dict[str, str] = {}
     try:

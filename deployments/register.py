@@ -49,7 +49,7 @@ class SwitchedOff:
     """Deployment and slug."""
 
 
-async def furnish() -> SwitchedOff:
+async def register() -> SwitchedOff:
     """All but the deployments, on the server that Prefect is configured for; gives what was switched off there."""
     async with get_client() as client:
         for name in blocks.__all__:
@@ -57,7 +57,7 @@ async def furnish() -> SwitchedOff:
         for name, worker in project.POOLS.items():
             await _pool(client, name, worker)
         await _automation(client)
-        return await _switched_off(client)
+        return await _read_switched_off(client)
 
 
 async def switch_off(off: SwitchedOff) -> None:
@@ -71,7 +71,7 @@ async def switch_off(off: SwitchedOff) -> None:
                     await client.update_deployment_schedule(deployment.id, schedule.id, active=False)
 
 
-async def _switched_off(client: PrefectClient) -> SwitchedOff:
+async def _read_switched_off(client: PrefectClient) -> SwitchedOff:
     present = await client.read_deployments()
     return SwitchedOff(
         frozenset(deployment.name for deployment in present if deployment.paused),
@@ -178,7 +178,7 @@ def main() -> int:
         sys.stderr.write("\n".join([f"{path} is not right:", *complaints]) + "\n")
         return 1
     tell_containers()
-    off = asyncio.run(furnish())
+    off = asyncio.run(register())
     deploy(path)
     asyncio.run(switch_off(off))
     return 0

@@ -29,7 +29,7 @@ from typing import NoReturn
 from rich.console import Console
 
 from deployments import parts
-from deployments.supervision import Kept, Silence, ending
+from deployments.supervision import Silence, SupervisedProcess, describe_exit
 from flows import access, server, site
 from flows.closing import close
 from flows.configuration import ClientSettings, client_settings
@@ -101,7 +101,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         try:
             lock = acquire(home / "serve.lock")
         except BlockingIOError:
-            return _served_already(home, console)
+            return _show_other_serve(home, console)
         try:
             return _serve(home, words.port, console)
         finally:
@@ -132,11 +132,11 @@ def _stop(*_: int | FrameType | None) -> NoReturn:
     raise Stopped
 
 
-def _served_already(home: Path, console: Console) -> int:
+def _show_other_serve(home: Path, console: Console) -> int:
     """Somebody else serves this home: say where, once it answers."""
     until = time.monotonic() + server.STARTUP_SECONDS
     while time.monotonic() < until:
-        kept = site.recorded(home)
+        kept = site.read(home)
         if kept and server.is_up(kept.api_url):
             place = Place(kept.api_url, None)
             console.print(f"Already served by process {kept.owner.pid}.\nPrefect UI: {place.ui_url}", soft_wrap=True)
@@ -149,7 +149,7 @@ def _served_already(home: Path, console: Console) -> int:
 def _serve(home: Path, port: int | None, console: Console) -> int:
     place = find_place(home, port, console)
     site.record(home, place.api_url, ours=place.listener is not None)
-    keeper = Keeper(home, place, console)
+    keeper = SiteKeeper(home, place, console)
     with _other_loopback(place, console):
         try:
             keeper.open()
@@ -180,7 +180,7 @@ def find_place(home: Path, port: int | None, console: Console) -> Place:
         BadInput: the port that was asked for is taken by another program.
         ServerUnavailable: a server was named and does not answer, or there is no free port.
     """
-    running = _running(home, port)
+    running = _find_server(home, port)
     if running is not None:
         console.print(f"Using the Prefect server at {running}; it stays when this ends.", soft_wrap=True)
         if access.stands_open(running):
@@ -203,7 +203,7 @@ def find_place(home: Path, port: int | None, console: Console) -> Place:
     raise ServerUnavailable(f"No port from {wanted} to {wanted + PORTS_TRIED - 1} is free")
 
 
-def _running(home: Path, port: int | None) -> str | None:
+def _find_server(home: Path, port: int | None) -> str | None:
     """The address of a server that is there; with a port, only one there."""
     if port is not None:
         api_url = f"http://127.0.0.1:{port}/api"
@@ -215,7 +215,7 @@ def _running(home: Path, port: int | None) -> str | None:
 def _way_in(place: Place, home: Path, console: Console) -> list[str]:
     """What people and programs do to get in. The password is told to a terminal only: a log has other readers."""
     file = access.password_file(home)
-    if access.own_login() not in (None, access.kept_login(home)):
+    if access.own_login() not in (None, access.home_login(home)):
         return [
             "Its password is the one that you have set: PREFECT_SERVER_API_AUTH_STRING, or PREFECT_API_AUTH_STRING."
         ]
@@ -242,7 +242,7 @@ def _reach(settings: Settings) -> str:
     )
 
 
-class Keeper:
+class SiteKeeper:
     """Everything that is kept alive, and the order in which it begins and ends."""
 
     def __init__(self, home: Path, place: Place, console: Console) -> None:
@@ -250,13 +250,17 @@ class Keeper:
         self.place = place
         self.console = console
         self.logs = home / "logs"
-        self.server: Kept | None = None
+        self.server: SupervisedProcess | None = None
         if place.listener is not None:
             listener, log = place.listener, self._log("server")
-            self.server = Kept("The Prefect server", lambda: parts.start_server(listener, log, home), self.tell)
+            self.server = SupervisedProcess(
+                "The Prefect server", lambda: parts.start_server(listener, log, home), self.tell
+            )
         worker_log, door_log, self.password = self._log("worker"), self._log("door"), place.for_clients(home)
-        self.door = Kept("The door for containers", lambda: parts.start_door(home, place.api_url, door_log), self.tell)
-        self.worker = Kept(
+        self.door = SupervisedProcess(
+            "The door for containers", lambda: parts.start_door(home, place.api_url, door_log), self.tell
+        )
+        self.worker = SupervisedProcess(
             "The worker", lambda: parts.start_worker(place.api_url, worker_log, self.password, home), self.tell
         )
 
@@ -268,7 +272,7 @@ class Keeper:
         """
         self._start_server()
         self.console.print("Registering blocks, work pools, deployments, schedules and the automation …")
-        self._furnish()
+        self._register()
         self.worker.look(time.monotonic())
         way_in = _way_in(self.place, self.home, self.console) if self.server else []
         self.console.print(
@@ -327,7 +331,7 @@ class Keeper:
             self.server.process = process
             if self._answers_before_it_ends():
                 return
-            self.tell(f"The Prefect server ended ({ending(process.wait())})")
+            self.tell(f"The Prefect server ended ({describe_exit(process.wait())})")
         raise ServerUnavailable(f"The Prefect server does not start; see {self._log('server')}")
 
     def _answers_before_it_ends(self) -> bool:
@@ -341,10 +345,10 @@ class Keeper:
             time.sleep(0.1)
         return False
 
-    def _furnish(self) -> None:
-        log = self._log("furnish")
+    def _register(self) -> None:
+        log = self._log("register")
         for _ in range(STARTS_TRIED):
-            process = parts.start_furnishing(self.place.api_url, log, self.password)
+            process = parts.start_registration(self.place.api_url, log, self.password)
             try:
                 if process.wait() == 0:
                     return

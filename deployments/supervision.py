@@ -42,7 +42,7 @@ class Silence:
 
 
 @dataclass
-class Kept:
+class SupervisedProcess:
     """A process, and when it was or will be started. `look` is called again and again, on the main thread."""
 
     name: str
@@ -65,7 +65,7 @@ class Kept:
         self._pause = pause_after(now - self._started, self._pause)
         self._due = now + self._pause
         self.process = None
-        self.tell(f"{self.name} ended ({ending(code)}); starting it again in {self._pause:.0f} s")
+        self.tell(f"{self.name} ended ({describe_exit(code)}); starting it again in {self._pause:.0f} s")
 
     def kill(self) -> None:
         """End it without asking; the next look finds it ended."""
@@ -85,7 +85,7 @@ class Kept:
         self.process = None
 
 
-def ending(code: int) -> str:
+def describe_exit(code: int) -> str:
     """How a process ended, for a person."""
     if code >= 0:
         return f"exit code {code}"

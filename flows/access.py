@@ -18,7 +18,7 @@ import urllib.request
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from flows.configuration import in_files, variable
+from flows.configuration import look_up_in_files, variable
 from tidegate.durable.home import Home
 from tidegate.errors import DiskFull, ServerUnavailable, from_os_error
 
@@ -36,13 +36,13 @@ def password_file(home: Path) -> Path:
 def own_login() -> str | None:
     """The password that a person has told Prefect, in the environment or its files."""
     settings = {path: variable(path) for path in (SERVERS, CLIENTS)}
-    told = (os.environ.get(name, "").strip() or _in_files(path) for path, name in settings.items())
+    told = (os.environ.get(name, "").strip() or _login_in_files(path) for path, name in settings.items())
     return next((login for login in told if login), None)
 
 
-def _in_files(path: str) -> str:
+def _login_in_files(path: str) -> str:
     """A variable that is set to nothing takes nothing away here: a server of ours never stands open."""
-    told = in_files(path)
+    told = look_up_in_files(path)
     return str(told.value).strip() if told else ""
 
 
@@ -52,10 +52,10 @@ def login_of(home: Path) -> str:
     Raises:
         ServerUnavailable: the file can be neither made nor read, or holds none.
     """
-    return own_login() or kept_login(home)
+    return own_login() or home_login(home)
 
 
-def kept_login(home: Path) -> str:
+def home_login(home: Path) -> str:
     """The one in the file of the home, which is made when it is not there.
 
     Raises:

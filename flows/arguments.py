@@ -16,7 +16,7 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import NoReturn
 
-from flows.lines import read_headers, read_links, seen_by_others
+from flows.lines import advice_on_file, read_headers, read_links
 from flows.request import (
     SourceRequest,
     check_headers,
@@ -93,33 +93,33 @@ class Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         kind, _, unknown = message.partition("unrecognized arguments: ")
         if kind:
-            raise BadInput(f"{message[0].upper()}{message[1:]}", hint=self._meant_by_value(message))
+            raise BadInput(f"{message[0].upper()}{message[1:]}", hint=self._guess_flag_of_value(message))
         flags = [word.partition("=")[0] for word in unknown.split() if word.startswith("-")]
-        hint = self._meant_by_flag(flags) or "a file whose name begins with a dash is ./-name, or after --"
+        hint = self._guess_flag(flags) or "a file whose name begins with a dash is ./-name, or after --"
         raise BadInput(f"There is no flag {', '.join(flags)}", hint=hint)
 
-    def _meant_by_flag(self, flags: list[str]) -> str:
+    def _guess_flag(self, flags: list[str]) -> str:
         """`did you mean --quality?` for `--qualty`; nothing where no flag is near."""
         known = [option for action in self._actions for option in action.option_strings]
         near = [match for flag in flags for match in get_close_matches(flag, known, n=1)]
         return f"did you mean {', '.join(near)}?" if near else ""
 
-    def _meant_by_value(self, message: str) -> str:
+    def _guess_flag_of_value(self, message: str) -> str:
         """`did you mean --quality 720p?` for `--profile 720p`; nothing where no other flag takes the value."""
         value = re.search(r"invalid choice: '([^']*)'", message)
         takers = [action for action in self._actions if value and value[1] in (action.choices or ())]
         return f"did you mean {takers[0].option_strings[0]} {value[1]}?" if value and takers else ""
 
 
-def parsed(given: list[str]) -> argparse.Namespace:
+def parse_arguments(given: list[str]) -> argparse.Namespace:
     """The words by name. What follows `--` is taken out first: argparse, when flags may stand anywhere, loses it."""
     cut = given.index("--") if "--" in given else len(given)
-    words = _parser().parse_intermixed_args(given[:cut])
+    words = _run_parser().parse_intermixed_args(given[:cut])
     words.sources += given[cut + 1 :]
     return words
 
 
-def _parser() -> argparse.ArgumentParser:
+def _run_parser() -> argparse.ArgumentParser:
     parser = Parser(
         prog="python -m flows.run",
         description="Take media from a link or file; end with a verified, playable, analysed file, or with an error "
@@ -157,7 +157,7 @@ def _parser() -> argparse.ArgumentParser:
         "--allow-gaps", action="store_true", help="publish what can be had of a playlist; the report lists what cannot"
     )
     parser.add_argument(
-        "--duration", type=_seconds, metavar="TIME", help="how much of a live source to take: 90, 90s, 45m, 1h30m"
+        "--duration", type=_parse_seconds, metavar="TIME", help="how much of a live source to take: 90, 90s, 45m, 1h30m"
     )
     parser.add_argument("--refresh", action="store_true", help="ignore every checkpoint")
     parser.add_argument(
@@ -169,16 +169,16 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def checked(words: argparse.Namespace) -> Command:
+def check_arguments(words: argparse.Namespace) -> Command:
     """Everything that can be wrong before work starts, in the order in which it was typed.
 
     Raises:
         BadInput, UnsupportedSource: something is.
     """
     settings = Settings.load()
-    _sweep_secrets(settings)
+    _clear_old_secrets(settings)
     if words.resume is not None:
-        return _resumed(words, settings)
+        return _resume_command(words, settings)
     _read_standard_input(words)
     if not words.sources:
         raise BadInput("There is no source: give a link or the path of a file")
@@ -187,7 +187,7 @@ def checked(words: argparse.Namespace) -> Command:
             raise BadInput(f"{flag} is for one source")
     headers = check_headers(_headers_of(words))
     check_sha256(words.sha256)
-    sources, missing = _split_off_missing(words.sources)
+    sources, missing = _separate_missing_files(words.sources)
     # All of them first: a secret is stored only for a request that is good.
     check_headers_for(headers, [check_url(source) for source in sources])
     output_dir = _require_folders(words.output_dir, settings.store.home)
@@ -208,11 +208,11 @@ def checked(words: argparse.Namespace) -> Command:
         verbose=words.verbose,
         settings=settings,
         missing=missing,
-        advice=tuple(filter(None, (seen_by_others(given) for given in words.header if given.startswith("@")))),
+        advice=tuple(filter(None, (advice_on_file(given) for given in words.header if given.startswith("@")))),
     )
 
 
-def _split_off_missing(sources: Sequence[str]) -> tuple[list[str], tuple[Missing, ...]]:
+def _separate_missing_files(sources: Sequence[str]) -> tuple[list[str], tuple[Missing, ...]]:
     """The sources without the paths at which there is no file, and those: one typing error holds no others up.
 
     Raises:
@@ -261,7 +261,7 @@ def _headers_of(words: argparse.Namespace) -> list[str]:
     ]
 
 
-def _resumed(words: argparse.Namespace, settings: Settings) -> Command:
+def _resume_command(words: argparse.Namespace, settings: Settings) -> Command:
     """The command that a run which was cut short came from.
 
     Raises:
@@ -293,7 +293,7 @@ def _resumed(words: argparse.Namespace, settings: Settings) -> Command:
     )
 
 
-def _seconds(text: str) -> float:
+def _parse_seconds(text: str) -> float:
     """`90`, `90s`, `45m` or `1h30m` as seconds.
 
     Raises:
@@ -308,16 +308,16 @@ def _seconds(text: str) -> float:
     return seconds
 
 
-def _sweep_secrets(settings: Settings) -> None:
+def _clear_old_secrets(settings: Settings) -> None:
     """Remove the secrets of commands that were killed, but for those of runs that may be resumed."""
     folder = Home(settings.store.home).secrets
     if not any(folder.glob("*.json")):
         return
-    from flows.resume import secrets_needed
+    from flows.resume import secrets_in_use
 
     now = datetime.now(UTC)  # before anybody is asked: what is written meanwhile stays
     with contextlib.suppress(LedgerUnavailable):  # nobody can tell who needs what: another command sweeps
-        needed = secrets_needed(settings)
+        needed = secrets_in_use(settings)
         SecretFiles(folder).sweep(needed, older_than=settings.recovery.resume_within, now=now)
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from flows.configuration import prefect_home, said
+from flows.configuration import look_up, prefect_home
 from tidegate.durable import private
 from tidegate.durable.closing import close_file, close_home
 from tidegate.durable.home import Home
@@ -30,7 +30,7 @@ def close(home: Path) -> tuple[str, ...]:
 
 def prefect_database() -> Path | None:
     """The SQLite file of the servers that we launch; None where another server keeps the data."""
-    told = said("server.database.connection_url", [_OLDER])
+    told = look_up("server.database.connection_url", [_OLDER])
     if told is None or not told.value:
         return prefect_home() / "prefect.db"
     url = str(told.value)

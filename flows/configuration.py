@@ -21,7 +21,7 @@ DATABASE_OLDER = ("PREFECT_API_DATABASE_",)
 
 
 @dataclass(frozen=True)
-class Said:
+class ConfiguredValue:
     """A value, and where a person can change it."""
 
     value: Any
@@ -50,42 +50,42 @@ def variable(path: str) -> str:
 
 def is_given(path: str, older: Iterable[str] = ()) -> bool:
     """Whether a person has set it, anywhere; `older` are names of environment variables that Prefect still reads."""
-    return said(path, older) is not None
+    return look_up(path, older) is not None
 
 
-def said(path: str, older: Iterable[str] = ()) -> Said | None:
+def look_up(path: str, older: Iterable[str] = ()) -> ConfiguredValue | None:
     """What a person has said: the environment comes first, then the files in Prefect's own order."""
     names = (variable(path), *older)
     for name in names:
         if name in os.environ:
-            return Said(os.environ[name], name)
-    return in_files(path, older)
+            return ConfiguredValue(os.environ[name], name)
+    return look_up_in_files(path, older)
 
 
-def in_files(path: str, older: Iterable[str] = ()) -> Said | None:
+def look_up_in_files(path: str, older: Iterable[str] = ()) -> ConfiguredValue | None:
     """What the files say that Prefect reads: those of this folder, then the active profile."""
     names = (variable(path), *older)
-    return next((one for one in _in_files(path, names) if one.value not in (None, "")), None)
+    return next((one for one in _values_in_files(path, names) if one.value not in (None, "")), None)
 
 
 def client_settings() -> ClientSettings:
     """How a person told Prefect's client to reach the server."""
     return ClientSettings(
-        auth_string=_text("api.auth_string"),
-        key=_text("api.key"),
-        headers=_headers(said("client.custom_headers")),
-        ca_file=_text("api.ssl_cert_file") or os.environ.get("SSL_CERT_FILE"),
-        skip_verify=(_text("api.tls_insecure_skip_verify") or "").lower() in ("1", "true", "t", "yes", "y", "on"),
+        auth_string=_text_of("api.auth_string"),
+        key=_text_of("api.key"),
+        headers=_headers_in(look_up("client.custom_headers")),
+        ca_file=_text_of("api.ssl_cert_file") or os.environ.get("SSL_CERT_FILE"),
+        skip_verify=(_text_of("api.tls_insecure_skip_verify") or "").lower() in ("1", "true", "t", "yes", "y", "on"),
     )
 
 
 def prefect_home() -> Path:
     """Where Prefect keeps its database and what else it writes."""
-    told = said("home")
+    told = look_up("home")
     return Path(str(told.value)).expanduser() if told and told.value else Path.home() / ".prefect"
 
 
-def of_the_server() -> dict[str, str]:
+def server_variables() -> dict[str, str]:
     """What has been said to servers that are started here, by name."""
     dotenv, profile = _dotenv(), _profile()[0]
     named = {**profile, **dotenv, **os.environ}
@@ -97,12 +97,12 @@ def of_the_server() -> dict[str, str]:
     return variables | {name: json.dumps(table, sort_keys=True, default=str) for name, table in files.items() if table}
 
 
-def _text(path: str) -> str | None:
-    told = said(path)
+def _text_of(path: str) -> str | None:
+    told = look_up(path)
     return str(told.value) if told and told.value not in (None, "") else None
 
 
-def _headers(told: Said | None) -> dict[str, str]:
+def _headers_in(told: ConfiguredValue | None) -> dict[str, str]:
     """A table of TOML, or the same as JSON; what is neither Prefect itself will complain about."""
     value = told.value if told else {}
     if isinstance(value, str):
@@ -113,15 +113,15 @@ def _headers(told: Said | None) -> dict[str, str]:
     return {str(name): str(text) for name, text in value.items()} if isinstance(value, dict) else {}
 
 
-def _in_files(path: str, names: tuple[str, ...]) -> Iterator[Said]:
+def _values_in_files(path: str, names: tuple[str, ...]) -> Iterator[ConfiguredValue]:
     here = Path.cwd()
     dotenv = _dotenv()
-    yield from (Said(dotenv.get(name), f"{name} in {here / '.env'}") for name in names)
-    yield Said(_in(_toml(Path("prefect.toml")), path), f"{path} in {here / 'prefect.toml'}")
+    yield from (ConfiguredValue(dotenv.get(name), f"{name} in {here / '.env'}") for name in names)
+    yield ConfiguredValue(_in(_toml(Path("prefect.toml")), path), f"{path} in {here / 'prefect.toml'}")
     below = f"tool.prefect.{path}"
-    yield Said(_in(_toml(Path("pyproject.toml")), below), f"{below} in {here / 'pyproject.toml'}")
+    yield ConfiguredValue(_in(_toml(Path("pyproject.toml")), below), f"{below} in {here / 'pyproject.toml'}")
     profile, where = _profile()
-    yield from (Said(profile.get(name), f"{name} in {where}") for name in names)
+    yield from (ConfiguredValue(profile.get(name), f"{name} in {where}") for name in names)
 
 
 def _dotenv() -> dict[str, str]:

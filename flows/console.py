@@ -105,17 +105,17 @@ class Display(AbstractContextManager["Display"]):
                 self._stage(event.stage)
             case StageEnded():
                 self.stages[event.stage] = StageRecord(state=event.state, cached=event.cached, seconds=event.seconds)
-                self._say_unless_logged(
-                    self._how_it_ended(event), {"completed": "green", "failed": "red"}.get(event.state, "yellow")
+                self._say_outside_log(
+                    self._stage_end_line(event), {"completed": "green", "failed": "red"}.get(event.state, "yellow")
                 )
             case Waiting():
                 self._stage(f"waiting: {event.what}" if event.what else "going on")
             case Note(level="debug" | "detail"):
                 pass
             case Note():
-                self._say_unless_logged(event.message, {"warning": "yellow", "error": "red"}.get(event.level, ""))
+                self._say_outside_log(event.message, {"warning": "yellow", "error": "red"}.get(event.level, ""))
 
-    def _say_unless_logged(self, line: str, style: str) -> None:
+    def _say_outside_log(self, line: str, style: str) -> None:
         """Prefect's log, where it is shown as well, has it already."""
         if not self._verbose:
             self._print(line, style)
@@ -146,7 +146,7 @@ class Display(AbstractContextManager["Display"]):
     def _print(self, text: str, style: str) -> None:
         self._console.print(Text(visible_line(text), style=style), soft_wrap=True)
 
-    def _how_it_ended(self, event: StageEnded) -> str:
+    def _stage_end_line(self, event: StageEnded) -> str:
         if not (event.cached and event.state == "completed"):
             return f"{event.stage}: {event.state} after {event.seconds:.1f} s"
         downloaded = self.stages.get("download")

@@ -64,7 +64,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         told = {"level": worst(findings), "findings": [finding.model_dump() for finding in findings]}
         print(json.dumps(told, indent=2, ensure_ascii=False))  # noqa: T201
     else:
-        Console().print(_shown(findings), soft_wrap=True)
+        Console().print(_render(findings), soft_wrap=True)
     return 1 if worst(findings) is Level.RED else 0
 
 
@@ -75,11 +75,11 @@ def examine() -> Findings:
     except TidegateError as error:
         yield bad("settings", error.message, "mend the variable")
         return
-    yield from _checked("tools", lambda: tools(settings))
-    yield from _checked("store", lambda: store(settings))
-    yield from _checked("doors", lambda: doors(settings))
-    yield from _checked("ledger", lambda: ledger_and_runs(settings))
-    yield from _checked("prefect", lambda: prefect(settings))
+    yield from _run_check("tools", lambda: tools(settings))
+    yield from _run_check("store", lambda: store(settings))
+    yield from _run_check("doors", lambda: doors(settings))
+    yield from _run_check("ledger", lambda: ledger_and_runs(settings))
+    yield from _run_check("prefect", lambda: prefect(settings))
 
 
 def worst(findings: Iterable[Finding]) -> Level:
@@ -87,7 +87,7 @@ def worst(findings: Iterable[Finding]) -> Level:
     return next((level for level in (Level.RED, Level.YELLOW) if level in levels), Level.GREEN)
 
 
-def _checked(subject: str, check: Callable[[], Findings]) -> Findings:
+def _run_check(subject: str, check: Callable[[], Findings]) -> Findings:
     try:
         yield from check()
     except TidegateError as error:
@@ -106,7 +106,7 @@ def tools(settings: Settings) -> Findings:
     try:
         build = asyncio.run(version_of(toolchain, settings.process))
     except TidegateError as error:
-        yield from _unconfined(toolchain, settings, error)
+        yield from _check_without_confinement(toolchain, settings, error)
         return
     yield good("ffmpeg", f"{build} ({toolchain.ffmpeg})")
     if escapes_by_privilege(str(toolchain.ffmpeg)):
@@ -152,7 +152,7 @@ def _who_holds_caps(settings: Settings) -> str:
     return f"tools are held to their memory caps by a look every {every:g} s"
 
 
-def _unconfined(toolchain: Toolchain, settings: Settings, error: TidegateError) -> Findings:
+def _check_without_confinement(toolchain: Toolchain, settings: Settings, error: TidegateError) -> Findings:
     """An ffmpeg that does not run as it should: does it run without confinement?"""
     free = settings.process.model_copy(update={"confine": "off"})
     try:
@@ -401,7 +401,7 @@ def _limits(api: httpx.Client) -> Findings:
         yield good("slots", "no slot is leaked")
 
 
-def _shown(findings: Sequence[Finding]) -> Text:
+def _render(findings: Sequence[Finding]) -> Text:
     lines = []
     for finding in findings:
         told = f"{finding.subject}: {finding.message}"

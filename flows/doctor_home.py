@@ -75,7 +75,7 @@ def _outputs(home: Home, found: Doors) -> Findings:
 def _readable_outputs(home: Home, settings: Settings) -> Findings:
     """Where deployed runs publish, and who can come there."""
     output = home.outputs(Path(DEFAULT_OUTPUT), settings.store.output)
-    barred = _first_barred(output)
+    barred = _first_barrier(output)
     if barred is None:
         yield good("output", f"deployed runs publish in {output}, which other users can enter")
     elif home.root in (barred, *barred.parents):
@@ -89,7 +89,7 @@ def _readable_outputs(home: Home, settings: Settings) -> Findings:
         yield good("output", f"{told}: where a media server is to read it, set TIDEGATE_OUTPUT to a folder elsewhere")
 
 
-def _first_barred(folder: Path) -> Path | None:
+def _first_barrier(folder: Path) -> Path | None:
     """The first folder on the way, itself included, that others cannot enter."""
     way = [*reversed(folder.absolute().parents), folder.absolute()]
     return next((one for one in way if one.is_dir() and not one.stat().st_mode & stat.S_IXOTH), None)
@@ -122,7 +122,7 @@ def _ledger_file(settings: Settings) -> Findings:
 
 def _is_reached(path: Path) -> bool:
     """Whether others can come as far as the folder that it lies in."""
-    return _first_barred(path.absolute().parent) is None
+    return _first_barrier(path.absolute().parent) is None
 
 
 def _cluster(settings: Settings) -> Findings:

@@ -107,7 +107,7 @@ class Door:
 
     def refusal(self, request: Request) -> Refusal | None:
         """None: Prefect may see it."""
-        return _misaddressed(self, request) or _foreign(self, request) or _without_password(self, request)
+        return _check_address(self, request) or _check_origin(self, request) or _check_password(self, request)
 
     def is_told_the_password(self, request: Request) -> bool:
         said = request.all("authorization")
@@ -139,7 +139,7 @@ def create_app() -> Application:
     return Guard(door, app)
 
 
-def environment(port: int) -> dict[str, str]:
+def door_environment(port: int) -> dict[str, str]:
     """What a server on that port must be told beside its password."""
     return {PORT: str(port), "PREFECT_SERVER_CORS_ALLOWED_ORIGINS": ",".join(sorted(origins(port)))}
 
@@ -156,7 +156,7 @@ def origins(port: int) -> frozenset[str]:
     return frozenset((*own, *Settings.load().serve.addresses))
 
 
-def _misaddressed(door: Door, request: Request) -> Refusal | None:
+def _check_address(door: Door, request: Request) -> Refusal | None:
     """A rebound name is in `Host` and nowhere else; a target with a host of its own would bypass that."""
     if not request.path.startswith("/"):
         return Refusal(400, "The target of a request to this server is a path.")
@@ -169,7 +169,7 @@ def _misaddressed(door: Door, request: Request) -> Refusal | None:
     return None
 
 
-def _foreign(door: Door, request: Request) -> Refusal | None:
+def _check_origin(door: Door, request: Request) -> Refusal | None:
     """Browsers say whose page asks; what is no browser says nothing."""
     said = request.all("origin")
     if said:
@@ -195,7 +195,7 @@ def _opens_a_page(door: Door, request: Request) -> bool:
     )
 
 
-def _without_password(door: Door, request: Request) -> Refusal | None:
+def _check_password(door: Door, request: Request) -> Refusal | None:
     """Of a WebSocket the first message is asked; of a preflight, which carries none, its origin was."""
     if request.method == "WEBSOCKET" or _is_public(door, request) or _is_preflight(request):
         return None
@@ -254,9 +254,9 @@ class Guard:
         elif self.door.is_told_the_password(request):
             await self.app(scope, receive, _with_headers(send))
         else:
-            await self._serve_a_stranger(scope, receive, Answering(_with_headers(send)))
+            await self._serve_a_stranger(scope, receive, AnswerSender(_with_headers(send)))
 
-    async def _serve_a_stranger(self, scope: Scope, receive: Receive, answering: Answering) -> None:
+    async def _serve_a_stranger(self, scope: Scope, receive: Receive, answering: AnswerSender) -> None:
         """Few at a time and for a short time, so that who knows the password always finds room."""
         try:
             async with asyncio.timeout(STRANGER_SECONDS), self.strangers:
@@ -271,12 +271,12 @@ class Guard:
         connect = await receive()
         first = await _introduction(self.door, scope, receive, send)
         if first is not None:
-            heard = Introduced([connect, first], receive, send)
+            heard = IdentifiedWebSocket([connect, first], receive, send)
             await self.app({**scope, "extensions": {}}, heard.receive, heard.send)
 
 
 @dataclass
-class Answering:
+class AnswerSender:
     """Sends an answer, and knows whether it has begun."""
 
     _send: Send
@@ -306,7 +306,7 @@ async def _introduction(door: Door, scope: Scope, receive: Receive, send: Send) 
 
 
 @dataclass
-class Introduced:
+class IdentifiedWebSocket:
     """A WebSocket that has said the password: Prefect hears from its beginning what was said, and its own acceptance
     goes nowhere, because there was one."""
 
@@ -349,18 +349,18 @@ async def _answer(refusal: Refusal, send: Send, kind: str = "http.response") -> 
     """As Prefect's own refusals look, so that its clients show the message."""
     body = json.dumps({"exception_message": refusal.message}).encode()
     headers = {"content-type": "application/json", "content-length": str(len(body)), "connection": "close"}
-    await send({"type": f"{kind}.start", "status": refusal.status, "headers": _encoded(headers.items())})
+    await send({"type": f"{kind}.start", "status": refusal.status, "headers": _encode(headers.items())})
     await send({"type": f"{kind}.body", "body": body})
 
 
 def _with_headers(send: Send) -> Send:
-    async def sent(message: Message) -> None:
+    async def send_with_headers(message: Message) -> None:
         if message["type"] == "http.response.start":
-            message = {**message, "headers": [*message.get("headers", ()), *_encoded(HEADERS.items())]}
+            message = {**message, "headers": [*message.get("headers", ()), *_encode(HEADERS.items())]}
         await send(message)
 
-    return sent
+    return send_with_headers
 
 
-def _encoded(headers: Iterable[tuple[str, str]]) -> list[tuple[bytes, bytes]]:
+def _encode(headers: Iterable[tuple[str, str]]) -> list[tuple[bytes, bytes]]:
     return [(name.encode(), value.encode()) for name, value in headers]

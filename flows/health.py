@@ -85,7 +85,7 @@ def client(api_url: str, settings: ClientSettings = NOTHING, seconds: float = PR
     near = urlsplit(api_url).hostname in NEAR
     return httpx.Client(
         base_url=f"{api_url.rstrip('/')}/",
-        headers=_headers(settings),
+        headers=_request_headers(settings),
         verify=_certificates(settings) if api_url.startswith("https:") else False,
         timeout=seconds,
         trust_env=not near,
@@ -135,7 +135,7 @@ def look_at(api_url: str, settings: ClientSettings = NOTHING, seconds: float = P
             if reply.status == httpx.codes.NOT_FOUND and ask(api, "health").value is True:
                 return Health()  # Prefect Cloud does not tell its version
             found = judge(reply, settings, version("prefect"))
-            return found if found.well or found.cure else _elsewhere(api, api_url, found)
+            return found if found.well or found.cure else _judge_other_path(api, api_url, found)
     except httpx.TimeoutException:
         return Health(trouble=f"does not answer within {seconds:.0f} s", cure=_START_IT, passing=True)
     except (httpx.HTTPError, httpx.InvalidURL, OSError, ValueError) as error:
@@ -149,9 +149,9 @@ def judge(reply: Reply, settings: ClientSettings, ours: str) -> Health:
     """
     status = reply.status
     if status in (401, 403, 407):
-        return _refused(reply, settings)
+        return _judge_refusal(reply, settings)
     if 300 <= status < 400:
-        return _led_away(reply)
+        return _judge_redirect(reply)
     if status in BUSY or status >= 500:
         return Health(trouble=f"answers HTTP {status}", cure="look at its log", passing=status in BUSY)
     told = reply.value
@@ -167,7 +167,7 @@ _START_IT = "start it, or take its address out to use a server of one's own"
 _BY_HEADERS = "set PREFECT_CLIENT_CUSTOM_HEADERS to what it wants to see, as JSON"
 
 
-def _refused(reply: Reply, settings: ClientSettings) -> Health:
+def _judge_refusal(reply: Reply, settings: ClientSettings) -> Health:
     """It wants to know who asks. Prefect itself answers in JSON; what stands before it, in pages or plain text."""
     if reply.status == 407:
         return Health(
@@ -195,7 +195,7 @@ def _refused(reply: Reply, settings: ClientSettings) -> Health:
     )
 
 
-def _led_away(reply: Reply) -> Health:
+def _judge_redirect(reply: Reply) -> Health:
     """Prefect's client follows, and what it wanted to write becomes a question on the way."""
     there = redact_url(reply.location)
     if urlsplit(reply.location).path.endswith("/admin/version"):
@@ -204,7 +204,7 @@ def _led_away(reply: Reply) -> Health:
     return Health(trouble=f"is behind a login: it leads to {there}", cure=_BY_HEADERS)
 
 
-def _elsewhere(api: httpx.Client, api_url: str, found: Health) -> Health:
+def _judge_other_path(api: httpx.Client, api_url: str, found: Health) -> Health:
     """Something answers, but not as the API does: is it one step further down?"""
     told = ask(api, "api/admin/version").value
     if isinstance(told, str) and re.match(r"\d+\.\d+", told):
@@ -277,7 +277,7 @@ def _words(error: BaseException) -> str:
     return str(strerror or error).strip() or type(error).__name__
 
 
-def _headers(settings: ClientSettings) -> dict[str, str]:
+def _request_headers(settings: ClientSettings) -> dict[str, str]:
     """In the order in which Prefect's client lets one overrule the other."""
     told = {}
     if settings.auth_string:

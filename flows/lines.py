@@ -99,7 +99,7 @@ def read_headers(given: str, check: Callable[[list[str]], object]) -> list[str]:
     return [line.text for line in found]
 
 
-def seen_by_others(given: str) -> str | None:
+def advice_on_file(given: str) -> str | None:
     """What to tell of a header file that every user of this machine can read; None where there is nothing to tell."""
     path = expand_home(Path(given.removeprefix("@")))
     try:
@@ -118,7 +118,7 @@ def _content(name: str, named: str) -> bytes:
     try:
         handle = os.open(expand_home(Path(name)), os.O_RDONLY | os.O_CLOEXEC)
         with os.fdopen(handle, "rb") as file:
-            return _bounded(file.read(MOST_HEADER_BYTES + 1), named, MOST_HEADER_BYTES)
+            return _require_size(file.read(MOST_HEADER_BYTES + 1), named, MOST_HEADER_BYTES)
     except OSError as error:
         raise BadInput(f"{named[0].upper()}{named[1:]} cannot be read: {error.strerror or error}") from error
 
@@ -127,12 +127,12 @@ def _standard_input(who: str, most: int) -> bytes:
     try:
         if sys.stdin is None:
             raise OSError("it is closed")
-        return _bounded(sys.stdin.buffer.read(most + 1), "standard input", most)
+        return _require_size(sys.stdin.buffer.read(most + 1), "standard input", most)
     except OSError as error:
         raise BadInput(f"{who} needs standard input: {error.strerror or error}") from error
 
 
-def _bounded(content: bytes, named: str, most: int) -> bytes:
+def _require_size(content: bytes, named: str, most: int) -> bytes:
     if len(content) > most:
         raise BadInput(f"There is more than {most // 1024**2} MiB in {named}")
     return content

@@ -19,7 +19,7 @@ from prefect.events import emit_event
 
 from flows import orchestration
 from flows.attempts import claim_upkeep, leave_report
-from flows.resume import secrets_needed
+from flows.resume import secrets_in_use
 from tasks.observe import run_observer
 from tidegate.durable.clearing import Removed
 from tidegate.durable.home import Home
@@ -38,7 +38,7 @@ from tidegate.process.leftovers import end_leftovers, end_owner
 from tidegate.settings import Settings
 
 
-class Ended(Value):
+class EndedRun(Value):
     """A run that was ended as an error, or would be."""
 
     run: str | None
@@ -52,7 +52,7 @@ class Ended(Value):
 class Maintenance(Value):
     """What one maintenance did, or would do."""
 
-    stuck: tuple[Ended, ...] = ()
+    stuck: tuple[EndedRun, ...] = ()
     removed: tuple[str, ...] = ()
     """Paths below the home."""
     removed_bytes: int = 0
@@ -79,7 +79,7 @@ async def maintain(dry_run: bool = False) -> Maintenance:
         ended = await StuckRuns(client, ledger, settings, observe).end(dry_run=dry_run)
         done = await in_thread(_clear, ledger, settings, observe, dry_run)
         done = done.model_copy(update={"stuck": tuple(ended)})
-        await _tell(done, dry_run=dry_run)
+        await _show_maintenance(done, dry_run=dry_run)
         return done
 
 
@@ -93,15 +93,15 @@ class StuckRuns:
         self._observe = observe
         self._after = settings.recovery.stuck_after
 
-    async def end(self, *, dry_run: bool) -> list[Ended]:
+    async def end(self, *, dry_run: bool) -> list[EndedRun]:
         """End them, each on its own: one that cannot be ended holds up no other."""
         now = await in_thread(self._ledger.now)
         found = [one for one in await in_thread(self._ledger.open_attempts) if self._is_stuck(one, now)]
         waiting = await orchestration.open_runs(self._client, [StateType.PENDING, StateType.CANCELLING])
         late = [run for run in waiting if overdue(run, now, self._after)]
-        ended = [self._told(attempt, now) for attempt in found]
+        ended = [self._describe(attempt, now) for attempt in found]
         ended += [
-            Ended(run=r.id, what=r.name, error_reason=_too_long(r.state, now - r.since), marked_stuck_at=None)
+            EndedRun(run=r.id, what=r.name, error_reason=_too_long(r.state, now - r.since), marked_stuck_at=None)
             for r in late
         ]
         if dry_run:
@@ -110,19 +110,19 @@ class StuckRuns:
         acts += [
             partial(self._fail, run.id, told.error_reason) for run, told in zip(late, ended[len(found) :], strict=True)
         ]
-        return [await self._tried(act, told) for act, told in zip(acts, ended, strict=True)]
+        return [await self._try(act, told) for act, told in zip(acts, ended, strict=True)]
 
     def _is_stuck(self, attempt: Attempt, now: float) -> bool:
         """Stuck, and not simply lost: what nobody is at work on goes on by recovery."""
         lost = orphaned(attempt, now, this_process(), self._settings.ledger)
         return stuck(attempt, now, self._after) and not lost
 
-    def _told(self, attempt: Attempt, now: float) -> Ended:
-        return Ended(
+    def _describe(self, attempt: Attempt, now: float) -> EndedRun:
+        return EndedRun(
             run=attempt.root_run, what=attempt.title, error_reason=_no_progress(attempt, now), marked_stuck_at=None
         )
 
-    async def _tried(self, act: Callable[[], Any], told: Ended) -> Ended:
+    async def _try(self, act: Callable[[], Any], told: EndedRun) -> EndedRun:
         try:
             marked: bool = await act()
         except Exception as error:  # noqa: BLE001  # the next maintain tries this one again
@@ -183,7 +183,7 @@ def _clear(ledger: Ledger, settings: Settings, observe: Observer, dry_run: bool)
     home, now = Home(settings.store.home), datetime.now(UTC)
     for group in () if dry_run else sweep():
         observe(Note(f"Removed a control group whose maker is gone: {group}"))
-    _forget_missing(ledger)
+    _forget_missing_folders(ledger)
     left = ledger.open_attempts()
     live = frozenset(one.work_key for one in left if one.work_key and one.state is AttemptState.RUNNING)
     found = inventory(home, ledger.published_folders())
@@ -198,8 +198,8 @@ def _clear(ledger: Ledger, settings: Settings, observe: Observer, dry_run: bool)
         return Maintenance(
             removed=tuple(str(one.path) for one in doomed), removed_bytes=sum(one.bytes for one in doomed)
         )
-    removed = clear(home, doomed, partial(_needed, ledger), observe)
-    _sweep_secrets(home, secrets_needed(settings), settings.recovery.resume_within, now, observe)
+    removed = clear(home, doomed, partial(_is_in_use, ledger), observe)
+    _remove_unused_secrets(home, secrets_in_use(settings), settings.recovery.resume_within, now, observe)
     rows = ledger.clear_rows(settings.space.ledger_age.total_seconds())
     rows += ledger.origins.clear(settings.space.origin_age.total_seconds())
     return Maintenance(
@@ -209,19 +209,21 @@ def _clear(ledger: Ledger, settings: Settings, observe: Observer, dry_run: bool)
     )
 
 
-def _needed(ledger: Ledger, one: Doomed) -> bool:
+def _is_in_use(ledger: Ledger, one: Doomed) -> bool:
     """Whether a run that began meanwhile works there; an asset that one has come to use is seen by its time."""
     live = [attempt for attempt in ledger.open_attempts() if attempt.state is AttemptState.RUNNING]
     return one.work_key is not None and any(attempt.work_key == one.work_key for attempt in live)
 
 
-def _sweep_secrets(home: Home, needed: Sequence[str], patience: timedelta, now: datetime, observe: Observer) -> None:
+def _remove_unused_secrets(
+    home: Home, needed: Sequence[str], patience: timedelta, now: datetime, observe: Observer
+) -> None:
     for removal in SecretFiles(home.secrets).sweep(needed, older_than=patience, now=now):
         if isinstance(removal, Removed):
             observe(Note(f"Removed a secret that nobody needs: {removal.path.name}"))
 
 
-def _forget_missing(ledger: Ledger) -> None:
+def _forget_missing_folders(ledger: Ledger) -> None:
     for folder in ledger.published_folders():
         if not folder.exists() and folder.parent.exists():  # or its whole volume may only be away
             ledger.forget_published(folder)
@@ -240,7 +242,7 @@ def _length(seconds: float) -> str:
     return str(timedelta(seconds=round(seconds)))
 
 
-async def _tell(done: Maintenance, *, dry_run: bool) -> None:
+async def _show_maintenance(done: Maintenance, *, dry_run: bool) -> None:
     rows: list[dict[str, Any]] = [ended.model_dump(mode="json") for ended in done.stuck]
     rows += [{"removed": path} for path in done.removed]
     if rows:

@@ -54,7 +54,7 @@ async def facts_of(client: PrefectClient, runs: Iterable[str]) -> dict[str, RunF
     for some in _chunks([UUID(run) for run in runs]):
         asked = FlowRunFilter(id=FlowRunFilterId(any_=some))
         told = await client.read_flow_runs(flow_run_filter=asked, limit=PAGE)
-        found |= {str(run.id): run for run in await _named(client, told)}
+        found |= {str(run.id): run for run in await _facts_of_all(client, told)}
     return found
 
 
@@ -71,7 +71,7 @@ async def open_runs(client: PrefectClient, states: Sequence[StateType]) -> list[
         page = await client.read_flow_runs(flow_filter=ours, flow_run_filter=asked, limit=PAGE, offset=len(found))
         found += page
         if len(page) < PAGE:
-            return await _named(client, found)
+            return await _facts_of_all(client, found)
 
 
 async def why_nobody_takes(client: PrefectClient, run: RunFacts) -> str | None:
@@ -110,19 +110,19 @@ async def reschedule(client: PrefectClient, run: str, why: str, settle_seconds: 
     again = f"Taken up again from its checkpoint: {why}"
     for _ in range(CONFIRMED_AT_MOST):
         await anyio.sleep(settle_seconds)
-        if await _state(client, run) not in TAKEN_UP_FROM:
+        if await _read_state(client, run) not in TAKEN_UP_FROM:
             return
-        await _set(client, run, Scheduled(name="AwaitingRecovery", message=again))
+        await _set_state(client, run, Scheduled(name="AwaitingRecovery", message=again))
         await anyio.sleep(settle_seconds / 2)
-        if await _state(client, run) != "CRASHED":
+        if await _read_state(client, run) != "CRASHED":
             return
     raise Refused("the run does not stay scheduled: somebody sets it to Crashed again and again")
 
 
 async def crash(client: PrefectClient, run: str, why: str) -> None:
     """Say that the run's process is gone, unless the run has ended already; and so of the tasks that it was at."""
-    if await _state(client, run) not in FINAL:
-        await _set(client, run, Crashed(message=why))
+    if await _read_state(client, run) not in FINAL:
+        await _set_state(client, run, Crashed(message=why))
     for task in await client.read_task_runs(flow_run_filter=_only(run), task_run_filter=_AT_WORK, limit=PAGE):
         await client.set_task_run_state(task.id, Crashed(message=why), force=True)
 
@@ -133,7 +133,7 @@ async def cancel(client: PrefectClient, run: str, why: str) -> None:
     Raises:
         Refused: the server did not take it.
     """
-    await _set(client, run, Cancelled(message=why))
+    await _set_state(client, run, Cancelled(message=why))
 
 
 async def fail(client: PrefectClient, run: str, name: str, message: str) -> None:
@@ -142,12 +142,12 @@ async def fail(client: PrefectClient, run: str, name: str, message: str) -> None
     Raises:
         Refused: the server did not take it.
     """
-    if await _state(client, run) == "CANCELLING":  # from there Prefect lets a run become nothing else
+    if await _read_state(client, run) == "CANCELLING":  # from there Prefect lets a run become nothing else
         await cancel(client, run, message)
-    await _set(client, run, Failed(name=name, message=message))
+    await _set_state(client, run, Failed(name=name, message=message))
 
 
-async def _set(client: PrefectClient, run: str, state: State[Any]) -> None:
+async def _set_state(client: PrefectClient, run: str, state: State[Any]) -> None:
     """Set the state, by Prefect's rules.
 
     Raises:
@@ -156,15 +156,15 @@ async def _set(client: PrefectClient, run: str, state: State[Any]) -> None:
     try:
         told = await client.set_flow_run_state(UUID(run), state)
     except (httpx.HTTPError, PrefectException) as error:
-        if await _is(client, run, state):  # the answer was lost, and not what it answered
+        if await _is_in_state(client, run, state):  # the answer was lost, and not what it answered
             return
         raise Refused(f"Prefect did not take the state {state.name}: {_in_short(error)}") from error
-    if told.status is not SetStateStatus.ACCEPT and not await _is(client, run, state):
+    if told.status is not SetStateStatus.ACCEPT and not await _is_in_state(client, run, state):
         reason = getattr(told.details, "reason", None) or told.status.value.lower()
         raise Refused(f"Prefect did not take the state {state.name}: {reason}")
 
 
-async def _is(client: PrefectClient, run: str, state: State[Any]) -> bool:
+async def _is_in_state(client: PrefectClient, run: str, state: State[Any]) -> bool:
     try:
         now = (await client.read_flow_run(UUID(run))).state
     except (httpx.HTTPError, PrefectException):
@@ -181,7 +181,7 @@ def _in_short(error: Exception) -> str:
     return str(error) or type(error).__name__
 
 
-async def _state(client: PrefectClient, run: str) -> str:
+async def _read_state(client: PrefectClient, run: str) -> str:
     try:
         told = await client.read_flow_run(UUID(run))
     except (httpx.HTTPError, PrefectException) as error:
@@ -189,7 +189,7 @@ async def _state(client: PrefectClient, run: str) -> str:
     return told.state_type.value if told.state_type else ""
 
 
-async def _named(client: PrefectClient, runs: Collection[FlowRun]) -> list[RunFacts]:
+async def _facts_of_all(client: PrefectClient, runs: Collection[FlowRun]) -> list[RunFacts]:
     names = {run.flow_id: (await client.read_flow(run.flow_id)).name for run in {r.flow_id: r for r in runs}.values()}
     return [_facts(run, names[run.flow_id]) for run in runs]
 
@@ -211,13 +211,13 @@ def _facts(run: FlowRun, flow: str) -> RunFacts:
         flow=flow,
         state=run.state_type.value if run.state_type else "",
         message=(state.message if state else None) or "",
-        since=_seconds(since) or 0.0,
+        since=_epoch_seconds(since) or 0.0,
         deployment=str(run.deployment_id) if run.deployment_id else None,
         pool=run.work_pool_name,
     )
 
 
-def _seconds(time: datetime | None) -> float | None:
+def _epoch_seconds(time: datetime | None) -> float | None:
     return time.timestamp() if time else None
 
 

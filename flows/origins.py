@@ -33,14 +33,14 @@ DONE, FAILED = 0, 1
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; returns the exit code."""
-    parser = _parser()
+    parser = _origins_parser()
     words = parser.parse_args(argv)
     if words.do == "reset" and words.origin is None and not words.statistics:
         parser.error("reset needs an origin; with --statistics none means all")
     try:
         settings = Settings.load()
         origins = Ledger.open(settings.ledger, Home(settings.store.home)).origins
-        shown = _done(origins, settings.gate, words)
+        shown = _apply(origins, settings.gate, words)
     except TidegateError as error:
         Console(stderr=True).print(failure_panel(describe(error, now=datetime.now(UTC))))
         return FAILED
@@ -48,11 +48,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         told = [document(one, settings.gate) for one in shown]
         print(json.dumps(told, indent=2, ensure_ascii=False))  # noqa: T201
     else:
-        Console().print(_table(shown, settings.gate) if shown else "No origin has been asked yet.")
+        Console().print(_origins_table(shown, settings.gate) if shown else "No origin has been asked yet.")
     return DONE
 
 
-def _parser() -> argparse.ArgumentParser:
+def _origins_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m flows.origins", description="What is known about the places that media comes from."
     )
@@ -70,9 +70,9 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _done(origins: Origins, limits: GateSettings, words: argparse.Namespace) -> list[Observed]:
+def _apply(origins: Origins, limits: GateSettings, words: argparse.Namespace) -> list[Observed]:
     """Do what was asked; gives the origins that it was about."""
-    name = _named(words.origin) if words.origin is not None else None
+    name = _origin_name(words.origin) if words.origin is not None else None
     if words.do == "isolate" and name is not None:
         origins.isolate(name)
     elif words.do == "reset":
@@ -91,7 +91,7 @@ def _reset(origins: Origins, limits: GateSettings, name: str | None, *, statisti
         origins.reset(name)
 
 
-def _named(text: str) -> str:
+def _origin_name(text: str) -> str:
     """The name under which an origin is kept."""
     if not text.lower().startswith(("http://", "https://")):
         if ":" in text and "//" not in text:
@@ -123,7 +123,7 @@ def document(one: Observed, limits: GateSettings) -> dict[str, Any]:
     }
 
 
-def _table(shown: Sequence[Observed], limits: GateSettings) -> Table:
+def _origins_table(shown: Sequence[Observed], limits: GateSettings) -> Table:
     columns = ("breaker", "in use", "tries", "failed", "fetched")
     table = Table(Column("origin", no_wrap=True), *columns, box=None)
     for one in shown:
@@ -131,7 +131,7 @@ def _table(shown: Sequence[Observed], limits: GateSettings) -> Table:
         speed = f", {human_size(counts.per_second)}/s" if counts.per_second else ""
         table.add_row(
             one.record.origin,
-            _state(one, limits),
+            _breaker_line(one, limits),
             f"{one.connections}{f' (+{one.waiting} wait)' if one.waiting else ''}",
             str(counts.attempts),
             ", ".join(f"{kind} {times}" for kind, times in counts.failures.items()),
@@ -140,7 +140,7 @@ def _table(shown: Sequence[Observed], limits: GateSettings) -> Table:
     return table
 
 
-def _state(one: Observed, limits: GateSettings) -> str:
+def _breaker_line(one: Observed, limits: GateSettings) -> str:
     breaker = one.record.breaker
     match breaker.state:
         case State.CLOSED:

@@ -25,7 +25,7 @@ from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 
-from flows.configuration import of_the_server, prefect_home
+from flows.configuration import prefect_home, server_variables
 from flows.request import require_writable
 from tidegate.durable import private
 from tidegate.durable.atomic import write_atomic
@@ -90,7 +90,7 @@ class OwnServer:
             os.close(self.users)
             return
         try:
-            _end(self.record.owner)
+            _end_server(self.record.owner)
             with contextlib.suppress(OSError):
                 _record_in(self.folder).unlink()
         finally:
@@ -108,9 +108,9 @@ def join(home: Path, password: str, launch: Launch) -> OwnServer:
     try:
         users = _hold(folder)
         try:
-            with _alone(folder):
-                living = _living(folder)
-                record = living or _started(home, folder, launch)
+            with _hold_door(folder):
+                living = _read_record(folder)
+                record = living or _start(home, folder, launch)
         except BaseException:
             os.close(users)
             raise
@@ -123,7 +123,7 @@ def identity(password: str) -> str:
     """What two commands must have in common to share a server."""
     here = this_process()
     common = [here.host, here.boot, here.namespace, _network(), os.getuid()]
-    told = [version("prefect"), password, os.fspath(prefect_home().absolute()), sorted(of_the_server().items())]
+    told = [version("prefect"), password, os.fspath(prefect_home().absolute()), sorted(server_variables().items())]
     return hashlib.sha256(json.dumps([common, told]).encode()).hexdigest()[:16]
 
 
@@ -166,7 +166,7 @@ def _hold(folder: Path) -> int:
 
 
 @contextlib.contextmanager
-def _alone(folder: Path) -> Iterator[None]:
+def _hold_door(folder: Path) -> Iterator[None]:
     """One after another: who comes second finds what the first one has started."""
     with open(folder / "door", "ab", opener=private.opener) as door:  # Path.open takes no opener
         fcntl.flock(door, fcntl.LOCK_EX)
@@ -177,7 +177,7 @@ def _record_in(folder: Path) -> Path:
     return folder / "server.json"
 
 
-def _living(folder: Path) -> Record | None:
+def _read_record(folder: Path) -> Record | None:
     try:
         record = Record.model_validate_json(_record_in(folder).read_bytes())
     except (OSError, ValueError):
@@ -185,7 +185,7 @@ def _living(folder: Path) -> Record | None:
     return None if provably_gone(record.owner, this_process()) else record
 
 
-def _started(home: Path, folder: Path, launch: Launch) -> Record:
+def _start(home: Path, folder: Path, launch: Launch) -> Record:
     with contextlib.suppress(OSError):  # what is wrong with it is told next
         private.make_folder(prefect_home())
     require_writable(prefect_home(), "PREFECT_HOME")
@@ -198,12 +198,12 @@ def _started(home: Path, folder: Path, launch: Launch) -> Record:
     try:
         write_atomic(_record_in(folder), record.model_dump_json(indent=2).encode())
     except BaseException:
-        _end(owner)
+        _end_server(owner)
         raise
     return record
 
 
-def _end(owner: Owner) -> None:
+def _end_server(owner: Owner) -> None:
     """Ask it, wait, kill it."""
     for number, patience in ((signal.SIGTERM, END_SECONDS), (signal.SIGKILL, 1.0)):
         until = time.monotonic() + patience

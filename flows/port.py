@@ -35,10 +35,10 @@ def listener_on(port: int) -> socket.socket:
         listener.bind(("127.0.0.1", port))
         number = listener.getsockname()[1]
         if shares and _listeners(number):
-            raise _taken(number)
+            raise _port_in_use(number)
         listener.listen(128)
         if shares and _listeners(number) > 1:  # two at one moment: neither
-            raise _taken(number)
+            raise _port_in_use(number)
     except OSError:
         listener.close()
         raise
@@ -56,7 +56,7 @@ def hold(api_url: str = "") -> None:
         holder = socket.socket()
         try:
             if not _shares(holder):
-                raise _taken(port)
+                raise _port_in_use(port)
             holder.bind(("127.0.0.1", port))
         except OSError:
             holder.close()
@@ -79,5 +79,5 @@ def _listeners(port: int) -> int:
     return sum(one[3] == LISTENING and int(one[1].rpartition(":")[2], 16) == port for one in fields)
 
 
-def _taken(port: int) -> OSError:
+def _port_in_use(port: int) -> OSError:
     return OSError(errno.EADDRINUSE, f"Port {port} is taken")

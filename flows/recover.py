@@ -95,8 +95,8 @@ async def recover(dry_run: bool = False) -> list[Rescue]:
         if not dry_run:
             await in_thread(rescuer.sweep)
         cases = await rescuer.cases()
-        rescues = [rescuer.told(case) for case in cases] if dry_run else await rescuer.act(cases)
-        await _tell(rescues, observe, dry_run=dry_run)
+        rescues = [rescuer.describe(case) for case in cases] if dry_run else await rescuer.act(cases)
+        await _show_rescues(rescues, observe, dry_run=dry_run)
         return rescues
 
 
@@ -124,15 +124,15 @@ class Rescuer:
         """Every run about which something has to be done now."""
         now = await in_thread(self._ledger.now)
         left = await in_thread(self._ledger.open_attempts)
-        lost = await in_thread(_lost, left, now, self._here, self._settings)
+        lost = await in_thread(_find_orphans, left, now, self._here, self._settings)
         gone = {attempt.id for attempt in lost}
         alive = [attempt for attempt in left if attempt.state is AttemptState.RUNNING and attempt.id not in gone]
         runs = await orchestration.facts_of(self._client, {a.root_run for a in lost if a.root_run})
-        lost_cases = await self._lost_cases(lost, alive, runs, now)
+        lost_cases = await self._cases_of_orphans(lost, alive, runs, now)
         known = {attempt.root_run for attempt in (*lost, *alive)}
-        return [*lost_cases, *await self._unclaimed_cases(known, now)]
+        return [*lost_cases, *await self._cases_without_attempt(known, now)]
 
-    async def _lost_cases(
+    async def _cases_of_orphans(
         self, lost: Sequence[Attempt], alive: Sequence[Attempt], runs: dict[str, RunFacts], now: float
     ) -> list[Case]:
         recoveries = await in_thread(self._ledger.recoveries_of, list(runs))
@@ -148,7 +148,7 @@ class Rescuer:
             cases.append(Case(attempts, run, recovery, await self._as_can_be(verdict, run)))
         return [case for case in cases if case.verdict.do is not Do.NOTHING]
 
-    async def _unclaimed_cases(self, known: set[str | None], now: float) -> list[Case]:
+    async def _cases_without_attempt(self, known: set[str | None], now: float) -> list[Case]:
         """Runs that Prefect takes for unfinished, and of which the ledger has no open attempt.
 
         Only those of our own pool: another's, in containers perhaps, may be in another ledger.
@@ -177,7 +177,7 @@ class Rescuer:
         waits = await orchestration.why_it_waits(self._client, run)
         return replace(verdict, why=f"{verdict.why}; {waits}") if waits else verdict
 
-    def told(self, case: Case) -> Rescue:
+    def describe(self, case: Case) -> Rescue:
         """The case in words."""
         latest = case.attempts[-1] if case.attempts else None
         return Rescue(
@@ -196,25 +196,25 @@ class Rescuer:
 
         async def see_to(case: Case) -> None:
             async with limiter:
-                rescues.append(await self._rescued(case))
+                rescues.append(await self._rescue(case))
 
         async with anyio.create_task_group() as group:
             for case in cases:
                 group.start_soon(see_to, case)
         return rescues
 
-    async def _rescued(self, case: Case) -> Rescue:
-        told = self.told(case)
+    async def _rescue(self, case: Case) -> Rescue:
+        told = self.describe(case)
         try:
-            if not await self._freed(case):
+            if not await self._free_work(case):
                 return told.model_copy(update={"do": Do.NOTHING, "why": "it has moved since it was looked at"})
-            recoveries = await self._seen_to(case)
+            recoveries = await self._set_state_of_run(case)
             return told.model_copy(update={"recoveries": recoveries})
         except Exception as error:  # noqa: BLE001  # the others are waiting; the next recover tries this one again
             why = f"{told.why}; to be {told.do}, but {error}"
             return told.model_copy(update={"do": Do.REFUSED, "why": why, "goes_on_at": "", "error": str(error)})
 
-    async def _freed(self, case: Case) -> bool:
+    async def _free_work(self, case: Case) -> bool:
         """Free the work of the lost attempts and end what they left running; False if one of them lives after all."""
         if case.verdict.do is Do.WAIT:
             return True
@@ -239,13 +239,13 @@ class Rescuer:
         if ended:
             self._observe(Note(f"Ended {', '.join(ended)}, left over by {attempt.title}", "warning"))
 
-    async def _seen_to(self, case: Case) -> int:
+    async def _set_state_of_run(self, case: Case) -> int:
         """Set the run's state; gives how many recoveries there have been in a row."""
         run, why, do = case.run, case.verdict.why, case.verdict.do
         if run is None:
             return case.recovery.consecutive
         if do is Do.RESCHEDULE:
-            return await self._taken_up(case, run)
+            return await self._take_up(case, run)
         if do is Do.PARK:
             parked_at = case.recovery.parked_at or await in_thread(self._ledger.now)
             record = case.recovery.model_copy(update={"parked_at": parked_at, "scheduled": False})
@@ -262,7 +262,7 @@ class Rescuer:
         _announce(run, do, why)
         return case.recovery.consecutive
 
-    async def _taken_up(self, case: Case, run: RunFacts) -> int:
+    async def _take_up(self, case: Case, run: RunFacts) -> int:
         """Schedule the run again. Counted first: an attempt that begins and finds no count is a person's re-run."""
         now = await in_thread(self._ledger.now)
         reached = case.attempts[-1].reached if case.attempts else case.recovery.reached
@@ -278,7 +278,7 @@ class Rescuer:
         return next_stage(recorded_stages(self._home, attempt.records)) or "publish"
 
 
-def _lost(attempts: Sequence[Attempt], now: float, here: Owner, settings: Settings) -> list[Attempt]:
+def _find_orphans(attempts: Sequence[Attempt], now: float, here: Owner, settings: Settings) -> list[Attempt]:
     settled = now - settings.recovery.settle.total_seconds()
     return [
         one
@@ -305,7 +305,7 @@ def _announce(run: RunFacts, do: Do, why: str) -> None:
     )
 
 
-async def _tell(rescues: Sequence[Rescue], observe: Observer, *, dry_run: bool) -> None:
+async def _show_rescues(rescues: Sequence[Rescue], observe: Observer, *, dry_run: bool) -> None:
     for rescue in rescues:
         level = "error" if rescue.error else "info"
         observe(Note(f"{rescue.what}: {rescue.do} ({rescue.why})", level))  # type: ignore[arg-type]

@@ -19,7 +19,7 @@ from tidegate.settings import LedgerSettings, Settings
 CUT_SHORT = frozenset({AttemptState.INTERRUPTED, AttemptState.ABANDONED})
 
 
-def unfinished(attempts: Iterable[Attempt], now: float, here: Owner, limits: LedgerSettings) -> list[Attempt]:
+def resumable_runs(attempts: Iterable[Attempt], now: float, here: Owner, limits: LedgerSettings) -> list[Attempt]:
     """The runs by hand whose latest attempt was cut short, the latest first. Pure but for the process table.
 
     Attempts at the same request are one run to a person, whichever flow run they were; deployed ones are recovery's.
@@ -45,7 +45,7 @@ def request_of(settings: Settings, run: str) -> dict[str, Any]:
     """
     ledger = Ledger.open(settings.ledger, Home(settings.store.home))
     try:
-        found = _named(ledger, run) if run else _cut_short(ledger, settings)
+        found = _find_attempts(ledger, run) if run else _cut_short(ledger, settings)
     finally:
         ledger.close()
     if not found:
@@ -57,7 +57,7 @@ def request_of(settings: Settings, run: str) -> dict[str, Any]:
     return found[0].request
 
 
-def secrets_needed(settings: Settings) -> list[str]:
+def secrets_in_use(settings: Settings) -> list[str]:
     """References of the secrets without which a run that was cut short could not go on."""
     ledger = Ledger.open(settings.ledger, Home(settings.store.home))
     try:
@@ -73,13 +73,13 @@ def _sources(attempt: Attempt) -> list[dict[str, Any]]:
     return [*attempt.request.get("sources", []), attempt.request.get("source", {})]
 
 
-def _named(ledger: Ledger, run: str) -> list[Attempt]:
+def _find_attempts(ledger: Ledger, run: str) -> list[Attempt]:
     return sorted(ledger.find(run), key=lambda one: -one.created_at)
 
 
 def _cut_short(ledger: Ledger, settings: Settings) -> list[Attempt]:
     recent = ledger.recent(settings.recovery.resume_within.total_seconds())
-    return unfinished(recent, ledger.now(), this_process(), settings.ledger)
+    return resumable_runs(recent, ledger.now(), this_process(), settings.ledger)
 
 
 def _what(attempt: Attempt) -> str:

@@ -24,14 +24,12 @@ from rich.console import Console
 from rich.text import Text
 
 from flows import safety
-from flows.arguments import Command, checked, parsed
+from flows.arguments import Command, check_arguments, parse_arguments
 from flows.closing import close
 from flows.console import Display
-from flows.request import (
-    SourceRequest,
-)
+from flows.request import SourceRequest
 from flows.server import Server, attach
-from flows.streams import DONE, FAILED, INTERRUPTED, UNDELIVERED, run_command, undelivered
+from flows.streams import DONE, FAILED, INTERRUPTED, UNDELIVERED, delivery_failure, run_command
 from tidegate.durable.home import Home
 from tidegate.durable.secrets import SecretFiles
 from tidegate.errors import BadInput, Category, Superseded, TidegateError, as_failure
@@ -59,26 +57,28 @@ def main(argv: Sequence[str] | None = None) -> int:
     console = Console(stderr=True)
     given = sys.argv[1:] if argv is None else list(argv)
     try:
-        words = parsed(given)
+        words = parse_arguments(given)
     except BadInput as error:
         return _refuse(error, argparse.Namespace(sources=[], as_json="--json" in given), console)
     try:
-        command = checked(words)
+        command = check_arguments(words)
     except TidegateError as error:
         return _refuse(error, words, console)
     for line in command.advice:
         console.print(line, soft_wrap=True)
     for one in command.missing:
         console.print(Text(f"{one.error.message}: left out, the other sources are ingested", "yellow"), soft_wrap=True)
-    for number in _heard():
+    for number in _stop_signals():
         signal.signal(number, _terminate)
     try:
         return _run_or_tell(command, console)
     except KeyboardInterrupt as stop:  # before the flow or after it; inside, `_until_the_end` hears of it first
         code = stop.code if isinstance(stop, _Terminated) else INTERRUPTED
-        return _interrupted(command, console, [_stopped(request, command, {}) for request in command.requests], code)
+        return _conclude_interruption(
+            command, console, [_outcome_of_stop(request, command, {}) for request in command.requests], code
+        )
     finally:
-        _forget_unneeded(command)
+        _forget_secrets(command)
 
 
 class _Terminated(KeyboardInterrupt):
@@ -93,7 +93,7 @@ def _terminate(number: int, _: object) -> NoReturn:
     raise _Terminated(128 + number)
 
 
-def _heard() -> list[signal.Signals]:
+def _stop_signals() -> list[signal.Signals]:
     """The signals that end a run: those that `nohup` or a script had ignored stay so."""
     return [number for number in STOPPED_BY if signal.getsignal(number) is not signal.SIG_IGN]
 
@@ -105,7 +105,7 @@ def _refuse(error: TidegateError, words: argparse.Namespace, console: Console) -
     if words.as_json:
         sources = words.sources or [""]
         outcomes = [Outcome(status="failed", source=redact_url(text), failure=failure) for text in sources]
-        _print_json(outcomes)
+        _print_documents(outcomes)
     return USAGE if error.policy.category is Category.USAGE else FAILED
 
 
@@ -115,10 +115,10 @@ def _run_or_tell(command: Command, console: Console) -> int:
     except TidegateError as error:
         failure = describe(error, now=datetime.now(UTC))
         display = _display(command, console)
-        outcomes = [_lost(request, command, failure) for request in command.requests]
+        outcomes = [_outcome_of_error(request, command, failure) for request in command.requests]
         for outcome in outcomes:
             display.tell(outcome)
-        code = _conclude(command, console, display, outcomes)
+        code = _conclude_command(command, console, display, outcomes)
         return USAGE if error.policy.category is Category.USAGE else code
 
 
@@ -130,7 +130,7 @@ def _run(command: Command, console: Console) -> int:
     # Registered before Prefect is imported, so it runs after Prefect's own exit handlers have sent what they hold.
     atexit.register(server.stop)
     with display:
-        return _under(server, command, console, display)
+        return _run_on(server, command, console, display)
 
 
 def _display(command: Command, console: Console) -> Display:
@@ -138,32 +138,30 @@ def _display(command: Command, console: Console) -> Display:
     return Display(console, results, verbose=command.verbose, titled=len(command.requests) + len(command.missing) > 1)
 
 
-def _under(server: Server, command: Command, console: Console, display: Display) -> int:
+def _run_on(server: Server, command: Command, console: Console, display: Display) -> int:
     """Import Prefect (while our own server starts), run, tell."""
     if not command.verbose:
         # Prefect's log still reaches its server; on the terminal the display says it shorter.
         os.environ.setdefault("PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL", "CRITICAL")
     os.environ.update(safety.environment("run"))
-    with _uncollected():
+    with _pause_garbage_collection():
         import flows.ingest  # noqa: F401  # here, because Prefect reads its settings when it is imported
-    from tasks.observe import listening
+    from tasks.observe import listen
 
     server.wait()
     if server.ui_url:
         display.say(f"Prefect UI: {server.ui_url}")
-    with listening(display):
+    with listen(display):
         outcomes, code = _until_the_end(command, display)
     outcomes = [_with_ui(outcome, server) for outcome in outcomes]
     display.__exit__()
-    return (
-        _conclude(command, console, display, outcomes)
-        if code is None
-        else _interrupted(command, console, outcomes, code)
-    )
+    if code is not None:
+        return _conclude_interruption(command, console, outcomes, code)
+    return _conclude_command(command, console, display, outcomes)
 
 
 @contextlib.contextmanager
-def _uncollected() -> Iterator[None]:
+def _pause_garbage_collection() -> Iterator[None]:
     """Hardly anything that an import makes is garbage, and looking for it is a sixth of the time of Prefect's."""
     gc.disable()
     try:
@@ -181,7 +179,7 @@ def _until_the_end(command: Command, display: Display) -> tuple[list[Outcome], i
     signal.signal(signal.SIGINT, signal.default_int_handler)  # a background job inherits it ignored
     terminated = _Termination()
     try:
-        return runner.run(terminated.watch(_flow(command))), None
+        return runner.run(terminated.watch(_run_flow(command))), None
     except (KeyboardInterrupt, asyncio.CancelledError, TerminationSignal) as stop:
         # Inside a flow Prefect's own SIGTERM handler takes our place and raises out of the loop itself, past every
         # stage. Closing the runner is what cancels them, so it comes before anybody asks how far they were.
@@ -199,7 +197,7 @@ def _so_far(command: Command, display: Display) -> list[Outcome]:
     open_ones = [request for request in command.requests if request.url not in ended]
     stages = {id(open_ones[0]): display.stages} if open_ones else {}
     return [
-        ended.get(request.url) or _stopped(request, command, stages.get(id(request), {}))
+        ended.get(request.url) or _outcome_of_stop(request, command, stages.get(id(request), {}))
         for request in command.requests
     ]
 
@@ -212,7 +210,7 @@ class _Termination:
 
     async def watch(self, work: Any) -> list[Outcome]:
         task = asyncio.ensure_future(work)
-        for number in _heard():
+        for number in _stop_signals():
             asyncio.get_running_loop().add_signal_handler(number, self._stop, number, task)
         result: list[Outcome] = await task
         return result
@@ -222,7 +220,7 @@ class _Termination:
         task.cancel()
 
 
-async def _flow(command: Command) -> list[Outcome]:
+async def _run_flow(command: Command) -> list[Outcome]:
     """The outcomes.
 
     Raises:
@@ -231,14 +229,14 @@ async def _flow(command: Command) -> list[Outcome]:
     from prefect.exceptions import Abort
 
     try:
-        return await _ended(command)
+        return await _call_flow(command)
     except Abort as error:  # somebody else speaks for this run now
         raise Superseded(str(error)) from error
     except Exception as error:  # Prefect's own too: somebody cancelled or deleted the run in the UI
         raise as_failure(error) from error
 
 
-async def _ended(command: Command) -> list[Outcome]:
+async def _call_flow(command: Command) -> list[Outcome]:
     options: dict[str, Any] = {
         "profile": command.profile,
         "quality": command.quality,
@@ -273,23 +271,23 @@ def _outcomes(values: Any) -> list[Outcome]:
     return list(values)
 
 
-def _conclude(command: Command, console: Console, display: Display, outcomes: list[Outcome]) -> int:
+def _conclude_command(command: Command, console: Console, display: Display, outcomes: list[Outcome]) -> int:
     """The document, if it was asked for, and the exit code; people were told as each source ended."""
-    outcomes = _with_missing(command, outcomes)
+    outcomes = _add_missing_sources(command, outcomes)
     if len(outcomes) > 1:
         display.sum_up(outcomes)
     if command.as_json:
-        _print_json(outcomes)
-    why = undelivered()
+        _print_documents(outcomes)
+    why = delivery_failure()
     if why is not None:
-        _say_undelivered(command, console, outcomes, why)
+        _report_delivery_failure(command, console, outcomes, why)
     failed = [outcome for outcome in outcomes if outcome.status != "completed"]
     if not failed:
         return DONE if why is None else UNDELIVERED
     return SOME_FAILED if len(failed) < len(outcomes) else FAILED
 
 
-def _with_missing(command: Command, outcomes: list[Outcome]) -> list[Outcome]:
+def _add_missing_sources(command: Command, outcomes: list[Outcome]) -> list[Outcome]:
     """The outcomes of all sources that were typed, in their order."""
     told = list(outcomes)
     for one in command.missing:
@@ -298,7 +296,7 @@ def _with_missing(command: Command, outcomes: list[Outcome]) -> list[Outcome]:
     return told
 
 
-def _say_undelivered(command: Command, console: Console, outcomes: list[Outcome], why: str) -> None:
+def _report_delivery_failure(command: Command, console: Console, outcomes: list[Outcome], why: str) -> None:
     """Say on stderr what stdout did not take: the results, or where the document lies that was asked for."""
     console.print(
         Text(f"The run is done, but its results could not be written to standard output: {why}."), soft_wrap=True
@@ -311,14 +309,14 @@ def _say_undelivered(command: Command, console: Console, outcomes: list[Outcome]
             console.print(Text(f"document {folder / 'report.json'}"), soft_wrap=True)
 
 
-def _interrupted(command: Command, console: Console, outcomes: list[Outcome], code: int) -> int:
+def _conclude_interruption(command: Command, console: Console, outcomes: list[Outcome], code: int) -> int:
     console.print("Interrupted. What was done so far is kept: run the same command again; it resumes.")
     if command.as_json:
-        _print_json(_with_missing(command, outcomes))
+        _print_documents(_add_missing_sources(command, outcomes))
     return code
 
 
-def _print_json(outcomes: list[Outcome]) -> None:
+def _print_documents(outcomes: list[Outcome]) -> None:
     documents = [document(outcome) for outcome in outcomes]
     told = documents[0] if len(documents) == 1 else {"results": documents}
     text = json.dumps(told, indent=2, ensure_ascii=False) + "\n"
@@ -328,7 +326,7 @@ def _print_json(outcomes: list[Outcome]) -> None:
     sys.stdout.buffer.flush()
 
 
-def _stopped(request: SourceRequest, command: Command, stages: dict[str, StageRecord]) -> Outcome:
+def _outcome_of_stop(request: SourceRequest, command: Command, stages: dict[str, StageRecord]) -> Outcome:
     return Outcome(
         status="interrupted",
         source=request.url,
@@ -338,7 +336,7 @@ def _stopped(request: SourceRequest, command: Command, stages: dict[str, StageRe
     )
 
 
-def _lost(request: SourceRequest, command: Command, failure: Any) -> Outcome:
+def _outcome_of_error(request: SourceRequest, command: Command, failure: Any) -> Outcome:
     return Outcome(
         status="failed", source=request.url, profile=command.profile, quality=command.quality, failure=failure
     )
@@ -350,7 +348,7 @@ def _with_ui(outcome: Outcome, server: Server) -> Outcome:
     return outcome.model_copy(update={"ui_url": f"{server.ui_url}/runs/flow-run/{outcome.flow_run_id}"})
 
 
-def _forget_unneeded(command: Command) -> None:
+def _forget_secrets(command: Command) -> None:
     """The same command brings its secrets along again; none is left lying about."""
     files = SecretFiles(Home(command.settings.store.home).secrets)
     for request in command.requests:

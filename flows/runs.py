@@ -47,17 +47,17 @@ LISTED = timedelta(days=7)
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; returns the exit code."""
-    words = _parser().parse_args(argv)
+    words = _runs_parser().parse_args(argv)
     console = Console(stderr=True)
     try:
         settings = Settings.load()
-        return _listed(settings, words) if words.flow is None else _operated(settings, words)
+        return _list_runs(settings, words) if words.flow is None else _operate(settings, words)
     except TidegateError as error:
         console.print(failure_panel(describe(error, now=datetime.now(UTC))))
         return FAILED
 
 
-def _parser() -> argparse.ArgumentParser:
+def _runs_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m flows.runs",
         description="List the runs of the last week, or start one of the maintenance jobs by hand.",
@@ -73,17 +73,17 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _listed(settings: Settings, words: argparse.Namespace) -> int:
+def _list_runs(settings: Settings, words: argparse.Namespace) -> int:
     from tidegate.durable.ledger import Ledger
 
     ledger = Ledger.open(settings.ledger, Home(settings.store.home))
     if words.codecs:
-        return _codecs_listed(ledger.codecs.all(), words.as_json)
-    from flows.resume import unfinished
+        return _list_codecs(ledger.codecs.all(), words.as_json)
+    from flows.resume import resumable_runs
     from tidegate.durable.owner import this_process
 
     attempts, now, here = ledger.recent(LISTED.total_seconds()), ledger.now(), this_process()
-    cut_short = unfinished(attempts, now, here, settings.ledger)
+    cut_short = resumable_runs(attempts, now, here, settings.ledger)
     resumable = {attempt.id: f"python -m flows.run --resume {attempt.id}" for attempt in cut_short}
     rows = [_row(attempt, now, here, settings.ledger, resumable.get(attempt.id)) for attempt in attempts]
     if words.as_json:
@@ -131,7 +131,7 @@ def _row(attempt: Attempt, now: float, here: Owner, limits: LedgerSettings, resu
     return Row(found.value, round(max(0.0, now - attempt.renewed_at), 1), resume or by_recovery)
 
 
-def _codecs_listed(counted: Sequence[Counted], as_json: bool) -> int:
+def _list_codecs(counted: Sequence[Counted], as_json: bool) -> int:
     if as_json:
         _print_json([{**one.codec.model_dump(), "streams": one.streams, "seen_at": one.seen_at} for one in counted])
         return DONE
@@ -192,12 +192,12 @@ def _report_of(attempt: Attempt, settings: Settings) -> Path | None:
     return next((path for path in (folder / "report.html", *logs) if path.is_file()), None)
 
 
-def _operated(settings: Settings, words: argparse.Namespace) -> int:
+def _operate(settings: Settings, words: argparse.Namespace) -> int:
     server = attach(settings.store.home, partial(print, file=sys.stderr, flush=True))
     atexit.register(server.stop)
     os.environ.setdefault("PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL", "CRITICAL")
     os.environ.update(safety.environment("run"))
-    from tasks.observe import listening
+    from tasks.observe import listen
     from tidegate.events import Event, Note
 
     def tell(event: Event) -> None:
@@ -205,14 +205,14 @@ def _operated(settings: Settings, words: argparse.Namespace) -> int:
             print(event.message, file=sys.stderr)  # noqa: T201
 
     server.wait()
-    with listening(tell):
-        done = asyncio.run(_flow(words.flow, words.dry_run))
+    with listen(tell):
+        done = asyncio.run(_run_upkeep(words.flow, words.dry_run))
     if words.as_json:
         _print_json([one.model_dump(mode="json") for one in done])
     return FAILED if any(getattr(one, "error", "") for one in done) else DONE
 
 
-async def _flow(name: str, dry_run: bool) -> list[Value]:
+async def _run_upkeep(name: str, dry_run: bool) -> list[Value]:
     if name == "recover":
         from flows.recover import recover
 

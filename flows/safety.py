@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
-from flows.configuration import is_given, said, variable
+from flows.configuration import is_given, look_up, variable
 
 Reader = Literal["server", "worker", "run"]
 
@@ -135,27 +135,27 @@ SETTINGS: tuple[Setting, ...] = (
 
 def environment(reader: Reader) -> dict[str, str]:
     """The variables for a process of that kind, without those that a person has set."""
-    told = {setting.name: setting.value for setting in for_reader(reader) if not is_given(setting.path, setting.older)}
-    return told | untracked()
+    ours = {setting.name: setting.value for setting in for_reader(reader) if not is_given(setting.path, setting.older)}
+    return ours | do_not_track()
 
 
-def untracked() -> dict[str, str]:
+def do_not_track() -> dict[str, str]:
     """Keeps Prefect's client from telling how it is used, and from saying that it does so; `server.analytics_enabled`
     is for the server alone. Who has said anything about either is left alone."""
-    told = TRACKING in os.environ or is_given("server.analytics_enabled")
-    return {} if told else {TRACKING: "1"}
+    is_decided = TRACKING in os.environ or is_given("server.analytics_enabled")
+    return {} if is_decided else {TRACKING: "1"}
 
 
 def effective(*readers: Reader) -> dict[str, str]:
     """What will be in force in processes of those kinds, by variable: what a person has said, else what we say."""
-    said = {setting.name: _said(setting) for setting in SETTINGS}
-    told = {setting.name: setting.value for reader in readers for setting in for_reader(reader)}
-    return told | {name: value for name, value in said.items() if value is not None}
+    configured = {setting.name: _value_of(setting) for setting in SETTINGS}
+    ours = {setting.name: setting.value for reader in readers for setting in for_reader(reader)}
+    return ours | {name: value for name, value in configured.items() if value is not None}
 
 
-def _said(setting: Setting) -> str | None:
-    told = said(setting.path, setting.older)
-    return None if told is None else str(told.value)
+def _value_of(setting: Setting) -> str | None:
+    configured = look_up(setting.path, setting.older)
+    return None if configured is None else str(configured.value)
 
 
 def for_reader(reader: Reader) -> Iterator[Setting]:

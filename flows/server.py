@@ -21,10 +21,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
 
 from flows import access, closing, guard, health, own_server, safety, site
-from flows.configuration import ClientSettings, Said, client_settings, said
+from flows.configuration import ClientSettings, ConfiguredValue, client_settings, look_up
 from flows.health import NEAR, NOTHING, PROBE_SECONDS, Health
 from flows.own_server import OwnServer
 from flows.port import hold, listener_on
@@ -101,7 +100,7 @@ def attach(home: Path, say: Callable[[str], None]) -> Server:
         ServerUnavailable: a server was named and cannot be used.
         TidegateError: there is no room for one of our own.
     """
-    server = found(home) or _joined(home, say)
+    server = found(home) or _join(home, say)
     os.environ["PREFECT_API_URL"] = server.api_url
     if server.ours:
         hold(server.api_url)
@@ -116,9 +115,9 @@ def found(home: Path) -> Server | None:
         ServerUnavailable: one was named and cannot be used.
     """
     _spare_loopback_the_proxy()
-    named, kept = named_server(), site.recorded(home)
+    named, kept = find_server_address(), site.read(home)
     if named is not None:
-        return _reached(_named(named, kept, home))
+        return _reach(_server_at(named, kept, home))
     if kept is not None:
         server = Server(kept.api_url, _client_of(home) if kept.ours else client_settings(), kept.ours)
         if is_ours(server.api_url, server.client):
@@ -127,13 +126,13 @@ def found(home: Path) -> Server | None:
     return Server(DEFAULT_API) if is_ours(DEFAULT_API) else None
 
 
-def named_server() -> Said | None:
+def find_server_address() -> ConfiguredValue | None:
     """The address that a person has given to Prefect, and where."""
-    told = said("api.url")
+    told = look_up("api.url")
     return told if told is not None and told.value else None
 
 
-def _named(named: Said, kept: site.Site | None, home: Path) -> Server:
+def _server_at(named: ConfiguredValue, kept: site.Site | None, home: Path) -> Server:
     """Often the address of our own `make serve`, from before it had a password. It is called as it was recorded: behind
     another way to write loopback may be somebody else's program."""
     api_url = str(named.value)
@@ -142,7 +141,7 @@ def _named(named: Said, kept: site.Site | None, home: Path) -> Server:
     return Server(api_url, client_settings(), where=named.where)
 
 
-def _reached(server: Server) -> Server:
+def _reach(server: Server) -> Server:
     """The server, once it answers; one that is busy or just restarts is given some time.
 
     Raises:
@@ -166,18 +165,13 @@ def _unavailable(server: Server, seen: Health) -> ServerUnavailable:
 
 def is_up(api_url: str, seconds: float = PROBE_SECONDS, settings: ClientSettings = NOTHING) -> bool:
     """Whether a Prefect server answers there, in so many seconds, that it is well. That takes no password."""
-    return answer(api_url, "health", seconds, settings) is True
+    return health.answer(api_url, "health", seconds, settings) is True
 
 
 def is_ours(api_url: str, settings: ClientSettings = NOTHING) -> bool:
     """Whether a server of the version that we run answers there, to somebody with these settings; somebody else's
     program on the port is not one, and neither is a server with another password."""
-    return health.listens(api_url) and answer(api_url, "admin/version", settings=settings) == version("prefect")
-
-
-def answer(api_url: str, path: str, seconds: float = PROBE_SECONDS, settings: ClientSettings = NOTHING) -> Any:
-    """The JSON that the API answers, or None."""
-    return health.answer(api_url, path, seconds, settings)
+    return health.listens(api_url) and health.answer(api_url, "admin/version", settings=settings) == version("prefect")
 
 
 def _client_of(home: Path) -> ClientSettings:
@@ -195,7 +189,7 @@ def _for_ours(client: ClientSettings) -> dict[str, str]:
 
 
 def _ui_of(api_url: str) -> str:
-    told = said("ui_url")
+    told = look_up("ui_url")
     if told is not None and told.value:
         return str(told.value).rstrip("/")
     bare = redact_url(api_url).rstrip("/")
@@ -231,7 +225,7 @@ def launch(
     Raises:
         ServerUnavailable: the password cannot be had.
     """
-    closed = {**access.for_server(home), **guard.environment(listener.getsockname()[1])}
+    closed = {**access.for_server(home), **guard.door_environment(listener.getsockname()[1])}
     environment = {**os.environ, **safety.environment("server"), "PREFECT__SERVER_FINAL": "1", **closed, **told}
     environment.pop("PREFECT_API_URL", None)
     private.make_folder(log.parent)
@@ -253,14 +247,14 @@ def launch(
         )
 
 
-def _joined(home: Path, say: Callable[[str], None]) -> Server:
+def _join(home: Path, say: Callable[[str], None]) -> Server:
     """The server that the commands of this home share, on a free port, without a UI: it is gone too soon for that.
 
     Who finds it starting waits here: its start and the imports of many commands at once would hold each other up.
     """
     client = _client_of(home)
 
-    def launched(log: Path, users: Path) -> tuple[str, int]:
+    def launch_on_free_port(log: Path, users: Path) -> tuple[str, int]:
         say("No Prefect server is running: starting a temporary one for this command (make serve keeps one running)")
         with listener_on(0) as listener:
             told = {"PREFECT_UI_ENABLED": "0", "PREFECT__SERVER_EPHEMERAL": "1"}
@@ -268,7 +262,7 @@ def _joined(home: Path, say: Callable[[str], None]) -> Server:
             process.returncode = 0  # it may outlive us, and then it is nobody's child
             return address_of(listener), process.pid
 
-    own = own_server.join(home, client.auth_string or "", launched)
+    own = own_server.join(home, client.auth_string or "", launch_on_free_port)
     server = Server(own.record.api_url, client, ours=True, own=own)
     if not own.is_starter:
         say("Using the temporary Prefect server that another command has started")

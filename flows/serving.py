@@ -48,14 +48,14 @@ OF_STRANGERS = ("Invalid HTTP request received.", "Unsupported upgrade request."
 """What uvicorn says of a request that it cannot read, or not as it was meant."""
 
 
-class Server(uvicorn.Server):
+class PatientServer(uvicorn.Server):
     """Begins its work alone on its database, and again where it was not."""
 
     async def startup(self, sockets: list[object] | None = None) -> None:  # type: ignore[override]
         complaints = _Complaints()
         logging.getLogger("uvicorn.error").addHandler(complaints)
         try:
-            async with alone(start_lock(database_url()), lambda: self.should_exit):
+            async with start_alone(start_lock(database_url()), lambda: self.should_exit):
                 await super().startup(sockets)  # type: ignore[arg-type]
         except SystemExit:
             if complaints.tell_of_a_race() and int(os.environ.get(TRIED, "1")) < STARTS_TRIED:
@@ -93,11 +93,11 @@ class Patient(AutoHTTPProtocol):  # type: ignore[misc,valid-type]
 
     def resume_writing(self) -> None:
         super().resume_writing()
-        _end(self._fetching)
+        _cancel_timer(self._fetching)
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._end_the_wait()
-        _end(self._fetching)
+        _cancel_timer(self._fetching)
         super().connection_lost(exc)
 
     def _is_at_work(self) -> bool:
@@ -109,11 +109,11 @@ class Patient(AutoHTTPProtocol):  # type: ignore[misc,valid-type]
         self._head = self.loop.call_later(HEAD_SECONDS, self.transport.close)
 
     def _end_the_wait(self) -> None:
-        _end(self._head)
+        _cancel_timer(self._head)
         self._head = None
 
 
-def _end(timer: asyncio.TimerHandle | None) -> None:
+def _cancel_timer(timer: asyncio.TimerHandle | None) -> None:
     if timer is not None:
         timer.cancel()
 
@@ -139,13 +139,13 @@ class _Complaints(logging.Handler):
 
 def main() -> None:
     """Serve until told to end, or until nobody is left."""
-    words = _parser().parse_args()
+    words = _server_parser().parse_args()
     if words.users is not None:
-        threading.Thread(target=end_when_unused, args=(words.users,), daemon=True).start()
+        threading.Thread(target=end_after_last_user, args=(words.users,), daemon=True).start()
     allow_connections()
     keep_silent_about_strangers()
     told = uvicorn.Config(words.app, factory=True, fd=words.fd, log_level="error", lifespan="on", http=Patient)
-    Server(told).run()
+    PatientServer(told).run()
 
 
 def allow_connections() -> None:
@@ -156,7 +156,7 @@ def allow_connections() -> None:
         resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
 
 
-def _parser() -> argparse.ArgumentParser:
+def _server_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m flows.serving")
     parser.add_argument("app", help="module:function that makes the application")
     parser.add_argument("--fd", type=int, required=True, help="the socket that it listens on")
@@ -164,7 +164,7 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def end_when_unused(users: Path) -> None:
+def end_after_last_user(users: Path) -> None:
     """Wait until nobody holds the lock, then end this process. Whoever comes meanwhile waits until it has ended."""
     with contextlib.suppress(OSError):  # the home is gone: nobody can come any more
         handle = os.open(users, os.O_RDWR)
@@ -184,7 +184,7 @@ def _is_mine(handle: int) -> bool:
 
 
 @contextlib.asynccontextmanager
-async def alone(lock: Path | None, given_up: Callable[[], bool] = lambda: False) -> AsyncIterator[None]:
+async def start_alone(lock: Path | None, is_given_up: Callable[[], bool] = lambda: False) -> AsyncIterator[None]:
     """While no other server of ours starts on the same database.
 
     Raises:
@@ -198,7 +198,7 @@ async def alone(lock: Path | None, given_up: Callable[[], bool] = lambda: False)
         if not _is_mine(handle):
             print(f"waits for another server that starts on the same database ({lock})", flush=True)  # noqa: T201
         while not _is_mine(handle):
-            if given_up():
+            if is_given_up():
                 sys.exit()
             await asyncio.sleep(0.1)
         yield

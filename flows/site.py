@@ -40,7 +40,7 @@ def record(home: Path, api_url: str, *, ours: bool = False) -> None:
     write_atomic(path_in(home), site.model_dump_json(indent=2).encode() + b"\n")
 
 
-def recorded(home: Path) -> Site | None:
+def read(home: Path) -> Site | None:
     """The site of a living owner. Whether its server answers is another question.
 
     Of one on another host, whose home we share, only an address that means the same here is believed: on this host's

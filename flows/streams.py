@@ -179,20 +179,20 @@ def run_command(main: Callable[[], int]) -> NoReturn:
         departure.code = int(ended.code or DONE)
     except KeyboardInterrupt:
         departure.code = INTERRUPTED
-    why = undelivered(PATIENCE_SECONDS if departure.code >= INTERRUPTED - signal.SIGINT else None)
+    why = delivery_failure(PATIENCE_SECONDS if departure.code >= INTERRUPTED - signal.SIGINT else None)
     if why is not None and departure.code == DONE:
         print(f"What belongs on standard output could not be written there: {why}.", file=sys.stderr)  # noqa: T201
         departure.code = UNDELIVERED
-    stream = _spooled(sys.stderr)
+    stream = _spool_of(sys.stderr)
     if stream is not None:
         stream.drain(None if stream.isatty() else PATIENCE_SECONDS)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # everything is told; what is left is to stop the server
     sys.exit(departure.code)
 
 
-def undelivered(patience_seconds: float | None = None) -> str | None:
+def delivery_failure(patience_seconds: float | None = None) -> str | None:
     """Wait until stdout has taken everything; gives why it has not, if so. A reader that has left is no reason."""
-    stream = _spooled(sys.stdout)
+    stream = _spool_of(sys.stdout)
     if stream is None:
         return None
     if not stream.drain(patience_seconds):
@@ -200,7 +200,7 @@ def undelivered(patience_seconds: float | None = None) -> str | None:
     return stream.failure
 
 
-def _spooled(text: TextIO | None) -> Spooled | None:
+def _spool_of(text: TextIO | None) -> Spooled | None:
     raw = getattr(text, "buffer", None)
     return raw if isinstance(raw, Spooled) else None
 
@@ -211,8 +211,8 @@ def _spool_standard_streams() -> None:
     _fill_standard_descriptors()
     out = Spool()
     error = out if os.path.sameopenfile(STDOUT, STDERR) else Spool()
-    sys.stdout = _text(STDOUT, out, sys.stdout, shut=shut[STDOUT], droppable=False)
-    sys.stderr = _text(STDERR, error, sys.stderr, shut=shut[STDERR], droppable=True)
+    sys.stdout = _text_stream(STDOUT, out, sys.stdout, shut=shut[STDOUT], droppable=False)
+    sys.stderr = _text_stream(STDERR, error, sys.stderr, shut=shut[STDERR], droppable=True)
 
 
 def _fill_standard_descriptors() -> None:
@@ -224,7 +224,7 @@ def _fill_standard_descriptors() -> None:
             os.open(os.devnull, os.O_RDWR)  # the lowest number that is free
 
 
-def _text(number: int, spool: Spool, before: TextIO | None, *, shut: bool, droppable: bool) -> io.TextIOWrapper:
+def _text_stream(number: int, spool: Spool, before: TextIO | None, *, shut: bool, droppable: bool) -> io.TextIOWrapper:
     raw = Spooled(number, spool, droppable=droppable, shut=shut)
     encoding = before.encoding if before is not None else "utf-8"
     # A locale without "×" is no reason to fail.
@@ -238,7 +238,7 @@ class _Departure:
 
     def __call__(self) -> None:
         for text in (sys.stdout, sys.stderr):
-            stream = _spooled(text)
+            stream = _spool_of(text)
             if stream is not None:
                 stream.drain(PATIENCE_SECONDS)
         os._exit(self.code)

@@ -51,7 +51,7 @@ CERTIFICATE = ("ca-file", "client.cert", "client.key")
 """What Dask has to be told before it can speak to a scheduler over TLS; below `distributed.comm.tls`."""
 
 
-def spread(bench: Workbench) -> Workbench:
+def with_cluster(bench: Workbench) -> Workbench:
     """The workbench with the executor that its settings ask for."""
     address = bench.settings.process.chunk_cluster
     if address is None or bench.executor is not None:
@@ -233,13 +233,13 @@ async def chunk(piece: Piece, wanted: Path) -> Made:
     made: list[Made] = []
 
     async def work() -> None:
-        made.append(await make(piece, _noting(piece)))
+        made.append(await make(piece, _note_progress(piece)))
         group.cancel_scope.cancel()
 
     try:
         async with anyio.create_task_group() as group:
             group.start_soon(work)
-            group.start_soon(_until_unwanted, wanted, piece)
+            group.start_soon(_watch_for_end, wanted, piece)
     except BaseExceptionGroup as failures:
         raise reason_of(failures) from None
     finally:
@@ -247,13 +247,13 @@ async def chunk(piece: Piece, wanted: Path) -> Made:
     return made[0]
 
 
-def _noting(piece: Piece) -> Observer:
-    def told(event: Event) -> None:
+def _note_progress(piece: Piece) -> Observer:
+    def note(event: Event) -> None:
         if isinstance(event, Advance):
             with contextlib.suppress(OSError):
                 _progress_of(piece).write_text(f"{event.done:.3f}")
 
-    return told
+    return note
 
 
 @flow(name="chunks", persist_result=False)
@@ -261,7 +261,7 @@ def _chunks() -> None:
     """Stands on workers for the flow that the chunks belong to."""
 
 
-async def _until_unwanted(wanted: Path, piece: Piece) -> None:
+async def _watch_for_end(wanted: Path, piece: Piece) -> None:
     """Returns never.
 
     Raises:

@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from tasks.policies import Stage, stage_task
-from tasks.probe import still_trusted
+from tasks.probe import is_trusted
 from tidegate import stages
 from tidegate.model import NO_WISH, DownloadResult, ProbeResult, Rendition, Source, Wish
 from tidegate.resilience.admission import OUTPUT_FACTOR, STORE_FACTOR, Needs
@@ -40,7 +40,7 @@ def stage(
     disk = {str(bench.home.root): max(0, STORE_FACTOR * size - here), str(output): OUTPUT_FACTOR * size}
 
     def whole(result: DownloadResult) -> bool:
-        trusted = still_trusted(bench, probe.identity, result.recorded_at, datetime.now(UTC))
+        trusted = is_trusted(bench, probe.identity, result.recorded_at, datetime.now(UTC))
         as_asked = source.sha256 is None or source.sha256 in result.checked
         return trusted and as_asked and bench.store.whole(result.asset)
 

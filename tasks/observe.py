@@ -28,7 +28,7 @@ _LEVELS = {
 
 
 @contextmanager
-def listening(observer: Observer) -> Iterator[None]:
+def listen(observer: Observer) -> Iterator[None]:
     """While it lasts, `observer` hears the events of every run in this process."""
     _listeners.append(observer)
     try:

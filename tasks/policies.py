@@ -71,7 +71,7 @@ def stage_task(name: StageName) -> Callable[[Callable[..., Coroutine[Any, Any, R
         retry_condition_fn=may_retry,
     )
 
-    def swept(function: Callable[..., Coroutine[Any, Any, R]]) -> Task[..., Any]:
+    def with_crash_points(function: Callable[..., Coroutine[Any, Any, R]]) -> Task[..., Any]:
         """The task, which says where it is: see `crash_points`."""
 
         @functools.wraps(function)
@@ -91,7 +91,7 @@ def stage_task(name: StageName) -> Callable[[Callable[..., Coroutine[Any, Any, R
 
         return as_task(work)
 
-    return swept
+    return with_crash_points
 
 
 @dataclass(frozen=True)
@@ -130,19 +130,19 @@ class Stage(Generic[R]):
             timeout_seconds=self.timeout_seconds,
         )
         believed = not refresh and await self._believable(call)
-        before = _written_at(bench.home.results / self.key)
+        before = _write_time(bench.home.results / self.key)
         failures: list[Exception] = []
         _failures.set(failures)
         known = believed
         record = StageRecord(state="interrupted", cached=believed)
         try:
-            call = _kept_in(bench.home.results, call.with_options(refresh_cache=not believed))
+            call = _store_in(bench.home.results, call.with_options(refresh_cache=not believed))
             async with admit(bench, Needs() if believed else self.needs):
                 state = await call(bench, *arguments, return_state=True)
             value = await _result_of(state)
             record = record.model_copy(update={"state": "completed"})
             if not believed:
-                known = self._recorded(bench, before)
+                known = self._confirm_record(bench, before)
         except TimeoutError as error:
             record = record.model_copy(update={"state": "failed"})
             guard = f"{self.timeout_seconds:.0f} s" if self.timeout_seconds else "its limit"
@@ -156,9 +156,9 @@ class Stage(Generic[R]):
             bench.observe(StageEnded(self.name, record.state, record.cached, record.seconds, name))  # type: ignore[arg-type]
         return self.result.model_validate(value), record
 
-    def _recorded(self, bench: Workbench, before: int | None) -> bool:
+    def _confirm_record(self, bench: Workbench, before: int | None) -> bool:
         """Whether Prefect has written the record: where it cannot, it says so in its log, and the task is Completed."""
-        if _written_at(bench.home.results / self.key) == before:
+        if _write_time(bench.home.results / self.key) == before:
             note = f"{self.name}: its result could not be recorded in {bench.home.results}; another run does it again"
             bench.observe(Note(note, "warning"))
             return False
@@ -177,7 +177,7 @@ class Stage(Generic[R]):
         return await in_thread(self.whole, record.result)
 
 
-def _kept_in(results: Path, call: Task[..., Any]) -> Task[..., Any]:
+def _store_in(results: Path, call: Task[..., Any]) -> Task[..., Any]:
     """The task with our own storage. Set after `with_options`, which takes a block only once the server knows it; as
     ours is a folder of this host, a saved one would lead other hosts astray."""
     call.result_storage = PrivateFiles(basepath=str(results))
@@ -199,7 +199,7 @@ async def _result_of(state: State[Any]) -> Any:
     raise value
 
 
-def _written_at(path: Path) -> int | None:
+def _write_time(path: Path) -> int | None:
     """When the file was last written; None where there is none."""
     try:
         return path.stat().st_mtime_ns

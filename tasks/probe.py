@@ -33,11 +33,11 @@ def stage(bench: Workbench, identity: Identity, resolver: str | None = None) -> 
         recipe=RECIPE,
         inputs=(identity.key, *([resolver] if resolver else [])),
         result=ProbeResult,
-        whole=lambda result: still_trusted(bench, result.identity, result.recorded_at, datetime.now(UTC)),
+        whole=lambda result: is_trusted(bench, result.identity, result.recorded_at, datetime.now(UTC)),
         timeout_seconds=outer(inner),
     )
 
 
-def still_trusted(bench: Workbench, identity: Identity, recorded_at: datetime, now: datetime) -> bool:
+def is_trusted(bench: Workbench, identity: Identity, recorded_at: datetime, now: datetime) -> bool:
     """Whether a record may stand for this source: for ever with a validator, for a day without (DESIGN §2.2)."""
     return identity.has_validator or now - recorded_at <= bench.settings.store.unvalidated_trust

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import psutil
 
-from tasks.dask import spread
+from tasks.dask import with_cluster
 from tasks.policies import Stage, stage_task
 from tidegate import stages
 from tidegate.model import Aim, DownloadResult, ProfileName, Quality, RemuxResult, Strategy
@@ -23,7 +23,7 @@ async def remux(
     bench: Workbench, source: DownloadResult, profile: ProfileName, quality: Quality, key: str, aim: Aim
 ) -> RemuxResult:
     """Copy, repair or transcode, and verify by decoding."""
-    return await stages.remux(spread(bench), source, profile, quality, key, aim)
+    return await stages.remux(with_cluster(bench), source, profile, quality, key, aim)
 
 
 def stage(

@@ -95,7 +95,7 @@ class World:
 
 @pytest.fixture(scope="module")
 def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
-    with started_site(tmp_path_factory.mktemp("doors"), furnished=False) as site:
+    with started_site(tmp_path_factory.mktemp("doors"), registered=False) as site:
         kind = site.get("block_types/slug/secret")["id"]
         [schema, *_] = site.post("block_schemas/filter", {"block_schemas": {"block_type_id": {"any_": [kind]}}})
         block = {"name": "treasure", "block_type_id": kind, "block_schema_id": schema["id"]}

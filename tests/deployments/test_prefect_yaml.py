@@ -11,8 +11,7 @@ from typing import Any
 import pytest
 from prefect.cli.deploy._schedules import _schedule_config_to_deployment_schedule
 
-from deployments import project
-from deployments import register as furnish
+from deployments import project, register
 from flows import safety
 from tidegate.durable.home import Home
 
@@ -114,8 +113,8 @@ def test_containers_have_no_rights_and_not_the_hosts_network(ours: dict[str, Any
 def test_what_prefect_yaml_asks_about_containers_is_said(ours: dict[str, Any], tmp_path: Path) -> None:
     asked = set(re.findall(r"{{ \$(\w+) }}", str(named(ours, "ingest-docker"))))
     for api_url in ("http://127.0.0.1:4200/api", "https://prefect.example.org/api"):
-        assert set(furnish.containers(Home(tmp_path / "tidegate"), api_url)) == asked
-    near = furnish.containers(Home(tmp_path / "tidegate"), "http://127.0.0.1:4200/api")
+        assert set(register.containers(Home(tmp_path / "tidegate"), api_url)) == asked
+    near = register.containers(Home(tmp_path / "tidegate"), "http://127.0.0.1:4200/api")
     assert near["TIDEGATE_CONTAINER_HOME"] == str(tmp_path / "tidegate")
     assert near["TIDEGATE_CONTAINER_OUTPUT"] == str(tmp_path / "tidegate-output")
 

@@ -81,7 +81,7 @@ def test_telling_the_server_again_changes_nothing_and_leaves_off_what_a_person_h
     site.patch(f"deployments/{recover['id']}/schedules/{recover['schedules'][0]['id']}", {"active": False})
     before = switched(site)
 
-    site.furnish()
+    site.register()
 
     assert switched(site) == before
     assert before == before | {"recover": True, "every-2-minutes": False, "every-15-minutes": True, "ingest": False}

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from deployments.supervision import LONGEST_PAUSE_SECONDS, Kept, Silence, ending, pause_after
+from deployments.supervision import LONGEST_PAUSE_SECONDS, Silence, SupervisedProcess, describe_exit, pause_after
 from tests.support.command import wait_until
 
 
@@ -37,11 +37,11 @@ def test_only_a_silence_without_any_answer_is_too_long() -> None:
     ("code", "words"), [(3, "exit code 3"), (-9, "SIGKILL"), (-signal.SIGRTMIN - 7, f"signal {signal.SIGRTMIN + 7}")]
 )
 def test_an_ending_is_told_in_words(code: int, words: str) -> None:
-    assert ending(code) == words
+    assert describe_exit(code) == words
 
 
-def kept(program: str, told: list[str]) -> Kept:
-    return Kept("It", lambda: subprocess.Popen([sys.executable, "-c", program]), told.append)
+def kept(program: str, told: list[str]) -> SupervisedProcess:
+    return SupervisedProcess("It", lambda: subprocess.Popen([sys.executable, "-c", program]), told.append)
 
 
 def test_one_that_ends_is_started_again_when_its_pause_is_over_and_not_before() -> None:

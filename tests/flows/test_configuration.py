@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from flows.configuration import ClientSettings, client_settings, prefect_home, said
+from flows.configuration import ClientSettings, client_settings, look_up, prefect_home
 
 TOLD = {
     "PREFECT_API_URL": "http://127.0.0.1:9/api",
@@ -77,7 +77,7 @@ def as_prefect_reads() -> tuple[str | None, ClientSettings]:
 
 
 def as_we_read() -> tuple[str | None, ClientSettings]:
-    url = said("api.url")
+    url = look_up("api.url")
     return (url.value if url else None), client_settings()
 
 

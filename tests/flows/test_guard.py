@@ -9,7 +9,7 @@ import pytest
 
 from flows import guard
 from flows.access import basic
-from flows.guard import STRANGERS, Door, Guard, Message, Receive, Request, Scope, Send, environment, names, origins
+from flows.guard import STRANGERS, Door, Guard, Message, Receive, Request, Scope, Send, door_environment, names, origins
 from tidegate.errors import BadInput
 from tidegate.settings import Settings
 
@@ -125,7 +125,7 @@ def test_an_operator_adds_addresses(monkeypatch: pytest.MonkeyPatch) -> None:
     through_a_proxy = (("host", "prefect.example.org"), ("origin", "https://prefect.example.org"), PASSWORD)
     assert door.refusal(Request("POST", "/api/flows/", through_a_proxy)) is None
     assert door.refusal(Request("POST", "/api/flows/", (HOST, *through_a_proxy[1:]))) is None
-    assert "*" not in environment(PORT)["PREFECT_SERVER_CORS_ALLOWED_ORIGINS"]
+    assert "*" not in door_environment(PORT)["PREFECT_SERVER_CORS_ALLOWED_ORIGINS"]
 
 
 @pytest.mark.parametrize(

@@ -370,7 +370,7 @@ def test_our_password_goes_to_no_server_that_we_did_not_start(nobody: Path, monk
         site.record(nobody, api, ours=True)
         mine = found(nobody)
         assert mine is not None and mine.ours
-        assert heads[-1]["authorization"] == access.basic(access.kept_login(nobody))
+        assert heads[-1]["authorization"] == access.basic(access.home_login(nobody))
 
 
 def test_a_login_meant_for_another_server_does_not_take_the_place_of_our_password(

@@ -63,7 +63,7 @@ def test_a_source_of_several_whose_run_somebody_cancels_or_deletes_holds_up_no_o
 ) -> None:
     from flows.batch import batch
     from flows.request import SourceRequest
-    from tasks.observe import listening
+    from tasks.observe import listen
 
     monkeypatch.setenv("TIDEGATE_HOME", str(tmp_path / "home"))
     sources = [SourceRequest(url=str(clip(clips))), SourceRequest(url=str(clip(clips, seconds=3)))]
@@ -72,7 +72,7 @@ def test_a_source_of_several_whose_run_somebody_cancels_or_deletes_holds_up_no_o
         state: Any = await batch(sources, until="download", output_dir=tmp_path / "out", return_state=True)
         return state, await state.aresult(raise_on_failure=False)
 
-    with listening(operator := Operator(prefect_server, act)):
+    with listen(operator := Operator(prefect_server, act)):
         state, outcomes = asyncio.run(run())
     assert operator.run is not None
     assert state.is_failed() and "1 of 2" in state.message

@@ -34,7 +34,7 @@ GONE_SECONDS = 30.0
 USER = """
 import json, sys
 from pathlib import Path
-from flows import server
+from flows import health, server
 from tidegate.errors import TidegateError
 server.DEFAULT_API = "http://127.0.0.1:9/api"
 try:
@@ -43,7 +43,7 @@ try:
 except TidegateError as error:
     print(json.dumps({"type": error.type, "message": error.message}), flush=True)
     raise SystemExit(1)
-version = server.answer(found.api_url, "admin/version", 30, found.client)
+version = health.answer(found.api_url, "admin/version", 30, found.client)
 print(json.dumps({"api": found.api_url, "version": version}), flush=True)
 sys.stdin.read()
 found.stop()
@@ -311,7 +311,7 @@ def test_folders_of_others_that_nobody_uses_are_cleared_after_a_day(nobody: Path
 @pytest.mark.parametrize("content", ["", "{", '{"api_url": "x"}', "[]"])
 def test_a_torn_record_is_believed_by_nobody(content: str, nobody: Path) -> None:
     (nobody / "server.json").write_text(content)
-    assert own_server._living(nobody) is None
+    assert own_server._read_record(nobody) is None
 
 
 def test_the_record_of_a_process_that_is_gone_is_believed_by_nobody(nobody: Path) -> None:
@@ -320,7 +320,7 @@ def test_the_record_of_a_process_that_is_gone_is_believed_by_nobody(nobody: Path
     for started, believed in ((owner.started, True), (owner.started - 1, False)):
         record = Record(api_url="x", owner=owner.model_copy(update={"started": started}), log=nobody)
         (nobody / "server.json").write_text(record.model_dump_json())
-        assert (own_server._living(nobody) is not None) is believed
+        assert (own_server._read_record(nobody) is not None) is believed
 
 
 @pytest.mark.parametrize(

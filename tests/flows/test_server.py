@@ -12,7 +12,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from flows import access, server, site
+from flows import access, health, server, site
 from flows.server import Server, attach, found
 from tests.support import prefect_database
 from tests.support.bare_client import ask
@@ -100,7 +100,7 @@ def test_a_password_of_ones_own_is_used_and_an_empty_one_opens_nothing(
     nobody: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("PREFECT_SERVER_API_AUTH_STRING", " ")
-    assert access.for_server(nobody)["PREFECT_SERVER_API_AUTH_STRING"] == access.kept_login(nobody)
+    assert access.for_server(nobody)["PREFECT_SERVER_API_AUTH_STRING"] == access.home_login(nobody)
     monkeypatch.delenv("PREFECT_SERVER_API_AUTH_STRING")
     (nobody / "prefect.toml").write_text('[server.api]\nauth_string = "my:own"\n')
     assert access.for_server(nobody)["PREFECT_SERVER_API_AUTH_STRING"] == "my:own"
@@ -155,13 +155,13 @@ def test_the_record_of_another_host_does_not_send_the_password_to_this_ones_loop
         assert heard == []
         site.record(nobody, "http://prefect.example/api")
         monkeypatch.setenv("TIDEGATE_HOST_ID", "this one")
-        assert site.recorded(nobody) is not None
+        assert site.read(nobody) is not None
 
 
 @pytest.mark.parametrize("content", ["", "{", '{"api_url": "http://127.0.0.1:9/api"}', "[]"])
 def test_a_torn_record_is_none(content: str, nobody: Path) -> None:
     site.path_in(nobody).write_text(content)
-    assert site.recorded(nobody) is None
+    assert site.read(nobody) is None
 
 
 def test_a_server_of_another_version_and_any_other_program_are_left_alone(nobody: Path) -> None:
@@ -197,10 +197,10 @@ def test_a_server_of_our_own_gets_the_settings_that_make_it_safe_and_ends_with_u
         assert there.own is not None and there.api_url == os.environ["PREFECT_API_URL"]
         process = psutil.Process(there.own.record.owner.pid)
         assert process.environ()["PREFECT_SERVER_CONCURRENCY_LEASE_STORAGE"] == "flows.leases"
-        assert os.environ["PREFECT_API_AUTH_STRING"] == access.kept_login(nobody)
-        settings = server.answer(there.api_url, "admin/settings", 60, there.client)
+        assert os.environ["PREFECT_API_AUTH_STRING"] == access.home_login(nobody)
+        settings = health.answer(there.api_url, "admin/settings", 60, there.client)
         assert settings["server"]["concurrency"]["lease_storage"] == "flows.leases"
-        assert server.answer(there.api_url, "admin/settings", 60) is None, "only with the password"
+        assert health.answer(there.api_url, "admin/settings", 60) is None, "only with the password"
         assert there.ui_url is None
         assert_closed(int(there.api_url.rsplit(":", 1)[1].split("/")[0]), access.login_of(nobody))
     finally:

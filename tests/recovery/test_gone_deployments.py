@@ -85,7 +85,7 @@ def test_a_run_that_no_worker_would_take_again_is_parked_once_and_says_why(
             assert says in json.loads(report.read_text())["failure"]["message"]
             assert run.id not in recover_here(site), "a person's matter now"
     finally:
-        site.furnish()
+        site.register()
         site.pause("recover", "maintain")
         site.kill_worker(signal.SIGTERM)
         site.start_worker()
@@ -108,7 +108,7 @@ def test_a_run_of_a_deleted_deployment_ends_and_can_be_cancelled_as_any_other(
         ends.wait("COMPLETED", seconds=180)
         assert len(ends.folders()) == 1
     finally:
-        site.furnish()
+        site.register()
         site.pause("recover", "maintain")
 
 

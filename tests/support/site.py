@@ -85,11 +85,11 @@ class Site:
     def answers(self) -> bool:
         return server.is_up(self.api_url)
 
-    def furnish(self) -> None:
+    def register(self) -> None:
         """Tell the server everything."""
-        log = self.home / "furnish.log"
+        log = self.home / "register.log"
         with self._own_environment():
-            code = parts.start_furnishing(self.api_url, log, self.password()).wait(START_SECONDS)
+            code = parts.start_registration(self.api_url, log, self.password()).wait(START_SECONDS)
         assert code == 0, log.read_text()
 
     def pause(self, *flows: str) -> None:
@@ -250,9 +250,9 @@ def started_site(
     *,
     worker: bool = True,
     schedules: bool = False,
-    furnished: bool = True,
+    registered: bool = True,
 ) -> Iterator[Site]:
-    """A site in `folder`, everything up; stopped at the end of the block, however that ends. One that is not furnished
+    """A site in `folder`, everything up; stopped at the end of the block, however that ends. One that is not registered
     is a server with nothing of ours on it.
 
     Without `schedules`, recover and maintain run only when a test triggers them: with a limit of one, a scheduled one
@@ -275,11 +275,11 @@ def started_site(
         try:
             prefect_database.laid_into(home / "prefect")
             site.start_server()
-            if furnished:
-                site.furnish()
-            if furnished and not schedules:
+            if registered:
+                site.register()
+            if registered and not schedules:
                 site.pause("recover", "maintain")
-            if worker and furnished:
+            if worker and registered:
                 site.start_worker()
             yield site
         finally:

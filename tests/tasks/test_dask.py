@@ -23,7 +23,7 @@ from tidegate.stages import Workbench
 distributed = pytest.importorskip("distributed", reason="the extra `dask` is not installed")
 pytest.importorskip("prefect_dask", reason="the extra `dask` is not installed")
 
-from tasks.dask import spread  # noqa: E402  # needs Dask
+from tasks.dask import with_cluster  # noqa: E402  # needs Dask
 
 SECONDS, CHUNK_SECONDS = 20, 4
 CHUNKS = 4
@@ -206,7 +206,7 @@ def test_a_cluster_in_a_network_that_asks_nobody_is_said_loudly(tmp_path: Path) 
         settings = Settings(
             process=ProcessSettings(chunk_cluster=address), store=StoreSettings(home=tmp_path / "tidegate")
         )
-        spread(Workbench(settings, told.append))
+        with_cluster(Workbench(settings, told.append))
     [note] = told
     assert isinstance(note, Note) and note.level == "warning"
     assert "tcp://192.0.2.7:8786" in note.message and "everybody in its network can run code" in note.message

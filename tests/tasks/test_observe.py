@@ -7,7 +7,7 @@ import threading
 
 import pytest
 
-from tasks.observe import listening, run_observer
+from tasks.observe import listen, run_observer
 from tidegate.events import Account, Advance, Event, Note, PathTaken, StageEnded, StageStarted, ToolEnded, together
 from tidegate.model import ResourceUse
 
@@ -26,7 +26,7 @@ def test_a_listener_hears_every_event_while_it_listens_and_none_after() -> None:
     heard: list[Event] = []
     tell = run_observer()
     tell(EVENTS[0])
-    with listening(heard.append):
+    with listen(heard.append):
         for event in EVENTS:
             tell(event)
     tell(EVENTS[0])
@@ -36,7 +36,7 @@ def test_a_listener_hears_every_event_while_it_listens_and_none_after() -> None:
 def test_a_listener_hears_observers_made_before_it_came_and_from_other_threads() -> None:
     heard: list[Event] = []
     tell = run_observer()
-    with listening(heard.append):
+    with listen(heard.append):
         threads = [threading.Thread(target=tell, args=(event,)) for event in EVENTS]
         for thread in threads:
             thread.start()
@@ -47,7 +47,7 @@ def test_a_listener_hears_observers_made_before_it_came_and_from_other_threads()
 
 def test_listeners_leave_even_when_the_run_fails() -> None:
     heard: list[Event] = []
-    with pytest.raises(ValueError, match="run"), listening(heard.append):
+    with pytest.raises(ValueError, match="run"), listen(heard.append):
         raise ValueError("run")
     run_observer()(EVENTS[0])
     assert heard == []
