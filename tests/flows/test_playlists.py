@@ -17,10 +17,10 @@ from tests.flows.test_crash_sweep import by_command
 from tests.support.aftermath import left_running, unfinished_files
 from tests.support.command import Command
 from tests.support.crash import Undisturbed, Work, killed_after, killed_at, undisturbed
-from tests.support.hauling import frames
 from tests.support.ladders import cut, listed, named, presentation
 from tests.support.leaks import end_children, marking
 from tests.support.origin import Origin
+from tests.support.renditions import frames
 from tests.transfer.scripted import Scripted, head
 from tests.transfer.test_hls import encrypted_ranges, rotated_keys
 from tests.transfer.test_hls_killed import parts

@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 from tests.support.clips import bulk_clip
-from tests.support.hauling import QUICK, Notes, bring, frames, nothing_left_behind, source_of, with_outside
 from tests.support.ladders import presentation
 from tests.support.origin import Origin
+from tests.support.renditions import QUICK, Notes, fetch_rendition, frames, nothing_left_behind, source_of, with_outside
 from tidegate.errors import HttpRefused, NotMedia, SegmentGap, UnsupportedSource
 from tidegate.transfer.outside import Outside
 from tidegate.transfer.resolvers.base import Offer
@@ -54,12 +54,12 @@ def test_picture_and_sound_come_out_byte_for_byte(timeline: bool, clips: Path, t
         assert sorted(one.height or 0 for one in offer.renditions) == [120, 144]
         assert offer.promised_seconds is not None and abs(offer.promised_seconds - 6.0) < 0.2
         for rendition in offer.renditions:
-            got = bring(origin.url("list.mpd"), tmp_path / rendition.id, rendition=rendition.id)
+            got = fetch_rendition(origin.url("list.mpd"), tmp_path / rendition.id, rendition=rendition.id)
             stream = 0 if rendition.height == 120 else 1
             assert list(got.files) == ["source", "sound-1"]
             assert got.bytes == chunks(files, stream)
             assert frames(got.files["source"][0]) == 150
-            assert got.pieces("sound-1") == [chunks(files, 2, most=None if timeline else 6)]
+            assert got.contents("sound-1") == [chunks(files, 2, most=None if timeline else 6)]
 
 
 def test_a_presentation_of_whole_files_comes_as_they_are(clips: Path, tmp_path: Path) -> None:
@@ -67,7 +67,7 @@ def test_a_presentation_of_whole_files_comes_as_they_are(clips: Path, tmp_path: 
     with Origin(dict(files)) as origin:
         offer = offered(origin, tmp_path / "scratch")
         best = max(offer.renditions, key=lambda one: one.height or 0)
-        got = bring(origin.url("list.mpd"), tmp_path / "got", rendition=best.id)
+        got = fetch_rendition(origin.url("list.mpd"), tmp_path / "got", rendition=best.id)
     assert got.bytes in files.values()
     assert frames(got.files["source"][0]) == 150
 
@@ -76,8 +76,8 @@ def test_a_segment_that_cannot_be_had_is_a_gap_told_by_its_place(clips: Path, tm
     files = presentation(clips, timeline=False)
     with Origin(dict(files), stories={"chunk-stream2-00003*": "html"}) as origin:
         with pytest.raises(SegmentGap, match="of sound-1 "):
-            bring(origin.url("list.mpd"), tmp_path / "a")
-        got = bring(origin.url("list.mpd"), tmp_path / "b", allow_gaps=True)
+            fetch_rendition(origin.url("list.mpd"), tmp_path / "a")
+        got = fetch_rendition(origin.url("list.mpd"), tmp_path / "b", allow_gaps=True)
     (gap,) = got.gaps
     assert abs(gap.start_seconds - 2.0) < 0.2
 
@@ -87,9 +87,9 @@ def test_links_that_have_expired_are_asked_for_again(clips: Path, tmp_path: Path
     notes = Notes()
     limits = QUICK.model_copy(update={"segments_at_once": 1})
     with Origin(dict(files), stories={"chunk-stream2-00003*": "403, ok"}) as origin:
-        got = bring(origin.url("list.mpd"), tmp_path, limits=limits, observe=notes)
+        got = fetch_rendition(origin.url("list.mpd"), tmp_path, limits=limits, observe=notes)
         assert len(origin.requests_for("list.mpd")) == 2
-    assert got.pieces("sound-1") == [chunks(files, 2)]
+    assert got.contents("sound-1") == [chunks(files, 2)]
 
 
 @pytest.mark.parametrize(
@@ -98,12 +98,12 @@ def test_links_that_have_expired_are_asked_for_again(clips: Path, tmp_path: Path
 )
 def test_what_is_no_presentation_is_refused(content: bytes, failure: type[Exception], tmp_path: Path) -> None:
     with Origin({"list.mpd": content}) as origin, pytest.raises(failure):
-        bring(origin.url("list.mpd"), tmp_path)
+        fetch_rendition(origin.url("list.mpd"), tmp_path)
 
 
 def test_a_presentation_that_is_refused_is_refused(tmp_path: Path) -> None:
     with Origin({"list.mpd": b""}, stories={"list.mpd": "always: 403"}) as origin, pytest.raises(HttpRefused):
-        bring(origin.url("list.mpd"), tmp_path)
+        fetch_rendition(origin.url("list.mpd"), tmp_path)
 
 
 def test_a_track_that_is_one_file_is_resumed_inside_it(clips: Path, tmp_path: Path) -> None:
@@ -121,9 +121,9 @@ def test_a_track_that_is_one_file_is_resumed_inside_it(clips: Path, tmp_path: Pa
         offer = offered(origin, tmp_path)
         assert [one.id for one in offer.renditions] == ["600k"]
         assert origin.bytes_sent("v.mp4") < len(picture) / 2, "a look does not take the whole"
-        got = bring(origin.url("list.mpd"), tmp_path / "600k", rendition="600k")
+        got = fetch_rendition(origin.url("list.mpd"), tmp_path / "600k", rendition="600k")
         again = [request.range for request in origin.requests_for("v.mp4") if not request.peek]
     assert got.bytes == picture
-    assert got.pieces("sound-1") == [sound]
+    assert got.contents("sound-1") == [sound]
     assert len(again) > 1 and any(asked and not asked.startswith("bytes=0-") for asked in again)
     assert got.seconds == 6.0 and set(got.known) == {"source", "sound-1"}

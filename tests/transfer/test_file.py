@@ -17,8 +17,8 @@ from pydantic import SecretStr
 
 from tests.support.command import wait_until
 from tests.support.disks import volume
-from tests.support.hauling import real_tools
 from tests.support.origin import Origin, Resource, Synthetic
+from tests.support.renditions import real_tools
 from tests.transfer.scripted import Scripted, head, part_of
 from tidegate.errors import (
     ConnectionFailed,

@@ -16,18 +16,18 @@ import anyio
 import pytest
 
 from tests.support.clips import bulk_clip
-from tests.support.hauling import (
+from tests.support.ladders import cut, encrypted, ladder, listed, named
+from tests.support.origin import Origin, Resource
+from tests.support.renditions import (
     QUICK,
-    Brought,
+    FetchedRendition,
     Notes,
-    bring,
+    fetch_rendition,
     frames,
     nothing_left_behind,
     source_of,
     with_outside,
 )
-from tests.support.ladders import cut, encrypted, ladder, listed, named
-from tests.support.origin import Origin, Resource
 from tests.transfer.scripted import Scripted, head
 from tidegate.errors import (
     DiskFull,
@@ -171,9 +171,9 @@ FEATURES: dict[str, Callable[[Path], tuple[Files, bytes]]] = {
 }
 
 
-def from_origin(files: Files, folder: Path, stories: dict[str, str] | None = None, **told: object) -> Brought:
+def from_origin(files: Files, folder: Path, stories: dict[str, str] | None = None, **told: object) -> FetchedRendition:
     with Origin(dict(files), stories=stories or {}) as origin:
-        return bring(origin.url("list.m3u8"), folder, **told)  # type: ignore[arg-type]
+        return fetch_rendition(origin.url("list.m3u8"), folder, **told)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("feature", FEATURES)
@@ -189,7 +189,7 @@ def test_every_feature_comes_out_byte_for_byte(feature: str, clips: Path, tmp_pa
 def test_a_key_is_asked_for_once_and_a_segment_too(clips: Path, tmp_path: Path) -> None:
     files, _ = rotated_keys(clips)
     with Origin(dict(files)) as origin:
-        got = bring(origin.url("list.m3u8"), tmp_path)
+        got = fetch_rendition(origin.url("list.m3u8"), tmp_path)
         asked = [request.name for request in origin.requests]
     assert sorted(asked) == sorted(["list.m3u8", "one.key", "two.key", *(f"s{number}.ts" for number in range(8))])
     assert got.stats.requests == len(asked)
@@ -226,7 +226,7 @@ def test_another_init_section_in_mid_list_begins_a_file_of_its_own(clips: Path, 
     playlist = listed(files, before={0: ['#EXT-X-MAP:URI="a.mp4"'], 3: ['#EXT-X-MAP:URI="b.mp4"']})
     inits = {"a.mp4": small.init or b"", "b.mp4": large.init or b""}
     got = from_origin(files | inits | {"list.m3u8": playlist}, tmp_path)
-    assert got.pieces() == [
+    assert got.contents() == [
         inits["a.mp4"] + b"".join(small.segments[:3]),
         inits["b.mp4"] + b"".join(large.segments[3:6]),
     ]
@@ -248,7 +248,7 @@ def test_where_timestamps_jump_at_a_discontinuity_a_file_begins(clips: Path, tmp
     files = {"f0.ts": files["f0.ts"], "f1.ts": files["f1.ts"], "spot.ts": spot.segments[0], "f2.ts": files["f2.ts"]}
     playlist = listed(files, before={2: ["#EXT-X-DISCONTINUITY"], 3: ["#EXT-X-DISCONTINUITY"]})
     got = from_origin(files | {"list.m3u8": playlist}, tmp_path)
-    assert got.pieces() == [files["f0.ts"] + files["f1.ts"], files["spot.ts"], files["f2.ts"]]
+    assert got.contents() == [files["f0.ts"] + files["f1.ts"], files["spot.ts"], files["f2.ts"]]
     assert [frames(path) for path in got.files["source"]] == [50, 25, 25]
 
 
@@ -316,7 +316,7 @@ def test_the_offer_tells_renditions_and_length_and_looks_at_the_first_segment(cl
         assert offer.preview is not None and offer.preview.duration_seconds == 8.0
         assert sorted(asked) == ["hi/list.m3u8", "hi/s0.ts", "list.m3u8", "list.m3u8", "lo/list.m3u8"]
         # What was looked at is not fetched again: it is asked with one byte whether it is still the same.
-        got = bring(origin.url("list.m3u8"), tmp_path / "144p-900k", rendition="144p-900k")
+        got = fetch_rendition(origin.url("list.m3u8"), tmp_path / "144p-900k", rendition="144p-900k")
         again = [request.range for request in origin.requests_for("hi/s0.ts")[1:]]
     assert again == ["bytes=0-0"]
     assert got.bytes == cut(clips, size="192x144").whole
@@ -362,8 +362,8 @@ def test_sound_of_a_group_comes_as_a_track_and_subtitles_as_one_text(clips: Path
     got = from_origin(files, tmp_path, rendition="120p-300k", observe=notes)
     assert list(got.files) == ["source", "sound-1-en", "subtitles-1-en"]
     assert got.bytes == picture.whole
-    assert got.pieces("sound-1-en") == [sound.whole]
-    (text,) = got.pieces("subtitles-1-en")
+    assert got.contents("sound-1-en") == [sound.whole]
+    (text,) = got.contents("subtitles-1-en")
     assert [text.count(f"Line {number}".encode()) for number in range(3)] == [1, 1, 1]
     assert text.startswith(b"WEBVTT\n\n00:00.000 -->")
     assert any("Left out subtitles-2-xx" in message for message in notes.messages)
@@ -389,7 +389,7 @@ def test_a_film_is_not_lost_to_the_clock_of_its_subtitles(clips: Path, tmp_path:
     files["list.m3u8"] = ladder({"film.m3u8": "160x120@1"}, media=group, also=',SUBTITLES="t"')
     got = from_origin(files, tmp_path)
     assert got.bytes == whole
-    assert b"Line" in got.pieces("subtitles-1-en")[0]
+    assert b"Line" in got.contents("subtitles-1-en")[0]
 
 
 def test_subtitles_longer_than_any_are_left_out_and_not_put_together(clips: Path, tmp_path: Path) -> None:
@@ -502,7 +502,7 @@ def test_a_segment_that_cannot_be_had_is_a_gap_told_by_its_place(story: str, cli
     files, _ = plain_ts(clips)
     with Origin(dict(files), stories={"s5.ts": story}) as origin:
         with pytest.raises(SegmentGap, match=r"Segment 5 of source \(5\.0 s to 6\.0 s\)") as failure:
-            bring(origin.url("list.m3u8"), tmp_path)
+            fetch_rendition(origin.url("list.m3u8"), tmp_path)
         tries = len(origin.requests_for("s5.ts"))
     assert tries == (1 if story in ("404", "410") else 3)
     notes = failure.value.evidence.notes
@@ -531,7 +531,7 @@ def test_a_segment_that_the_playlist_itself_calls_missing_is_a_gap_without_a_req
     files, _ = plain_ts(clips)
     files["list.m3u8"] = listed([f"s{number}.ts" for number in range(8)], before={3: ["#EXT-X-GAP"]})
     with Origin(dict(files)) as origin:
-        got = bring(origin.url("list.m3u8"), tmp_path, allow_gaps=True)
+        got = fetch_rendition(origin.url("list.m3u8"), tmp_path, allow_gaps=True)
         assert origin.requests_for("s3.ts") == []
     assert [(gap.start_seconds, gap.end_seconds) for gap in got.gaps] == [(3.0, 4.0)]
 
@@ -579,7 +579,7 @@ def test_links_that_have_expired_are_asked_for_again_once(clips: Path, tmp_path:
     notes = Notes()
     with Origin(dict(files), stories={"s4.ts": "403, ok"}) as origin:
         limits = QUICK.model_copy(update={"segments_at_once": 1})
-        got = bring(origin.url("list.m3u8"), tmp_path, observe=notes, limits=limits)
+        got = fetch_rendition(origin.url("list.m3u8"), tmp_path, observe=notes, limits=limits)
         assert len(origin.requests_for("list.m3u8")) == 2
         assert len([request for request in origin.requests_for("s0.ts") if request.range is None]) == 1
     assert got.bytes == whole
@@ -683,7 +683,7 @@ def test_an_endless_playlist_is_bounded(tmp_path: Path) -> None:
 
     limits = QUICK.model_copy(update={"playlist_bytes": 4 * 1024 * 1024})
     with Scripted(script) as bad, pytest.raises(TidegateError, match="longer than"):  # type: ignore[arg-type]
-        bring(bad.url("list.m3u8"), tmp_path, limits=limits)
+        fetch_rendition(bad.url("list.m3u8"), tmp_path, limits=limits)
 
 
 def test_an_origin_that_cuts_every_connection_does_not_keep_a_large_segment_from_us(
@@ -712,7 +712,7 @@ def test_a_large_segment_that_is_not_served_in_parts_has_its_tries_as_any_other(
     film = bulk_clip(clips, 4 * 1024 * 1024).read_bytes()
     big = replace(UNDIVIDED[served], content=film)
     with Origin({"big.mp4": big, "list.m3u8": listed(["big.mp4"])}) as origin:
-        assert bring(origin.url("list.m3u8"), tmp_path).bytes == film
+        assert fetch_rendition(origin.url("list.m3u8"), tmp_path).bytes == film
 
 
 def test_one_that_never_comes_has_three_of_them(clips: Path, tmp_path: Path) -> None:
@@ -720,7 +720,7 @@ def test_one_that_never_comes_has_three_of_them(clips: Path, tmp_path: Path) -> 
     big = Resource(film, "from-first: no-length cut 600K ignore-range")
     with Origin({"big.mp4": big, "s.ts": cut(clips).segments[0], "list.m3u8": listed(["s.ts", "big.mp4"])}) as origin:
         with pytest.raises(SegmentGap, match="Segment 1 ") as failure:
-            bring(origin.url("list.m3u8"), tmp_path)
+            fetch_rendition(origin.url("list.m3u8"), tmp_path)
         asked = [request.range for request in origin.requests_for("big.mp4")]
     assert asked == [None, "bytes=0-0", None, None]
     assert "longer than" not in str(failure.value)
@@ -743,7 +743,7 @@ def test_the_tries_of_a_large_segment_have_one_owner(
     limits = QUICK.model_copy(update={"tries": 6, "throttle_budget": timedelta(seconds=1.5)})
     with Origin({"big.mp4": Resource(film, story), "list.m3u8": listed(["big.mp4"])}) as origin:
         with pytest.raises(TidegateError):
-            bring(origin.url("list.m3u8"), tmp_path, limits=limits)
+            fetch_rendition(origin.url("list.m3u8"), tmp_path, limits=limits)
         asked = [request.range for request in origin.requests_for("big.mp4")]
     assert (len(asked) - asked.count("bytes=0-0"), asked.count("bytes=0-0")) == (bodies, peeks)
 
@@ -767,7 +767,7 @@ def test_headers_go_to_the_sources_own_origin_only(clips: Path, tmp_path: Path) 
     with Scripted(script) as keys:  # type: ignore[arg-type]
         files["list.m3u8"] = files["list.m3u8"].replace(b"one.key", keys.url("one.key").encode())
         with Origin(dict(files)) as origin:
-            bring(origin.url("list.m3u8"), tmp_path, headers={"Authorization": "Bearer sesame"})
+            fetch_rendition(origin.url("list.m3u8"), tmp_path, headers={"Authorization": "Bearer sesame"})
             own = {request.headers.get("authorization") for request in origin.requests}
     assert own == {"Bearer sesame"}
     assert len(seen) == 1 and "authorization" not in seen[0]
@@ -779,7 +779,7 @@ def test_redirects_are_followed_and_links_are_relative_to_their_end(clips: Path,
     with Origin(dict(there)) as end:
         here = Resource(b"", story=f"always: redirect {end.url('deep/list.m3u8')}")
         with Origin({"list.m3u8": here}) as start:
-            assert bring(start.url("list.m3u8"), tmp_path).bytes == whole
+            assert fetch_rendition(start.url("list.m3u8"), tmp_path).bytes == whole
 
 
 # --- resuming -------------------------------------------------------------------------------------
@@ -790,7 +790,7 @@ def interrupted(origin: Origin, folder: Path) -> None:
     origin.tell("s6.ts", "404")
     limits = QUICK.model_copy(update={"segments_at_once": 1})
     with pytest.raises(SegmentGap):
-        bring(origin.url("list.m3u8"), folder, limits=limits)
+        fetch_rendition(origin.url("list.m3u8"), folder, limits=limits)
     origin.tell("s6.ts", "ok")
 
 
@@ -799,7 +799,7 @@ def test_what_is_held_is_not_fetched_again(clips: Path, tmp_path: Path) -> None:
     with Origin(dict(files)) as origin:
         interrupted(origin, tmp_path)
         before = len(origin.requests)
-        got = bring(origin.url("list.m3u8"), tmp_path)
+        got = fetch_rendition(origin.url("list.m3u8"), tmp_path)
         asked = [(request.name, request.range) for request in origin.requests[before:]]
     assert sorted(asked) == [("list.m3u8", None), ("s5.ts", "bytes=0-0"), ("s6.ts", None), ("s7.ts", None)]
     assert got.bytes == whole
@@ -809,9 +809,9 @@ def test_what_is_held_is_not_fetched_again(clips: Path, tmp_path: Path) -> None:
 def test_what_is_complete_is_not_fetched_at_all(clips: Path, tmp_path: Path) -> None:
     files, whole = plain_ts(clips)
     with Origin(dict(files)) as origin:
-        bring(origin.url("list.m3u8"), tmp_path)
+        fetch_rendition(origin.url("list.m3u8"), tmp_path)
         before = len(origin.requests)
-        got = bring(origin.url("list.m3u8"), tmp_path)
+        got = fetch_rendition(origin.url("list.m3u8"), tmp_path)
         assert [request.name for request in origin.requests[before:]] == ["list.m3u8"]
     assert got.bytes == whole and got.stats.bytes_reused == len(whole)
 
@@ -824,7 +824,7 @@ def test_segments_replaced_behind_the_same_links_are_never_mixed_with_the_old(cl
         interrupted(origin, tmp_path)
         for name, content in named(other, "s{}.ts").items():
             origin.add(name, content)
-        got = bring(origin.url("list.m3u8"), tmp_path, observe=notes)
+        got = fetch_rendition(origin.url("list.m3u8"), tmp_path, observe=notes)
     assert got.bytes == other.whole
     assert any("have changed since an earlier run" in message for message in notes.messages)
 
@@ -836,7 +836,7 @@ def test_neither_are_they_when_the_origin_gives_no_validators(clips: Path, tmp_p
         interrupted(origin, tmp_path)
         for name, resource in bare(named(other, "s{}.ts")).items():
             origin.add(name, resource)
-        assert bring(origin.url("list.m3u8"), tmp_path).bytes == other.whole
+        assert fetch_rendition(origin.url("list.m3u8"), tmp_path).bytes == other.whole
 
 
 def bare(files: Files, stories: dict[str, str] | None = None) -> dict[str, Resource]:
@@ -855,7 +855,7 @@ def test_nor_when_the_comparison_fails_at_first(story: str, clips: Path, tmp_pat
         interrupted(origin, tmp_path)
         for name, resource in bare(named(other, "s{}.ts"), {"s5.ts": story}).items():
             origin.add(name, resource)
-        assert bring(origin.url("list.m3u8"), tmp_path).bytes == other.whole
+        assert fetch_rendition(origin.url("list.m3u8"), tmp_path).bytes == other.whole
 
 
 @pytest.mark.parametrize("story", ["503", "10K cut", "404", "html", "403"])
@@ -867,11 +867,11 @@ def test_where_one_segment_cannot_be_compared_another_is(story: str, clips: Path
         interrupted(origin, tmp_path / "same")
         interrupted(origin, tmp_path / "other")
         origin.tell("s5.ts", story)
-        assert bring(origin.url("list.m3u8"), tmp_path / "same").bytes == whole
+        assert fetch_rendition(origin.url("list.m3u8"), tmp_path / "same").bytes == whole
         for name, resource in bare(named(other, "s{}.ts"), {"s5.ts": story}).items():
             origin.add(name, resource)
         limits = QUICK.model_copy(update={"segments_at_once": 1})
-        got = bring(origin.url("list.m3u8"), tmp_path / "other", allow_gaps=True, limits=limits)
+        got = fetch_rendition(origin.url("list.m3u8"), tmp_path / "other", allow_gaps=True, limits=limits)
     assert got.bytes == b"".join(other.segments[:5] + other.segments[6:])
 
 
@@ -883,12 +883,12 @@ def test_while_nothing_can_be_compared_nothing_is_added_and_nothing_lost(clips: 
             origin.tell(name, "503")
         before = len(origin.requests)
         with pytest.raises(ServerError):
-            bring(origin.url("list.m3u8"), tmp_path, allow_gaps=True)
+            fetch_rendition(origin.url("list.m3u8"), tmp_path, allow_gaps=True)
         asked = [request.name for request in origin.requests[before:]]
         assert asked == ["list.m3u8", *["s5.ts"] * 3, "s4.ts", "s3.ts"]
         for name in named(cut(clips), "s{}.ts"):
             origin.tell(name, "ok")
-        assert bring(origin.url("list.m3u8"), tmp_path).bytes == whole
+        assert fetch_rendition(origin.url("list.m3u8"), tmp_path).bytes == whole
         assert len(origin.requests_for("s0.ts")) == 1
 
 
@@ -899,7 +899,7 @@ def test_where_all_that_could_be_compared_is_gone_the_new_is_not_added_to_the_ol
         interrupted(origin, tmp_path)
         for name, resource in bare(other, dict.fromkeys(("s3.ts", "s4.ts", "s5.ts"), "404")).items():
             origin.add(name, resource)
-        got = bring(origin.url("list.m3u8"), tmp_path, allow_gaps=True)
+        got = fetch_rendition(origin.url("list.m3u8"), tmp_path, allow_gaps=True)
     assert got.bytes == b"".join(other[f"s{number}.ts"] for number in (0, 1, 2, 6, 7))
 
 
@@ -908,7 +908,7 @@ def test_links_that_expired_before_the_comparison_are_asked_for_again(clips: Pat
     with Origin(bare(files)) as origin:
         interrupted(origin, tmp_path)
         origin.tell("s5.ts", "403, ok")
-        assert bring(origin.url("list.m3u8"), tmp_path).bytes == whole
+        assert fetch_rendition(origin.url("list.m3u8"), tmp_path).bytes == whole
         assert len(origin.requests_for("list.m3u8")) == 3
 
 
@@ -923,12 +923,12 @@ def test_nor_when_the_disk_has_lost_a_segment_of_all_that_were_held(
     with Origin(dict(files)) as origin:
         with monkeypatch.context() as patched, pytest.raises(DiskFull):
             patched.setattr("tidegate.transfer.segments.track.assemble", full)
-            bring(origin.url("list.m3u8"), tmp_path)
+            fetch_rendition(origin.url("list.m3u8"), tmp_path)
         held = tmp_path / "source" / "segments" / "0000000002.seg"
         held.write_bytes(bytes(held.stat().st_size))
         for name, content in named(other, "s{}.ts").items():
             origin.add(name, content)
-        assert bring(origin.url("list.m3u8"), tmp_path).bytes == other.whole
+        assert fetch_rendition(origin.url("list.m3u8"), tmp_path).bytes == other.whole
 
 
 def test_validators_that_change_without_the_content_cost_one_segment(clips: Path, tmp_path: Path) -> None:
@@ -938,7 +938,7 @@ def test_validators_that_change_without_the_content_cost_one_segment(clips: Path
         origin.change("s5.ts")
         origin.add("s5.ts", Resource(files["s5.ts"], etag="another"))
         before = len(origin.requests)
-        assert bring(origin.url("list.m3u8"), tmp_path).bytes == whole
+        assert fetch_rendition(origin.url("list.m3u8"), tmp_path).bytes == whole
         assert len(origin.requests) - before == 5
 
 
@@ -948,7 +948,7 @@ def test_a_playlist_with_other_segments_begins_anew(clips: Path, tmp_path: Path)
     with Origin(dict(files) | named(other, "t{}.ts")) as origin:
         interrupted(origin, tmp_path)
         origin.add("list.m3u8", listed(named(other, "t{}.ts")))
-        assert bring(origin.url("list.m3u8"), tmp_path).bytes == other.whole
+        assert fetch_rendition(origin.url("list.m3u8"), tmp_path).bytes == other.whole
 
 
 def test_a_segment_that_the_disk_has_changed_is_fetched_again(clips: Path, tmp_path: Path) -> None:
@@ -961,7 +961,7 @@ def test_a_segment_that_the_disk_has_changed_is_fetched_again(clips: Path, tmp_p
             file.write(b"flip")
         held[3].unlink()
         held[4].write_bytes(held[4].read_bytes()[:-1])
-        assert bring(origin.url("list.m3u8"), tmp_path).bytes == whole
+        assert fetch_rendition(origin.url("list.m3u8"), tmp_path).bytes == whole
         asked = [request.name for request in origin.requests_for("s2.ts")]
     assert len(asked) == 2
 
@@ -969,10 +969,10 @@ def test_a_segment_that_the_disk_has_changed_is_fetched_again(clips: Path, tmp_p
 def test_a_finished_file_that_the_disk_has_changed_is_not_believed(clips: Path, tmp_path: Path) -> None:
     files, whole = plain_ts(clips)
     with Origin(dict(files)) as origin:
-        path = bring(origin.url("list.m3u8"), tmp_path).files["source"][0]
+        path = fetch_rendition(origin.url("list.m3u8"), tmp_path).files["source"][0]
         with path.open("r+b") as file:
             file.write(b"flip")
-        assert bring(origin.url("list.m3u8"), tmp_path).bytes == whole
+        assert fetch_rendition(origin.url("list.m3u8"), tmp_path).bytes == whole
 
 
 @pytest.mark.parametrize("feature", FEATURES)
@@ -988,10 +988,10 @@ def test_a_torn_a_lost_and_a_one_behind_journal_cost_segments_and_no_bytes(
             origin.tell(last, "from-first: ok, ok, ok, ok, ok, 404" if last.startswith("all") else "404")
             limits = QUICK.model_copy(update={"segments_at_once": 1})
             with pytest.raises(SegmentGap):
-                bring(origin.url("list.m3u8"), folder, limits=limits)
+                fetch_rendition(origin.url("list.m3u8"), folder, limits=limits)
             origin.tell(last, "ok")
             harm(folder / "source" / "segments.journal", choice)
-            assert bring(origin.url("list.m3u8"), folder).bytes == whole, harm.__name__
+            assert fetch_rendition(origin.url("list.m3u8"), folder).bytes == whole, harm.__name__
 
 
 def torn(journal: Path, choice: random.Random) -> None:
@@ -1017,7 +1017,7 @@ def scribbled(journal: Path, choice: random.Random) -> None:
 # --- live -----------------------------------------------------------------------------------------
 
 
-def live(clips: Path, folder: Path, versions: list[bytes], **told: object) -> Brought:
+def live(clips: Path, folder: Path, versions: list[bytes], **told: object) -> FetchedRendition:
     """Each version is there for one look at the playlist."""
     made = cut(clips)
     with Origin(dict(named(made, "s{}.ts"))) as origin:
@@ -1030,7 +1030,7 @@ def live(clips: Path, folder: Path, versions: list[bytes], **told: object) -> Br
             yield head(200, {"Content-Length": str(len(body))}) + body
 
         with Scripted(script) as channel:  # type: ignore[arg-type]
-            return bring(channel.url("list.m3u8"), folder, **told)  # type: ignore[arg-type]
+            return fetch_rendition(channel.url("list.m3u8"), folder, **told)  # type: ignore[arg-type]
 
 
 def window(first: int, last: int, *, ended: bool = False) -> bytes:
@@ -1098,4 +1098,4 @@ def test_a_cancelled_transfer_leaves_nothing_running_and_can_be_resumed(clips: P
                 await HlsResolver().fetch(outside, source, what)
 
         with_outside(cancelled, limits)  # type: ignore[arg-type]
-        assert bring(origin.url("list.m3u8"), tmp_path).bytes == whole
+        assert fetch_rendition(origin.url("list.m3u8"), tmp_path).bytes == whole

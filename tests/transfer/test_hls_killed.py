@@ -22,8 +22,8 @@ import pytest
 from tests.support.command import ROOT
 from tests.support.crash import numbered, spread
 from tests.support.forked import Pipe, forked
-from tests.support.hauling import bring
 from tests.support.ladders import cut, ladder, listed, named
+from tests.support.renditions import fetch_rendition
 from tests.transfer.test_hls import FEATURES, lost, one_behind, scribbled, torn
 from tidegate.durable import crash_points
 
@@ -100,7 +100,7 @@ def done(url: str, folder: Path, variables: Mapping[str, str] | None = None) -> 
 
     def work(pipe: Pipe) -> None:
         crash_points._plan = crash_points._Plan.of(variables or {})
-        pipe.say(" ".join(digests(bring(url, folder, rendition="120p-300k").files)))
+        pipe.say(" ".join(digests(fetch_rendition(url, folder, rendition="120p-300k").files)))
 
     with forked(work) as child:
         told = child.hear()
@@ -114,7 +114,7 @@ def digests(files: Mapping[str, tuple[Path, ...]]) -> Digests:
 
 def killed(url: str, folder: Path, seconds: float) -> bool:
     """Begin, and die so much later; whether it was still at work."""
-    with forked(lambda pipe: bring(url, folder, rendition="120p-300k")) as child:
+    with forked(lambda pipe: fetch_rendition(url, folder, rendition="120p-300k")) as child:
         time.sleep(seconds)
         child.kill()
     return child.code == -signal.SIGKILL
@@ -176,7 +176,7 @@ def died_at(point: str, served: Served, folder: Path) -> str | None:
 
     def work(pipe: Pipe) -> None:
         crash_points._plan = crash_points._Plan.of(variables)
-        bring(url, folder / "media", rendition="120p-300k")
+        fetch_rendition(url, folder / "media", rendition="120p-300k")
 
     with forked(work) as child:
         code = child.wait()

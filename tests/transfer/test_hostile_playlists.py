@@ -14,8 +14,8 @@ from typing import Any
 import anyio
 import pytest
 
-from tests.support.hauling import real_tools
 from tests.support.hostile import HLS, MEMORY, SMALL, TIME
+from tests.support.renditions import real_tools
 from tidegate.errors import Evidence, MemoryExhausted, NotMedia, ProcessTimeout, TidegateError, UnsupportedSource
 from tidegate.settings import TransferSettings
 from tidegate.transfer import parsing

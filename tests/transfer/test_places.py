@@ -11,8 +11,8 @@ import anyio
 import pytest
 from pydantic import SecretStr
 
-from tests.support.hauling import real_tools
 from tests.support.origin import Origin, Request, Resource, Synthetic
+from tests.support.renditions import real_tools
 from tidegate.events import Event, Note
 from tidegate.model import Identity, Source
 from tidegate.settings import TransferSettings

@@ -171,7 +171,7 @@ class Account:
                 place = facts.pop("segments")
                 self._tracks.append((place, facts, []))
             case "copy":
-                self._copies[_check_link(facts[0])] = _check_number(facts[1])
+                self._copies[_check_url(facts[0])] = _check_number(facts[1])
             case "end":
                 self.complete = True
             case _:
@@ -221,15 +221,15 @@ def _check_resource(
     url: str, first: int | None = None, length: int | None = None, key: str | None = None, iv: str | None = None
 ) -> Resource:
     ranged = None if first is None else ByteRange(_check_number(first), _check_number(length))
-    secret = None if key is None else Key(_check_link(key), bytes.fromhex(_check_pattern(_VECTOR, iv)))
-    return Resource(_check_link(url), ranged, secret)
+    secret = None if key is None else Key(_check_url(key), bytes.fromhex(_check_pattern(_VECTOR, iv)))
+    return Resource(_check_url(url), ranged, secret)
 
 
 def _check_variant(facts: Message) -> Variant:
     _require(bool(facts["urls"]) and len(facts["urls"]) <= MOST_OTHERS)
     return Variant(
         id=_check_pattern(_ID, facts["id"]),
-        urls=tuple(_check_link(url) for url in facts["urls"]),
+        urls=tuple(_check_url(url) for url in facts["urls"]),
         height=_optional(_check_number, facts["height"]),
         width=_optional(_check_number, facts["width"]),
         bandwidth_bps=_optional(_check_number, facts["bandwidth_bps"]),
@@ -246,7 +246,7 @@ def _check_companion(facts: Message) -> Companion:
         kind=facts["kind"],
         group=_check_text(facts["group"]),
         name=_check_text(facts["name"]),
-        url=_check_link(facts["url"]),
+        url=_check_url(facts["url"]),
         language=_optional(_check_text, facts["language"]),
         default=_check_flag(facts["default"]),
     )
@@ -296,7 +296,7 @@ def _check_text(value: Any) -> str:
     return str(value)
 
 
-def _check_link(value: Any) -> str:
+def _check_url(value: Any) -> str:
     _require(
         type(value) is str and len(value) <= LONGEST_LINK and value[:8].lower().startswith(("http://", "https://"))
     )

@@ -63,7 +63,7 @@ async def ask_text(outside: Outside, source: Source, url: str) -> Response:
     Raises:
         TidegateError: it cannot be had.
     """
-    wanted = Request(
+    request = Request(
         url,
         headers=source.headers,
         trusted_origin=origin_of(source.url.get_secret_value()) if source.headers else None,
@@ -71,7 +71,7 @@ async def ask_text(outside: Outside, source: Source, url: str) -> Response:
         what="playlist",
         decode=True,
     )
-    return await ask(outside, wanted)
+    return await ask(outside, request)
 
 
 def playlist_identity(source: Source, answer: Response, content: str, *, live: bool = False) -> Identity:

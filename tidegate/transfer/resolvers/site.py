@@ -188,8 +188,8 @@ class _SiteDownload:
         return tracks
 
     async def _fetch_subtitle(self, url: str, name: str) -> Path:
-        wanted = Request(url, most_bytes=MOST_SUBTITLE_BYTES, what="subtitles", decode=True)
-        answer = await ask(self.outside, wanted)
+        request = Request(url, most_bytes=MOST_SUBTITLE_BYTES, what="subtitles", decode=True)
+        answer = await ask(self.outside, request)
         self.stats += TransferStats(requests=answer.requests, bytes_received=len(answer.body))
         if b"-->" not in answer.body:
             raise NotMedia("What came are no subtitles")

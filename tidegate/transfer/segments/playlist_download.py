@@ -141,9 +141,9 @@ class PlaylistDownload:
 
     def _show(self, speed: float) -> None:
         done = self._session.bytes_received + self._session.bytes_reused
-        self._outside.observe(Advance("download", done, self._estimated_bytes(done), "bytes", speed or None))
+        self._outside.observe(Advance("download", done, self._estimate_bytes(done), "bytes", speed or None))
 
-    def _estimated_bytes(self, done: int) -> float | None:
+    def _estimate_bytes(self, done: int) -> float | None:
         """How many bytes there will be, if the rest is like what came."""
         if not self._total_seconds or not self._session.done_seconds:
             return None
@@ -154,11 +154,11 @@ class PlaylistDownload:
             return
         elapsed = now - self._session.started
         done = self._session.bytes_received + self._session.bytes_reused
-        estimated = self._estimated_bytes(done)
+        estimate = self._estimate_bytes(done)
         limit = download_seconds(
             least=self._outside.limits.deadline,
             elapsed=elapsed,
-            remaining_bytes=round(estimated - done) if estimated is not None else None,
+            remaining_bytes=round(estimate - done) if estimate is not None else None,
             speed=slower_of(pace, self._session.bytes_received, elapsed),
             minimum_speed=self._outside.limits.minimum_speed,
             load=self._load.sample(),

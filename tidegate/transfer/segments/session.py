@@ -143,7 +143,7 @@ class DownloadSession:
         sink = SegmentSink(path, secret, resource.key, self._count)
         try:
             answer = await self._answer(resource, sink, tries.what)
-            flaw = await in_thread(partial(sink.flaw, length_known=_length_is_known(answer)))
+            flaw = await in_thread(partial(sink.flaw, length_known=_has_known_length(answer)))
             if flaw is not None:
                 evidence = Evidence(url=redact_url(answer.url), received_bytes=sink.received_bytes)
                 raise SegmentGap(f"{tries.what}: {flaw}", evidence=evidence)
@@ -338,7 +338,7 @@ def _about_the_key(error: TidegateError) -> TidegateError:
     )
 
 
-def _length_is_known(answer: Response) -> bool:
+def _has_known_length(answer: Response) -> bool:
     """Whether an early end of the body would have been noticed."""
     chunked = "chunked" in answer.headers.get("Transfer-Encoding", "").lower()
     return chunked or "Content-Length" in answer.headers

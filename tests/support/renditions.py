@@ -1,4 +1,4 @@
-"""Bring segmented media with the real resolvers, and look at what came."""
+"""Renditions of HLS and DASH, fetched with the real resolvers; and a look at what came."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ QUICK = TransferSettings(
 
 @dataclass
 class Notes:
-    """An observer that keeps what was told."""
+    """An observer that keeps the messages of notes."""
 
     messages: list[str] = field(default_factory=list)
 
@@ -44,7 +44,7 @@ class Notes:
 
 
 @dataclass(frozen=True)
-class Brought:
+class FetchedRendition:
     """A rendition as it came."""
 
     files: dict[str, tuple[Path, ...]]
@@ -59,11 +59,11 @@ class Brought:
         (path,) = self.files["source"]
         return path.read_bytes()
 
-    def pieces(self, name: str = "source") -> list[bytes]:
+    def contents(self, name: str = "source") -> list[bytes]:
         return [path.read_bytes() for path in self.files[name]]
 
 
-def bring(
+def fetch_rendition(
     url: str,
     folder: Path,
     *,
@@ -73,7 +73,7 @@ def bring(
     seconds: float | None = None,
     headers: dict[str, str] | None = None,
     observe: Callable[[Event], None] = unobserved,
-) -> Brought:
+) -> FetchedRendition:
     """What `download` would do: the rendition of that id in its folder."""
     source = source_of(url, headers)
     identity = Identity(url=source.redacted, name="media")
@@ -85,7 +85,9 @@ def bring(
         duration_seconds=seconds,
     )
     fetched = with_outside(lambda outside: resolver_of(url).fetch(outside, source, what), limits, observe)
-    return Brought(dict(fetched.tracks), fetched.stats, fetched.gaps, fetched.promised_seconds, dict(fetched.known))
+    return FetchedRendition(
+        dict(fetched.tracks), fetched.stats, fetched.gaps, fetched.promised_seconds, dict(fetched.known)
+    )
 
 
 def with_outside(
@@ -131,7 +133,7 @@ def frames(path: Path) -> int:
 
 @contextlib.contextmanager
 def nothing_left_behind() -> Iterator[None]:
-    """No thread and no descriptor more than before; the keeper of the gates lingers by itself for some seconds."""
+    """No thread and no descriptor more than before; the lease thread lingers by itself for some seconds."""
     threads, descriptors = set(threading.enumerate()), open_descriptors()
     yield
     until = time.monotonic() + 6.0
