@@ -1,6 +1,6 @@
 """WebVTT segments as one text.
 
-Putting a track of subtitles together asks for it. Pure: the same segments give the same text.
+`assemble` puts a track of subtitles together with it. Pure: the same segments give the same text, also after a crash.
 """
 
 from __future__ import annotations

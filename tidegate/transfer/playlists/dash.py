@@ -1,7 +1,7 @@
 """What a DASH presentation says, as values: its tracks, each with its segments.
 
-`read_dash` makes them from text, in a child; the resolver and the segment engine get them from `transfer.parsing`.
-Pure.
+`read_dash` makes them from text, in a child; the resolver gets them from `transfer.parsing` and hands the segments
+to the segment engine. Pure.
 """
 
 from __future__ import annotations

@@ -1,6 +1,7 @@
 """What an HLS playlist says, as values: renditions and what belongs to them, or segments in their order.
 
-`read_hls` makes them from text, in a child; the resolver and the segment engine get them from `transfer.parsing`. Pure.
+`read_hls` makes them from text, in a child; the resolver gets them from `transfer.parsing` and hands the segments
+to the segment engine. Pure.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """What a playlist leads to: segments, their keys and init sections, each as a frozen value.
 
-`read_hls` and `read_dash` make them from text, in a child; the segment engine brings what they name. Pure: the same
+`read_hls` and `read_dash` make them from text, in a child; the segment engine fetches what they name. Pure: the same
 text gives the same values and the same fingerprints in every run, so a journal can be compared with the playlist after
 a crash. It imports little: the child pays for it at each start.
 """

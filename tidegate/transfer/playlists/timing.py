@@ -1,6 +1,6 @@
 """When does a segment of MPEG transport stream begin and end? Read from its packets, without a demuxer.
 
-Putting segments together at a discontinuity needs to know whether timestamps go on there: most advertisements jump,
+`assemble` asks at each discontinuity whether timestamps go on there: most advertisements jump,
 most edits do not. Pure; a segment that cannot be read has no edges, and then nothing goes on.
 """
 

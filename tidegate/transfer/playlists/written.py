@@ -1,6 +1,6 @@
-"""Playlists as plain data: how the child that reads them says what it read, and how its word is taken.
+"""Playlists as plain data: how the child that reads them writes what it read, and how that is checked here.
 
-`parse_child` says with `messages_of`, `transfer.parsing` takes with `Account`. The child has read hostile bytes, so
+`parse_child` writes with `messages_of`, `transfer.parsing` checks with `Account`. The child has read hostile bytes, so
 nothing that it says is believed for its own sake: types, numbers, links and names are checked, and how much there is.
 JSON only. Pure.
 """

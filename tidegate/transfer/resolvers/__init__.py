@@ -1,6 +1,9 @@
-"""Who can read which source. A new kind of source is one module here and one entry in `RESOLVERS`.
+"""Who can read which source: files on this host, single files, HLS, DASH, pages of sites, Twitch.
 
-Stages ask `resolver_for` once and then only talk to the `Resolver` protocol.
+Stages and flows ask `resolver_for` once and then only talk to the `Resolver` protocol of `base`. A new kind of source
+is one module here and one entry in `RESOLVERS`. Parts of one resolver are named after it (`site_child`,
+`twitch_console`); `listed` is what HLS and DASH do alike. Resolvers keep no state: what they leave in the rendition's
+folder is what the next run goes on from after a crash.
 """
 
 from __future__ import annotations

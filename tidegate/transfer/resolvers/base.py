@@ -1,4 +1,4 @@
-"""What a resolver is: it knows a kind of source, what such a source offers, and how to bring it here.
+"""What a resolver is: it knows a kind of source, what such a source offers, and how to fetch it.
 
 The probe and download stages talk to resolvers only through this protocol. What a resolver leaves in the folder it is
 given is resumable: after a crash `fetch` goes on from there.

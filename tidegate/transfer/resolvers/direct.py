@@ -1,6 +1,6 @@
 """A media file behind an http(s) link.
 
-The stages ask it for every http(s) link that no other resolver claims. What it look at and what it fetched lie in the
+The stages ask it for every http(s) link that no other resolver claims. What it has looked at and fetched lies in the
 rendition's folder as a part with its journal, and the next run goes on from there.
 """
 

@@ -1,7 +1,8 @@
 """A media file on this host, read with the same care as a remote one.
 
-Its size, times and inode are its validator: a file that is replaced, cut or still growing while it is
-read is noticed and never spliced. The source is opened for reading only and never linked into the store.
+The stages ask it for every path and file: link. Its size, times and inode are its validator: a file that is replaced,
+cut or still growing while it is read is noticed and never spliced. The source is opened for reading only and never
+linked into the store. What was copied lies in a part with its journal, and the next run goes on from there.
 """
 
 from __future__ import annotations

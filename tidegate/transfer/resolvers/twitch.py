@@ -1,9 +1,9 @@
-"""A VOD or clip on Twitch, brought by TwitchDownloaderCLI as a supervised child.
+"""A VOD or clip on Twitch, fetched by TwitchDownloaderCLI as a supervised child.
 
-The tool cannot resume: after a crash it begins again, unless it had finished; then the finished file is remembered
-beside itself. Whatever it writes on the way lies in a folder of ours and goes with its end, however it ends. Its own
-word that it is done is not believed: the file must be there, be media of the quality that was asked for, and be as
-long as Twitch says.
+The stages ask it for every link to one; where it fails, the site resolver may be next. The tool cannot resume: after a
+crash it begins again, unless it had finished; then the finished file is remembered beside itself. Whatever it writes on
+the way lies in a folder of ours and goes with its end, however it ends. Its own word that it is done is not believed:
+the file must be there, be media of the quality that was asked for, and be as long as Twitch says.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Where the bytes of one segment go: decrypted and hashed on their way into a file of their own.
 
 The segment engine makes one for each try and hands it to `ask.receive`, which writes from a worker thread. What is in
-the file counts only once the journal has journaled it; whatever a crash leaves is overwritten.
+the file counts only once it is in the track's journal; whatever a crash leaves is overwritten.
 """
 
 from __future__ import annotations
