@@ -46,7 +46,7 @@ CHUNK = "trim="
 """What a call of ffmpeg for one chunk has among its words, and no other call."""
 
 SETTINGS = {
-    "TIDEGATE_STORE_UNVALIDATED_TRUST": str(100 * 365 * 86400),
+    "TIDEGATE_UNVALIDATED_TRUST": str(100 * 365 * 86400),
     "TIDEGATE_TRANSFER_TRIES": "2",
     "TIDEGATE_TRANSFER_SEGMENTS_AT_ONCE": "1",
     "TIDEGATE_PROCESS_CHUNK_SECONDS": "2",
