@@ -21,7 +21,7 @@ from tidegate.stages.outside import outside_of
 from tidegate.stages.workbench import Workbench
 from tidegate.transfer.gates.gates import Gates
 from tidegate.transfer.outside import Outside, RunTool
-from tidegate.transfer.resolvers.base import Fetched, Fetching, Resolver
+from tidegate.transfer.resolvers.base import FetchRequest, FetchResult, Resolver
 from tidegate.transfer.resolvers.dash import DashResolver
 from tidegate.transfer.resolvers.hls import HlsResolver
 from tidegate.transfer.transport import pool_of
@@ -77,7 +77,7 @@ def fetch_rendition(
     """What `download` would do: the rendition of that id in its folder."""
     source = source_of(url, headers)
     identity = Identity(url=source.redacted, name="media")
-    what = Fetching(
+    what = FetchRequest(
         identity,
         Rendition(id=rendition, label=rendition),
         folder,
@@ -95,7 +95,7 @@ def with_outside(
     limits: TransferSettings = QUICK,
     observe: Callable[[Event], None] = unobserved,
     **more: object,
-) -> Fetched:
+) -> FetchResult:
     """The result of asynchronous `work`; its connections are closed."""
     # The breaker has tests of its own; here every fault has to be met.
     gates = Gates(GateSettings(failures=1000, failure_rate=1.0), observe=observe)

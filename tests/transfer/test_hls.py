@@ -47,7 +47,7 @@ from tidegate.model import Identity, MediaInfo, Rendition
 from tidegate.settings import TransferSettings
 from tidegate.transfer.outside import Outside
 from tidegate.transfer.playlists.media import Segment
-from tidegate.transfer.resolvers.base import Fetching, Offer
+from tidegate.transfer.resolvers.base import FetchRequest, Offer
 from tidegate.transfer.resolvers.hls import HlsResolver, ask_media_playlist
 from tidegate.transfer.segments import DownloadSession, PlaylistDownload, SegmentTrack, TrackFiles, playlist_download
 
@@ -1093,7 +1093,7 @@ def test_a_cancelled_transfer_leaves_nothing_running_and_can_be_resumed(clips: P
 
         async def cancelled(outside: Outside) -> None:
             source = source_of(origin.url("list.m3u8"))
-            what = Fetching(Identity(url="x", name="x"), Rendition(id="source", label="x"), tmp_path)
+            what = FetchRequest(Identity(url="x", name="x"), Rendition(id="source", label="x"), tmp_path)
             with anyio.move_on_after(1.0):
                 await HlsResolver().fetch(outside, source, what)
 

@@ -43,7 +43,7 @@ from tidegate.stages import Workbench
 from tidegate.stages.outside import outside_of
 from tidegate.transfer.outside import Outside
 from tidegate.transfer.resolvers import site as site_module
-from tidegate.transfer.resolvers.base import Fetched, Fetching, Offer
+from tidegate.transfer.resolvers.base import FetchRequest, FetchResult, Offer
 from tidegate.transfer.resolvers.site import SiteResolver
 from tidegate.transfer.resolvers.site_child import cookies_of, own_host_only
 from tidegate.transfer.resolvers.site_extraction import Extraction, site_failure
@@ -110,11 +110,11 @@ class Bench:
 
         return anyio.run(asked)
 
-    def fetch(self, rendition: Rendition) -> Fetched:
-        async def brought() -> Fetched:
+    def fetch(self, rendition: Rendition) -> FetchResult:
+        async def brought() -> FetchResult:
             outside = self.outside()
             identity, _ = await SITE.identify(outside, self.source)
-            return await SITE.fetch(outside, self.source, Fetching(identity, rendition, self.folder / rendition.id))
+            return await SITE.fetch(outside, self.source, FetchRequest(identity, rendition, self.folder / rendition.id))
 
         (self.folder / rendition.id).mkdir(exist_ok=True)
         return anyio.run(brought)

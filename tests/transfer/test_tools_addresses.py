@@ -21,7 +21,7 @@ from tidegate.stages import Workbench
 from tidegate.stages.outside import outside_of
 from tidegate.transfer.outside import Outside
 from tidegate.transfer.resolvers import site as site_module
-from tidegate.transfer.resolvers.base import Fetched, Fetching, Offer
+from tidegate.transfer.resolvers.base import FetchRequest, FetchResult, Offer
 from tidegate.transfer.resolvers.site import SiteResolver
 from tidegate.transfer.resolvers.twitch import TwitchResolver
 from tidegate.transfer.transport import pool_of
@@ -65,12 +65,12 @@ class Bench:
 
         return self._run(work)  # type: ignore[return-value]
 
-    def fetch(self, rendition: str) -> Fetched:
-        async def work(outside: Outside) -> Fetched:
+    def fetch(self, rendition: str) -> FetchResult:
+        async def work(outside: Outside) -> FetchResult:
             identity, _ = await self.resolver.identify(outside, self.source)
             folder = self.home / rendition
             folder.mkdir(exist_ok=True)
-            what = Fetching(identity, Rendition(id=rendition, label=rendition), folder)
+            what = FetchRequest(identity, Rendition(id=rendition, label=rendition), folder)
             return await self.resolver.fetch(outside, self.source, what)
 
         return self._run(work)  # type: ignore[return-value]

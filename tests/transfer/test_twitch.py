@@ -45,7 +45,7 @@ from tidegate.settings import ProcessSettings, Settings, StoreSettings, ToolSett
 from tidegate.stages import Workbench
 from tidegate.stages.outside import outside_of
 from tidegate.transfer.outside import Outside
-from tidegate.transfer.resolvers.base import Fetched, Fetching, Offer
+from tidegate.transfer.resolvers.base import FetchRequest, FetchResult, Offer
 from tidegate.transfer.resolvers.twitch import ORIGIN, TwitchResolver, gaps_of
 from tidegate.transfer.resolvers.twitch_console import CATALOGUE, Console, console_failure, parse_info
 
@@ -100,16 +100,16 @@ class Bench:
 
         return anyio.run(asked)
 
-    def fetch(self, rendition: str = "360p30", **more: object) -> Fetched:
+    def fetch(self, rendition: str = "360p30", **more: object) -> FetchResult:
         outside = self.outside()
         try:
             return anyio.run(self.fetching, outside, rendition, more)
         finally:
             self.statistics = {stats.origin: stats for stats in outside.gates.statistics()}
 
-    async def fetching(self, outside: Outside, rendition: str, more: dict[str, object]) -> Fetched:
+    async def fetching(self, outside: Outside, rendition: str, more: dict[str, object]) -> FetchResult:
         identity, _ = await TWITCH.identify(outside, self.source)
-        wanted = Fetching(identity, Rendition(id=rendition, label=rendition), self.folder, **more)  # type: ignore[arg-type]
+        wanted = FetchRequest(identity, Rendition(id=rendition, label=rendition), self.folder, **more)  # type: ignore[arg-type]
         return await TWITCH.fetch(outside, self.source, wanted)
 
     def failure(self, rendition: str = "360p30", **more: object) -> TidegateError:

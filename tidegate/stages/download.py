@@ -48,7 +48,7 @@ from tidegate.stages.verification import tolerance_seconds
 from tidegate.stages.workbench import Workbench
 from tidegate.transfer.outside import Outside
 from tidegate.transfer.resolvers import by_name
-from tidegate.transfer.resolvers.base import Fetched, Fetching
+from tidegate.transfer.resolvers.base import FetchRequest, FetchResult
 from tidegate.transfer.verify import check_digests
 
 RECIPE = 2
@@ -84,7 +84,7 @@ async def download(
     """
     folder = bench.home.scratch(key, rendition.id)
     promised = frozenset(probe.identity.digests) | ({source.sha256} if source.sha256 else set())
-    what = Fetching(
+    what = FetchRequest(
         identity=probe.identity,
         rendition=rendition,
         folder=folder,
@@ -120,7 +120,7 @@ async def _hold_folder(bench: Workbench, folder: Path) -> AsyncIterator[None]:
 
 
 async def _obtain(
-    bench: Workbench, source: Source, probe: ProbeResult, what: Fetching, key: str
+    bench: Workbench, source: Source, probe: ProbeResult, what: FetchRequest, key: str
 ) -> tuple[AssetNote, TransferStats, frozenset[Digest], MediaInfo]:
     """The asset in the store, what it cost, which digests hold, and what is in it."""
     earlier = _read_note(bench, what, datetime.now(UTC))
@@ -147,15 +147,15 @@ async def _obtain(
 
 
 async def _fetch(
-    bench: Workbench, source: Source, resolver: str, what: Fetching, key: str
-) -> tuple[Fetched, dict[str, Path], Asset]:
+    bench: Workbench, source: Source, resolver: str, what: FetchRequest, key: str
+) -> tuple[FetchResult, dict[str, Path], Asset]:
     """The rendition in its folder, and the asset that it will be."""
     fetched = await _fetch_on_path(bench, source, resolver, what, key)
     files = await _single(bench, fetched, what.folder)
     return fetched, files, await in_thread(describe, files, dict(fetched.known))
 
 
-async def _fetch_on_path(bench: Workbench, source: Source, resolver: str, what: Fetching, key: str) -> Fetched:
+async def _fetch_on_path(bench: Workbench, source: Source, resolver: str, what: FetchRequest, key: str) -> FetchResult:
     """Fetch on the path that the rollout switch gives this work; the plain one stands in for a full one that broke.
 
     What both leave in the folder is the same, so the one goes on where the other ended.
@@ -182,7 +182,7 @@ def _plain(outside: Outside) -> Outside:
     return replace(outside, limits=outside.limits.model_copy(update={"connections": 1, "segments_at_once": 1}))
 
 
-async def _single(bench: Workbench, fetched: Fetched, folder: Path) -> dict[str, Path]:
+async def _single(bench: Workbench, fetched: FetchResult, folder: Path) -> dict[str, Path]:
     """One file for each track; files that follow each other in time are joined without encoding."""
     files = {}
     for name, pieces in fetched.tracks.items():
@@ -194,7 +194,7 @@ async def _single(bench: Workbench, fetched: Fetched, folder: Path) -> dict[str,
     return files
 
 
-def _read_note(bench: Workbench, what: Fetching, now: datetime) -> AssetNote | None:
+def _read_note(bench: Workbench, what: FetchRequest, now: datetime) -> AssetNote | None:
     """The note of an earlier run, where it is about this content. Without a validator only its age speaks for that."""
     try:
         earlier = AssetNote.model_validate_json((what.folder / NOTE).read_bytes())
@@ -205,7 +205,7 @@ def _read_note(bench: Workbench, what: Fetching, now: datetime) -> AssetNote | N
     return earlier if believed else None
 
 
-async def _is_in_store(bench: Workbench, earlier: AssetNote, what: Fetching) -> bool:
+async def _is_in_store(bench: Workbench, earlier: AssetNote, what: FetchRequest) -> bool:
     """Whether the asset is in the store, whole and as promised."""
     if not await in_thread(bench.store.whole, earlier.asset):
         return False

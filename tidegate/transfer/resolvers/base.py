@@ -43,7 +43,7 @@ class Offer:
 
 
 @dataclass(frozen=True)
-class Fetching:
+class FetchRequest:
     """What is to be brought, and where to."""
 
     identity: Identity
@@ -59,7 +59,7 @@ class Fetching:
 
 
 @dataclass(frozen=True)
-class Fetched:
+class FetchResult:
     """A rendition as it lies in its folder: complete, synced, verified as far as the source allows."""
 
     tracks: Mapping[str, tuple[Path, ...]]
@@ -109,7 +109,7 @@ class Resolver(Protocol):
         """
         ...
 
-    async def fetch(self, outside: Outside, source: Source, what: Fetching) -> Fetched:
+    async def fetch(self, outside: Outside, source: Source, what: FetchRequest) -> FetchResult:
         """Bring one rendition. Cancelled or killed, it goes on from the same folder next time.
 
         Raises:

@@ -17,7 +17,7 @@ from tidegate.transfer.asking.ask import Response
 from tidegate.transfer.outside import Outside
 from tidegate.transfer.parsing import parse_dash
 from tidegate.transfer.playlists.dash import DashTrack, Presentation
-from tidegate.transfer.resolvers.base import MAIN_TRACK, Fetched, Fetching, Offer, media_type_of
+from tidegate.transfer.resolvers.base import MAIN_TRACK, FetchRequest, FetchResult, Offer, media_type_of
 from tidegate.transfer.resolvers.listed import (
     Renew,
     ask_text,
@@ -56,7 +56,7 @@ class DashResolver:
     ) -> Offer:
         fetched = await ask_presentation(outside, source, source.url.get_secret_value())
         best = best_of(fetched.presentation.renditions)
-        what = Fetching(identity, dash_rendition(best), scratch(best.id))
+        what = FetchRequest(identity, dash_rendition(best), scratch(best.id))
         return await offer_with_preview(
             outside,
             source,
@@ -67,7 +67,7 @@ class DashResolver:
             requests=fetched.answer.requests,
         )
 
-    async def fetch(self, outside: Outside, source: Source, what: Fetching) -> Fetched:
+    async def fetch(self, outside: Outside, source: Source, what: FetchRequest) -> FetchResult:
         return await fetch_presentation(outside, source, source.url.get_secret_value(), what)
 
 
@@ -84,8 +84,8 @@ def dash_rendition(track: DashTrack) -> Rendition:
 
 
 async def fetch_presentation(
-    outside: Outside, source: Source, url: str, what: Fetching, *, renew: Renew | None = None
-) -> Fetched:
+    outside: Outside, source: Source, url: str, what: FetchRequest, *, renew: Renew | None = None
+) -> FetchResult:
     """Bring one rendition of the presentation behind a link, and its sound; see `hls.fetch_playlist`.
 
     Raises:
@@ -126,19 +126,19 @@ async def ask_presentation(outside: Outside, source: Source, url: str) -> Fetche
 # --- tracks ---------------------------------------------------------------------------------------
 
 
-async def _dash_tracks(session: DownloadSession, url: str, what: Fetching) -> list[SegmentTrack]:
+async def _dash_tracks(session: DownloadSession, url: str, what: FetchRequest) -> list[SegmentTrack]:
     """The picture's track first, then those of the sound that goes with it."""
     fetched = await ask_presentation(session.outside, session.source, url)
     session.requests += fetched.answer.requests
     presentation = fetched.presentation
     if presentation.texts:
-        session.outside.observe(Note(f"{presentation.texts} tracks of subtitles are left out"))
+        session.observe(Note(f"{presentation.texts} tracks of subtitles are left out"))
     main = dash_track(what, MAIN_TRACK, choose(presentation.renditions, what.rendition.id))
     sounds = enumerate(presentation.sounds, 1)
     return [main, *(dash_track(what, track_name("sound", number, one.language), one) for number, one in sounds)]
 
 
-def dash_track(what: Fetching, name: str, track: DashTrack) -> SegmentTrack:
+def dash_track(what: FetchRequest, name: str, track: DashTrack) -> SegmentTrack:
     """The segments of one representation, as the engine takes them."""
     return SegmentTrack(
         name=name,

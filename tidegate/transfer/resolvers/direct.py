@@ -16,7 +16,7 @@ from tidegate.transfer.file.exchange import Connect
 from tidegate.transfer.file.http import HttpExchange
 from tidegate.transfer.file.peek import peek
 from tidegate.transfer.outside import Outside
-from tidegate.transfer.resolvers.base import MAIN_TRACK, WHOLE_FILE, Fetched, Fetching, Offer, OtherKind
+from tidegate.transfer.resolvers.base import MAIN_TRACK, WHOLE_FILE, FetchRequest, FetchResult, Offer, OtherKind
 from tidegate.transfer.verify import IsPlaylist
 
 
@@ -56,12 +56,12 @@ class DirectResolver:
             raise OtherKind(playlist.message, playlist.kind) from playlist
         return Offer((WHOLE_FILE,), look.preview, cost=look.cost)
 
-    async def fetch(self, outside: Outside, source: Source, what: Fetching) -> Fetched:
+    async def fetch(self, outside: Outside, source: Source, what: FetchRequest) -> FetchResult:
         try:
             file = await fetch.fetch_file(outside, source, what.folder, what.identity, promised=what.promised)
         except IsPlaylist as playlist:
             raise OtherKind(playlist.message, playlist.kind) from playlist
-        return Fetched(
+        return FetchResult(
             tracks={MAIN_TRACK: (file.path,)},
             stats=file.stats,
             known={MAIN_TRACK: file.blake3},

@@ -27,7 +27,7 @@ from tidegate.transfer.parsing import parse_hls
 from tidegate.transfer.playlists.hls import Companion, MasterPlaylist, MediaPlaylist, Variant
 from tidegate.transfer.playlists.live import LiveCourse
 from tidegate.transfer.playlists.media import Segment, stable_path
-from tidegate.transfer.resolvers.base import MAIN_TRACK, Fetched, Fetching, Offer, media_type_of
+from tidegate.transfer.resolvers.base import MAIN_TRACK, FetchRequest, FetchResult, Offer, media_type_of
 from tidegate.transfer.resolvers.listed import (
     Renew,
     ask_text,
@@ -74,7 +74,7 @@ class HlsResolver:
         renditions = {variant: hls_rendition(variant, listing.playlist) for variant, listing in listings.items()}
         best = best_of(renditions)
         playlist = listings[best].playlist
-        what = Fetching(identity, renditions[best], scratch(best.id))
+        what = FetchRequest(identity, renditions[best], scratch(best.id))
         return await offer_with_preview(
             outside,
             source,
@@ -85,7 +85,7 @@ class HlsResolver:
             requests=fetched.answer.requests + requests,
         )
 
-    async def fetch(self, outside: Outside, source: Source, what: Fetching) -> Fetched:
+    async def fetch(self, outside: Outside, source: Source, what: FetchRequest) -> FetchResult:
         return await fetch_playlist(outside, source, source.url.get_secret_value(), what)
 
 
@@ -110,8 +110,8 @@ def hls_rendition(variant: Variant, playlist: MediaPlaylist) -> Rendition:
 
 
 async def fetch_playlist(
-    outside: Outside, source: Source, playlist_url: str, what: Fetching, *, renew: Renew | None = None
-) -> Fetched:
+    outside: Outside, source: Source, playlist_url: str, what: FetchRequest, *, renew: Renew | None = None
+) -> FetchResult:
     """Bring the rendition behind a playlist, with the sound and the subtitles that belong to it.
 
     `playlist_url` may lead to a master playlist, of which the rendition with the id in `what` is taken (its best where
@@ -236,7 +236,7 @@ class _VariantPlaylists:
 # --- tracks ---------------------------------------------------------------------------------------
 
 
-async def _hls_tracks(session: DownloadSession, url: str, what: Fetching) -> list[SegmentTrack]:
+async def _hls_tracks(session: DownloadSession, url: str, what: FetchRequest) -> list[SegmentTrack]:
     """The picture's track first, then those of the sound and the subtitles that go with it."""
     fetched = await ask_playlist(session.outside, session.source, url)
     session.requests += fetched.answer.requests
@@ -254,7 +254,7 @@ async def _hls_tracks(session: DownloadSession, url: str, what: Fetching) -> lis
 
 
 async def _ask_track(
-    session: DownloadSession, name: str, urls: Sequence[str], what: Fetching, *, vital: bool = True
+    session: DownloadSession, name: str, urls: Sequence[str], what: FetchRequest, *, vital: bool = True
 ) -> SegmentTrack:
     listing, requests = await ask_media_playlist(session.outside, session.source, urls)
     session.requests += requests
@@ -262,7 +262,7 @@ async def _ask_track(
 
 
 async def _ask_subtitles(
-    session: DownloadSession, name: str, companion: Companion, what: Fetching
+    session: DownloadSession, name: str, companion: Companion, what: FetchRequest
 ) -> list[SegmentTrack]:
     """A film is not refused for its subtitles: where they cannot be had they are left out, and that is told."""
     try:
@@ -270,7 +270,7 @@ async def _ask_subtitles(
     except TidegateError as error:
         if error.policy.of_our_tools:
             raise
-        session.outside.observe(Note(f"Left out {name}: {error.message}", "warning", {"failure": error.type}))
+        session.observe(Note(f"Left out {name}: {error.message}", "warning", {"failure": error.type}))
         return []
 
 
@@ -284,7 +284,7 @@ def _beside(companions: Sequence[Companion], variant: Variant) -> list[Companion
 
 
 def hls_track(
-    outside: Outside, source: Source, what: Fetching, name: str, listing: Listing, *, vital: bool = True
+    outside: Outside, source: Source, what: FetchRequest, name: str, listing: Listing, *, vital: bool = True
 ) -> SegmentTrack:
     """The track behind a media playlist: its segments, or those that appear while it grows."""
     playlist, alive = listing.playlist, live_content(listing.url)
@@ -306,7 +306,7 @@ def live_content(url: str) -> str:
     return fingerprint("live", stable_path(url))
 
 
-def _live_feed(outside: Outside, source: Source, what: Fetching, listing: Listing) -> Feed:
+def _live_feed(outside: Outside, source: Source, what: FetchRequest, listing: Listing) -> Feed:
     """The segments of a live playlist as they appear."""
 
     async def feed(held: Mapping[int, float]) -> AsyncIterator[Sequence[Segment]]:

@@ -19,7 +19,7 @@ from tidegate.transfer.asking.ask import Request, Response, ask
 from tidegate.transfer.gates.gates import origin_of
 from tidegate.transfer.outside import Outside
 from tidegate.transfer.playlists.media import Segment
-from tidegate.transfer.resolvers.base import MAIN_TRACK, Fetched, Fetching, Offer
+from tidegate.transfer.resolvers.base import MAIN_TRACK, FetchRequest, FetchResult, Offer
 from tidegate.transfer.segments import (
     DownloadSession,
     PlaylistDownload,
@@ -128,8 +128,8 @@ async def offer_with_preview(
 
 
 async def fetch_tracks(
-    outside: Outside, source: Source, url: str, what: Fetching, tracks_behind: TracksBehind, renew: Renew | None
-) -> Fetched:
+    outside: Outside, source: Source, url: str, what: FetchRequest, tracks_behind: TracksBehind, renew: Renew | None
+) -> FetchResult:
     """Fetch what a playlist leads to. When its links are refused they may have expired: then it is asked for again,
     once, by a fresh link where `renew` gives one."""
     session = DownloadSession(outside, source, allow_gaps=what.allow_gaps, may_renew=True)
@@ -146,9 +146,9 @@ async def fetch_tracks(
     return _rendition_of(session, await download.fetch(tracks))
 
 
-def _rendition_of(session: DownloadSession, tracks: Mapping[str, TrackFiles]) -> Fetched:
+def _rendition_of(session: DownloadSession, tracks: Mapping[str, TrackFiles]) -> FetchResult:
     """The tracks that came, as resolvers hand them over."""
-    return Fetched(
+    return FetchResult(
         tracks={name: track.files for name, track in tracks.items()},
         stats=session.stats,
         known={name: track.digests[0] for name, track in tracks.items() if len(track.digests) == 1},

@@ -26,7 +26,7 @@ from tidegate.transfer.file.part import open_part
 from tidegate.transfer.file.peek import peek
 from tidegate.transfer.outside import Outside
 from tidegate.transfer.paths import local_path, printable
-from tidegate.transfer.resolvers.base import MAIN_TRACK, WHOLE_FILE, Fetched, Fetching, Offer
+from tidegate.transfer.resolvers.base import MAIN_TRACK, WHOLE_FILE, FetchRequest, FetchResult, Offer
 from tidegate.transfer.verify import IsPlaylist
 
 _NOTHING_THERE = frozenset({errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ENXIO})
@@ -58,7 +58,7 @@ class LocalResolver:
             raise UnsupportedSource(f"{playlist.message}; a playlist is read from its http(s) link") from playlist
         return Offer((WHOLE_FILE,), look.preview, cost=look.cost)
 
-    async def fetch(self, outside: Outside, source: Source, what: Fetching) -> Fetched:
+    async def fetch(self, outside: Outside, source: Source, what: FetchRequest) -> FetchResult:
         # One reader: several only make a disk seek.
         limits, observe = outside.limits.model_copy(update={"connections": 1}), outside.observe
         async with open_part(what.folder, what.identity, limits, observe, trust=outside.trust) as part:
@@ -66,7 +66,7 @@ class LocalResolver:
             connect = partial(LocalExchange, source, outside.roots)
             copying = fetch.Fetch(connect, part, limits, observe, promised=set(what.promised))
             stats = await copying.run()
-            return Fetched(
+            return FetchResult(
                 tracks={MAIN_TRACK: (part.path,)},
                 stats=stats,
                 known={MAIN_TRACK: copying.blake3} if copying.blake3 else {},

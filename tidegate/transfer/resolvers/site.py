@@ -26,7 +26,7 @@ from tidegate.transfer.file.fetch import fetch_file, identify
 from tidegate.transfer.file.http import HttpExchange
 from tidegate.transfer.gates.gates import origin_of
 from tidegate.transfer.outside import Outside
-from tidegate.transfer.resolvers.base import MAIN_TRACK, Fetched, Fetching, Offer, media_type_of
+from tidegate.transfer.resolvers.base import MAIN_TRACK, FetchRequest, FetchResult, Offer, media_type_of
 from tidegate.transfer.resolvers.dash import ask_presentation, fetch_presentation
 from tidegate.transfer.resolvers.hls import fetch_playlist
 from tidegate.transfer.resolvers.listed import track_name
@@ -96,7 +96,7 @@ class SiteResolver:
             tuple(choice.rendition for choice in choices), promised_seconds=_promise_seconds(extraction), cost=cost
         )
 
-    async def fetch(self, outside: Outside, source: Source, what: Fetching) -> Fetched:
+    async def fetch(self, outside: Outside, source: Source, what: FetchRequest) -> FetchResult:
         return await _SiteDownload(outside, source, what).run()
 
 
@@ -106,18 +106,18 @@ class _SiteDownload:
 
     outside: Outside
     source: Source
-    what: Fetching
+    what: FetchRequest
     stats: TransferStats = field(default_factory=TransferStats)
     _progress: _JointProgress | None = None
 
-    async def run(self) -> Fetched:
+    async def run(self) -> FetchResult:
         extraction = _recall(self.source) or await self._ask()
         choice = self._choose(extraction)
         self._progress = _JointProgress(self.outside.observe, choice.rendition.size_bytes)
         fetched = [await self._fetch_format(choice, number) for number in range(len(choice.formats))]
         tracks = {name: files for one in fetched for name, files in one.tracks.items()}
         tracks |= await self._fetch_subtitles(extraction)
-        return Fetched(
+        return FetchResult(
             tracks=tracks,
             stats=self.stats,
             known={name: digest for one in fetched for name, digest in one.known.items()},
@@ -139,7 +139,7 @@ class _SiteDownload:
             raise SourceChanged(f"The site no longer offers this as {wanted.label}")
         return choice
 
-    async def _fetch_format(self, choice: Choice, number: int) -> Fetched:
+    async def _fetch_format(self, choice: Choice, number: int) -> FetchResult:
         """One track, or the several that a playlist leads to; under names that fit together."""
         one = choice.formats[number]
         name = MAIN_TRACK if number == 0 else track_name("sound", number, None)
@@ -240,8 +240,8 @@ def _memory_key(source: Source) -> str:
 
 
 async def _fetch_file(
-    outside: Outside, media: Source, what: Fetching, format_name: str, renew: Callable[[], Awaitable[Source]]
-) -> Fetched:
+    outside: Outside, media: Source, what: FetchRequest, format_name: str, renew: Callable[[], Awaitable[Source]]
+) -> FetchResult:
     """A format that is one file. It is known by its place on the page: its link is another one each time."""
     answer, cost = await identify(
         lambda: HttpExchange(media, outside.limits, outside.gates), outside.limits, outside.observe
@@ -249,7 +249,7 @@ async def _fetch_file(
     identity = answer.model_copy(update={"url": f"{what.identity.url}#{format_name}", "name": what.identity.name})
     file = await fetch_file(outside, media, what.folder, identity, promised=what.promised, renew=renew)
     known: dict[str, Digest] = {MAIN_TRACK: file.blake3}
-    return Fetched(
+    return FetchResult(
         tracks={MAIN_TRACK: (file.path,)},
         stats=cost + file.stats,
         known=known,

@@ -49,7 +49,7 @@ from tidegate.redact import redact_text
 from tidegate.resilience.retry import Retry
 from tidegate.settings import ToolSettings
 from tidegate.transfer.outside import Outside, ToolEnd
-from tidegate.transfer.resolvers.base import MAIN_TRACK, Fetched, Fetching, Offer
+from tidegate.transfer.resolvers.base import MAIN_TRACK, FetchRequest, FetchResult, Offer
 from tidegate.transfer.resolvers.twitch_console import (
     TOOL,
     Console,
@@ -110,7 +110,7 @@ class TwitchResolver:
             raise NotMedia("Twitch offers no quality of this video")
         return Offer(renditions, promised_seconds=info.seconds, cost=cost)
 
-    async def fetch(self, outside: Outside, source: Source, what: Fetching) -> Fetched:
+    async def fetch(self, outside: Outside, source: Source, what: FetchRequest) -> FetchResult:
         finished = await to_thread.run_sync(_read_note, what)
         if finished is not None:
             return _rendition_in_place(what, finished, TransferStats(bytes_reused=finished.size_bytes))
@@ -161,7 +161,7 @@ class _ToolOrder:
     video: _Video
     quality: VideoQuality
     seconds: float | None
-    what: Fetching
+    what: FetchRequest
 
 
 @dataclass
@@ -396,7 +396,7 @@ def _rendition(quality: VideoQuality) -> Rendition:
     )
 
 
-def _choose_quality(info: VideoInfo, what: Fetching) -> VideoQuality:
+def _choose_quality(info: VideoInfo, what: FetchRequest) -> VideoQuality:
     for quality in _usable(info):
         if _rendition(quality).id == what.rendition.id:
             return quality
@@ -446,7 +446,7 @@ def _keep(download: _Download, gaps: tuple[Gap, ...]) -> _FinishedNote:
     return finished
 
 
-def _read_note(what: Fetching) -> _FinishedNote | None:
+def _read_note(what: FetchRequest) -> _FinishedNote | None:
     """What an earlier run finished, if it is what is wanted now."""
     try:
         note = _FinishedNote.model_validate_json((what.folder / FINISHED).read_bytes())
@@ -458,9 +458,9 @@ def _read_note(what: Fetching) -> _FinishedNote | None:
 
 
 def _rendition_in_place(
-    what: Fetching, finished: _FinishedNote, stats: TransferStats, blake3: Digest | None = None
-) -> Fetched:
-    return Fetched(
+    what: FetchRequest, finished: _FinishedNote, stats: TransferStats, blake3: Digest | None = None
+) -> FetchResult:
+    return FetchResult(
         tracks={MAIN_TRACK: (what.folder / MAIN_TRACK,)},
         stats=stats,
         known={MAIN_TRACK: blake3} if blake3 else {},

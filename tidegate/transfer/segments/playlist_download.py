@@ -59,7 +59,6 @@ class PlaylistDownload:
 
     def __init__(self, session: DownloadSession) -> None:
         self._session = session
-        self._outside = session.outside
         self._total_seconds: float | None = None
         self._load = LoadMeter()
 
@@ -93,14 +92,14 @@ class PlaylistDownload:
         except TidegateError as error:
             if track.vital or not error.policy.leaves_out_track:
                 raise
-            self._outside.observe(Note(f"Left out {track.name}: {error.message}", "warning", {"failure": error.type}))
+            self._session.observe(Note(f"Left out {track.name}: {error.message}", "warning", {"failure": error.type}))
             return None
 
     async def _fetch_track(self, track: SegmentTrack) -> TrackFiles:
         if track.file is not None:
             return await self._fetch_file(track, track.file)
         async with open_track_journal(
-            track.folder, track.contents, self._outside.observe, trust=self._outside.trust
+            track.folder, track.contents, self._session.observe, trust=self._session.outside.trust
         ) as journal:
             whole = journal.whole
             if whole is not None and (self._session.allow_gaps or not whole.gaps) and await in_thread(journal.stands):
@@ -124,7 +123,7 @@ class PlaylistDownload:
 
     async def _watch(self) -> None:
         """Show how far it is, and keep the deadline. Each request has its own stall clock."""
-        limits = self._outside.limits
+        limits = self._session.limits
         window = SpeedWindow(limits.stall_timeout, limits.minimum_speed)
         pace, before = Pace(limits.minimum_speed), self._counts()
         while True:
@@ -141,7 +140,7 @@ class PlaylistDownload:
 
     def _show(self, speed: float) -> None:
         done = self._session.bytes_received + self._session.bytes_reused
-        self._outside.observe(Advance("download", done, self._estimate_bytes(done), "bytes", speed or None))
+        self._session.observe(Advance("download", done, self._estimate_bytes(done), "bytes", speed or None))
 
     def _estimate_bytes(self, done: int) -> float | None:
         """How many bytes there will be, if the rest is like what came."""
@@ -156,11 +155,11 @@ class PlaylistDownload:
         done = self._session.bytes_received + self._session.bytes_reused
         estimate = self._estimate_bytes(done)
         limit = download_seconds(
-            least=self._outside.limits.deadline,
+            least=self._session.limits.deadline,
             elapsed=elapsed,
             remaining_bytes=round(estimate - done) if estimate is not None else None,
             speed=slower_of(pace, self._session.bytes_received, elapsed),
-            minimum_speed=self._outside.limits.minimum_speed,
+            minimum_speed=self._session.limits.minimum_speed,
             load=self._load.sample(),
         )
         if limit is not None and elapsed > limit:

@@ -73,10 +73,10 @@ class DownloadSession:
     """Large too, but their origin serves them in no parts, or without a length: fetched as any other."""
 
     def __post_init__(self) -> None:
-        limits = self.outside.limits
-        self.retry = Retry(limits, self.outside.observe, "download")
+        self.limits, self.observe = self.outside.limits, self.outside.observe
+        self.retry = Retry(self.limits, self.observe, "download")
         self.started = self.clock()
-        self._slots = anyio.CapacityLimiter(limits.segments_at_once)
+        self._slots = anyio.CapacityLimiter(self.limits.segments_at_once)
         self._key_locks: defaultdict[str, anyio.Lock] = defaultdict(anyio.Lock)
 
     @property
@@ -159,7 +159,7 @@ class DownloadSession:
     def _note_size(self, resource: Resource, received_bytes: int) -> None:
         """A segment of which much came before it broke off is fetched as a file from now on: its parts are kept, so
         an origin that cuts every connection does not get away with three tries."""
-        gained = received_bytes >= self.outside.limits.gain_bytes
+        gained = received_bytes >= self.limits.gain_bytes
         if resource.byte_range is None and gained and resource not in self._undivided:
             self._large.add(resource)
 
@@ -180,7 +180,7 @@ class DownloadSession:
             self._large.discard(resource)
             self._undivided.add(resource)
             return None
-        most_bytes = self.outside.limits.segment_bytes
+        most_bytes = self.limits.segment_bytes
         if identity.size_bytes > most_bytes:
             raise LimitReached(f"The segment is longer than {most_bytes} bytes")
         return identity
@@ -212,7 +212,7 @@ class DownloadSession:
         Raises:
             TidegateError: see `fetch_file`.
         """
-        identity, cost = await identify(self.connector(resource), self.outside.limits, self.outside.observe)
+        identity, cost = await identify(self.connector(resource), self.limits, self.observe)
         self.requests += cost.requests
         return await self._fetch_file(resource, folder, name, identity)
 
@@ -221,7 +221,7 @@ class DownloadSession:
     ) -> FileFetched:
         await in_thread(_make_folder, folder)
         before = self.bytes_received
-        outside = replace(self.outside, observe=self._count_progress(self.outside.observe))
+        outside = replace(self.outside, observe=self._count_progress(self.observe))
         fetched = await fetch_file(outside, self._source_of(resource), folder, identity, name=name, tries=tries)
         self.requests += fetched.stats.requests
         self.retry.retries += 0 if tries else fetched.stats.retries  # the tries of a piece are counted already
@@ -235,7 +235,7 @@ class DownloadSession:
             TidegateError: it cannot be had.
         """
         connect = self.connector(resource)
-        identity, cost = await identify(connect, self.outside.limits, self.outside.observe)
+        identity, cost = await identify(connect, self.limits, self.observe)
         await in_thread(_make_folder, folder)
         look = await peek(self.outside, connect, folder, identity)
         self.requests += cost.requests + look.cost.requests
@@ -245,7 +245,7 @@ class DownloadSession:
     def connector(self, resource: Resource) -> Connect:
         """What opens exchanges about a resource that is asked for by itself."""
         source = self._source_of(resource)
-        return lambda: HttpExchange(source, self.outside.limits, self.outside.gates)
+        return lambda: HttpExchange(source, self.limits, self.outside.gates)
 
     def _source_of(self, resource: Resource) -> Source:
         """A resource as a source of its own; the person's headers go to their own origin only."""
@@ -269,7 +269,7 @@ class DownloadSession:
     async def _answer(self, resource: Resource, sink: SegmentSink, shown: str) -> Response:
         requests = 1
         try:
-            request = self.request_for(resource, "segment", self.outside.limits.segment_bytes)
+            request = self.request_for(resource, "segment", self.limits.segment_bytes)
             answer = await receive(self.outside, request, sink, tries=self.retry.piece(shown, 0))
             requests = answer.requests
             return answer
@@ -278,11 +278,11 @@ class DownloadSession:
 
     def budget(self, what: str) -> Retry:
         """The tries of one segment, within those of the whole download."""
-        return self.retry.piece(what, self.outside.limits.segment_tries)
+        return self.retry.piece(what, self.limits.segment_tries)
 
     async def validator(self, resource: Resource) -> str | None:
         """What the origin says of a resource now, for the price of one byte. A hint: it has one try."""
-        request = self.request_for(resource, "segment", self.outside.limits.segment_bytes)
+        request = self.request_for(resource, "segment", self.limits.segment_bytes)
         first = request.first or 0
         with contextlib.suppress(TidegateError):
             self.requests += 1

@@ -148,7 +148,7 @@ class TrackDownload:
         send, receive_ = anyio.create_memory_object_stream[Segment](0)
         self.gaps = {}
         async with self.at_work(), anyio.create_task_group() as group:
-            for _ in range(self.session.outside.limits.segments_at_once):
+            for _ in range(self.session.limits.segments_at_once):
                 group.start_soon(self._work, receive_.clone())
             receive_.close()
             await self._hand_out(send)
@@ -305,7 +305,7 @@ class TrackDownload:
         self.gaps[segment.number] = gap
 
     def _tell(self, message: str, level: Level = "info") -> None:
-        self.session.outside.observe(Note(f"{self.track.name}: {message}", level))
+        self.session.observe(Note(f"{self.track.name}: {message}", level))
 
 
 def _segment_gap(name: str, segment: Segment, why: str) -> SegmentGap:
