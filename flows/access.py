@@ -20,7 +20,7 @@ from urllib.parse import urlsplit
 
 from flows.configuration import look_up_in_files, variable
 from tidegate.durable.home import Home
-from tidegate.errors import DiskFull, ServerUnavailable, from_os_error
+from tidegate.errors import ServerUnavailable, from_os_error, is_disk_full
 
 USER = "tidegate"
 """The name before the colon; Prefect's UI asks for both as one text."""
@@ -68,9 +68,8 @@ def home_login(home: Path) -> str:
             _make(path)
         login = path.read_text().strip()
     except (OSError, ValueError) as error:
-        full = from_os_error(error, "making the server password", path) if isinstance(error, OSError) else None
-        if isinstance(full, DiskFull):
-            raise full from error
+        if isinstance(error, OSError) and is_disk_full(error):
+            raise from_os_error(error, "making the server password", path) from error
         raise ServerUnavailable(
             f"The password of the Prefect server cannot be had: {error}. Who owns {path} can tell it; set "
             f"{variable(CLIENTS)} to it"

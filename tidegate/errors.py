@@ -979,6 +979,11 @@ _BY_ERRNO: dict[int, type[HostFailure]] = {
 }
 
 
+def is_disk_full(error: OSError) -> bool:
+    """Whether no space or no quota is left."""
+    return _BY_ERRNO.get(error.errno or 0) is DiskFull
+
+
 def from_os_error(error: OSError, doing: str, path: Path | str | None) -> TidegateError:
     """Translate an operating-system error met while `doing` something (a phrase for the message).
 

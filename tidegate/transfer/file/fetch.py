@@ -19,8 +19,8 @@ from tidegate.durable.threads import in_thread
 from tidegate.errors import (
     DiskFull,
     ExpiredLink,
-    HttpRefused,
     LimitReached,
+    Link,
     Mirror,
     SourceChanged,
     TidegateError,
@@ -321,7 +321,9 @@ class _FileFetch:
             await in_thread(part.reserve)
             try:
                 fetch = await self._run(source, part, told)
-            except HttpRefused as refused:
+            except TidegateError as refused:
+                if refused.policy.link not in (Link.GONE, Link.REFUSED):
+                    raise
                 fetch = await self._run(*await self._renewed(source, part, refused))
             assert fetch.blake3 is not None  # noqa: S101  # it is set wherever `run` returns without `until`
             checked = frozenset(fetch.promised)
@@ -373,7 +375,9 @@ class _FileFetch:
             trusted=trusted,
         )
 
-    async def _renewed(self, source: Source, part: Part, refused: HttpRefused) -> tuple[Source, Part, Identity | None]:
+    async def _renewed(
+        self, source: Source, part: Part, refused: TidegateError
+    ) -> tuple[Source, Part, Identity | None]:
         """A fresh link in place of one that has expired, once."""
         late = has_expired(source.url.get_secret_value(), time.time())
         if not late and not (self.renew and part.received_bytes and refused.evidence.status in EXPIRED_STATUS):

@@ -32,7 +32,6 @@ from tidegate.errors import (
     DownloadDeadline,
     Evidence,
     NotMedia,
-    PermissionRefused,
     ProcessTimeout,
     RequestTimeout,
     SegmentGap,
@@ -51,6 +50,7 @@ from tidegate.settings import ToolSettings
 from tidegate.transfer.outside import Outside, ToolEnd
 from tidegate.transfer.resolvers.base import MAIN_TRACK, FetchRequest, FetchResult, Offer
 from tidegate.transfer.resolvers.twitch_console import (
+    HINT,
     TOOL,
     Console,
     VideoInfo,
@@ -64,7 +64,6 @@ from tidegate.transfer.verify import check_digests
 ORIGIN = f"tool:{TOOL}"
 """The gate: what fails here says nothing about other ways to Twitch."""
 
-HINT = f"install {TOOL}, or set TIDEGATE_TOOLS_TWITCH_DOWNLOADER to its path"
 
 FINISHED = "finished.json"
 TOOL_FOLDER = "tool"
@@ -473,12 +472,8 @@ def _rendition_in_place(
 
 def _failure(console: Console, end: ToolEnd, folder: Path | None = None) -> TidegateError:
     """`folder` is where it was to write: the message says which volume is full."""
-    failure = console_failure(console, end.exit_code)
-    if isinstance(failure, DiskFull | PermissionRefused) and folder is not None:
-        failure = type(failure)(f"{failure.message} (while writing into {folder})")
+    failure = console_failure(console, end.exit_code, folder)
     failure.evidence = _evidence(console, end.evidence)
-    if isinstance(failure, ToolMissing):
-        failure.hint = HINT
     return failure
 
 

@@ -11,6 +11,7 @@ import re
 from collections import deque
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from tidegate.errors import (
     ConnectionFailed,
@@ -31,6 +32,7 @@ from tidegate.errors import (
 )
 
 TOOL = "TwitchDownloaderCLI"
+HINT = f"install {TOOL}, or set TIDEGATE_TOOLS_TWITCH_DOWNLOADER to its path"
 
 PHASES: tuple[tuple[str, float], ...] = (
     ("Fetching", 0.0),
@@ -135,6 +137,9 @@ class Pattern:
     failure: type[TidegateError]
     message: str
     example: str
+    hint: str = ""
+    of_folder: bool = False
+    """Whether it concerns the folder that the tool writes into; the message then names it."""
 
 
 CATALOGUE: tuple[Pattern, ...] = (
@@ -167,12 +172,14 @@ CATALOGUE: tuple[Pattern, ...] = (
         DiskFull,
         "The volume filled up while the video was downloaded",
         "System.IO.IOException: No space left on device : '/scratch/42.ts'",
+        of_folder=True,
     ),
     Pattern(
         r"Access to the path .* is denied|Permission denied|Read-only file system",
         PermissionRefused,
         f"{TOOL} may not write into its folder",
         "System.UnauthorizedAccessException: Access to the path '/scratch' is denied.",
+        of_folder=True,
     ),
     Pattern(
         r"OutOfMemoryException|Out of memory",
@@ -185,12 +192,14 @@ CATALOGUE: tuple[Pattern, ...] = (
         ToolMissing,
         f"{TOOL} finds no ffmpeg",
         "[ERROR] - Unable to find FFmpeg, exiting.",
+        hint=HINT,
     ),
     Pattern(
         r"(?:Option|Verb) '[\w-]+' is (?:unknown|not recognized)",
         ToolMissing,
         f"This {TOOL} is too old",
         "  Option 'collision' is unknown.",
+        hint=HINT,
     ),
     Pattern(
         r"Failed to finalize video",
@@ -214,14 +223,15 @@ _SIGNALLED = {137: "SIGKILL", 143: "SIGTERM", 130: "SIGINT", 129: "SIGHUP"}
 """Exit codes by which a wrapper script says that somebody ended the tool."""
 
 
-def console_failure(console: Console, exit_code: int) -> TidegateError:
-    """Why a download that did not succeed did not; evidence is the caller's to add."""
+def console_failure(console: Console, exit_code: int, folder: Path | None = None) -> TidegateError:
+    """Why a download that did not succeed did not; evidence is the caller's to add. `folder`: where it was to write."""
     text = console.text
     if status := _STATUS_CODE.search(text):
         return _status_failure(int(status[1]))
     for pattern in CATALOGUE:
         if re.search(pattern.regex, text):
-            return pattern.failure(f"{pattern.message}: {_last_words(text)}")
+            where = f" (while writing into {folder})" if pattern.of_folder and folder else ""
+            return pattern.failure(f"{pattern.message}: {_last_words(text)}{where}", hint=pattern.hint)
     if "TaskCanceledException" in text and not console.finalizing:
         return RequestTimeout(f"Twitch did not answer {TOOL} in time")
     if exit_code in _SIGNALLED:

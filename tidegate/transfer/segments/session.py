@@ -25,8 +25,8 @@ from tidegate.errors import (
     Evidence,
     LimitReached,
     NotMedia,
+    OfSegment,
     SegmentGap,
-    SourceFailure,
     TidegateError,
     from_os_error,
 )
@@ -172,8 +172,10 @@ class DownloadSession:
         """
         exchange, identity = self.connector(resource)(), None
         try:
-            with contextlib.suppress(SourceFailure):  # what it refuses in parts it may give as a whole
-                identity = await exchange.identify(retry=True)
+            identity = await exchange.identify(retry=True)
+        except TidegateError as error:
+            if error.policy.of_segment is not OfSegment.ALWAYS:  # what is refused in parts may come as a whole
+                raise
         finally:
             self.requests += exchange.requests
         if identity is None or identity.size_bytes is None or not identity.ranges:
