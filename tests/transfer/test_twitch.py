@@ -46,8 +46,9 @@ from tidegate.stages import Workbench
 from tidegate.stages.outside import outside_of
 from tidegate.transfer.outside import Outside
 from tidegate.transfer.resolvers.base import FetchRequest, FetchResult, Offer
-from tidegate.transfer.resolvers.twitch import ORIGIN, TwitchResolver, gaps_of
+from tidegate.transfer.resolvers.twitch import TwitchResolver
 from tidegate.transfer.resolvers.twitch_console import CATALOGUE, Console, console_failure, parse_info
+from tidegate.transfer.resolvers.twitch_tool import ORIGIN, gaps_of
 
 VOD = "https://www.twitch.tv/videos/1866702552"
 TWITCH = TwitchResolver()
