@@ -123,7 +123,7 @@ def _run_parser() -> argparse.ArgumentParser:
     parser = Parser(
         prog="python -m flows.run",
         description="Take media from a link or file; end with a verified, playable, analysed file, or with an error "
-        "that says what to do. Run the same command again to go on after a stop.",
+        "that says what to do. After a stop, run the same command again: it resumes.",
         epilog="exit codes: 0 done, 1 failed, 2 bad usage, 3 some of several failed, 130 interrupted, 143 terminated",
     )
     parser.add_argument(
@@ -143,7 +143,7 @@ def _run_parser() -> argparse.ArgumentParser:
         help="auto (default), best, 2160p, 1080p, 720p, 480p, 360p or worst",
     )  # fmt: skip
     parser.add_argument("--until", choices=STAGES, default="publish", metavar="STAGE", help="the last stage to run")
-    parser.add_argument("--sha256", metavar="HEX", help="what the file must hash to (one source only)")
+    parser.add_argument("--sha256", metavar="HEX", help="the SHA-256 that the file must have (one source only)")
     parser.add_argument(
         "--header", action="append", default=[], metavar="'K: V'|@FILE",
         help="request header for the source's own origin; repeatable; kept secret. Other users of this machine can "
@@ -154,15 +154,17 @@ def _run_parser() -> argparse.ArgumentParser:
         help="another link to the same file (one source only); repeatable",
     )  # fmt: skip
     parser.add_argument(
-        "--allow-gaps", action="store_true", help="publish what can be had of a playlist; the report lists what cannot"
+        "--allow-gaps",
+        action="store_true",
+        help="publish an incomplete result of a playlist; the report lists what is missing",
     )
     parser.add_argument(
-        "--duration", type=_parse_seconds, metavar="TIME", help="how much of a live source to take: 90, 90s, 45m, 1h30m"
+        "--duration", type=_parse_seconds, metavar="TIME", help="how long to record a live source: 90, 90s, 45m, 1h30m"
     )
-    parser.add_argument("--refresh", action="store_true", help="ignore every checkpoint")
+    parser.add_argument("--refresh", action="store_true", help="do everything again, also what is already done")
     parser.add_argument(
         "--resume", nargs="?", const="", metavar="RUN",
-        help="go on with a run that was cut short: the one whose id begins so, or the latest (see flows.runs)",
+        help="resume a run that was cut short: the one whose id begins so, or the latest (ids: python -m flows.runs)",
     )  # fmt: skip
     parser.add_argument("--json", action="store_true", dest="as_json", help="one JSON document on stdout")
     parser.add_argument("--verbose", action="store_true", help="show Prefect's own log as well")

@@ -56,7 +56,9 @@ API_SECONDS = 10.0
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Look at everything; 0 when nothing is red."""
-    parser = argparse.ArgumentParser(prog="python -m flows.doctor", description="Look whether everything is in order.")
+    parser = argparse.ArgumentParser(
+        prog="python -m flows.doctor", description="Check that everything is there that runs and their recovery need."
+    )
     parser.add_argument("--json", action="store_true", dest="as_json", help="one JSON document on stdout")
     words = parser.parse_args(argv)
     findings = list(examine())
@@ -99,7 +101,9 @@ def _run_check(subject: str, check: Callable[[], Findings]) -> Findings:
 def tools(settings: Settings) -> Findings:
     """ffmpeg, the encoders that a transcode needs, and the tools that only some sources need."""
     twitch = shutil.which(settings.tools.twitch_downloader or "TwitchDownloaderCLI")
-    yield good("twitch", twitch or "no TwitchDownloaderCLI: videos of Twitch come through yt-dlp")
+    yield good(
+        "twitch", twitch or "optional: TwitchDownloaderCLI is not installed, so videos of Twitch come through yt-dlp"
+    )
     yield from _confinement(settings)
     yield good("memory", _who_holds_caps(settings))
     toolchain = Toolchain.find(settings.tools)
@@ -256,8 +260,9 @@ def _upkeep(ledger: Ledger, now: float) -> Findings:
     for name, patience in UPKEEP.items():
         last = max((one.created_at for one in recent if one.kind == name), default=None)
         if last is None or now - last > patience.total_seconds():
-            when = "not within a day" if last is None else f"{timedelta(seconds=round(now - last))} ago"
-            yield odd(name, f"last ran {when}", "`make serve`, or a worker on the pool `tidegate`")
+            when = "has not run for 24 h" if last is None else f"last ran {timedelta(seconds=round(now - last))} ago"
+            cure = "optional: `make serve`, or a worker on the pool `tidegate`"
+            yield odd(name, f"{when} (normal without `make serve`)", cure)
         else:
             yield good(name, f"last ran {timedelta(seconds=round(now - last))} ago")
 
@@ -274,7 +279,9 @@ def prefect(settings: Settings) -> Findings:
     yield from _settings_in_force(own_server=found is None)
     if found is None:
         yield odd(
-            "server", "none is running: each command starts its own, and nothing recovers by itself", "`make serve`"
+            "server",
+            "none is running: each command starts a temporary one, and killed runs are not resumed by themselves",
+            "optional: `make serve`",
         )
         yield from _prefect_home()
         return
@@ -408,7 +415,23 @@ def _render(findings: Sequence[Finding]) -> Text:
         lines.append(Text.assemble((f"● {finding.level:<7}", finding.level.value), told))
         if finding.do:
             lines.append(Text(f"            → {finding.do}", style="dim"))
+    lines.append(_verdict(findings))
     return Text("\n").join(lines)
+
+
+def _verdict(findings: Sequence[Finding]) -> Text:
+    """The one line that answers the question."""
+    level = worst(findings)
+    number = sum(finding.level is level for finding in findings)
+    points = f"{number} point{'s' if number > 1 else ''}"
+    match level:
+        case Level.RED:
+            text = f"Not ready: {points} must be fixed (red)."
+        case Level.YELLOW:
+            text = f"Ready. {points} {'are' if number > 1 else 'is'} optional or worth a look (yellow)."
+        case Level.GREEN:
+            text = "Ready. Everything is in order."
+    return Text(text, style=f"bold {level.value}")
 
 
 if __name__ == "__main__":

@@ -7,6 +7,7 @@ completed and goes on inside the one that had not.
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import cast
 
@@ -21,7 +22,7 @@ from flows.ending import failure_before_start, flow_run_id, run_attempt
 from flows.ingest_run import IngestRun
 from flows.open_breaker import batch_will_retry, reschedule_run, will_be_retried
 from flows.port import hold
-from flows.request import SourceRequest, require_output
+from flows.request import SourceRequest, command_for, require_output
 from flows.roots import roots_of
 from flows.stored import order_of, settings_of, source_in
 from tasks.observe import run_observer
@@ -95,24 +96,28 @@ async def ingest(
             source are paused.
     """
     hold()
-    observe = run_observer()
+    observe, started_at = run_observer(), datetime.now(UTC)
     observe(RunStarted(source.shown))
     try:
         order = await order_of(profile_block, Order(profile=profile, quality=quality))
         settings = await settings_of(store_block, toolchain_block)
         bench = Workbench(settings, observe, roots=await to_thread.run_sync(roots_of, settings))
+        engine_source = await source_in(source, bench)
         wanted = bench.home.outputs(output_dir, settings.store.output)
+        folder = require_output(wanted, bench.home, bench.require_publishable)
         run = IngestRun(
             bench,
-            await source_in(source, bench),
+            engine_source,
             Outcome(
                 status="completed",
                 source=source.shown,
                 profile=order.profile,
                 quality=order.quality,
                 flow_run_id=flow_run_id(),
+                started_at=started_at,
+                command=command_for(source, order, folder, until, wish),
             ),
-            require_output(wanted, bench.home, bench.require_publishable),
+            folder,
             until=until,
             refresh=refresh,
             wish=_with_occasion(wish),

@@ -48,23 +48,26 @@ def main(argv: Sequence[str] | None = None) -> int:
         told = [document(one, settings.gate) for one in shown]
         print(json.dumps(told, indent=2, ensure_ascii=False))  # noqa: T201
     else:
-        Console().print(_origins_table(shown, settings.gate) if shown else "No origin has been asked yet.")
+        Console().print(_origins_table(shown, settings.gate) if shown else "No requests have been made yet.")
     return DONE
 
 
 def _origins_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="python -m flows.origins", description="What is known about the places that media comes from."
+        prog="python -m flows.origins",
+        description="List the servers that media came from (origins), and how they behaved.",
     )
     parser.set_defaults(do="list", origin=None, statistics=False)
     parser.add_argument("--json", action="store_true", dest="as_json", help="one JSON document on stdout")
     doing = parser.add_subparsers(dest="do", metavar="list | isolate | reset")
-    listing = doing.add_parser("list", help="breakers, connections in use, and statistics (the default)")
-    isolate = doing.add_parser("isolate", help="let nobody ask this origin until it is reset")
+    listing = doing.add_parser("list", help="paused or blocked servers, connections in use, statistics (the default)")
+    isolate = doing.add_parser("isolate", help="block all requests to this server, until it is reset")
     isolate.add_argument("origin", help="any link to it, or a name from the list")
-    reset = doing.add_parser("reset", help="close an origin's breaker")
+    reset = doing.add_parser("reset", help="let requests to this server go on")
     reset.add_argument("origin", nargs="?", help="as for isolate")
-    reset.add_argument("--statistics", action="store_true", help="count from zero instead; without origin: all of them")
+    reset.add_argument(
+        "--statistics", action="store_true", help="set the counts to zero instead; without an origin: of all"
+    )
     for one in (listing, isolate, reset):
         one.add_argument("--json", action="store_true", dest="as_json", default=argparse.SUPPRESS, help="as above")
     return parser
@@ -146,9 +149,9 @@ def _breaker_line(one: Observed, limits: GateSettings) -> str:
         case State.CLOSED:
             return f"closed ({breaker.consecutive} failures in a row)" if breaker.consecutive else "closed"
         case State.OPEN if (left := remaining_seconds(breaker, one.now)) > 0:
-            return f"open for {left:.0f} s: {reason(breaker, limits)}"
+            return f"open, paused for {left:.0f} s: {reason(breaker, limits)}"
         case State.OPEN | State.HALF_OPEN:
-            return "half-open: the next calls decide"
+            return "half-open: the next requests decide"
         case State.ISOLATED:
             return reason(breaker, limits)
 

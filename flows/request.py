@@ -6,6 +6,7 @@ bad usage is answered at once. Secrets go into a file of their own here, so that
 
 from __future__ import annotations
 
+import shlex
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,7 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field, SecretStr
 from tidegate.durable.home import Home
 from tidegate.durable.secrets import SecretFiles
 from tidegate.errors import BadInput
-from tidegate.model import Source
+from tidegate.model import STAGES, Order, Source, StageName, Wish
 from tidegate.redact import has_secret, redact_url
 from tidegate.transfer.paths import expand_home, local_path, require_possible
 from tidegate.transfer.request import (
@@ -111,6 +112,20 @@ def check_mirror(text: str) -> str:
     if url.startswith("file:"):
         raise BadInput("A mirror (--mirror) is an http(s) link")
     return url
+
+
+def command_for(source: SourceRequest, order: Order, folder: Path, until: StageName, wish: Wish) -> str:
+    """What to type for the same again, free of secrets; empty where a saved block names the source."""
+    if source.block or not source.url:
+        return ""
+    words = ["python", "-m", "flows.run", source.url, "--output-dir", str(folder)]
+    words += ["--profile", order.profile.value, "--quality", order.quality.value]
+    words += ["--until", until] if until != STAGES[-1] else []
+    words += ["--sha256", source.sha256] if source.sha256 else []
+    words += [word for mirror in source.mirrors for word in ("--mirror", mirror)]
+    words += ["--allow-gaps"] if wish.allow_gaps else []
+    words += ["--duration", f"{wish.duration_seconds:g}"] if wish.duration_seconds is not None else []
+    return shlex.join(words)
 
 
 def require_output(folder: Path, home: Home, may_write: PathCheck = allow_any) -> Path:

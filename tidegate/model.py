@@ -752,3 +752,6 @@ class Outcome(Value):
     failure_log: Path | None = None
     report_folder: Path | None = None
     """Where the report of a failed run lies; None where an earlier success stands in its place."""
+    started_at: datetime | None = None
+    command: str = ""
+    """What to type for the same again, without secrets; empty where no command says it."""

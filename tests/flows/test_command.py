@@ -112,6 +112,9 @@ def test_a_person_is_told_where_the_results_are(command: Command, clips: Path) -
     assert lines[2].endswith(", without re-encoding")
     assert str(folder) not in ended.stderr
     assert json.loads((folder / "report.json").read_text())["status"] == "completed"
+    page = (folder / "report.html").read_text()
+    assert "To do it again" in page and f"--output-dir {command.output}" in page and " in all" in page
+    assert f'href="./{next(folder.glob("*.mp4")).name}"' in page and 'href="./report.json"' in page
 
 
 def test_a_named_server_that_does_not_answer_is_told_as_such(command: Command, clips: Path) -> None:

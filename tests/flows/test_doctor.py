@@ -121,6 +121,19 @@ def test_for_people_it_prints_lines_and_what_to_do(command: Command) -> None:
     )  # fmt: skip
     assert done.returncode == 1
     assert "● red" in done.stdout and "→" in done.stdout and "● green" in done.stdout
+    assert done.stdout.splitlines()[-1] == f"Not ready: {done.stdout.count('● red')} point must be fixed (red)."
+
+
+def test_what_is_optional_is_called_so_and_the_last_line_is_the_verdict(command: Command) -> None:
+    environment = {name: value for name, value in command.env().items() if name != "PREFECT_API_URL"}
+    done = subprocess.run(
+        [sys.executable, "-m", "flows.doctor"],
+        env=environment, cwd=os.fspath(command.home), capture_output=True, text=True, timeout=120,
+    )  # fmt: skip
+    *_, last = done.stdout.splitlines()
+    assert done.returncode == 0 and last.startswith("Ready. "), done.stdout
+    assert "recover: has not run for 24 h (normal without `make serve`)" in done.stdout
+    assert "→ optional: `make serve`" in done.stdout
 
 
 def test_a_server_that_wants_a_token_against_forged_requests_is_no_reason_to_be_red(tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ from typing import Any
 from tidegate.model import Detection, Outcome
 from tidegate.redact import visible
 from tidegate.report.document import transfer
-from tidegate.report.units import clock, human_size, quantity
+from tidegate.report.units import clock, duration, human_size, quantity
 
 _MIME = {".jpg": "image/jpeg", ".png": "image/png"}
 
@@ -30,7 +30,7 @@ def html_report(outcome: Outcome, pictures: dict[str, Path], *, title: str, now:
         trim_blocks=True,
         finalize=lambda value: visible(value) if isinstance(value, str) else value,
     )
-    environment.filters |= {"clock": clock, "size": human_size, "quantity": quantity}
+    environment.filters |= {"clock": clock, "size": human_size, "quantity": quantity, "took": duration}
     return environment.get_template("report.html.j2").render(
         outcome=outcome,
         title=title,
@@ -39,8 +39,18 @@ def html_report(outcome: Outcome, pictures: dict[str, Path], *, title: str, now:
         duration=_duration(outcome),
         timelines=_timelines(outcome),
         loudness=_loudness(outcome),
+        files=_files(outcome),
+        seconds=(now - outcome.started_at).total_seconds() if outcome.started_at else None,
         transfer=transfer(outcome, outcome.download.asset.main.size_bytes) if outcome.download else None,
     )
+
+
+def _files(outcome: Outcome) -> list[tuple[str, str]]:
+    """(what it is, file name) of what lies beside the page; links to it go on working when the folder is moved."""
+    files = [("video", outcome.published.video.name)] if outcome.published else []
+    if outcome.failure_log:
+        files.append(("error log", outcome.failure_log.name))
+    return [*files, ("JSON", "report.json")]
 
 
 def _duration(outcome: Outcome) -> float:
