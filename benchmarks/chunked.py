@@ -27,8 +27,8 @@ from tidegate.events import Observer
 from tidegate.model import DownloadResult, ProbeResult, ProfileName, Quality, RemuxResult, Source
 from tidegate.settings import ProcessSettings, Settings, StoreSettings, ToolSettings
 from tidegate.stages import Workbench
-from tidegate.stages.chunks.job import Made, Piece
-from tidegate.stages.chunks.job import make as make_piece
+from tidegate.stages.chunks.job import ChunkFile, ChunkJob
+from tidegate.stages.chunks.job import make as make_chunk
 from tidegate.transfer.resolvers.base import WHOLE_FILE
 
 SECONDS, SIZE = 240, "1280x720"
@@ -93,11 +93,14 @@ class _OneByOne:
         return 1
 
     async def run(
-        self, pieces: Sequence[Piece], observe: Callable[[Piece], Observer], done: Callable[[Piece, Made], None]
+        self,
+        jobs: Sequence[ChunkJob],
+        observe: Callable[[ChunkJob], Observer],
+        on_done: Callable[[ChunkJob, ChunkFile], None],
     ) -> None:
-        for piece in pieces:
+        for job in jobs:
             started = time.perf_counter()
-            done(piece, await make_piece(piece, observe(piece)))
+            on_done(job, await make_chunk(job, observe(job)))
             self.seconds.append(time.perf_counter() - started)
 
 

@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import anyio
-import psutil
 
 from flows.fallback import (
     RenditionLadder,
@@ -54,8 +53,8 @@ from tidegate.model import (
     Value,
     Wish,
 )
-from tidegate.resilience.quality import first_aim
 from tidegate.stages import Workbench, identify, work_key
+from tidegate.stages.host import aim_for
 from tidegate.stages.publish import folder_before_identity, folder_of
 from tidegate.transfer.gates.gates import Gates
 from tidegate.transfer.resolvers import resolver_for
@@ -145,7 +144,7 @@ class IngestRun:
     def choose_aim(self, probed: ProbeResult) -> Aim:
         """The rung that this run begins with: chosen once for this work, by what was asked and by the host's memory."""
         known = None if self._refresh else read_aim(self._scratch, self.target)
-        aim = known or first_aim(self.outcome.quality, psutil.virtual_memory().available, probed.promised_seconds)
+        aim = known or aim_for(self.outcome.quality, probed.promised_seconds)
         note_aim(self._scratch, aim)
         return aim
 

@@ -32,7 +32,7 @@ from tidegate.errors import (
 )
 from tidegate.events import Advance, Event, Note, Observer
 from tidegate.stages import Workbench
-from tidegate.stages.chunks.job import Made, Piece, make
+from tidegate.stages.chunks.job import ChunkFile, ChunkJob, make
 from tidegate.stages.cluster import is_encrypted, is_far_and_open, who_gets_in
 
 if TYPE_CHECKING:
@@ -65,7 +65,7 @@ def with_cluster(bench: Workbench) -> Workbench:
 
 
 class DaskExecutor:
-    """See the module."""
+    """An `Executor` that hands chunks to the workers of a Dask cluster."""
 
     name = "dask"
 
@@ -79,7 +79,10 @@ class DaskExecutor:
         return threads
 
     async def run(
-        self, pieces: Sequence[Piece], observe: Callable[[Piece], Observer], done: Callable[[Piece, Made], None]
+        self,
+        jobs: Sequence[ChunkJob],
+        observe: Callable[[ChunkJob], Observer],
+        on_done: Callable[[ChunkJob, ChunkFile], None],
     ) -> None:
         """As `Executor.run` says.
 
@@ -87,13 +90,13 @@ class DaskExecutor:
             ServerUnavailable: the scheduler does not answer, or no worker is left.
             ProcessKilled: chunks killed one worker after the other.
         """
-        wanted = pieces[0].folder / f"wanted-{secrets.token_hex(4)}"
+        wanted = jobs[0].folder / f"wanted-{secrets.token_hex(4)}"
         wanted.touch()
         runner = _runner(self.address)
         futures: dict[str, Any] = {}
         try:
-            await to_thread.run_sync(_begin, runner, pieces, wanted, futures)
-            await self._watch(runner, pieces, futures, wanted, observe, done)
+            await to_thread.run_sync(_begin, runner, jobs, wanted, futures)
+            await self._watch(runner, jobs, futures, wanted, observe, on_done)
         finally:
             wanted.unlink(missing_ok=True)
             with anyio.CancelScope(shield=True):
@@ -102,15 +105,15 @@ class DaskExecutor:
     async def _watch(
         self,
         runner: DaskTaskRunner,
-        pieces: Sequence[Piece],
+        jobs: Sequence[ChunkJob],
         futures: dict[str, Any],
         wanted: Path,
-        observe: Callable[[Piece], Observer],
-        done: Callable[[Piece, Made], None],
+        observe: Callable[[ChunkJob], Observer],
+        on_done: Callable[[ChunkJob, ChunkFile], None],
     ) -> None:
-        open_pieces = {piece.key: piece for piece in pieces}
+        open_jobs = {job.key: job for job in jobs}
         alone_since: float | None = None
-        while open_pieces:
+        while open_jobs:
             workers = await to_thread.run_sync(_workers, runner)
             self.workers = max(self.workers, workers)
             alone_since = None if workers else alone_since or time.monotonic()
@@ -118,15 +121,15 @@ class DaskExecutor:
                 raise ServerUnavailable(
                     f"The cluster at {self.address} has had no worker for {NO_WORKER_SECONDS:.0f} s"
                 )
-            for key, piece in list(open_pieces.items()):
+            for key, job in list(open_jobs.items()):
                 if futures[key].wrapped_future.done():
-                    made = await to_thread.run_sync(_result, piece, futures[key])
-                    done(piece, made)
-                    del open_pieces[key]
+                    file = await to_thread.run_sync(_result, job, futures[key])
+                    on_done(job, file)
+                    del open_jobs[key]
                 else:
-                    _tell(piece, observe(piece))
+                    _tell(job, observe(job))
             await to_thread.run_sync(wanted.touch)
-            await anyio.sleep(LOOK_SECONDS if open_pieces else 0.0)
+            await anyio.sleep(LOOK_SECONDS if open_jobs else 0.0)
 
 
 def _runner(address: str) -> DaskTaskRunner:
@@ -158,13 +161,13 @@ def _as_variable(name: str) -> str:
     return name.replace(".", "__").replace("-", "_").upper()
 
 
-def _begin(runner: DaskTaskRunner, pieces: Sequence[Piece], wanted: Path, futures: dict[str, Any]) -> None:
-    """Connect, and hand all pieces over. Blocking, in a thread and so in a context of its own."""
+def _begin(runner: DaskTaskRunner, jobs: Sequence[ChunkJob], wanted: Path, futures: dict[str, Any]) -> None:
+    """Connect, and hand all chunks over. Blocking, in a thread and so in a context of its own."""
     _travel_light()
     runner.__enter__()  # type: ignore[no-untyped-call]
     try:
-        for piece in pieces:
-            futures[piece.key] = runner.submit(chunk, {"piece": piece, "wanted": wanted})
+        for job in jobs:
+            futures[job.key] = runner.submit(chunk, {"job": job, "wanted": wanted})
     except OSError as error:
         raise ServerUnavailable(f"The Dask scheduler at {runner.address} does not answer: {error}") from error
 
@@ -199,8 +202,8 @@ def _workers(runner: DaskTaskRunner) -> int:
     return 0
 
 
-def _result(piece: Piece, future: Any) -> Made:
-    """What a worker has made.
+def _result(job: ChunkJob, future: Any) -> ChunkFile:
+    """The chunk that a worker made.
 
     Raises:
         TidegateError: its failure.
@@ -208,50 +211,50 @@ def _result(piece: Piece, future: Any) -> Made:
     try:
         result = future.result(raise_on_failure=False)
     except Exception as error:
-        raise ProcessKilled(f"{piece.title} was lost with its workers: {error}") from error
+        raise ProcessKilled(f"{job.title} was lost with its workers: {error}") from error
     if isinstance(result, BaseException):
         raise result if isinstance(result, TidegateError) else as_failure(result)
-    return Made.model_validate(result)
+    return ChunkFile.model_validate(result)
 
 
-def _progress_of(piece: Piece) -> Path:
-    return piece.folder / f"{piece.key}.progress"
+def _progress_of(job: ChunkJob) -> Path:
+    return job.folder / f"{job.key}.progress"
 
 
-def _tell(piece: Piece, observe: Observer) -> None:
+def _tell(job: ChunkJob, observe: Observer) -> None:
     """How far a worker says it is."""
     with contextlib.suppress(OSError, ValueError):
-        observe(Advance("remux", float(_progress_of(piece).read_text()), piece.length_seconds, "seconds"))
+        observe(Advance("remux", float(_progress_of(job).read_text()), job.length_seconds, "seconds"))
 
 
 # --- on a worker ------------------------------------------------------------------------------------
 
 
-@task(name="chunk", task_run_name="{piece.title}", persist_result=False, cache_policy=NO_CACHE)
-async def chunk(piece: Piece, wanted: Path) -> Made:
-    """Make one piece, for as long as the run that wants it lives."""
-    made: list[Made] = []
+@task(name="chunk", task_run_name="{job.title}", persist_result=False, cache_policy=NO_CACHE)
+async def chunk(job: ChunkJob, wanted: Path) -> ChunkFile:
+    """Make one chunk, for as long as the run that wants it lives."""
+    files: list[ChunkFile] = []
 
     async def work() -> None:
-        made.append(await make(piece, _note_progress(piece)))
+        files.append(await make(job, _note_progress(job)))
         group.cancel_scope.cancel()
 
     try:
         async with anyio.create_task_group() as group:
             group.start_soon(work)
-            group.start_soon(_watch_for_end, wanted, piece)
+            group.start_soon(_watch_for_end, wanted, job)
     except BaseExceptionGroup as failures:
         raise reason_of(failures) from None
     finally:
-        _progress_of(piece).unlink(missing_ok=True)
-    return made[0]
+        _progress_of(job).unlink(missing_ok=True)
+    return files[0]
 
 
-def _note_progress(piece: Piece) -> Observer:
+def _note_progress(job: ChunkJob) -> Observer:
     def note(event: Event) -> None:
         if isinstance(event, Advance):
             with contextlib.suppress(OSError):
-                _progress_of(piece).write_text(f"{event.done:.3f}")
+                _progress_of(job).write_text(f"{event.done:.3f}")
 
     return note
 
@@ -261,7 +264,7 @@ def _chunks() -> None:
     """Stands on workers for the flow that the chunks belong to."""
 
 
-async def _watch_for_end(wanted: Path, piece: Piece) -> None:
+async def _watch_for_end(wanted: Path, job: ChunkJob) -> None:
     """Returns never.
 
     Raises:
@@ -272,9 +275,9 @@ async def _watch_for_end(wanted: Path, piece: Piece) -> None:
         try:
             now = (await to_thread.run_sync(wanted.stat)).st_mtime_ns
         except FileNotFoundError:
-            raise ProcessKilled(f"{piece.title} is no longer wanted") from None
+            raise ProcessKilled(f"{job.title} is no longer wanted") from None
         if now != seen:
             seen, at = now, time.monotonic()
         if time.monotonic() - at > UNWANTED_SECONDS:
-            raise ProcessKilled(f"{piece.title} was given up: its run has shown no life for {UNWANTED_SECONDS:.0f} s")
+            raise ProcessKilled(f"{job.title} was given up: its run has shown no life for {UNWANTED_SECONDS:.0f} s")
         await anyio.sleep(LOOK_SECONDS)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import psutil
-
 from tasks.dask import with_cluster
 from tasks.policies import Stage, stage_task
 from tidegate import stages
@@ -11,6 +9,7 @@ from tidegate.model import Aim, DownloadResult, ProfileName, Quality, RemuxResul
 from tidegate.resilience.admission import Needs
 from tidegate.resilience.deadline import LONGEST_EXTENDED, outer
 from tidegate.resilience.quality import memory_for
+from tidegate.stages.host import available_bytes
 from tidegate.stages.remux import RECIPE, plan
 from tidegate.stages.workbench import Workbench
 
@@ -46,9 +45,8 @@ def stage(
 def _needs(source: DownloadResult, profile: ProfileName, quality: Quality, aim: Aim) -> Needs:
     """A slot; and for a transcode the memory that its rung is recommended to have."""
     transcode = plan(source.media, profile, quality, aim)[0].strategy is Strategy.TRANSCODE
-    available = psutil.virtual_memory().available
     asked = quality if aim.height is None else aim.rung
     memory = memory_for(
-        asked, transcode=transcode, available_bytes=available, media_seconds=source.media.length_seconds
+        asked, transcode=transcode, available_bytes=available_bytes(), media_seconds=source.media.length_seconds
     )
     return Needs(memory_bytes=memory, slot=True)

@@ -6,7 +6,6 @@ import json
 import os
 import stat
 import subprocess
-import sys
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
@@ -25,7 +24,7 @@ from tidegate.events import Advance, Event
 from tidegate.media.ffmpeg import Toolchain
 from tidegate.model import DownloadResult, ProfileName, Quality, RemuxResult
 from tidegate.settings import ProcessSettings, Settings, StoreSettings, ToolSettings
-from tidegate.stages import Workbench, remux
+from tidegate.stages import Workbench, host, remux
 from tidegate.stages.chunks.samples import samples_in
 
 CHUNK_SECONDS = 4
@@ -188,7 +187,7 @@ def test_chunks_are_found_though_less_memory_allows_fewer_threads_now(
     settings = cutting().settings
     bench = Workbench(settings.model_copy(update={"tools": ToolSettings()}))
     for threads, reused in ((2, 0), (1, CHUNKS)):
-        monkeypatch.setattr(sys.modules["tidegate.stages.remux"], "threads_for", lambda *_, threads=threads: threads)
+        monkeypatch.setattr(host, "threads_for", lambda *_, threads=threads: threads)
         result = made(bench, source, key)
         assert result.chunks is not None and result.chunks.reused == reused
 
@@ -340,7 +339,7 @@ def test_chunks_that_do_not_come_to_a_whole_film_are_given_up_for_it(
     bench = cutting(told=told, ffmpeg=tool(tmp_path, spoiled))
     result = made(bench, source, key)
     assert result.chunks is not None
-    assert (result.chunks.why_whole or "").startswith("its chunks did not come to a whole film: ")
+    assert (result.chunks.why_whole or "").startswith("its chunks did not make a complete film: ")
     assert len(result.ladder) == 1
     assert len(shown(bench.store.path(result.asset))) >= SECONDS * 25 - 1
 

@@ -14,13 +14,13 @@ from dataclasses import replace
 from pathlib import Path
 
 import anyio
-import psutil
 
 from tidegate.durable.ledger.lease import Lease, current_lease
 from tidegate.errors import AdmissionRefused, DiskFull
 from tidegate.events import Note
 from tidegate.resilience.admission import Needs, Volume, missing, too_small
 from tidegate.settings import AdmissionSettings
+from tidegate.stages.host import available_bytes
 from tidegate.stages.workbench import Workbench
 
 
@@ -69,7 +69,7 @@ async def _shortage(needs: Needs, lease: Lease | None, limits: AdmissionSettings
     never = too_small(needs, volumes)
     if never is not None:
         raise DiskFull(f"This needs {never}")
-    shortage = missing(needs, psutil.virtual_memory().available, volumes)
+    shortage = missing(needs, available_bytes(), volumes)
     if shortage is None and needs.slot and lease is not None:
         holders = await lease.take_slot(limits)
         if holders:

@@ -9,8 +9,6 @@ from __future__ import annotations
 from datetime import UTC, datetime
 from pathlib import Path
 
-import psutil
-
 from tidegate.durable.children import own_name
 from tidegate.durable.threads import in_thread
 from tidegate.errors import Extra, TidegateError
@@ -18,8 +16,9 @@ from tidegate.events import Note
 from tidegate.media.ffmpeg import Toolchain, base_arguments, file_url, run_ffmpeg
 from tidegate.model import AnalysisResult, Asset, Detection, MediaInfo, RemuxResult
 from tidegate.resilience.deadline import processing_seconds
-from tidegate.resilience.quality import RUNGS, cap_bytes, rung_of
+from tidegate.resilience.quality import RUNGS, rung_of
 from tidegate.stages.detectors import DETECTORS, Detector, line_filter
+from tidegate.stages.host import cap_bytes_of
 from tidegate.stages.workbench import Workbench
 
 RECIPE = 1
@@ -87,7 +86,7 @@ class _DecodePass:
             media_seconds=self._length,
             observe=self._bench.observe,
             on_stderr=lambda line: lines.append(line) if wanted(line) else None,
-            memory_cap_bytes=cap_bytes(self._rung, psutil.virtual_memory().total),
+            memory_cap_bytes=cap_bytes_of(self._rung),
         )
         return [detector.detection(lines, self._length) for detector in detectors]
 

@@ -1,7 +1,7 @@
-"""Who makes the pieces of a transcode: this host, or others.
+"""Who makes the chunks of a transcode: this host, or others.
 
-The transcode stage hands all pieces that are missing to one executor. Whoever it is: a piece is made by
-`chunks.piece.make`, which records it before it tells; the first failure ends the others; and nothing of them runs when
+The transcode stage hands all chunks that are missing to one executor. Whoever it is: a chunk is made by
+`chunks.job.make`, which records it before it tells; the first failure ends the others; and nothing of them runs when
 `run` returns. `tasks/dask.py` has one that spreads them over a Dask cluster.
 """
 
@@ -15,14 +15,14 @@ import anyio
 from tidegate.errors import reason_of
 from tidegate.events import Observer
 from tidegate.settings import ProcessSettings
-from tidegate.stages.chunks.job import Made, Piece, make
+from tidegate.stages.chunks.job import ChunkFile, ChunkJob, make
 
 THREADS_OF_A_WORKER = 4
 """Beyond it one more thread gains less than a second worker does; but a crash costs one chunk for each worker."""
 
 
 class Executor(Protocol):
-    """See the module."""
+    """Makes the chunks of a transcode, here or elsewhere."""
 
     @property
     def name(self) -> str:
@@ -30,18 +30,21 @@ class Executor(Protocol):
 
     @property
     def workers(self) -> int:
-        """How many pieces it makes at once; of a cluster, known once it has run."""
+        """How many chunks it makes at once; of a cluster, known once it has run."""
 
     def threads_each(self, threads: int) -> int:
         """How many of an encoder's threads each of them may have."""
 
     async def run(
-        self, pieces: Sequence[Piece], observe: Callable[[Piece], Observer], done: Callable[[Piece, Made], None]
+        self,
+        jobs: Sequence[ChunkJob],
+        observe: Callable[[ChunkJob], Observer],
+        on_done: Callable[[ChunkJob, ChunkFile], None],
     ) -> None:
-        """Make all of them. `observe` gives the observer of a piece; `done` is told of each as it is recorded.
+        """Make all of them. `observe` gives the observer of a job; `on_done` hears of each as it is recorded.
 
         Raises:
-            TidegateError: the first failure; pieces that were recorded stay.
+            TidegateError: the first failure; chunks that were recorded stay.
         """
 
 
@@ -66,20 +69,23 @@ class LocalExecutor:
         return max(1, threads // self.workers)
 
     async def run(
-        self, pieces: Sequence[Piece], observe: Callable[[Piece], Observer], done: Callable[[Piece, Made], None]
+        self,
+        jobs: Sequence[ChunkJob],
+        observe: Callable[[ChunkJob], Observer],
+        on_done: Callable[[ChunkJob, ChunkFile], None],
     ) -> None:
         places = anyio.Semaphore(self.workers)
 
-        async def in_turn(piece: Piece) -> None:
+        async def in_turn(job: ChunkJob) -> None:
             async with places:
-                done(piece, await make(piece, observe(piece)))
+                on_done(job, await make(job, observe(job)))
 
-        async def beside(piece: Piece) -> None:
-            done(piece, await make(piece, observe(piece)))
+        async def beside(job: ChunkJob) -> None:
+            on_done(job, await make(job, observe(job)))
 
         try:
             async with anyio.create_task_group() as group:
-                for piece in pieces:
-                    group.start_soon(beside if piece.frames is None else in_turn, piece)
+                for job in jobs:
+                    group.start_soon(beside if job.frames is None else in_turn, job)
         except BaseExceptionGroup as failures:
             raise reason_of(failures) from None

@@ -7,13 +7,11 @@ one enters the store, so a crash leaves nothing that could be taken for a result
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
-
-import psutil
+from pathlib import Path
 
 from tidegate.durable.children import own_name
 from tidegate.durable.threads import in_thread
@@ -22,6 +20,7 @@ from tidegate.events import Note
 from tidegate.media.ffmpeg import Toolchain, base_arguments, can_tone_map, file_url, run_ffmpeg, version_of
 from tidegate.model import (
     Aim,
+    Asset,
     ChunkRecord,
     Decision,
     DownloadResult,
@@ -33,21 +32,18 @@ from tidegate.model import (
     RemuxResult,
     ResourceUse,
     Strategy,
-    Verification,
 )
-from tidegate.resilience.quality import first_aim, rung_of, threads_for
 from tidegate.stages.decide import decide, findings, ladder, smaller, worth_a_look
+from tidegate.stages.host import aim_for, encoder_threads
 from tidegate.stages.recipes import offsets_seconds, output_arguments, repair_arguments
 from tidegate.stages.scan import look_at_samples
 from tidegate.stages.sidecars import make_sidecars
-from tidegate.stages.transcode import Film, memory_cap, transcode, verified
+from tidegate.stages.transcode import Film, VerifiedOutput, memory_cap, transcode, verify_output
 from tidegate.stages.verification import damage_of
 from tidegate.stages.workbench import Workbench
 
 RECIPE = 2
 """Raise it when the same source and profile would give another file: old checkpoints are then not believed."""
-
-Made = tuple[MediaInfo, Verification, ChunkRecord | None]
 
 TRACK = "media"
 """The name of the file inside the asset, before its suffix."""
@@ -64,7 +60,7 @@ async def remux(
     """Make and verify the output. `key` is the work key.
 
     Args:
-        aim: Whose limits hold, and the height after a step down; None: as `aim_of` says.
+        aim: Whose limits hold, and the height after a step down; None: as `host.aim_for` says.
 
     Raises:
         VerificationFailed, RefusedByMuxer, BadTimestamps: the last rung of the ladder failed as well.
@@ -75,56 +71,44 @@ async def remux(
     started = time.monotonic()
     toolchain = bench.toolchain()
     version = await version_of(toolchain, bench.settings.process)  # first, so that a wrong tool costs no work
-    aim = aim or aim_of(source.media, quality)
-    toolchain = replace(toolchain, threads=toolchain.threads or _threads(aim))
-    source, tone_maps = await _looked_into(bench, toolchain, source, profile, quality, aim)
-    steps: list[LadderStep] = []
+    aim = aim or aim_for(quality, source.media.length_seconds)
+    toolchain = replace(toolchain, threads=toolchain.threads or encoder_threads(aim))
+    source, tone_maps = await _look_at_pictures(bench, toolchain, source, profile, quality, aim)
     rungs = plan(source.media, profile, quality, aim, can_tone_map=tone_maps)
-    decision = rungs[0]
-    output = bench.home.scratch(key, own_name("output")) / f"{TRACK}{suffix(decision)}.partial"
+    output = bench.home.scratch(key, own_name("output")) / f"{TRACK}{suffix(rungs[0])}.partial"
     try:
-        while True:
-            rung = rungs[len(steps)]
-            film = Film(bench, toolchain, version, source, rung, output, key, aim)
-            made = await _climb(film, steps, rungs)
-            if made is not None:
-                break
-        media, verification, chunks = made
-        beside, lost = await make_sidecars(bench, toolchain, source, rung, output.parent, memory_cap(aim))
-        rung = rung.model_copy(
-            update={"sidecars": tuple(sidecar for sidecar in rung.sidecars if sidecar.name in beside)}
-        )
-        asset = await in_thread(bench.store.put, {f"{TRACK}{suffix(rung)}": output, **beside})
+        film, result, steps = await _climb(Film(bench, toolchain, version, source, rungs[0], output, key, aim), rungs)
+        asset, decision, lost = await _put_into_store(film)
     finally:
-        output.unlink(missing_ok=True)
-        for sidecar in decision.sidecars:
-            (output.parent / sidecar.name).unlink(missing_ok=True)
+        _remove_files(output, rungs[0])
     return RemuxResult(
         asset=asset,
-        decision=rung,
-        media=media,
-        verification=verification,
-        ladder=tuple(steps),
-        chunks=chunks,
+        decision=decision,
+        media=result.media,
+        verification=result.verification,
+        ladder=steps,
+        chunks=result.chunks,
         aim=aim,
-        findings=(
-            *findings(source.media, rung),
-            *_length_finding(source),
-            *_gap_findings(source),
-            *_damage(steps, verification, sum(film.concealed)),
-            *damage_of(source.media, media, rung),
-            *_given_up(chunks),
-            *lost,
-        ),
+        findings=(*_all_findings(source, decision, result, steps), *lost),
         ffmpeg_version=version,
         seconds=time.monotonic() - started,
         recorded_at=datetime.now(UTC),
     )
 
 
-def aim_of(media: MediaInfo, quality: Quality) -> Aim:
-    """What this host would begin with for such a source."""
-    return first_aim(quality, psutil.virtual_memory().available, media.length_seconds)
+async def _put_into_store(film: Film) -> tuple[Asset, Decision, tuple[Finding, ...]]:
+    """The film and the files beside it as an asset; the decision with those that could be made; what could not be."""
+    bench, rung, folder = film.bench, film.decision, film.output.parent
+    beside, lost = await make_sidecars(bench, film.toolchain, film.source, rung, folder, memory_cap(film.aim))
+    kept = tuple(sidecar for sidecar in rung.sidecars if sidecar.name in beside)
+    asset = await in_thread(bench.store.put, {f"{TRACK}{suffix(rung)}": film.output, **beside})
+    return asset, rung.model_copy(update={"sidecars": kept}), lost
+
+
+def _remove_files(output: Path, decision: Decision) -> None:
+    """What this attempt wrote in scratch; the store has links of its own."""
+    for path in (output, *(output.parent / sidecar.name for sidecar in decision.sidecars)):
+        path.unlink(missing_ok=True)
 
 
 def plan(
@@ -138,11 +122,7 @@ def plan(
     return tuple(smaller(rung, aim.height) for rung in rungs if rung.video == "h264")
 
 
-def _threads(aim: Aim) -> int:
-    return threads_for(rung_of(aim.rung), os.cpu_count() or 1, psutil.virtual_memory().available)
-
-
-async def _looked_into(
+async def _look_at_pictures(
     bench: Workbench, toolchain: Toolchain, source: DownloadResult, profile: ProfileName, quality: Quality, aim: Aim
 ) -> tuple[DownloadResult, bool]:
     """The source with what a look at its pictures added, and whether HDR could be tone-mapped."""
@@ -154,33 +134,44 @@ async def _looked_into(
     return source.model_copy(update={"media": media}), tone_maps
 
 
-async def _climb(film: Film, steps: list[LadderStep], rungs: tuple[Decision, ...]) -> Made | None:
-    """One rung. Nothing comes back when it failed in a way that lets the next one try."""
+async def _climb(film: Film, rungs: tuple[Decision, ...]) -> tuple[Film, VerifiedOutput, tuple[LadderStep, ...]]:
+    """One strategy after the other, until one gives a whole file; with how each of them went."""
+    steps: list[LadderStep] = []
+    for number, rung in enumerate(rungs, start=1):
+        film = replace(film, decision=rung)
+        step, result = await _try_strategy(film, is_last=number == len(rungs))
+        steps.append(step)
+        if result is not None:
+            return film, result, tuple(steps)
+    raise AssertionError("the last strategy gives a file or raises")
+
+
+async def _try_strategy(film: Film, *, is_last: bool) -> tuple[LadderStep, VerifiedOutput | None]:
+    """How it went, and what came out: nothing where it failed in a way that lets the next strategy try."""
     started, rung, observe = time.monotonic(), film.decision, film.bench.observe
     how = "without re-encoding" if rung.strategy is Strategy.COPY else rung.strategy
     observe(Note(f"remux: {how} ({'; '.join(rung.reasons)})"))
+    used: list[ResourceUse] = []
     try:
-        made = await _make(film)
+        result = await _make(replace(film, note_use=used.append))
     except TidegateError as failure:
         if failure.policy.of_our_tools and rung.video == "h264":
             failure.target_height = rung.height or (film.media.video.height if film.media.video else None)
-        steps.append(_failed(film, failure, time.monotonic() - started))
-        if not failure.policy.climbs or len(steps) == len(rungs):
+        if not failure.policy.climbs or is_last:
             raise
         observe(Note(f"remux: {how} failed: {failure.message}", "warning"))
-        return None
+        return _step_of_failure(rung, failure, used, time.monotonic() - started), None
     seconds = time.monotonic() - started
-    steps.append(LadderStep(strategy=rung.strategy, outcome="completed", seconds=seconds, resources=_most(film.used)))
-    return made
+    return LadderStep(strategy=rung.strategy, outcome="completed", seconds=seconds, resources=_most(used)), result
 
 
-async def _make(film: Film) -> Made:
+async def _make(film: Film) -> VerifiedOutput:
     if film.decision.strategy is Strategy.TRANSCODE:
-        return await transcode(film, _whole)
-    return *await _whole(film), None
+        return await transcode(film, _make_in_one_call)
+    return await _make_in_one_call(film)
 
 
-async def _whole(film: Film) -> tuple[MediaInfo, Verification]:
+async def _make_in_one_call(film: Film) -> VerifiedOutput:
     """By one call of ffmpeg, verified."""
     bench, rung, output = film.bench, film.decision, film.output
     transcodes = rung.strategy is Strategy.TRANSCODE
@@ -195,7 +186,7 @@ async def _whole(film: Film) -> tuple[MediaInfo, Verification]:
         *film.encoder.adapt(output_arguments(rung, film.media, film.toolchain.encoder_threads)),
         file_url(output),
     ]
-    ran = await run_ffmpeg(
+    result = await run_ffmpeg(
         film.encoder.with_device(command),
         stage="remux",
         doing="transcode" if transcodes else "",
@@ -206,9 +197,9 @@ async def _whole(film: Film) -> tuple[MediaInfo, Verification]:
         outputs=(output,),
         memory_cap_bytes=film.memory_cap_bytes,
     )
-    film.used.append(ran.resources)
-    film.concealed[:] = [ran.concealed]  # chunks that were given up for this saw the same places
-    return await verified(film)
+    film.note_use(result.resources)
+    media, verification = await verify_output(film)
+    return VerifiedOutput(media, verification, result.concealed)
 
 
 def suffix(decision: Decision) -> str:
@@ -218,22 +209,37 @@ def suffix(decision: Decision) -> str:
     return ".m4a" if decision.video == "none" else ".mp4"
 
 
-def _failed(film: Film, failure: TidegateError, seconds: float) -> LadderStep:
+def _step_of_failure(rung: Decision, failure: TidegateError, used: Sequence[ResourceUse], seconds: float) -> LadderStep:
+    """With what the tool that failed had used, where the failure knows it."""
     seen = failure.evidence
-    used = [ResourceUse.model_validate(seen.resources | {"curve": seen.curve})] if seen.resources else film.used
+    own = [ResourceUse.model_validate(seen.resources | {"curve": seen.curve})] if seen.resources else used
     return LadderStep(
-        strategy=film.decision.strategy,
+        strategy=rung.strategy,
         outcome="failed",
         failure=failure.type,
         message=failure.message,
         seconds=seconds,
-        resources=_most(used),
+        resources=_most(own),
     )
 
 
 def _most(used: Sequence[ResourceUse]) -> ResourceUse | None:
     """Of several tools, the one that had the most memory."""
     return max(used, key=lambda use: use.peak_memory_bytes, default=None)
+
+
+def _all_findings(
+    source: DownloadResult, decision: Decision, result: VerifiedOutput, steps: Sequence[LadderStep]
+) -> tuple[Finding, ...]:
+    """What the result lacks of its source, and what is wrong with the source itself."""
+    return (
+        *findings(source.media, decision),
+        *_length_finding(source),
+        *_gap_findings(source),
+        *_damage_messages(steps, result),
+        *damage_of(source.media, result.media, decision),
+        *_chunk_findings(result.chunks),
+    )
 
 
 def _length_finding(source: DownloadResult) -> tuple[Finding, ...]:
@@ -253,22 +259,22 @@ def _gap_findings(source: DownloadResult) -> tuple[Finding, ...]:
     )
 
 
-def _given_up(chunks: ChunkRecord | None) -> tuple[Finding, ...]:
+def _chunk_findings(chunks: ChunkRecord | None) -> tuple[Finding, ...]:
     """Chunks that lack pictures tell of a damage that one encoding of the whole passes over."""
     if chunks is None or not chunks.planned or chunks.why_whole is None:
         return ()
     return (Finding(code="encoded_whole", message=f"The film was transcoded in one piece: {chunks.why_whole}"),)
 
 
-def _damage(steps: list[LadderStep], verification: Verification, concealed: int) -> tuple[Finding, ...]:
-    """What the ladder and the decoder found wrong with the source. `concealed`: places that the encoder did not see."""
-    told: dict[str, list[str]] = {}
+def _damage_messages(steps: Sequence[LadderStep], result: VerifiedOutput) -> tuple[Finding, ...]:
+    """What the ladder and the decoder found wrong with the source."""
+    failed: dict[str, list[str]] = {}
     for step in steps:
         if step.outcome == "failed":
-            told.setdefault(step.message, []).append(step.strategy)
-    messages = [f"{' and '.join(rungs)} did not give a complete file: {message}" for message, rungs in told.items()]
-    if verification.decode_errors:
-        messages.append(f"The very beginning or end cannot be decoded ({verification.decode_errors} ×)")
-    if concealed:
-        messages.append(f"The source is damaged: its decoder made up what it could not decode, {concealed} ×")
+            failed.setdefault(step.message, []).append(step.strategy)
+    messages = [f"{' and '.join(rungs)} did not give a complete file: {message}" for message, rungs in failed.items()]
+    if result.verification.decode_errors:
+        messages.append(f"The very beginning or end cannot be decoded ({result.verification.decode_errors} ×)")
+    if result.concealed:
+        messages.append(f"The source is damaged: its decoder made up what it could not decode, {result.concealed} ×")
     return tuple(Finding(code="source_damaged", message=message) for message in messages)

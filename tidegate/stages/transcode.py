@@ -1,6 +1,6 @@
-"""A transcode that a crash costs one chunk: the picture encoded piece by piece, the sound whole, joined and verified.
+"""A transcode that a crash costs one chunk: the picture encoded chunk by chunk, the sound whole, joined and verified.
 
-The remux stage calls it for its transcode rung. What is done lies in scratch, recorded piece by piece, for every
+The remux stage calls it for its transcode rung. What is done lies in scratch, recorded chunk by chunk, for every
 attempt at the same work; `docs/stages/transcode.md` tells how films are cut, and which are kept whole. A joined file
 that is not what it should be is never believed: the film is then encoded whole, once.
 """
@@ -12,8 +12,6 @@ import sys
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-
-import psutil
 
 from tidegate.durable.atomic import write_atomic
 from tidegate.durable.crash_points import reached
@@ -34,11 +32,12 @@ from tidegate.media.join import concat_list
 from tidegate.media.timeline import Timeline, timeline_of
 from tidegate.model import Aim, ChunkRecord, Decision, DownloadResult, MediaInfo, ResourceUse, Verification, fingerprint
 from tidegate.resilience.deadline import processing_seconds
-from tidegate.resilience.quality import cap_bytes, rung_of
-from tidegate.stages.chunks.job import Made, Piece, clear_unfinished, known
+from tidegate.resilience.quality import rung_of
+from tidegate.stages.chunks.job import ChunkFile, ChunkJob, clear_partials, find_file
 from tidegate.stages.chunks.plan import Chunk, Cut, cut, why_whole
 from tidegate.stages.encoders import SOFTWARE, Encoder, encoder_for
 from tidegate.stages.executor import Executor, LocalExecutor
+from tidegate.stages.host import cap_bytes_of
 from tidegate.stages.recipes import (
     chunk_arguments,
     join_arguments,
@@ -51,23 +50,37 @@ from tidegate.stages.verification import depth_for, verify
 from tidegate.stages.workbench import Workbench
 
 SPEC = 1
-"""Raise it when a piece would be made otherwise though its flags are the same."""
+"""Raise it when a chunk would be made otherwise though its flags are the same."""
 SOUND_SHARE = 8
 """The encoder of the sound may hold one part in so many of the cap: it needs a few megabytes."""
 CHUNKS = "chunks"
-"""The folder of the pieces, in the scratch of their work."""
-
-Encoded = tuple[MediaInfo, Verification]
+"""The folder of the chunks, in the scratch of their work."""
 
 
 def memory_cap(aim: Aim) -> int:
     """Bytes that the tools of a rung may hold together on this host."""
-    return cap_bytes(rung_of(aim.rung), psutil.virtual_memory().total)
+    return cap_bytes_of(rung_of(aim.rung))
+
+
+@dataclass(frozen=True)
+class VerifiedOutput:
+    """What a strategy gave: a whole file, and what is known of it."""
+
+    media: MediaInfo
+    verification: Verification
+    concealed: int
+    """Places of the source that its decoder could not decode, and made up."""
+    chunks: ChunkRecord | None = None
+    """How it was encoded; None: it was not."""
+
+
+def _ignore_use(use: ResourceUse) -> None:
+    """For a film of which nobody asks what its tools used."""
 
 
 @dataclass(frozen=True)
 class Film:
-    """One transcode."""
+    """One source, and the file that one strategy is to make of it."""
 
     bench: Workbench
     toolchain: Toolchain
@@ -81,10 +94,8 @@ class Film:
     aim: Aim
     """Whose limits hold."""
     encoder: Encoder = SOFTWARE
-    used: list[ResourceUse] = field(default_factory=list, compare=False)
-    """What each tool that worked on it in this attempt has used; of other hosts' too."""
-    concealed: list[int] = field(default_factory=list, compare=False)
-    """For each call of the tool, how many places of the source could not be decoded."""
+    note_use: Callable[[ResourceUse], None] = _ignore_use
+    """Hears what each tool that works on it has used; of other hosts' too."""
 
     @property
     def media(self) -> MediaInfo:
@@ -116,47 +127,47 @@ class Film:
         return processing_seconds(self.bench.settings.process, size_bytes) * rung_of(self.aim.rung).timeout_factor
 
 
-Whole = Callable[[Film], Awaitable[Encoded]]
+EncodeWhole = Callable[[Film], Awaitable[VerifiedOutput]]
 """Encodes a film in one go, and verifies it."""
 
 
-async def transcode(film: Film, whole: Whole) -> tuple[MediaInfo, Verification, ChunkRecord]:
-    """The film in chunks; by `whole` where it is not cut, or where the chunks did not come to a whole film.
+async def transcode(film: Film, encode_whole: EncodeWhole) -> VerifiedOutput:
+    """The film in chunks; by `encode_whole` where it is not cut, or where the chunks did not come to a whole film.
 
     Raises:
-        TidegateError: a piece failed in a way that encoding it otherwise does not cure; the others stay for the next
-            attempt. Or whatever `whole` raises.
+        TidegateError: a chunk failed in a way that encoding it otherwise does not cure; the others stay for the next
+            attempt. Or whatever `encode_whole` raises.
     """
     encoder = await encoder_for(film.bench, film.toolchain) if film.decision.video == "h264" else SOFTWARE
     if encoder is not SOFTWARE:
         try:
-            return await _with_one_encoder(replace(film, encoder=encoder), whole)
+            return await _with_one_encoder(replace(film, encoder=encoder), encode_whole)
         except TidegateError as failure:
             if not failure.policy.another_encoder:
                 raise
             film.bench.observe(
                 Note(f"transcode: {encoder.name} failed; libx264 is used instead: {failure.message}", "warning")
             )
-    return await _with_one_encoder(film, whole)
+    return await _with_one_encoder(film, encode_whole)
 
 
-async def _with_one_encoder(film: Film, whole: Whole) -> tuple[MediaInfo, Verification, ChunkRecord]:
-    plan = await _planned(film)
+async def _with_one_encoder(film: Film, encode_whole: EncodeWhole) -> VerifiedOutput:
+    plan = await _plan(film)
     if isinstance(plan, str):
         film.bench.observe(Note(f"transcode: in one piece: {plan}", "detail"))
-        return *await whole(film), ChunkRecord(why_whole=plan, encoder=film.encoder.name)
-    work = _Work(film, *plan)
+        return replace(await encode_whole(film), chunks=ChunkRecord(why_whole=plan, encoder=film.encoder.name))
+    work = _ChunkedTranscode(film, *plan)
     try:
-        return *await work.done(), work.record
+        return await work.run()
     except TidegateError as failure:
         if not failure.policy.climbs:
             raise
         why = f"its chunks did not make a complete film: {failure.message}"
     film.bench.observe(Note(f"transcode: in one piece: {why}", "warning"))
-    return *await whole(film), work.record.model_copy(update={"why_whole": why})
+    return replace(await encode_whole(film), chunks=work.record.model_copy(update={"why_whole": why}))
 
 
-async def _planned(film: Film) -> tuple[Timeline, Cut] | str:
+async def _plan(film: Film) -> tuple[Timeline, Cut] | str:
     limits = film.bench.settings.process
     seconds = limits.chunk_seconds.total_seconds()
     why = why_whole(film.decision, film.media, seconds)
@@ -172,7 +183,7 @@ async def _planned(film: Film) -> tuple[Timeline, Cut] | str:
     return plan if isinstance(plan, str) else (timeline, plan)
 
 
-class _Work:
+class _ChunkedTranscode:
     """One film in chunks, and what has come of them so far."""
 
     def __init__(self, film: Film, timeline: Timeline, plan: Cut) -> None:
@@ -183,40 +194,39 @@ class _Work:
         threads = film.toolchain.encoder_threads
         self.executor: Executor = bench.executor or LocalExecutor.of(bench.settings.process, threads)
         self.folder = bench.home.scratch(film.key, CHUNKS)
-        self.threads = self._as_before(self.executor.threads_each(threads))
+        self.threads = self._threads_as_before(self.executor.threads_each(threads))
         self.record = ChunkRecord(
             planned=len(plan.chunks),
             workers=self.executor.workers,
             executor=self.executor.name,
             encoder=film.encoder.name,
         )
-        self._made: dict[str, Made] = {}
+        self._files: dict[str, ChunkFile] = {}
 
-    async def done(self) -> Encoded:
+    async def run(self) -> VerifiedOutput:
         """Make what is missing, join, verify."""
-        film = self.film
-        pieces = [self._chunk(chunk) for chunk in self.plan.chunks]
-        sound = self._sound()
-        every = [*([sound] if sound else []), *pieces]
-        await in_thread(self._take_up, every)
-        film.bench.require_space(self.folder, self._missing_bytes(pieces))
-        await self._make(every)
-        await self._join(pieces, sound)
+        chunks = [self._chunk_job(chunk) for chunk in self.plan.chunks]
+        sound = self._sound_job()
+        jobs = [*([sound] if sound else []), *chunks]
+        await in_thread(self._find_files, jobs)
+        self.film.bench.require_space(self.folder, self._estimate_bytes(chunks))
+        await self._make(jobs)
+        await self._join(chunks, sound)
         reached("chunks: joined, not verified")
-        return await self._verified()
+        return await self._verify()
 
-    def _as_before(self, threads: int) -> int:
+    def _threads_as_before(self, threads: int) -> int:
         """The threads of each chunk, as the first attempt at this rung had them: x264's bytes depend on their number,
         and that depends on the memory that is free at the moment. Nobody shall lose chunks for that."""
         if self.film.bench.settings.tools.threads is not None:
             return threads
-        noted = self.folder / f"threads-{self.film.aim.rung}"
+        note = self.folder / f"threads-{self.film.aim.rung}"
         with contextlib.suppress(OSError, ValueError):
-            return max(1, min(int(noted.read_text()), MOST_THREADS))
-        write_atomic(noted, str(threads).encode())
+            return max(1, min(int(note.read_text()), MOST_THREADS))
+        write_atomic(note, str(threads).encode())
         return threads
 
-    def _chunk(self, chunk: Chunk) -> Piece:
+    def _chunk_job(self, chunk: Chunk) -> ChunkJob:
         film, (track, place) = self.film, self.film.place
         head = [
             "-copyts",
@@ -226,8 +236,8 @@ class _Work:
         video = film.encoder.adapt(video_arguments(film.decision, film.media, self.threads))
         tail = chunk_arguments(video, place, (chunk.after_seconds, chunk.before_seconds), tick)
         demuxer = repair_arguments(film.decision)
-        return Piece(
-            key=self._spec(track, head, demuxer, tail),
+        return ChunkJob(
+            key=self._key(track, head, demuxer, tail),
             title=f"chunk {chunk.number + 1} of {len(self.plan.chunks)}",
             argv=tuple(
                 film.encoder.with_device(
@@ -249,15 +259,15 @@ class _Work:
             limits=film.bench.settings.process,
         )
 
-    def _sound(self) -> Piece | None:
+    def _sound_job(self) -> ChunkJob | None:
         film = self.film
         if film.decision.audio != "aac":
             return None
         demuxer, offsets = repair_arguments(film.decision), offsets_seconds(film.media)
         tail = sound_arguments(film.decision, film.media)
         begin = base_arguments(film.toolchain.ffmpeg, *film.originals, demuxer_options=demuxer, offsets_seconds=offsets)
-        return Piece(
-            key=self._spec("sound", offsets, demuxer, tail),
+        return ChunkJob(
+            key=self._key("sound", offsets, demuxer, tail),
             title="the sound",
             argv=(*begin, *tail),
             folder=self.folder,
@@ -274,56 +284,56 @@ class _Work:
         beside = cap // SOUND_SHARE if self.film.decision.audio == "aac" else 0
         return (cap - beside) * self.threads // threads
 
-    def _spec(self, *flags: object) -> str:
-        """A piece is the same if its source, the tool and every flag are; the flags tell where it begins and ends."""
+    def _key(self, *flags: object) -> str:
+        """A chunk is the same if its source, the tool and every flag are; the flags tell where it begins and ends."""
         return fingerprint(SPEC, self.film.source.asset.address, self.film.version, *flags)
 
-    def _take_up(self, pieces: Sequence[Piece]) -> None:
+    def _find_files(self, jobs: Sequence[ChunkJob]) -> None:
         """Find what earlier attempts made. Blocking."""
         try:
-            clear_unfinished(self.folder)
+            clear_partials(self.folder)
         except OSError as error:
             raise from_os_error(error, "taking up the chunks", self.folder) from error
-        for piece in pieces:
-            made = known(piece)
-            if made is not None:
-                self._made[piece.key] = made
-        reused = sum(piece.key in self._made for piece in pieces if piece.frames is not None)
+        for job in jobs:
+            file = find_file(job)
+            if file is not None:
+                self._files[job.key] = file
+        reused = sum(job.key in self._files for job in jobs if job.frames is not None)
         self.record = self.record.model_copy(update={"reused": reused})
         if reused:
             self.film.bench.observe(Note(f"remux: {reused} of {self.record.planned} chunks are already there"))
 
-    def _missing_bytes(self, pieces: Sequence[Piece]) -> int:
+    def _estimate_bytes(self, chunks: Sequence[ChunkJob]) -> int:
         """About what the chunks that are missing will take, by what the source takes."""
-        missing = sum(piece.key not in self._made for piece in pieces)
-        return self.film.source.asset.size_bytes * missing // len(pieces)
+        missing = sum(chunk.key not in self._files for chunk in chunks)
+        return self.film.source.asset.size_bytes * missing // len(chunks)
 
-    async def _make(self, pieces: Sequence[Piece]) -> None:
-        missing = [piece for piece in pieces if piece.key not in self._made]
-        progress = _Sum(self.film.bench.observe, sum(chunk.length_us for chunk in self.plan.chunks) / 1e6)
-        for piece in pieces:
-            if piece.key in self._made:
-                progress.finished(piece)
+    async def _make(self, jobs: Sequence[ChunkJob]) -> None:
+        missing = [job for job in jobs if job.key not in self._files]
+        progress = _OverallProgress(self.film.bench.observe, sum(chunk.length_us for chunk in self.plan.chunks) / 1e6)
+        for job in jobs:
+            if job.key in self._files:
+                progress.finish(job)
         if missing:
-            await self.executor.run(missing, progress.of, lambda piece, made: self._keep(progress, piece, made))
+            await self.executor.run(missing, progress.observer_of, lambda job, file: self._keep(progress, job, file))
             self.record = self.record.model_copy(update={"workers": self.executor.workers})
 
-    def _keep(self, progress: _Sum, piece: Piece, made: Made) -> None:
-        self._made[piece.key] = made
-        self.film.used.extend([made.resources] if made.resources else [])
-        progress.finished(piece)
-        if piece.frames is not None:
+    def _keep(self, progress: _OverallProgress, job: ChunkJob, file: ChunkFile) -> None:
+        self._files[job.key] = file
+        if file.resources:
+            self.film.note_use(file.resources)
+        progress.finish(job)
+        if job.frames is not None:
             self.record = self.record.model_copy(update={"encoded": self.record.encoded + 1})
-            self.film.bench.observe(Note(f"remux: {piece.title} is done", "detail"))
+            self.film.bench.observe(Note(f"remux: {job.title} is done", "detail"))
 
-    async def _join(self, pieces: Sequence[Piece], sound: Piece | None) -> None:
+    async def _join(self, chunks: Sequence[ChunkJob], sound: ChunkJob | None) -> None:
         film = self.film
-        film.concealed.extend(made.concealed for made in self._made.values())
-        names = [self.folder / self._made[piece.key].name for piece in pieces]
-        film.bench.require_space(film.output.parent, sum(made.size_bytes for made in self._made.values()))
+        paths = [self._path(chunk) for chunk in chunks]
+        film.bench.require_space(film.output.parent, sum(file.size_bytes for file in self._files.values()))
         concat_file = film.output.with_suffix(".ffconcat")
         try:
-            concat_file.write_text(concat_list(names, [chunk.length_us for chunk in self.plan.chunks]))
+            concat_file.write_text(concat_list(paths, [chunk.length_us for chunk in self.plan.chunks]))
             await run_ffmpeg(
                 self._join_command(concat_file, sound),
                 stage="remux",
@@ -332,7 +342,7 @@ class _Work:
                 media_seconds=film.media.length_seconds,
                 observe=unobserved,
                 outputs=(film.output,),
-                listed=tuple(names),
+                listed=tuple(paths),
                 memory_cap_bytes=film.memory_cap_bytes,
             )
         except OSError as error:
@@ -340,20 +350,20 @@ class _Work:
         finally:
             concat_file.unlink(missing_ok=True)
 
-    def _join_command(self, concat_file: Path, sound: Piece | None) -> list[str]:
+    def _join_command(self, concat_file: Path, sound: ChunkJob | None) -> list[str]:
         """Every input keeps its times (`-copyts`); what ffmpeg would do to them by itself is done here, to the tick."""
         film, track = self.film, self.film.place[0]
         offsets = offsets_seconds(film.media)
         sources: list[str] = []
         for path, offset, begins_us in zip(film.originals, offsets, self.timeline.begins_us, strict=True):
-            sources += [*input_restrictions(), *_shifted(offset - begins_us / 1e6), *repair_arguments(film.decision)]
+            sources += [*input_restrictions(), *_time_shift(offset - begins_us / 1e6), *repair_arguments(film.decision)]
             sources += ["-i", file_url(path)]
-        encoded = [*input_restrictions(), "-i", file_url(self.folder / self._made[sound.key].name)] if sound else []
+        encoded = [*input_restrictions(), "-i", file_url(self._path(sound))] if sound else []
         return [
             *global_arguments(film.toolchain.ffmpeg),
             "-copyts",
             *input_restrictions("concat"),
-            *_shifted(offsets[track] + self.plan.first_seconds),
+            *_time_shift(offsets[track] + self.plan.first_seconds),
             *("-f", "concat", "-safe", "0", "-i", file_url(concat_file)),
             *sources,
             *encoded,
@@ -361,18 +371,26 @@ class _Work:
             file_url(film.output),
         ]
 
-    async def _verified(self) -> Encoded:
+    def _path(self, job: ChunkJob) -> Path:
+        return self.folder / self._files[job.key].name
+
+    async def _verify(self) -> VerifiedOutput:
         """As a film that was encoded whole is verified, and every single picture must be there."""
-        media, verification = await verified(self.film)
+        media, verification = await verify_output(self.film)
         video = media.video
         there = None if video is None else video.frames if media.depth == "frames" else video.packets
         if there != self.plan.frames:
             raise VerificationFailed(f"The joined film has {there} pictures, its source {self.plan.frames}")
         checks = (*verification.checks, "every picture of the source counted, chunk by chunk")
-        return media, verification.model_copy(update={"checks": checks})
+        return VerifiedOutput(
+            media=media,
+            verification=verification.model_copy(update={"checks": checks}),
+            concealed=sum(file.concealed for file in self._files.values()),
+            chunks=self.record,
+        )
 
 
-async def verified(film: Film) -> Encoded:
+async def verify_output(film: Film) -> tuple[MediaInfo, Verification]:
     """What came out, decoded and compared with its source.
 
     Raises:
@@ -398,35 +416,36 @@ def size_of(path: Path) -> int:
 
 
 @dataclass
-class _Sum:
-    """Many pieces as one progress, which never goes back."""
+class _OverallProgress:
+    """Many chunks as one progress, which never goes back."""
 
     tell: Observer
     total_seconds: float
     _done: dict[str, float] = field(default_factory=dict)
     _speed: dict[str, float] = field(default_factory=dict)
 
-    def of(self, piece: Piece) -> Observer:
-        """The observer of one piece. The sound is no part of the sum."""
+    def observer_of(self, job: ChunkJob) -> Observer:
+        """The observer of one job. The sound is no part of the sum."""
 
-        def told(event: object) -> None:
-            if isinstance(event, Advance) and piece.frames is not None:
-                self._speed[piece.key] = event.per_second or 0.0
-                self._advance(piece, event.done)
+        def hear(event: object) -> None:
+            if isinstance(event, Advance) and job.frames is not None:
+                self._speed[job.key] = event.per_second or 0.0
+                self._advance(job, event.done)
 
-        return told
+        return hear
 
-    def finished(self, piece: Piece) -> None:
-        self._speed.pop(piece.key, None)
-        if piece.frames is not None:
-            self._advance(piece, piece.length_seconds or 0.0)
+    def finish(self, job: ChunkJob) -> None:
+        """Nothing of this one is left to be done."""
+        self._speed.pop(job.key, None)
+        if job.frames is not None:
+            self._advance(job, job.length_seconds or 0.0)
 
-    def _advance(self, piece: Piece, done: float) -> None:
-        most = piece.length_seconds or 0.0
-        self._done[piece.key] = max(self._done.get(piece.key, 0.0), min(done, most))
+    def _advance(self, job: ChunkJob, done: float) -> None:
+        most = job.length_seconds or 0.0
+        self._done[job.key] = max(self._done.get(job.key, 0.0), min(done, most))
         speed = sum(self._speed.values()) or None
         self.tell(Advance("remux", sum(self._done.values()), self.total_seconds, "seconds", speed, doing="transcode"))
 
 
-def _shifted(seconds: float) -> tuple[str, ...]:
+def _time_shift(seconds: float) -> tuple[str, ...]:
     return ("-itsoffset", f"{seconds:.6f}") if round(seconds, 6) else ()

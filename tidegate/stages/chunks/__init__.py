@@ -1,1 +1,1 @@
-"""A transcode in pieces: where the film is cut, what is known of each piece, and how they become one film again."""
+"""A transcode in chunks: where the film is cut, what is known of each chunk, and how they become one film again."""

@@ -1,8 +1,8 @@
-"""One piece of a transcode, made by one ffmpeg, and the record that says that it is done.
+"""One chunk of a transcode, made by one ffmpeg, and the record that says that it is done.
 
-An executor calls `make` on any host that sees the same scratch folder; `known` finds what earlier attempts left. A
-piece counts as done by what it was asked to be, its number of pictures and its checksum: bytes are synced before the
-record is written, so a torn, lost or outdated record only means that the piece is made again. Files are named after
+An executor calls `make` on any host that sees the same scratch folder; `find_file` finds what earlier attempts left. A
+chunk counts as done by what it was asked to be, its number of pictures and its checksum: bytes are synced before the
+record is written, so a torn, lost or outdated record only means that the chunk is made again. Files are named after
 their content, so two attempts at once never write the same one.
 """
 
@@ -27,14 +27,14 @@ from tidegate.settings import ProcessSettings
 from tidegate.stages.chunks.samples import samples_in
 
 UNFINISHED = "*.partial"
-"""What a killed attempt leaves of the pieces that it was making."""
+"""What a killed attempt leaves of the chunks that it was making."""
 
 
-class Piece(Value):
-    """What is to be made."""
+class ChunkJob(Value):
+    """One file that is to be made: a stretch of the picture, or the sound."""
 
     key: str
-    """Fingerprint of everything that it depends on; see `transcode.spec`."""
+    """Fingerprint of everything that it depends on; see `transcode._ChunkedTranscode._key`."""
     title: str
     """For messages: "chunk 3 of 12"."""
     argv: tuple[str, ...]
@@ -49,12 +49,12 @@ class Piece(Value):
     limits: ProcessSettings
 
     @property
-    def record(self) -> Path:
+    def record_path(self) -> Path:
         return self.folder / f"{self.key}.json"
 
 
-class Made(Value):
-    """The record of a piece that is done."""
+class ChunkFile(Value):
+    """The record of a job that is done."""
 
     key: str
     name: str
@@ -68,79 +68,79 @@ class Made(Value):
     """Places of the source that could not be decoded."""
 
 
-async def make(piece: Piece, observe: Observer) -> Made:
+async def make(job: ChunkJob, observe: Observer) -> ChunkFile:
     """Encode it, count its pictures, and record it.
 
     Raises:
         VerificationFailed: it has more or fewer pictures than the source.
         TidegateError: what `run_ffmpeg` raises; DiskFull and its like.
     """
-    unfinished = piece.folder / f"{own_name(piece.key)}-{secrets.token_hex(4)}.partial"
+    unfinished = job.folder / f"{own_name(job.key)}-{secrets.token_hex(4)}.partial"
     try:
-        ran = await run_ffmpeg(
-            [*piece.argv, file_url(unfinished)],
+        result = await run_ffmpeg(
+            [*job.argv, file_url(unfinished)],
             stage="remux",
-            limits=piece.limits,
-            deadline_seconds=piece.deadline_seconds,
-            media_seconds=piece.length_seconds,
+            limits=job.limits,
+            deadline_seconds=job.deadline_seconds,
+            media_seconds=job.length_seconds,
             observe=observe,
             outputs=(unfinished,),
-            memory_cap_bytes=piece.memory_cap_bytes,
+            memory_cap_bytes=job.memory_cap_bytes,
         )
-        return await in_thread(_recorded, piece, unfinished, ran)
+        return await in_thread(_record, job, unfinished, result)
     finally:
         with contextlib.suppress(OSError):
             unfinished.unlink(missing_ok=True)
 
 
-def known(piece: Piece) -> Made | None:
-    """The piece as an earlier attempt made it, if it is whole. Reads the file. Blocking."""
+def find_file(job: ChunkJob) -> ChunkFile | None:
+    """What an earlier attempt made for this job, if it is whole. Reads the file. Blocking."""
     try:
-        made = Made.model_validate_json(piece.record.read_bytes())
-        path = piece.folder / made.name
-        asked = (made.key, made.frames) == (piece.key, piece.frames)
-        if asked and path.stat().st_size == made.size_bytes and blake3_of(path) == made.digest:
-            return made
+        file = ChunkFile.model_validate_json(job.record_path.read_bytes())
+        path = job.folder / file.name
+        fits = (file.key, file.frames) == (job.key, job.frames)
+        if fits and path.stat().st_size == file.size_bytes and blake3_of(path) == file.digest:
+            return file
     except (OSError, ValidationError):  # missing, torn, or nobody's
         pass
     return None
 
 
-def clear_unfinished(folder: Path) -> None:
+def clear_partials(folder: Path) -> None:
     """Remove what killed attempts were making; one that still lives has lost this work, and fails without harm."""
     for left in folder.glob(UNFINISHED):
         left.unlink(missing_ok=True)
 
 
-def _recorded(piece: Piece, unfinished: Path, ran: FfmpegResult) -> Made:
+def _record(job: ChunkJob, unfinished: Path, result: FfmpegResult) -> ChunkFile:
     try:
-        frames = _counted(piece, unfinished)
+        frames = _count_frames(job, unfinished)
         digest = blake3_of(unfinished)
-        made = Made(
-            key=piece.key,
-            name=f"{piece.key}-{digest.partition(':')[2][:16]}.mp4",
+        file = ChunkFile(
+            key=job.key,
+            name=f"{job.key}-{digest.partition(':')[2][:16]}.mp4",
             frames=frames,
             size_bytes=unfinished.stat().st_size,
             digest=digest,
-            resources=ran.resources,
-            concealed=ran.concealed,
+            resources=result.resources,
+            concealed=result.concealed,
         )
         sync_file(unfinished)
-        unfinished.rename(piece.folder / made.name)
-        sync_folder(piece.folder)
+        unfinished.rename(job.folder / file.name)
+        sync_folder(job.folder)
     except OSError as error:
-        raise from_os_error(error, f"keeping {piece.title}", piece.folder) from error
+        raise from_os_error(error, f"keeping {job.title}", job.folder) from error
     what = "sound" if frames is None else "chunk"
     reached(f"{what}: encoded, not journaled")
-    write_atomic(piece.record, made.model_dump_json().encode())
+    write_atomic(job.record_path, file.model_dump_json().encode())
     reached(f"{what}: journaled")
-    return made
+    return file
 
 
-def _counted(piece: Piece, path: Path) -> int | None:
-    if piece.frames is None:
+def _count_frames(job: ChunkJob, path: Path) -> int | None:
+    if job.frames is None:
         return None
     frames = samples_in(path)
-    if frames != piece.frames:
-        raise VerificationFailed(f"{piece.title} has {frames} pictures, the source has {piece.frames} there")
+    if frames != job.frames:
+        raise VerificationFailed(f"{job.title} has {frames} pictures, the source has {job.frames} there")
     return frames

@@ -1,6 +1,6 @@
 """How many samples the first track of an MP4 holds, by its index (ISO/IEC 14496-12 §8.7.3).
 
-`piece.py` counts a chunk's pictures with it. The file is one that our own ffmpeg has just written; a child that reads
+`job.py` counts a chunk's pictures with it. The file is one that our own ffmpeg has just written; a child that reads
 it with a demuxer would cost more than some chunks.
 """
 
