@@ -122,7 +122,7 @@ def with_a_hole(path: Path, made: Path) -> Path:
 @pytest.mark.parametrize("profile", ProfileName)
 def test_a_hole_in_the_middle_is_never_a_success(name: str, profile: ProfileName, clips: Path, tmp_path: Path) -> None:
     damaged = with_a_hole(clip(clips, name, seconds=SECONDS), tmp_path / "hole.mkv")
-    with pytest.raises(TruncatedMedia, match="holes"):
+    with pytest.raises(TruncatedMedia, match="missing in the middle"):
         came_out(damaged, tmp_path / "home", profile)
 
 
