@@ -30,7 +30,7 @@ from tidegate.addresses import AddressPolicy, PolicyName, read_entries
 from tidegate.errors import BadInput
 
 Network = Literal["fast", "normal", "slow"]
-Encoder = Literal["auto", "software", "nvenc", "vaapi", "qsv", "videotoolbox", "v4l2m2m"]
+EncoderName = Literal["auto", "software", "nvenc", "vaapi", "qsv", "videotoolbox", "v4l2m2m"]
 
 NETWORK_PRESETS: dict[Network, dict[str, Any]] = {
     "fast": {
@@ -287,7 +287,7 @@ class ToolSettings(Group):
     """Path of ffmpeg. None: the one on PATH, else the one inside the imageio-ffmpeg wheel."""
     threads: int | None = Field(default=None, gt=0)
     """Threads of an encoder. None: as the rung, the cores and the available memory allow, at most 8."""
-    encoder: Encoder = "software"
+    encoder: EncoderName = "software"
     """Which H.264 encoder: `software` (libx264), `nvenc`, `vaapi`, `qsv`, `videotoolbox`, `v4l2m2m`, or `auto` for the
     first of these that works. One that does not work here is replaced by libx264, and that is told."""
     twitch_downloader: str | None = None

@@ -304,7 +304,7 @@ def test_what_is_hidden_is_cut_out_of_what_is_allowed(tmp_path: Path, monkeypatc
     assert list(without(app / "data" / "home", hidden)) == []
     assert list(without(app / "data" / "home" / "tools", hidden)) == [app / "data" / "home" / "tools"]
     monkeypatch.setenv("TIDEGATE_HOME", str(app / "data"))
-    monkeypatch.setattr(rights_module, "SYSTEM", (str(tmp_path),))
+    monkeypatch.setattr(rights_module, "SYSTEM_PATHS", (str(tmp_path),))
     rights_module.program_folders.cache_clear()
     rights = rights_of(Job("it", ["/bin/true"], 1.0), CONFINED, {"PATH": "/bin"})
     rights_module.program_folders.cache_clear()

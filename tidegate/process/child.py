@@ -28,7 +28,7 @@ from tidegate.process.cgroup import MemoryGroup
 from tidegate.process.confine import Confinement
 from tidegate.process.environment import child_environment
 from tidegate.process.job import Job, evidence_of, memory_cap
-from tidegate.process.kinship import MARK, born_into, end_strays
+from tidegate.process.kinship import CHILD_MARK, born_into, end_strays
 from tidegate.process.output import Output
 from tidegate.process.rights import escapes_by_privilege, rights_of
 from tidegate.process.tree import Tree
@@ -152,7 +152,7 @@ def _start(job: Job, limits: ProcessSettings, mark: str, group: MemoryGroup | No
         **child_environment(os.environ, network=job.network != "none", more=limits.more_names),
         **(job.environment or {}),
         **marked(),
-        MARK: mark,
+        CHILD_MARK: mark,
     }
     confinement = _confinement(job, limits, environment)
     handle = group.open() if group else None

@@ -16,7 +16,7 @@ from collections.abc import Callable
 
 from tidegate.durable.owner import started_at
 
-MARK = "TIDEGATE_CHILD"
+CHILD_MARK = "TIDEGATE_CHILD"
 """The environment variable that a supervised child and everything below it carry: a number of its own."""
 
 _PR_SET_PDEATHSIG = 1
@@ -59,7 +59,7 @@ def strays(mark: str, since: int) -> list[int]:
 
 def carries(pid: int, mark: str) -> bool:
     """Whether this process carries a child's mark, as far as we may see."""
-    return f"{MARK}={mark}".encode() in environment_of(pid)
+    return f"{CHILD_MARK}={mark}".encode() in environment_of(pid)
 
 
 def end_strays(mark: str, since: int) -> bool:

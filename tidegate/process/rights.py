@@ -24,14 +24,14 @@ from tidegate.process.environment import CERTIFICATES
 from tidegate.process.job import Job
 from tidegate.settings import ProcessSettings, StoreSettings
 
-SYSTEM = (
+SYSTEM_PATHS = (
     *("/usr", "/bin", "/sbin", "/lib", "/lib32", "/lib64", "/libx32", "/opt", "/etc", "/proc", "/sys"),
     *("/nix/store", "/gnu/store", "/run/current-system", "/run/opengl-driver", "/run/opengl-driver-32", "/app"),
     *("/run/systemd/resolve", "/run/NetworkManager", "/run/resolvconf", "/run/udev", "/run/nscd"),
     *("/run/nvidia-persistenced", "/var/cache/fontconfig", "/home/linuxbrew/.linuxbrew"),
 )
 """Programs, libraries, certificates, fonts, drivers, and what the kernel tells."""
-SECRET = (
+SECRET_PATHS = (
     *("/etc/shadow", "/etc/shadow-", "/etc/gshadow", "/etc/gshadow-", "/etc/sudoers", "/etc/sudoers.d", "/etc/ssh"),
     *("/etc/ssl/private", "/etc/pki/tls/private", "/etc/kubernetes", "/etc/rancher", "/etc/wireguard"),
     *("/etc/letsencrypt", "/etc/NetworkManager/system-connections", "/etc/docker", "/etc/krb5.keytab"),
@@ -85,7 +85,7 @@ def escapes_by_privilege(program: str) -> bool:
 @lru_cache(maxsize=64)
 def program_folders(program: str, search_path: str, library_path: str, hidden: tuple[Path, ...]) -> tuple[Path, ...]:
     """Whatever is needed to start a program: the system, its own folder, what it may start itself."""
-    folders = [*map(Path, SYSTEM), *_loader_libraries(), *_folders_in(library_path)]
+    folders = [*map(Path, SYSTEM_PATHS), *_loader_libraries(), *_folders_in(library_path)]
     for folder in _folders_in(search_path):
         folders += [folder, *_libraries_beside(folder)]
     found = shutil.which(program)
@@ -123,7 +123,7 @@ def private_folders() -> tuple[Path, ...]:
 def _private_folders(*_: str | None) -> tuple[Path, ...]:
     """The same, for the variables on which it depends."""
     homes = (StoreSettings().home, Path.home(), Path("/root"))
-    return tuple(Path(os.path.realpath(home)) for home in homes) + tuple(filter(Path.exists, map(Path, SECRET)))
+    return tuple(Path(os.path.realpath(home)) for home in homes) + tuple(filter(Path.exists, map(Path, SECRET_PATHS)))
 
 
 def without(folder: Path, hidden: Iterable[Path]) -> Iterator[Path]:

@@ -11,10 +11,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Literal
 
-from tidegate.errors import (
-    Extra,
-    TidegateError,
-)
+from tidegate.errors import Extra, TidegateError
 from tidegate.events import Note, unobserved
 from tidegate.media.ffmpeg import Toolchain, file_url, global_arguments, input_restrictions, run_ffmpeg
 from tidegate.model import DownloadResult, MediaInfo, StreamInfo
