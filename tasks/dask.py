@@ -57,10 +57,10 @@ def with_cluster(bench: Workbench) -> Workbench:
     if address is None or bench.executor is not None:
         return bench
     if is_far_and_open(address):
-        told = (
+        warning = (
             f"The Dask cluster at {address} asks nobody who he is: {who_gets_in(address)} can run code on its workers"
         )
-        bench.observe(Note(f"{told}; let it speak tls:// (docs/stages/transcode.md)", "warning"))
+        bench.observe(Note(f"{warning}; let it speak tls:// (docs/stages/transcode.md)", "warning"))
     return replace(bench, executor=DaskExecutor(address))
 
 
