@@ -14,7 +14,7 @@ import anyio
 
 from benchmarks.pairs import Pairs, measure
 from tests.support.clips import clip
-from tidegate.events import unobserved
+from tidegate.events import ignore_events
 from tidegate.media.ffmpeg import Toolchain, base_arguments, file_url, run_ffmpeg
 from tidegate.media.inspect import inspect
 from tidegate.settings import ProcessSettings, ToolSettings
@@ -39,7 +39,7 @@ def results() -> Iterator[Pairs]:
 
 async def _item(film: Path, out: Path, limits: ProcessSettings) -> None:
     ffmpeg = Toolchain.find(ToolSettings()).ffmpeg
-    await inspect(film, "header", limits, 60.0, stage="probe", observe=unobserved)
+    await inspect(film, "header", limits, 60.0, stage="probe", observe=ignore_events)
     argv = [*base_arguments(ffmpeg, film), "-c", "copy", file_url(out)]
     await run_ffmpeg(
         argv,
@@ -47,8 +47,8 @@ async def _item(film: Path, out: Path, limits: ProcessSettings) -> None:
         limits=limits,
         deadline_seconds=60.0,
         media_seconds=2.0,
-        observe=unobserved,
+        observe=ignore_events,
         outputs=(out,),
         memory_cap_bytes=1_000_000_000,
     )
-    await inspect(out, "frames", limits, 60.0, stage="remux", observe=unobserved)
+    await inspect(out, "frames", limits, 60.0, stage="remux", observe=ignore_events)

@@ -16,7 +16,7 @@ from pathlib import Path
 from benchmarks.figures import Figure
 from benchmarks.pairs import Pairs, measure
 from tests.support.clips import clip
-from tidegate.events import unobserved
+from tidegate.events import ignore_events
 from tidegate.media.ffmpeg import Toolchain, base_arguments, file_url, run_ffmpeg
 from tidegate.process.supervise import Job, run
 from tidegate.settings import ProcessSettings, ToolSettings
@@ -65,7 +65,7 @@ async def _supervised(argv: list[str], output: Path, limits: ProcessSettings) ->
         limits=limits,
         deadline_seconds=600,
         media_seconds=SECONDS,
-        observe=unobserved,
+        observe=ignore_events,
         outputs=(output,),
         memory_cap_bytes=CAP_BYTES,
     )

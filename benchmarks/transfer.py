@@ -27,7 +27,7 @@ from pydantic import SecretStr
 
 from benchmarks.figures import FIGURES_HEADER, Figure
 from benchmarks.pairs import HEADER, Pairs, measure
-from tidegate.events import unobserved
+from tidegate.events import ignore_events
 from tidegate.model import Source
 from tidegate.settings import TransferSettings
 from tidegate.transfer.asking.ask import Request, receive
@@ -62,7 +62,7 @@ async def fetch(url: str, folder: Path) -> None:
     outside = Outside(limits=TransferSettings())
     source = Source(url=SecretStr(url))
     connect = partial(HttpExchange, source, outside.limits, outside.gates)
-    identity, _ = await identify(connect, outside.limits, unobserved)
+    identity, _ = await identify(connect, outside.limits, ignore_events)
     await fetch_file(outside, source, folder, identity)
     pool_of(outside.gates).close()
 

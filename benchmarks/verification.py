@@ -12,7 +12,7 @@ from typing import Literal
 
 from benchmarks.pairs import Pairs, measure
 from tests.support.clips import clip
-from tidegate.events import unobserved
+from tidegate.events import ignore_events
 from tidegate.media.ffmpeg import Toolchain
 from tidegate.media.inspect import inspect
 from tidegate.settings import ProcessSettings, ToolSettings
@@ -41,4 +41,4 @@ def results() -> Iterator[Pairs]:
 
 
 def _inspect(film: Path, depth: Literal["frames", "sampled"]) -> None:
-    asyncio.run(inspect(film, depth, ProcessSettings(), 600.0, stage="remux", observe=unobserved))
+    asyncio.run(inspect(film, depth, ProcessSettings(), 600.0, stage="remux", observe=ignore_events))

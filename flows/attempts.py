@@ -25,7 +25,7 @@ from tidegate.durable.home import Home
 from tidegate.durable.ledger import Attempt, AttemptState, Beginning, Ledger, insist
 from tidegate.durable.ledger.lease import Lease, current_lease, leased
 from tidegate.durable.ledger.rows import Kind
-from tidegate.durable.threads import in_thread, still_wanted
+from tidegate.durable.threads import check_cancellation, in_thread
 from tidegate.errors import Coordination, LeaseLost, LedgerUnavailable, Superseded, TidegateError
 from tidegate.events import Note, Observer
 from tidegate.model import NO_WISH, Outcome, ProfileName, Quality, StageName, Wish
@@ -58,7 +58,7 @@ async def open_ledger(settings: Settings, observe: Observer) -> AsyncIterator[Le
             told = True
             raise
 
-    ledger: Ledger = await in_thread(insist, connect, patience.total_seconds(), still_wanted)
+    ledger: Ledger = await in_thread(insist, connect, patience.total_seconds(), check_cancellation)
     if ledger.moved_aside is not None:
         observe(Note(f"The ledger was damaged; a new one is begun, the old one is {ledger.moved_aside}", "error"))
     for line in await in_thread(close_home, Home(settings.store.home)):

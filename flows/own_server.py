@@ -30,7 +30,7 @@ from flows.request import require_writable
 from tidegate.durable import private
 from tidegate.durable.atomic import write_atomic
 from tidegate.durable.lock import still_there
-from tidegate.durable.owner import Owner, provably_gone, started_at, this_process
+from tidegate.durable.owner import Owner, is_provably_gone, start_of, this_process
 from tidegate.errors import DiskFull, ServerUnavailable, TidegateError, from_os_error
 from tidegate.model import Value
 
@@ -70,7 +70,7 @@ class OwnServer:
 
     @property
     def has_ended(self) -> bool:
-        return provably_gone(self.record.owner, this_process())
+        return is_provably_gone(self.record.owner, this_process())
 
     def failure(self) -> TidegateError:
         """Why it did not start, as its log tells."""
@@ -182,7 +182,7 @@ def _read_record(folder: Path) -> Record | None:
         record = Record.model_validate_json(_record_in(folder).read_bytes())
     except (OSError, ValueError):
         return None
-    return None if provably_gone(record.owner, this_process()) else record
+    return None if is_provably_gone(record.owner, this_process()) else record
 
 
 def _start(home: Path, folder: Path, launch: Launch) -> Record:
@@ -193,7 +193,7 @@ def _start(home: Path, folder: Path, launch: Launch) -> Record:
     _clear_folders(folder)
     log = home / "logs" / f"server-{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(3)}.log"
     api_url, pid = launch(log, folder / "users")
-    owner = this_process().model_copy(update={"pid": pid, "started": started_at(pid) or 0})
+    owner = this_process().model_copy(update={"pid": pid, "started": start_of(pid) or 0})
     record = Record(api_url=api_url, owner=owner, log=log)
     try:
         write_atomic(_record_in(folder), record.model_dump_json(indent=2).encode())
@@ -218,7 +218,7 @@ def _end_server(owner: Owner) -> None:
 def _lives(owner: Owner) -> bool:
     with contextlib.suppress(ChildProcessError):  # most users are not its parent
         os.waitpid(owner.pid, os.WNOHANG)
-    return started_at(owner.pid) == owner.started
+    return start_of(owner.pid) == owner.started
 
 
 def _clear_logs(logs: Path) -> None:

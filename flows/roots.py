@@ -19,7 +19,7 @@ from tidegate.durable.home import Home
 from tidegate.durable.ledger import Ledger, insist
 from tidegate.durable.ledger.lease import current_lease
 from tidegate.durable.roots import Folders, Roots, is_too_wide, standing
-from tidegate.durable.threads import still_wanted
+from tidegate.durable.threads import check_cancellation
 from tidegate.settings import Settings
 from tidegate.transfer.paths import local_path
 
@@ -76,7 +76,7 @@ def folders_in_use(settings: Settings) -> Folders:
     patience = settings.ledger.patience.total_seconds()
     if settings.ledger.url is None and not Home(settings.store.home).ledger.exists():
         return Folders()  # nobody has run here
-    ledger = insist(lambda: Ledger.open(settings.ledger, Home(settings.store.home)), patience, still_wanted)
+    ledger = insist(lambda: Ledger.open(settings.ledger, Home(settings.store.home)), patience, check_cancellation)
     try:
         published, (targets, files) = ledger.published_folders(), ledger.used_places()
     finally:

@@ -10,7 +10,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from tidegate.durable.atomic import write_atomic
-from tidegate.durable.owner import Owner, provably_gone, this_process
+from tidegate.durable.owner import Owner, is_provably_gone, this_process
 from tidegate.model import Value
 
 POOL = "tidegate"
@@ -52,7 +52,7 @@ def read(home: Path) -> Site | None:
         return None
     here = this_process()
     is_elsewhere = site.owner.host != here.host and urlsplit(site.api_url).hostname in LOOPBACK
-    return None if is_elsewhere or provably_gone(site.owner, here) else site
+    return None if is_elsewhere or is_provably_gone(site.owner, here) else site
 
 
 def forget(home: Path) -> None:

@@ -22,7 +22,7 @@ from prefect.client.schemas.objects import State, TaskRun
 from prefect.results import get_result_store
 
 from tasks.storage import PrivateFiles
-from tidegate.durable.crash_points import reached
+from tidegate.durable.crash_points import crash_point
 from tidegate.durable.threads import in_thread
 from tidegate.errors import TASK_RETRY_DELAYS_SECONDS, ProcessTimeout, TidegateError, as_failure, policy_of
 from tidegate.events import Note, StageEnded, StageStarted, Waiting
@@ -76,7 +76,7 @@ def stage_task(name: StageName) -> Callable[[Callable[..., Coroutine[Any, Any, R
 
         @functools.wraps(function)
         async def work(bench: Workbench, *arguments: Any, **named: Any) -> R:
-            reached(f"{name}: started")
+            crash_point(f"{name}: started")
             failures = _failures.get([])
             if failures:
                 bench.observe(Waiting(None))
@@ -86,7 +86,7 @@ def stage_task(name: StageName) -> Callable[[Callable[..., Coroutine[Any, Any, R
                 failures.append(error)
                 _tell_of_next_try(bench, name, failures)
                 raise
-            reached(f"{name}: made, not recorded")
+            crash_point(f"{name}: made, not recorded")
             return result
 
         return as_task(work)
@@ -162,7 +162,7 @@ class Stage(Generic[R]):
             note = f"{self.name}: its result could not be recorded in {bench.home.results}; another run does it again"
             bench.observe(Note(note, "warning"))
             return False
-        reached(f"{self.name}: recorded")
+        crash_point(f"{self.name}: recorded")
         return True
 
     async def _believable(self, call: Task[..., Any]) -> bool:

@@ -124,7 +124,7 @@ class Observer(Protocol):
     def __call__(self, event: Event, /) -> None: ...
 
 
-def unobserved(event: Event) -> None:
+def ignore_events(event: Event) -> None:
     """The observer for library use: nobody is looking."""
 
 

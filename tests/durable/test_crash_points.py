@@ -12,18 +12,18 @@ from pathlib import Path
 import pytest
 
 from tests.support.command import ROOT
-from tidegate.durable.crash_points import reached
+from tidegate.durable.crash_points import crash_point
 
 STORY = """
 import os, subprocess, sys
-from tidegate.durable.crash_points import reached
-reached("begun")
+from tidegate.durable.crash_points import crash_point
+crash_point("begun")
 for name in ("film.mp4", "film-0a1b2c3d.mp4", "b" * 64):
-    reached("write {}: synced", name)
+    crash_point("write {}: synced", name)
 if len(sys.argv) > 1:
     subprocess.run([sys.executable, *sys.argv[1:]], check=True)
-reached("begun")
-reached("done")
+crash_point("begun")
+crash_point("done")
 """
 
 
@@ -47,7 +47,7 @@ def test_every_point_is_logged_in_its_order_and_without_what_is_random_in_it(log
 
 
 def test_processes_share_a_log(log: Path) -> None:
-    child = "from tidegate.durable.crash_points import reached; reached('in the child')"
+    child = "from tidegate.durable.crash_points import crash_point; crash_point('in the child')"
     assert ran("-c", child, LOG=str(log)) == 0
     assert log.read_text().splitlines()[4:6] == ["in the child", "begun"]
 
@@ -78,5 +78,5 @@ def test_with_a_marker_only_the_first_process_dies(tmp_path: Path) -> None:
 
 def test_without_being_asked_nothing_happens_and_it_costs_next_to_nothing() -> None:
     times = 100_000
-    seconds = timeit.timeit(lambda: reached("write {}: synced", "film.mp4"), number=times)
+    seconds = timeit.timeit(lambda: crash_point("write {}: synced", "film.mp4"), number=times)
     assert seconds / times < 20e-6

@@ -24,7 +24,7 @@ from tidegate.durable.ledger.decide import stuck
 from tidegate.durable.ledger.lease import Lease, current_lease, leased
 from tidegate.durable.owner import this_process
 from tidegate.errors import DiskFull, LeaseLost, LedgerUnavailable, Superseded
-from tidegate.events import Advance, Event, Note, StageEnded, StageStarted, unobserved
+from tidegate.events import Advance, Event, Note, StageEnded, StageStarted, ignore_events
 from tidegate.settings import AdmissionSettings, LedgerSettings
 
 WORK = "a" * 64
@@ -51,7 +51,9 @@ def beginning(kind: Any = "ingest", **facts: Any) -> Beginning:
 
 
 @asynccontextmanager
-async def at_work(ledger: Ledger, observe: Callable[[Event], None] = unobserved, **facts: Any) -> AsyncIterator[Lease]:
+async def at_work(
+    ledger: Ledger, observe: Callable[[Event], None] = ignore_events, **facts: Any
+) -> AsyncIterator[Lease]:
     with anyio.fail_after(PATIENCE):
         async with leased(ledger, beginning(**facts), observe) as lease:
             yield lease
@@ -227,7 +229,7 @@ def test_a_killed_run_is_taken_over_and_that_is_said(ledger: Ledger, quick: Ledg
     def hold(pipe: Pipe) -> None:
         async def work() -> None:
             mine = Ledger.open(quick, home)
-            async with leased(mine, beginning(), unobserved) as lease:
+            async with leased(mine, beginning(), ignore_events) as lease:
                 await lease.claim(WORK, TARGET)
                 pipe.say(lease.attempt.id)
                 await anyio.sleep(PATIENCE)

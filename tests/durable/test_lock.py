@@ -13,7 +13,7 @@ import pytest
 
 from tests.support.forked import Pipe, forked, many
 from tests.support.leaks import open_descriptors
-from tidegate.durable.lock import acquire, acquired, released
+from tidegate.durable.lock import acquire, acquire_when_free, release_at_end
 
 
 @pytest.fixture
@@ -22,14 +22,14 @@ def path(tmp_path: Path) -> Path:
 
 
 def hold_until_told(path: Path, pipe: Pipe) -> None:
-    with released(acquire(path), path):
+    with release_at_end(acquire(path), path):
         pipe.say("holds")
         pipe.hear()
 
 
 def wait_for_it(path: Path, pipe: Pipe) -> None:
     async def wait() -> None:
-        with released(await acquired(path, lambda: pipe.say("waits")), path):
+        with release_at_end(await acquire_when_free(path, lambda: pipe.say("waits")), path):
             pipe.say("holds")
 
     asyncio.run(wait())
@@ -81,7 +81,7 @@ def test_many_at_once_hold_it_one_after_the_other(path: Path, tmp_path: Path) ->
                     break
                 except BlockingIOError:
                     time.sleep(0.001)
-            with released(handle, path):
+            with release_at_end(handle, path):
                 os.close(os.open(inside, os.O_CREAT | os.O_EXCL))  # fails if somebody else is inside
                 with times.open("a") as file:
                     file.write(".")
@@ -97,7 +97,7 @@ def test_many_at_once_hold_it_one_after_the_other(path: Path, tmp_path: Path) ->
 
 def test_a_failure_inside_frees_the_lock_and_leaves_neither_file_nor_descriptor(path: Path) -> None:
     before = open_descriptors()
-    with pytest.raises(ValueError, match="inside"), released(acquire(path), path):
+    with pytest.raises(ValueError, match="inside"), release_at_end(acquire(path), path):
         raise ValueError("inside")
     assert not path.exists()
     assert open_descriptors() == before
@@ -109,7 +109,7 @@ def test_giving_up_waiting_leaves_the_holder_its_lock(path: Path) -> None:
         async with anyio.create_task_group() as group:
 
             async def wait() -> None:
-                await acquired(path, waited.set)
+                await acquire_when_free(path, waited.set)
                 raise AssertionError("two hold it at once")
 
             group.start_soon(wait)
@@ -136,7 +136,7 @@ def test_a_file_from_a_run_that_died_is_taken_over(path: Path) -> None:
 
 def test_a_lock_whose_file_somebody_removed_can_be_given_up(path: Path) -> None:
     before = open_descriptors()
-    with released(acquire(path), path):
+    with release_at_end(acquire(path), path):
         path.unlink()
     assert open_descriptors() == before
 

@@ -15,7 +15,7 @@ import pytest
 
 from tests.support.command import ROOT, wait_until
 from tests.support.forked import Pipe, forked
-from tidegate.durable.owner import INITIAL_NAMESPACE, Owner, provably_gone, started_at, this_process
+from tidegate.durable.owner import INITIAL_NAMESPACE, Owner, is_provably_gone, start_of, this_process
 
 NOBODY = 65534
 CLONE_NEWNS, MS_REC, MS_PRIVATE = 0x20000, 1 << 14, 1 << 18
@@ -32,7 +32,7 @@ def told(pipe: Pipe) -> None:
 def gone(change: dict[str, object], here: dict[str, object] | None = None, starts: int | None = 5000) -> bool:
     """For an owner like HERE but for `change`, where its number belongs to a process that began at `starts`."""
     owner, where = HERE.model_copy(update=change), HERE.model_copy(update=here or {})
-    return provably_gone(owner, where, lambda pid: starts)
+    return is_provably_gone(owner, where, lambda pid: starts)
 
 
 # --- the whole table -------------------------------------------------------------------------------
@@ -70,12 +70,12 @@ def test_only_what_is_certain_counts(
 
 def test_we_are_not_gone_and_a_fork_is_somebody_else() -> None:
     here = this_process()
-    assert not provably_gone(here, here)
+    assert not is_provably_gone(here, here)
     with forked(told) as child:
         other = Owner.model_validate_json(child.hear())
         assert (other.pid, other.host, other.boot, other.namespace) == (child.pid, here.host, here.boot, here.namespace)
-        assert not provably_gone(other, here)
-        assert provably_gone(other.model_copy(update={"started": other.started - 1}), here)
+        assert not is_provably_gone(other, here)
+        assert is_provably_gone(other.model_copy(update={"started": other.started - 1}), here)
 
 
 @pytest.mark.parametrize("end", [signal.SIGKILL, signal.SIGTERM])
@@ -83,18 +83,18 @@ def test_a_process_that_was_ended_is_gone_even_before_it_is_reaped(end: signal.S
     with forked(told) as child:
         owner = Owner.model_validate_json(child.hear())
         child.send(end)
-        wait_until(lambda: started_at(child.pid) is None)
+        wait_until(lambda: start_of(child.pid) is None)
         assert Path(f"/proc/{child.pid}").exists(), "nobody has reaped it"
-        assert provably_gone(owner, this_process())
+        assert is_provably_gone(owner, this_process())
         child.wait()
-        assert provably_gone(owner, this_process())
+        assert is_provably_gone(owner, this_process())
 
 
 def test_a_stopped_process_is_not_gone() -> None:
     with forked(told) as child:
         owner = Owner.model_validate_json(child.hear())
         child.send(signal.SIGSTOP)
-        assert not provably_gone(owner, this_process())
+        assert not is_provably_gone(owner, this_process())
 
 
 def test_a_process_whose_name_looks_like_fields_is_read_rightly(tmp_path: Path) -> None:
@@ -103,15 +103,15 @@ def test_a_process_whose_name_looks_like_fields_is_read_rightly(tmp_path: Path) 
     process = subprocess.Popen([odd, "60"])
     try:
         wait_until(lambda: ") Z 1 (x" in Path(f"/proc/{process.pid}/comm").read_text())
-        started = started_at(process.pid)
-        assert started is not None and started >= (started_at(os.getpid()) or 0)
+        started = start_of(process.pid)
+        assert started is not None and started >= (start_of(os.getpid()) or 0)
     finally:
         process.kill()
         process.wait()
 
 
 def test_a_number_that_nobody_has_is_nobody() -> None:
-    assert started_at(2**22 + 1) is None
+    assert start_of(2**22 + 1) is None
 
 
 def test_the_environment_names_host_and_boot(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -121,19 +121,19 @@ def test_the_environment_names_host_and_boot(monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setenv("TIDEGATE_BOOT_ID", "another")
     other = this_process()
     assert (other.host, other.boot, other.pid) == ("told", "another", here.pid)
-    assert not provably_gone(here, other)
+    assert not is_provably_gone(here, other)
     monkeypatch.delenv("TIDEGATE_HOST_ID")
-    assert provably_gone(here, this_process()) == (here.namespace in (INITIAL_NAMESPACE, 0))
+    assert is_provably_gone(here, this_process()) == (here.namespace in (INITIAL_NAMESPACE, 0))
 
 
 # --- containers and walls --------------------------------------------------------------------------
 
 ASK = """
 import sys
-from tidegate.durable.owner import Owner, provably_gone, this_process
+from tidegate.durable.owner import Owner, is_provably_gone, this_process
 here = this_process()
 print(here.model_dump_json())
-print(provably_gone(Owner.model_validate_json(sys.argv[1]), here))
+print(is_provably_gone(Owner.model_validate_json(sys.argv[1]), here))
 """
 
 
@@ -159,7 +159,7 @@ def test_a_container_sees_others_under_other_numbers_and_knows_nothing_of_them()
     assert inside.namespace != living.namespace and inside.boot == living.boot
     _, verdict = ask(living, *UNSHARED)
     assert verdict is False, "it has ended, and nobody in there can know"
-    assert not provably_gone(inside, this_process()), "nor can we know of one in there"
+    assert not is_provably_gone(inside, this_process()), "nor can we know of one in there"
 
 
 BOTH = """
@@ -202,8 +202,8 @@ def test_a_living_process_that_is_hidden_from_us_is_not_gone() -> None:
             pipe.say(f"skip {error}")
             return
         other = this_process()
-        pipe.say(started_at(here.pid))
-        pipe.say([provably_gone(owner, other) for owner in (here, nobody_there, other)])
+        pipe.say(start_of(here.pid))
+        pipe.say([is_provably_gone(owner, other) for owner in (here, nobody_there, other)])
 
     with forked(look) as child:
         seen = child.hear()

@@ -43,7 +43,7 @@ from tidegate.durable.space import BEYOND_THE_FLOOR, SETTLED, Doomed, Why, clear
 from tidegate.durable.store import AssetStore, holds
 from tidegate.durable.unfinished import unfinished
 from tidegate.errors import LedgerUnavailable
-from tidegate.events import Event, Note, unobserved
+from tidegate.events import Event, Note, ignore_events
 from tidegate.model import Asset
 from tidegate.settings import SpaceSettings
 from tidegate.stages.download import NOTE, AssetNote
@@ -116,7 +116,7 @@ def test_links_are_not_followed_and_nothing_is_concluded_from_what_they_hide(hom
     assert len(found.assets) == 1 and found.scratch == ()
     doomed = what_may_go(found, NO_SPACE, frozenset(), frozenset(), 0, NOW)
     assert [one.why for one in doomed] == [Why.FLOOR, Why.ASSET_GONE]
-    clear(home, doomed, nobody, unobserved)
+    clear(home, doomed, nobody, ignore_events)
     assert sorted(elsewhere.rglob("*")) == before
     assert len(list(home.results.iterdir())) == 2, "their checkpoints stand: the assets are there, behind links"
 
@@ -354,7 +354,7 @@ def test_bytes_that_have_two_names_count_when_both_go(home: Home) -> None:
     doomed = what_may_go(inventory(home), NO_SPACE, frozenset(), frozenset(), 0, NOW)
     by_path = {one.path.parts[0]: one.bytes for one in doomed}
     assert by_path["scratch"] < ASSET_BYTES <= by_path["assets"]
-    removals = clear(home, doomed, nobody, unobserved)
+    removals = clear(home, doomed, nobody, ignore_events)
     assert [one.bytes for one in removals] == [one.bytes for one in doomed], "the estimate is what came true"
 
 
@@ -441,7 +441,7 @@ def test_what_somebody_has_come_to_need_meanwhile_stays(home: Home) -> None:
         return one.work_key == KEY or one.address == asset.address
 
     doomed = all_of(home)
-    removals = clear(home, doomed, needed, unobserved)
+    removals = clear(home, doomed, needed, ignore_events)
     assert len(doomed) == 3 and {one.path for one in asked} == {one.path for one in doomed}
     assert {removal.refusal for removal in removals if isinstance(removal, NotRemoved)} == {Refusal.NEEDED}
     assert AssetStore(home.assets).whole(asset) and (home.root / "scratch" / KEY).exists()
@@ -450,7 +450,7 @@ def test_what_somebody_has_come_to_need_meanwhile_stays(home: Home) -> None:
 def test_a_run_that_claims_the_work_between_the_two_questions_keeps_its_scratch(home: Home) -> None:
     scratch(home, KEY, changed=8 * DAY)
     answers = iter([False, True])
-    [removal] = clear(home, all_of(home), lambda _: next(answers), unobserved)
+    [removal] = clear(home, all_of(home), lambda _: next(answers), ignore_events)
     assert isinstance(removal, NotRemoved) and removal.refusal is Refusal.NEEDED
     assert (home.root / "scratch" / KEY / "source" / "source.part").exists()
     assert not home.lock(KEY).exists()
@@ -478,7 +478,7 @@ def test_an_asset_that_was_used_since_it_was_looked_at_stays_and_so_does_its_rec
     asset = aged(home, "film")
     doomed = all_of(home)
     touch(AssetStore(home.assets).folder(asset))
-    changed, needed = clear(home, doomed, nobody, unobserved)
+    changed, needed = clear(home, doomed, nobody, ignore_events)
     assert isinstance(changed, NotRemoved) and changed.refusal is Refusal.CHANGED
     assert isinstance(needed, NotRemoved) and needed.refusal is Refusal.NEEDED
     assert AssetStore(home.assets).whole(asset) and len(list(home.results.iterdir())) == 1
@@ -492,7 +492,7 @@ def test_a_record_whose_asset_is_back_stays(home: Home) -> None:
     folder.rename(home.root / "away")
     doomed = what_may_go(inventory(home), KEEP_ALL, frozenset(), frozenset(), PLENTY, NOW)
     (home.root / "away").rename(folder)
-    [removal] = clear(home, doomed, nobody, unobserved)
+    [removal] = clear(home, doomed, nobody, ignore_events)
     assert isinstance(removal, NotRemoved) and removal.refusal is Refusal.NEEDED
 
 
@@ -503,14 +503,14 @@ def test_a_record_that_a_run_writes_anew_stays(home: Home) -> None:
     shutil.rmtree(AssetStore(home.assets).folder(asset))
     doomed = what_may_go(inventory(home), KEEP_ALL, frozenset(), frozenset(), PLENTY, NOW)
     (home.results / name).write_text("{")
-    [removal] = clear(home, doomed, nobody, unobserved)
+    [removal] = clear(home, doomed, nobody, ignore_events)
     assert isinstance(removal, NotRemoved) and removal.refusal is Refusal.CHANGED
 
 
 def test_a_link_in_the_place_of_a_lock_leads_nowhere(home: Home, tmp_path: Path) -> None:
     scratch(home, KEY, changed=8 * DAY)
     home.lock(KEY).symlink_to(tmp_path / "made by following")
-    [removal] = clear(home, all_of(home), nobody, unobserved)
+    [removal] = clear(home, all_of(home), nobody, ignore_events)
     assert isinstance(removal, NotRemoved) and removal.refusal is Refusal.FAILED
     assert not (tmp_path / "made by following").exists()
 
@@ -522,7 +522,7 @@ def test_a_full_disk_is_freed(home: Home, small_volume: Path) -> None:
     with (small_volume / "ballast").open("wb", buffering=0) as file, contextlib.suppress(OSError):
         while file.write(b"x" * 4096):
             pass
-    [removal] = clear(home, all_of(home), nobody, unobserved)
+    [removal] = clear(home, all_of(home), nobody, ignore_events)
     assert isinstance(removal, Removed) and removal.bytes >= 32 * 1024
     assert [path.name for path in small_volume.iterdir()] == ["ballast"]
 
@@ -537,7 +537,7 @@ def test_a_disk_on_which_not_even_a_lock_fits_is_freed(home: Home, small_volume:
             (small_volume / str(number)).touch()
     with pytest.raises(OSError, match="No space"):
         home.lock(KEY).touch()
-    [removal] = clear(home, all_of(home), nobody, unobserved)
+    [removal] = clear(home, all_of(home), nobody, ignore_events)
     assert isinstance(removal, Removed)
     assert not (small_volume / KEY).exists()
 
@@ -555,7 +555,7 @@ def test_clearing_may_die_anywhere_and_the_next_look_does_the_rest(home: Home) -
         assert len(doomed) == 3
 
     seen = set()
-    for _ in crashes(lambda: clear(home, doomed, nobody, unobserved) and None, prepare):
+    for _ in crashes(lambda: clear(home, doomed, nobody, ignore_events) and None, prepare):
         found = inventory(home)
         films = [asset for asset in found.assets if asset.last_used < NOW - DAY]
         assert all(asset.tracks and is_whole(home, asset) for asset in films), "half of an asset under its address"
@@ -569,7 +569,7 @@ def look_again(home: Home) -> None:
         found = inventory(home)
         later = NOW + 2 * DAY
         there = frozenset(asset.address for asset in found.assets if asset.last_used > NOW - DAY)
-        clear(home, what_may_go(found, NO_SPACE, frozenset(), there, 0, later), nobody, unobserved)
+        clear(home, what_may_go(found, NO_SPACE, frozenset(), there, 0, later), nobody, ignore_events)
     found = inventory(home)
     assert (len(found.assets), found.scratch, found.records, found.leftovers) == (1, (), (), ())
     assert leftovers(home.root, ("*.tmp", "*.lock")) == []
@@ -601,7 +601,7 @@ def test_what_a_real_run_left_is_understood_and_what_is_taken_from_it_is_made_ag
         # As a crash between the two would have it: the asset is gone, and its record is not.
         doomed = what_may_go(found, NO_SPACE, frozenset(), frozenset(), 0, datetime.now(UTC))
         [asset] = [one for one in doomed if one.address == by_track["media.mp4"] and one.why is Why.FLOOR]
-        assert isinstance(clear(home, [asset], nobody, unobserved)[0], Removed)
+        assert isinstance(clear(home, [asset], nobody, ignore_events)[0], Removed)
         again = command.run(origin.url("film.mp4"))
         assert again.code == 0 and made_now(again) == ["remux"], again.stderr
 
@@ -609,7 +609,7 @@ def test_what_a_real_run_left_is_understood_and_what_is_taken_from_it_is_made_ag
         found = inventory(home, [folder])
         doomed = what_may_go(found, NO_SPACE, frozenset(), frozenset(), 0, datetime.now(UTC))
         assert len(doomed) == 6
-        assert all(isinstance(one, Removed) for one in clear(home, doomed, nobody, unobserved))
+        assert all(isinstance(one, Removed) for one in clear(home, doomed, nobody, ignore_events))
         assert inventory(home).assets == ()
         again = command.run(origin.url("film.mp4"))
         assert again.code == 0 and "download" in made_now(again), again.stderr
@@ -900,7 +900,7 @@ def doomed_assets(home: Home, limits: SpaceSettings, folders: Sequence[Path]) ->
 def cleared(home: Home) -> int:
     """How many things an ordinary pass removes."""
     doomed = what_may_go(inventory(home), KEEP_ALL, frozenset(), frozenset(), PLENTY, NOW)
-    return sum(isinstance(one, Removed) for one in clear(home, doomed, nobody, unobserved))
+    return sum(isinstance(one, Removed) for one in clear(home, doomed, nobody, ignore_events))
 
 
 nobody: Callable[[Doomed], bool] = lambda _: False  # noqa: E731

@@ -10,7 +10,7 @@ from collections.abc import Awaitable, Callable
 import anyio
 import pytest
 
-from tidegate.durable.threads import in_thread, still_wanted
+from tidegate.durable.threads import check_cancellation, in_thread
 
 SOON = 60.0
 """Seconds after which a thread that does not hear anything gives up by itself, and the test fails."""
@@ -28,7 +28,7 @@ class Reader:
         until = time.monotonic() + SOON
         try:
             while time.monotonic() < until:
-                still_wanted()
+                check_cancellation()
                 time.sleep(0.01)
         finally:
             time.sleep(0.3)  # what it was writing is its own to clear away
@@ -143,4 +143,4 @@ def test_results_and_failures_come_through() -> None:
 
 
 def test_a_thread_of_nobody_is_always_wanted() -> None:
-    still_wanted()
+    check_cancellation()

@@ -213,17 +213,17 @@ import os, signal, subprocess, sys, threading
 from pathlib import Path
 from flows.own_server import OwnServer, Record
 from flows.server import Server
-from tidegate.durable.owner import started_at, this_process
+from tidegate.durable.owner import start_of, this_process
 child = subprocess.Popen([sys.executable, "-c", "import signal, time; signal.signal(signal.SIGTERM, lambda *_: "
     "(time.sleep(1), exit())); print(flush=True); time.sleep(60)"], stdout=subprocess.PIPE)
 child.stdout.readline()
 threading.Timer(0.3, os.kill, (os.getpid(), signal.SIGINT)).start()
 folder = Path(sys.argv[1])
-owner = this_process().model_copy(update={"pid": child.pid, "started": started_at(child.pid)})
+owner = this_process().model_copy(update={"pid": child.pid, "started": start_of(child.pid)})
 record = Record(api_url="http://127.0.0.1:9/api", owner=owner, log=folder / "log")
 users = os.open(folder / "users", os.O_RDWR | os.O_CREAT)
 Server(record.api_url, own=OwnServer(folder, users, record, is_starter=True)).stop()
-print("stopped", started_at(child.pid) is None)
+print("stopped", start_of(child.pid) is None)
 """
 
 

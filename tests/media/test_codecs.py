@@ -14,7 +14,7 @@ import pytest
 from av.codec import Codec
 
 from tidegate.errors import TidegateError, UnsupportedCodec
-from tidegate.events import unobserved
+from tidegate.events import ignore_events
 from tidegate.media.codecs import ACCEPTED, COVER, DECODERS, FILM, OTHER_DECODERS, SOUND, SUBTITLES
 from tidegate.media.ffmpeg import Toolchain, base_arguments, run_ffmpeg
 from tidegate.media.inspect import inspect
@@ -96,7 +96,7 @@ def test_another_codec_is_refused_by_its_name_at_every_depth(depth: str, still_p
 
 
 async def look(path: Path, depth: str) -> None:
-    await inspect(path, depth, ProcessSettings(), 60.0, stage="probe", observe=unobserved)  # type: ignore[arg-type]
+    await inspect(path, depth, ProcessSettings(), 60.0, stage="probe", observe=ignore_events)  # type: ignore[arg-type]
 
 
 def test_ffmpeg_does_not_open_it_either(still_pictures: Path) -> None:
@@ -110,7 +110,7 @@ def test_ffmpeg_does_not_open_it_either(still_pictures: Path) -> None:
             limits=ProcessSettings(),
             deadline_seconds=60,
             media_seconds=1,
-            observe=unobserved,
+            observe=ignore_events,
             on_stderr=heard.append,
         )
 

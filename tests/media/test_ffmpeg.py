@@ -12,7 +12,7 @@ import pytest
 from tests.support import fake_tool
 from tests.support.clips import clip
 from tidegate.errors import ProcessFailure, ToolMissing
-from tidegate.events import Advance, Event, unobserved
+from tidegate.events import Advance, Event, ignore_events
 from tidegate.media.ffmpeg import (
     ProgressReader,
     Toolchain,
@@ -137,7 +137,7 @@ def test_a_bad_exit_is_diagnosed(tmp_path: Path) -> None:
             limits=LIMITS,
             deadline_seconds=10,
             media_seconds=None,
-            observe=unobserved,
+            observe=ignore_events,
         )
 
     with pytest.raises(ProcessFailure, match="libx264"):

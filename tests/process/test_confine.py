@@ -22,7 +22,7 @@ import pytest
 from tests.support.clips import clip
 from tidegate.durable.home import Home
 from tidegate.errors import PermissionRefused
-from tidegate.events import unobserved
+from tidegate.events import ignore_events
 from tidegate.media.ffmpeg import Toolchain, base_arguments, file_url, files_in, run_ffmpeg
 from tidegate.media.inspect import inspect
 from tidegate.process import confine
@@ -271,8 +271,10 @@ def test_an_ffmpeg_works_wherever_it_is_installed(odd_ffmpeg: Path, clips: Path,
 
     async def main() -> None:
         argv = [*base_arguments(odd_ffmpeg, film), "-c", "copy", file_url(out)]
-        await run_ffmpeg(argv, stage="remux", limits=CONFINED, deadline_seconds=60, media_seconds=2, observe=unobserved)
-        media = await inspect(out, "frames", CONFINED, 60, stage="remux", observe=unobserved)
+        await run_ffmpeg(
+            argv, stage="remux", limits=CONFINED, deadline_seconds=60, media_seconds=2, observe=ignore_events
+        )
+        media = await inspect(out, "frames", CONFINED, 60, stage="remux", observe=ignore_events)
         assert media.video is not None
         assert media.video.frames
 

@@ -19,7 +19,7 @@ from tests.support.command import wait_until
 from tests.support.forked import Pipe, forked
 from tests.support.leaks import children, wait_until_childless
 from tidegate.durable.children import MARK, ProcessGroup, recorded_by
-from tidegate.durable.owner import Owner, started_at, this_process
+from tidegate.durable.owner import Owner, start_of, this_process
 from tidegate.process.leftovers import end_leftovers, end_owner
 from tidegate.process.supervise import Job, run
 from tidegate.settings import ProcessSettings
@@ -192,7 +192,7 @@ def test_a_process_that_has_only_the_number_is_left_alone(mark: str) -> None:
         owner = Owner.model_validate_json(child.hear())
         assert not end_owner(owner.model_copy(update={"started": owner.started - 1}), 0)
         time.sleep(0.2)
-        assert started_at(child.pid) == owner.started
+        assert start_of(child.pid) == owner.started
 
 
 # --- the record ------------------------------------------------------------------------------------

@@ -20,7 +20,7 @@ from tidegate.durable.ledger import Attempt, AttemptState, Beginning, Ledger
 from tidegate.durable.ledger.decide import stuck
 from tidegate.durable.ledger.lease import Lease, leased
 from tidegate.errors import AdmissionRefused, DiskFull
-from tidegate.events import Advance, Event, Note, unobserved
+from tidegate.events import Advance, Event, Note, ignore_events
 from tidegate.resilience.admission import Needs
 from tidegate.settings import AdmissionSettings, LedgerSettings, Settings, StoreSettings
 from tidegate.stages.admission import admit
@@ -48,7 +48,7 @@ class Site:
     async def run(self, title: str = "film") -> AsyncIterator[Lease]:
         beginning = Beginning(kind="ingest", title=title)
         with anyio.fail_after(PATIENCE):
-            async with leased(self.ledger, beginning, unobserved) as lease:
+            async with leased(self.ledger, beginning, ignore_events) as lease:
                 yield lease
 
     async def until(self, lease: Lease, condition: Callable[[Attempt], object]) -> Attempt:

@@ -11,7 +11,7 @@ import imageio_ffmpeg
 import pytest
 
 from tests.support.clips import clip
-from tidegate.events import unobserved
+from tidegate.events import ignore_events
 from tidegate.media.inspect import inspect
 from tidegate.media.join import join
 from tidegate.model import DownloadResult, MediaInfo, ProfileName, Quality, RemuxResult, TransferStats
@@ -26,7 +26,7 @@ LIMITS = ProcessSettings()
 
 def looked_at(path: Path) -> MediaInfo:
     async def look() -> MediaInfo:
-        return await inspect(path, "packets", LIMITS, 60, stage="download", observe=unobserved)
+        return await inspect(path, "packets", LIMITS, 60, stage="download", observe=ignore_events)
 
     return anyio.run(look)
 

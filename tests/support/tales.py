@@ -11,7 +11,7 @@ from pathlib import Path
 from pydantic import SecretStr
 
 from tests.support.origin import Synthetic
-from tidegate.events import unobserved
+from tidegate.events import ignore_events
 from tidegate.model import Source
 from tidegate.settings import TransferSettings
 from tidegate.transfer.file.fetch import FileFetched, fetch_file, identify
@@ -50,7 +50,7 @@ async def fetch(url: str, folder: Path) -> FileFetched:
     gates = Gates()
     source = Source(url=SecretStr(url))
     try:
-        identity, _ = await identify(lambda: HttpExchange(source, LIMITS, gates), LIMITS, unobserved)
+        identity, _ = await identify(lambda: HttpExchange(source, LIMITS, gates), LIMITS, ignore_events)
         return await fetch_file(Outside(limits=LIMITS, gates=gates), source, folder, identity)
     finally:
         pool_of(gates).close()

@@ -31,7 +31,7 @@ from tidegate.errors import (
     ServerError,
     SourceChanged,
 )
-from tidegate.events import unobserved
+from tidegate.events import ignore_events
 from tidegate.model import Identity, MediaInfo, Source
 from tidegate.settings import Settings, TransferSettings
 from tidegate.transfer.file.fetch import FileFetched, Renew, fetch_file, identify
@@ -60,7 +60,7 @@ def outside(limits: TransferSettings, nothing_left: None) -> Iterator[Outside]:
 
 async def _fetched(outside: Outside, source: Source, folder: Path, renew: Renew | None) -> FileFetched:
     identity, _ = await identify(
-        lambda: HttpExchange(source, outside.limits, outside.gates), outside.limits, unobserved
+        lambda: HttpExchange(source, outside.limits, outside.gates), outside.limits, ignore_events
     )
     promised = frozenset(identity.digests)
     return await fetch_file(outside, source, folder, identity, promised=promised, renew=renew)
@@ -152,7 +152,7 @@ def test_the_digest_by_which_a_mirror_is_let_in_is_checked_though_the_caller_pro
     async def unpromised(url: str, mirror: str) -> FileFetched:
         source = Source(url=SecretStr(url), mirrors=(SecretStr(mirror),))
         identity, _ = await identify(
-            lambda: HttpExchange(source, outside.limits, outside.gates), outside.limits, unobserved
+            lambda: HttpExchange(source, outside.limits, outside.gates), outside.limits, ignore_events
         )
         return await fetch_file(outside, source, tmp_path, identity)
 

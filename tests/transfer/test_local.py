@@ -13,7 +13,7 @@ from pydantic import SecretStr
 
 from tests.transfer.scripted import identified, read_from
 from tidegate.errors import NotFound, NotMedia, SourceChanged, TidegateError, UnsupportedSource
-from tidegate.events import unobserved
+from tidegate.events import ignore_events
 from tidegate.model import Source
 from tidegate.settings import TransferSettings
 from tidegate.transfer.file.fetch import Fetch, identify
@@ -42,10 +42,10 @@ def source(path: Path) -> Source:
 def copied(path: Path, folder: Path, limits: TransferSettings) -> Path:
     async def run() -> Path:
         connect = partial(LocalExchange, source(path))
-        identity, _ = await identify(connect, limits, unobserved)
+        identity, _ = await identify(connect, limits, ignore_events)
         part = Part.open(folder, identity, limits)
         try:
-            await Fetch(connect, part, limits, unobserved).run()
+            await Fetch(connect, part, limits, ignore_events).run()
             assert not part.end_is_certain, "a file on disk does not say how long it was meant to be"
         finally:
             part.close()

@@ -18,7 +18,7 @@ import pytest
 from tests.support.disks import volume
 from tests.support.leaks import open_descriptors
 from tidegate.errors import DiskFull
-from tidegate.events import Event, Note, unobserved
+from tidegate.events import Event, Note, ignore_events
 from tidegate.model import Identity
 from tidegate.settings import TransferSettings
 from tidegate.transfer.file.part import UNHURRIED_BYTES, UNHURRIED_SECONDS, Part, open_part
@@ -305,7 +305,7 @@ def test_a_second_run_waits_visibly_and_goes_on_when_the_first_is_done(tmp_path:
 
 def test_a_part_is_released_whatever_happens_to_its_user(tmp_path: Path) -> None:
     async def fail() -> None:
-        async with open_part(tmp_path, IDENTITY, LIMITS, unobserved):
+        async with open_part(tmp_path, IDENTITY, LIMITS, ignore_events):
             raise ZeroDivisionError
 
     before = open_descriptors()

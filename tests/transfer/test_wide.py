@@ -17,7 +17,7 @@ from pydantic import SecretStr
 
 from tests.support.origin import Origin, Request, Resource, Synthetic
 from tidegate.errors import SourceChanged, TidegateError
-from tidegate.events import unobserved
+from tidegate.events import ignore_events
 from tidegate.model import Source
 from tidegate.settings import TransferSettings
 from tidegate.transfer.file.fetch import FileFetched, fetch_file, identify
@@ -36,7 +36,7 @@ async def fetch(url: str, folder: Path, limits: TransferSettings = LIMITS) -> Fi
     outside = Outside(limits=limits)
     source = Source(url=SecretStr(url))
     try:
-        identity, _ = await identify(lambda: HttpExchange(source, limits, outside.gates), limits, unobserved)
+        identity, _ = await identify(lambda: HttpExchange(source, limits, outside.gates), limits, ignore_events)
         return await fetch_file(outside, source, folder, identity)
     finally:
         pool_of(outside.gates).close()

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from tidegate.durable import private
-from tidegate.durable.crash_points import reached
+from tidegate.durable.crash_points import crash_point
 from tidegate.errors import from_os_error
 
 COPY_BLOCK_BYTES = 4 * 1024 * 1024
@@ -78,16 +78,16 @@ def _write(path: Path, content: bytes, *, public: bool) -> None:
             path.parent.mkdir(parents=True, exist_ok=True)
         else:
             private.make_folder(path.parent)
-        reached("write {}: begun", path.name)
+        crash_point("write {}: begun", path.name)
         mode = 0o666 if public else private.file_mode(temporary)
         handle = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
         with os.fdopen(handle, "wb") as file:
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
-        reached("write {}: synced", path.name)
+        crash_point("write {}: synced", path.name)
         temporary.rename(path)
-        reached("write {}: renamed", path.name)
+        crash_point("write {}: renamed", path.name)
         sync_folder(path.parent)
     except OSError as error:
         with contextlib.suppress(OSError):
@@ -104,12 +104,12 @@ def copy_file(source: Path, target: Path, each_block: Callable[[], None] = lambd
     """
     with source.open("rb") as reader, target.open("xb") as writer:
         try:
-            reached("copy {}: begun", target.name)
+            crash_point("copy {}: begun", target.name)
             if not _reflink(reader.fileno(), writer.fileno()):
                 _copy_blocks(reader, writer, each_block)
             writer.flush()
             os.fsync(writer.fileno())
-            reached("copy {}: synced", target.name)
+            crash_point("copy {}: synced", target.name)
         except BaseException:
             with contextlib.suppress(OSError):
                 target.unlink(missing_ok=True)
@@ -133,9 +133,9 @@ def put_in_place(prepared: Path, target: Path) -> Path | None:
     Where the file system cannot exchange two names, the old folder is moved aside first; a crash between the two
     renames leaves it under a `.tmp` name, complete.
     """
-    reached("swap {}: prepared", target.name)
+    crash_point("swap {}: prepared", target.name)
     aside = _replace(prepared, target)
-    reached("swap {}: in place", target.name)
+    crash_point("swap {}: in place", target.name)
     return aside
 
 
@@ -147,7 +147,7 @@ def _replace(prepared: Path, target: Path) -> Path | None:
         return prepared
     aside = temporary_sibling(target)
     target.rename(aside)
-    reached("swap {}: moved aside", target.name)
+    crash_point("swap {}: moved aside", target.name)
     prepared.rename(target)
     return aside
 

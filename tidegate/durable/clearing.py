@@ -24,7 +24,7 @@ from enum import StrEnum
 from pathlib import Path, PurePath
 from typing import Self
 
-from tidegate.durable.crash_points import reached
+from tidegate.durable.crash_points import crash_point
 
 BLOCK_BYTES = 512
 """The unit of `st_blocks`, whatever the file system's own blocks are."""
@@ -204,15 +204,15 @@ def _take_away(folder: int, name: str, seen: Stamp | None, tally: _Tally) -> Non
     found = _found(folder, name)
     if seen is not None and Stamp.of(found) != seen:
         raise _Refused(Refusal.CHANGED, f"{name} was used or written since")
-    reached("remove {}: begun", name)
+    crash_point("remove {}: begun", name)
     if not stat.S_ISDIR(found.st_mode):
         _unlink(folder, name, found, tally)
     else:
         os.close(_entered(folder, name, tally.device))  # a mount is refused before anything is renamed
         aside = _set_aside(folder, name)
-        reached("remove {}: set aside", name)
+        crash_point("remove {}: set aside", name)
         _remove_folder(folder, aside, tally)
-    reached("remove {}: done", name)
+    crash_point("remove {}: done", name)
     if tally.trouble:
         raise tally.trouble[0]
 

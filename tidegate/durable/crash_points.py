@@ -1,7 +1,7 @@
 """Named points at which a process can be made to die, to prove that the next one goes on from there.
 
-The pieces that write, rename, store and publish say where they are with `reached`, so a stage that is built on them is
-swept with no code of its own; `docs/crash-testing.md` tells how. Nothing happens unless the environment asks for it:
+The modules that write, rename, store and publish say where they are with `crash_point`, so a stage that is built on
+them is swept with no code of its own; `docs/crash-testing.md` tells how. Nothing happens unless the environment asks:
 
     TIDEGATE_CRASH_LOG=FILE     append the name of every point reached, one a line; processes may share the file
     TIDEGATE_CRASH_AT=NAME#N    SIGKILL this process when it reaches the point for the Nth time (1 by default)
@@ -24,13 +24,13 @@ _RANDOM = re.compile(r"[0-9a-f]{8,}")
 """Digests, addresses, keys and references: what would give the same point another name in the next run."""
 
 
-def reached(point: str, *about: str) -> None:
+def crash_point(point: str, *about: str) -> None:
     """Say that this point is reached. Each `{}` of `point` takes one of `about`, hex numbers in it as `*`.
 
-    >>> reached("write {}: synced", path.name)
+    >>> crash_point("write {}: synced", path.name)
     """
     if _plan is not None:
-        _plan.reached(point.format(*(_RANDOM.sub("*", word) for word in about)))
+        _plan.pass_point(point.format(*(_RANDOM.sub("*", word) for word in about)))
 
 
 @dataclass
@@ -55,7 +55,7 @@ class _Plan:
             point, number = at or "", "1"
         return cls(handle, point, int(number), Path(once) if once else None)
 
-    def reached(self, name: str) -> None:
+    def pass_point(self, name: str) -> None:
         with self._lock:  # stages work in threads
             self._seen[name] += 1
             if self.log is not None:

@@ -12,7 +12,7 @@ from typing import Protocol
 
 from blake3 import blake3
 
-from tidegate.durable.threads import still_wanted
+from tidegate.durable.threads import check_cancellation
 from tidegate.model import Digest
 
 BLOCK_BYTES = 4 * 1024 * 1024
@@ -63,7 +63,7 @@ class Hashing:
 
 def blake3_of(path: Path) -> Digest:
     """The address of a file's content. A thread whose run was cancelled gives up."""
-    return digests_of(path, each_block=still_wanted)["blake3"]
+    return digests_of(path, each_block=check_cancellation)["blake3"]
 
 
 def algorithm_of(digest: Digest) -> str:

@@ -22,7 +22,7 @@ from typing import Any
 from tidegate.durable.clearing import ASSET, LOCK, RECORD, SET_ASIDE, SHARD, WORK, Stamp, allocated
 from tidegate.durable.home import Home
 from tidegate.durable.store import MANIFEST
-from tidegate.durable.threads import still_wanted
+from tidegate.durable.threads import check_cancellation
 from tidegate.model import Track
 
 LARGEST_JSON_BYTES = 64 * 1024 * 1024
@@ -200,7 +200,7 @@ class _Look:
             return
         self.seen = self.seen or not names
         for name in found:
-            still_wanted()
+            check_cancellation()
             try:
                 yield name, (folder / name).lstat()
             except FileNotFoundError:

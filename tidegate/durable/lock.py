@@ -39,7 +39,7 @@ def acquire(path: Path) -> int:
     return handle
 
 
-async def acquired(path: Path, on_wait: Callable[[], None]) -> int:
+async def acquire_when_free(path: Path, on_wait: Callable[[], None]) -> int:
     """As `acquire`, but waits for another process; `on_wait` is called once when it has to."""
     told = False
     while True:
@@ -53,7 +53,7 @@ async def acquired(path: Path, on_wait: Callable[[], None]) -> int:
 
 
 @contextlib.contextmanager
-def released(handle: int, path: Path) -> Iterator[None]:
+def release_at_end(handle: int, path: Path) -> Iterator[None]:
     """Give up a lock, and its file, at the end of the block."""
     try:
         yield

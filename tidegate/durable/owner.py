@@ -1,7 +1,7 @@
 """Which process owns something, told from any other that ever ran.
 
-The ledger's attempts, secret files and the record of `make serve` carry an owner. `provably_gone` is the only question
-that matters after a crash: yes means that nobody is at work any more; anything uncertain means no, and time decides.
+The ledger's attempts, secret files and the record of `make serve` carry an owner. After a crash one question matters,
+`is_provably_gone`: yes means that nobody is at work any more; anything uncertain means no, and time decides.
 """
 
 from __future__ import annotations
@@ -34,10 +34,10 @@ class Owner(Value):
 def this_process() -> Owner:
     """Who we are. Not cached: a forked child is somebody else."""
     pid = os.getpid()
-    return Owner(host=_host(), boot=_boot(), namespace=_namespace(), pid=pid, started=started_at(pid) or 0)
+    return Owner(host=_host(), boot=_boot(), namespace=_namespace(), pid=pid, started=start_of(pid) or 0)
 
 
-def provably_gone(owner: Owner, here: Owner, started: Callable[[int], int | None] | None = None) -> bool:
+def is_provably_gone(owner: Owner, here: Owner, started: Callable[[int], int | None] | None = None) -> bool:
     """Whether the owner has certainly ended, as seen from the process `here`.
 
     Containers share a boot id and see other processes under other numbers: within one PID namespace the process table
@@ -52,21 +52,21 @@ def provably_gone(owner: Owner, here: Owner, started: Callable[[int], int | None
         return False
     if started is not None:
         return started(owner.pid) != owner.started
-    return started_at(owner.pid) != owner.started and not _hidden(owner.pid)
+    return start_of(owner.pid) != owner.started and not _is_hidden(owner.pid)
 
 
-def started_at(pid: int) -> int | None:
+def start_of(pid: int) -> int | None:
     """The start of the living process of that number; None when there is none. A zombie does not live."""
     try:
         state, *fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     except FileNotFoundError:
-        return None if Path("/proc/self/stat").exists() else _started_elsewhere(pid)
+        return None if Path("/proc/self/stat").exists() else _start_by_psutil(pid)
     except OSError:
         return None
     return None if state in "ZX" else int(fields[18])
 
 
-def _hidden(pid: int) -> bool:
+def _is_hidden(pid: int) -> bool:
     """Whether another user's process of that number lives, of which `hidepid` (proc(5)) lets us learn nothing."""
     try:
         os.kill(pid, 0)
@@ -77,7 +77,7 @@ def _hidden(pid: int) -> bool:
     return False
 
 
-def _started_elsewhere(pid: int) -> int | None:
+def _start_by_psutil(pid: int) -> int | None:
     try:
         return int(psutil.Process(pid).create_time() * 100)
     except psutil.Error:

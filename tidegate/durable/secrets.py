@@ -26,7 +26,7 @@ from pydantic import BaseModel, ConfigDict, SecretStr
 from tidegate.durable import private
 from tidegate.durable.atomic import write_atomic
 from tidegate.durable.clearing import SECRET, SET_ASIDE, Removal, remove
-from tidegate.durable.owner import Owner, provably_gone, this_process
+from tidegate.durable.owner import Owner, is_provably_gone, this_process
 from tidegate.errors import BadInput, from_os_error
 from tidegate.model import Identity, Source
 
@@ -156,4 +156,4 @@ def _abandoned(owner: Owner | None, here: Owner, *, old: bool) -> bool:
     if owner is None:
         return old
     in_sight = (owner.host, owner.boot, owner.namespace) == (here.host, here.boot, here.namespace)
-    return provably_gone(owner, here) or (old and not in_sight)
+    return is_provably_gone(owner, here) or (old and not in_sight)

@@ -25,8 +25,8 @@ from pathlib import Path
 from tidegate.durable.clearing import WORK, NotRemoved, Refusal, Removal, Removed, Stamp, remove
 from tidegate.durable.home import Home
 from tidegate.durable.inventory import Inventory, Record, Scratch, StoredAsset, Weight
-from tidegate.durable.lock import acquire, released
-from tidegate.durable.threads import still_wanted
+from tidegate.durable.lock import acquire, release_at_end
+from tidegate.durable.threads import check_cancellation
 from tidegate.errors import TidegateError
 from tidegate.events import Level, Note, Observer
 from tidegate.settings import SpaceSettings
@@ -325,7 +325,7 @@ def clear(
     """
     done: list[Removal] = []
     for one in doomed:
-        still_wanted()
+        check_cancellation()
         try:
             removal = _removal(home, one, needed)
         except TidegateError as error:
@@ -352,7 +352,7 @@ def _removal_alone(home: Home, one: Doomed, work_key: str, needed: Callable[[Doo
     """Remove scratch while no run of this host is at it; one that comes to claim the work meanwhile waits."""
     lock = home.lock(work_key)
     try:
-        with released(_locked(lock, work_key), lock):
+        with release_at_end(_locked(lock, work_key), lock):
             if needed(one):
                 return NotRemoved(one.path, one.why, Refusal.NEEDED)
             if one.path == lock.relative_to(home.root):

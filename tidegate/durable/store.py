@@ -15,7 +15,7 @@ from blake3 import blake3
 
 from tidegate.durable import private
 from tidegate.durable.atomic import swap_in, sync_file, sync_folder
-from tidegate.durable.crash_points import reached
+from tidegate.durable.crash_points import crash_point
 from tidegate.durable.hashing import blake3_of
 from tidegate.durable.last_used import touch
 from tidegate.durable.unfinished import clear_abandoned, unfinished
@@ -71,7 +71,7 @@ class AssetStore:
         clear_abandoned(target.parent)
         name = asset.main.name
         with unfinished(target) as prepared:
-            reached("store {}: begun", name)
+            crash_point("store {}: begun", name)
             manifest = prepared / MANIFEST
             with open(manifest, "w", opener=private.opener) as file:
                 file.write(json.dumps([track.model_dump() for track in asset.tracks], indent=1))
@@ -80,16 +80,16 @@ class AssetStore:
                 sync_file(path)
                 (prepared / track).hardlink_to(path)
             sync_folder(prepared)
-            reached("store {}: prepared", name)
+            crash_point("store {}: prepared", name)
             if not (target.exists() and self.whole(asset)):
                 swap_in(prepared, target)
             else:
                 sync_folder(target.parent)  # whoever put it there may not have come so far
-        reached("store {}: in place", name)
+        crash_point("store {}: in place", name)
         for track, path in files.items():
             private.seal(target / track)
             path.unlink()
-        reached("store {}: moved", name)
+        crash_point("store {}: moved", name)
 
 
 def describe(files: dict[str, Path], known: dict[str, Digest] | None = None) -> Asset:

@@ -19,7 +19,7 @@ T = TypeVar("T")
 
 
 async def in_thread(work: Callable[..., T], *arguments: object, give_up: Callable[[], None] = lambda: None) -> T:
-    """The result of blocking `work`, which calls `still_wanted` now and then.
+    """The result of blocking `work`, which calls `check_cancellation` now and then.
 
     `give_up` is called when the caller is cancelled, and makes a `work` return that is blocked where it cannot ask.
     """
@@ -39,7 +39,7 @@ async def in_thread(work: Callable[..., T], *arguments: object, give_up: Callabl
         _errand.reset(token)
 
 
-def still_wanted() -> None:
+def check_cancellation() -> None:
     """Does nothing, unless the run that waits for this thread was cancelled.
 
     Raises:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from tidegate.durable.atomic import sync_file
 from tidegate.errors import from_os_error
-from tidegate.events import unobserved
+from tidegate.events import ignore_events
 from tidegate.media.ffmpeg import Toolchain, file_url, global_arguments, input_restrictions, run_ffmpeg
 from tidegate.resilience.deadline import processing_seconds
 from tidegate.settings import ProcessSettings
@@ -38,7 +38,7 @@ async def join(toolchain: Toolchain, files: Sequence[Path], target: Path, limits
             limits=limits,
             deadline_seconds=processing_seconds(limits, size),
             media_seconds=None,
-            observe=unobserved,
+            observe=ignore_events,
             outputs=(partial,),
             listed=tuple(files),
         )

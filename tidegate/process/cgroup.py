@@ -15,7 +15,7 @@ import signal
 from dataclasses import dataclass
 from pathlib import Path
 
-from tidegate.durable.owner import Owner, provably_gone, this_process
+from tidegate.durable.owner import Owner, is_provably_gone, this_process
 
 PREFIX = "tidegate-"
 _NAME = re.compile(rf"{PREFIX}(\d+)-(\d+)-(\d+)-\d+")
@@ -176,7 +176,7 @@ def sweep(place: GroupFolder | None = None) -> tuple[str, ...]:
     with contextlib.suppress(OSError):
         for folder in sorted(place.folder.glob(f"{PREFIX}*")):
             maker = _maker(folder.name, here)
-            if maker is not None and provably_gone(maker, here):
+            if maker is not None and is_provably_gone(maker, here):
                 group = MemoryGroup(folder, place.version, 0)
                 group.kill()
                 if group.remove():

@@ -21,7 +21,7 @@ import anyio
 import psutil
 
 from tidegate.durable.children import marked
-from tidegate.durable.owner import started_at
+from tidegate.durable.owner import start_of
 from tidegate.errors import Evidence, MemoryExhausted, PermissionRefused, ToolMissing, from_os_error
 from tidegate.model import ResourceUse
 from tidegate.process.cgroup import MemoryGroup
@@ -69,7 +69,7 @@ class Child:
     """Whether it has ended and nothing that it started is left: nothing can come any more."""
 
     def __post_init__(self) -> None:
-        self.born = started_at(self.pid) or 0
+        self.born = start_of(self.pid) or 0
         self.deadline = self.job.deadline_seconds
         self.monitored = self.limits.supervision == "on"
         self.progress = ProgressClock(self.started, self.limits.startup_grace, self.limits.stall_timeout)

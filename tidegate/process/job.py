@@ -10,7 +10,7 @@ from pathlib import Path
 import psutil
 
 from tidegate.errors import Evidence
-from tidegate.events import Observer, unobserved
+from tidegate.events import Observer, ignore_events
 from tidegate.model import ResourceUse
 from tidegate.process.confine import NetworkAccess
 from tidegate.process.output import LineSink, Output, ignore_line
@@ -49,7 +49,7 @@ class Job:
     memory_cap_bytes: int | None = None
     """What it and everything that it starts may use together; None: what is set for tools without a rung."""
     stage: str | None = None
-    observe: Observer = unobserved
+    observe: Observer = ignore_events
     """Hears of alerts, of risk, and of what it uses."""
     left_out: frozenset[str] = frozenset()
     """Words that no evidence shows, nor the option before each: lists of kilobytes, the same in every command."""

@@ -14,7 +14,7 @@ import signal
 import sys
 from collections.abc import Callable
 
-from tidegate.durable.owner import started_at
+from tidegate.durable.owner import start_of
 
 CHILD_MARK = "TIDEGATE_CHILD"
 """The environment variable that a supervised child and everything below it carry: a number of its own."""
@@ -49,11 +49,11 @@ def born_into(group: int | None, *, confined: Callable[[], None] | None) -> Call
 
 
 def strays(mark: str, since: int) -> list[int]:
-    """Living processes that carry a child's mark, wherever they went. `since` is the child's start, as `started_at`
+    """Living processes that carry a child's mark, wherever they went. `since` is the child's start, as `start_of`
     tells it: what was there before cannot be below it, and is not looked at."""
     if sys.platform != "linux":
         return []
-    born = (pid for pid in _numbers() if pid != os.getpid() and (started_at(pid) or -1) >= since)
+    born = (pid for pid in _numbers() if pid != os.getpid() and (start_of(pid) or -1) >= since)
     return [pid for pid in born if carries(pid, mark)]
 
 

@@ -15,7 +15,7 @@ from collections.abc import Iterator
 import psutil
 
 from tidegate.durable.children import MARK
-from tidegate.durable.owner import Owner, started_at
+from tidegate.durable.owner import Owner, start_of
 from tidegate.process.kinship import environment_of
 
 LOOK_AGAIN_SECONDS = 0.05
@@ -50,7 +50,7 @@ def end_owner(owner: Owner, grace_seconds: float) -> bool:
     By KILL and not by TERM: on TERM it would tell Prefect of a crash that somebody has already seen to.
     """
     until = time.monotonic() + grace_seconds
-    while started_at(owner.pid) == owner.started:
+    while start_of(owner.pid) == owner.started:
         if time.monotonic() >= until:
             _signal(_itself(owner), signal.SIGKILL)
             return True
@@ -72,14 +72,14 @@ def _processes_of(attempt: str) -> list[psutil.Process]:
 
 def _itself(owner: Owner) -> list[psutil.Process]:
     with contextlib.suppress(psutil.Error):
-        if started_at(owner.pid) == owner.started:
+        if start_of(owner.pid) == owner.started:
             return [psutil.Process(owner.pid)]
     return []
 
 
 def _processes() -> Iterator[psutil.Process]:
     for pid in psutil.pids():
-        if pid != os.getpid() and started_at(pid) is not None:
+        if pid != os.getpid() and start_of(pid) is not None:
             with contextlib.suppress(psutil.Error):
                 yield psutil.Process(pid)
 

@@ -19,7 +19,7 @@ from urllib.parse import unquote, urlsplit
 
 from tidegate.durable.atomic import copy_file, put_in_place, sync_folder, temporary_sibling, write_published
 from tidegate.durable.roots import Roots
-from tidegate.durable.threads import in_thread, still_wanted
+from tidegate.durable.threads import check_cancellation, in_thread
 from tidegate.errors import StoreUnavailable, from_os_error
 from tidegate.events import Note
 from tidegate.model import AnalysisResult, Asset, Identity, Outcome, PublishResult, RemuxResult, Track, fingerprint
@@ -221,7 +221,7 @@ def _pictures(bench: Workbench, analysis: AnalysisResult, folder: Path) -> list[
 
 
 def _copy(bench: Workbench, asset: Asset, name: str, target: Path) -> None:
-    copy_file(bench.store.folder(asset) / name, target, still_wanted)
+    copy_file(bench.store.folder(asset) / name, target, check_cancellation)
 
 
 def _meta(outcome: Outcome, remux: RemuxResult) -> dict[str, Any]:

@@ -15,7 +15,7 @@ from tidegate.durable.home import Home
 from tidegate.durable.roots import Roots
 from tidegate.durable.store import AssetStore
 from tidegate.errors import DiskFull
-from tidegate.events import Observer, unobserved
+from tidegate.events import Observer, ignore_events
 from tidegate.media.ffmpeg import Toolchain
 from tidegate.settings import Settings
 from tidegate.stages.executor import Executor
@@ -30,7 +30,7 @@ class Workbench:
     """The settings, the folders, the tools and the listeners of one run."""
 
     settings: Settings
-    observe: Observer = field(default=unobserved)
+    observe: Observer = field(default=ignore_events)
     fence: Callable[[], AbstractContextManager[None]] = field(default=nullcontext)
     """Held for the moment in which results become visible, in the thread that makes them so. Entering it raises
     `Superseded` or `LeaseLost` when another attempt has taken this work over; while it is held, none can."""

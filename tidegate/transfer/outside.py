@@ -14,7 +14,7 @@ from typing import Literal, Protocol
 
 from tidegate.durable.roots import Roots
 from tidegate.errors import Evidence, ToolMissing
-from tidegate.events import Observer, unobserved
+from tidegate.events import Observer, ignore_events
 from tidegate.model import MediaInfo
 from tidegate.settings import ToolSettings, TransferSettings
 from tidegate.transfer.gates.gates import Gates
@@ -87,7 +87,7 @@ class Outside:
 
     limits: TransferSettings
     gates: Gates = field(default_factory=Gates)
-    observe: Observer = unobserved
+    observe: Observer = ignore_events
     trust: timedelta = timedelta(hours=24)
     """How old what came from a source without validator may be."""
     tools: ToolSettings = field(default_factory=ToolSettings)

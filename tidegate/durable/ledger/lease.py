@@ -22,7 +22,7 @@ from anyio import to_thread
 from tidegate.durable.children import ProcessGroup, recorded_by
 from tidegate.durable.ledger.ledger import Beginning, Claim, Ledger, insist
 from tidegate.durable.ledger.rows import Attempt, AttemptState, Progress, Standing
-from tidegate.durable.threads import in_thread, still_wanted
+from tidegate.durable.threads import check_cancellation, in_thread
 from tidegate.errors import LeaseLost, LedgerUnavailable, Superseded, TidegateError, reason_of
 from tidegate.events import Advance, Event, Note, Observer, StageEnded, StageStarted, Waiting
 from tidegate.settings import AdmissionSettings
@@ -140,7 +140,7 @@ class Lease:
             held = insist(
                 lambda: stack.enter_context(self.ledger.fence(self.attempt.id)),
                 self.ledger.limits.patience.total_seconds(),
-                still_wanted,
+                check_cancellation,
             )
             yield held
 
@@ -149,14 +149,14 @@ class Lease:
         patience = self.ledger.limits.patience.total_seconds()
         try:
             note = partial(self.ledger.published, folder, self.attempt.work_key or "")
-            await in_thread(insist, note, patience, still_wanted)
+            await in_thread(insist, note, patience, check_cancellation)
         except LedgerUnavailable as error:
             self._observe(Note(f"The ledger was not told of {folder}: {error.message}", "warning"))
 
     async def take_slot(self, limits: AdmissionSettings) -> tuple[Attempt, ...]:
         """See `Ledger.take_slot`."""
         take = partial(self.ledger.take_slot, self.attempt.id, self.attempt.owner, limits)
-        return await in_thread(insist, take, self.ledger.limits.patience.total_seconds(), still_wanted)
+        return await in_thread(insist, take, self.ledger.limits.patience.total_seconds(), check_cancellation)
 
     async def free_slot(self) -> None:
         """Give the slot back; should the ledger not answer, it frees itself when the run goes on without progress."""
@@ -222,7 +222,9 @@ class Lease:
         here = self.attempt.owner
 
         def ask() -> Claim:
-            return insist(lambda: self.ledger.claim(self.attempt.id, work_key, here, target), patience, still_wanted)
+            return insist(
+                lambda: self.ledger.claim(self.attempt.id, work_key, here, target), patience, check_cancellation
+            )
 
         return await in_thread(ask)
 
@@ -263,7 +265,7 @@ class Lease:
             if state is AttemptState.INTERRUPTED:
                 end()  # on the way out every await is cancelled
             else:
-                await in_thread(insist, end, ENDING_SECONDS, still_wanted)
+                await in_thread(insist, end, ENDING_SECONDS, check_cancellation)
         except LedgerUnavailable as error:
             self._observe(Note(f"The ledger was not told how this run ended: {error.message}", "warning"))
 
@@ -283,7 +285,7 @@ async def leased(ledger: Ledger, beginning: Beginning, observe: Observer) -> Asy
         LedgerUnavailable: the attempt could not begin within the ledger's patience.
     """
     patience = ledger.limits.patience.total_seconds()
-    attempt = await in_thread(insist, lambda: ledger.begin(beginning), patience, still_wanted)
+    attempt = await in_thread(insist, lambda: ledger.begin(beginning), patience, check_cancellation)
     lease = Lease(ledger, attempt, observe)
     token = _current.set(lease)
     state, failure = AttemptState.INTERRUPTED, None

@@ -38,7 +38,7 @@ from tidegate.durable.ledger.database import Database, clock, insert_if_missing,
 from tidegate.durable.ledger.origins import Origins
 from tidegate.durable.ledger.rows import Attempt, AttemptState, Kind, Progress, Reached, Recovery, Standing
 from tidegate.durable.ledger.schema import attempts, hosts, migrate, publications, recoveries, works
-from tidegate.durable.lock import acquire, released
+from tidegate.durable.lock import acquire, release_at_end
 from tidegate.durable.owner import Owner, this_process
 from tidegate.errors import LedgerUnavailable, Superseded, from_os_error
 from tidegate.settings import AdmissionSettings, LedgerSettings
@@ -165,7 +165,7 @@ class Ledger:
             try:
                 if self._database.file is not None:
                     path = self._lock_of(work_key)
-                    stack.enter_context(released(acquire(path), path))
+                    stack.enter_context(release_at_end(acquire(path), path))
             except BlockingIOError:  # its holder is just publishing
                 return Claim(None)
             except OSError as error:
@@ -210,7 +210,7 @@ class Ledger:
                 yield
             return
         path = self._lock_of(held.work_key or "")
-        with released(_acquire_soon(path, self.limits.busy_timeout.total_seconds()), path):
+        with release_at_end(_acquire_soon(path, self.limits.busy_timeout.total_seconds()), path):
             with self._database.writing() as connection:
                 _require_holder(connection, held)
             yield

@@ -15,7 +15,7 @@ from sqlalchemy import Connection, CursorResult, RowMapping, delete, select, upd
 
 from tidegate.durable.ledger.database import Database, insert_if_missing, now, put
 from tidegate.durable.ledger.schema import hosts, origin_shares, origins
-from tidegate.durable.owner import Owner, provably_gone
+from tidegate.durable.owner import Owner, is_provably_gone
 from tidegate.model import OriginStats, Value
 from tidegate.resilience import breaker as breaker_rules
 from tidegate.resilience.breaker import Breaker, State
@@ -175,7 +175,7 @@ def _dead(row: RowMapping, at: float, here: Owner, limits: GateSettings) -> bool
     """Whether the run of this share is gone, or gave no sign of life for the length of its lease."""
     if at - row["asked_at"] > limits.lease.total_seconds():
         return True
-    return provably_gone(Owner(**{name: row[name] for name in Owner.model_fields}), here)
+    return is_provably_gone(Owner(**{name: row[name] for name in Owner.model_fields}), here)
 
 
 def _unknown(origin: str, at: float) -> Origin:

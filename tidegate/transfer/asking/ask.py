@@ -16,7 +16,7 @@ from typing import Protocol
 
 from pydantic import SecretStr
 
-from tidegate.durable.threads import still_wanted
+from tidegate.durable.threads import check_cancellation
 from tidegate.errors import (
     LimitReached,
     RangeMismatch,
@@ -197,7 +197,7 @@ def _blocks(response: OpenResponse, request: Request, limits: TransferSettings) 
     window.record(next_look - tick, 0)
     buffer = memoryview(bytearray(min(BODY_BLOCK_BYTES, _content_length(response) or BODY_BLOCK_BYTES)))
     while count := response.reply.readinto(buffer):
-        still_wanted()
+        check_cancellation()
         received += count
         response.passage.report_bytes(received)
         if received > request.most_bytes + (request.first or 0):

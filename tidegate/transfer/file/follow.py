@@ -11,7 +11,7 @@ from __future__ import annotations
 import threading
 
 from tidegate.durable.hashing import Hashing
-from tidegate.durable.threads import still_wanted
+from tidegate.durable.threads import check_cancellation
 from tidegate.model import Digest
 from tidegate.transfer.file.part import Part
 
@@ -66,7 +66,7 @@ class Follower:
         with self._lock:
             self._begin_again_if_other(algorithms)
             while self._follow(self._part.prefix_bytes):
-                still_wanted()
+                check_cancellation()
             return self._hashing.digests()
 
     def _follow(self, end: int) -> int:

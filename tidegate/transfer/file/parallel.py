@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 import anyio
 from anyio.abc import TaskGroup
 
-from tidegate.durable.threads import in_thread, still_wanted
+from tidegate.durable.threads import check_cancellation, in_thread
 from tidegate.errors import (
     DownloadDeadline,
     Evidence,
@@ -335,7 +335,7 @@ class ParallelTry:
             waited = body.waited_seconds
             if not (count := body.readinto(buffer[:room])):
                 break
-            still_wanted()
+            check_cancellation()
             piece.received += count
             body.report_bytes(piece.received)
             with self._state.counting:
@@ -394,7 +394,7 @@ class ParallelTry:
     def _wait_for_the_disk(self) -> None:
         """A network that is faster than the disk must not run ahead of the journal without end."""
         while self._part.unjournaled_bytes > BEHIND * self._limits.checkpoint_bytes:
-            still_wanted()
+            check_cancellation()
             time.sleep(KEEPER_SECONDS)
 
     def _ask_on(self, connection: Connection, gained: int) -> None:
@@ -442,7 +442,7 @@ class ParallelTry:
         """Runs in a thread: journals when it is due, and hashes behind what has come."""
         state = self._state
         while not over.is_set():
-            still_wanted()
+            check_cancellation()
             due = self._part.checkpoint_is_due(state.clock())
             if due:
                 self._part.checkpoint(state.clock())

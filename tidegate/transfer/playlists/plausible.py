@@ -10,7 +10,7 @@ import os
 from enum import StrEnum
 from typing import BinaryIO
 
-from tidegate.durable.threads import still_wanted
+from tidegate.durable.threads import check_cancellation
 from tidegate.errors import TidegateError
 from tidegate.transfer.verify import SNIFF_BYTES, refuse_text
 
@@ -103,7 +103,7 @@ def _flaw_in_boxes(file: BinaryIO, size: int) -> str | None:
     for _ in range(MOST_BOXES):
         if position == size:
             return None
-        still_wanted()
+        check_cancellation()
         length = _box_length(file, position, size)
         if length is None or position + length > size:
             return "it ends inside a box"

@@ -19,7 +19,7 @@ from pathlib import Path
 import anyio
 from pydantic import SecretStr
 
-from tidegate.durable.threads import in_thread, still_wanted
+from tidegate.durable.threads import check_cancellation, in_thread
 from tidegate.errors import (
     AvailabilityFailure,
     Evidence,
@@ -323,7 +323,7 @@ def _pour(path: Path, sink: SegmentSink) -> str | None:
     try:
         with path.open("rb", buffering=0) as file:
             while count := file.readinto(buffer):
-                still_wanted()
+                check_cancellation()
                 sink.write(buffer[:count])
     except OSError as error:
         raise from_os_error(error, "reading a segment", path) from error
