@@ -23,7 +23,7 @@ from benchmarks.command_start import ROOT, environment, prefect_server
 from benchmarks.figures import Figure, plot
 from benchmarks.pairs import Pairs, measure
 from tidegate.durable.home import Home
-from tidegate.durable.ledger import AttemptState, Beginning, Ledger, Progress
+from tidegate.durable.ledger import AttemptProgress, AttemptState, Ledger, NewAttempt
 from tidegate.durable.ledger.schema import attempts
 from tidegate.durable.owner import this_process
 from tidegate.settings import LedgerSettings
@@ -38,13 +38,13 @@ import asyncio, sys, time
 from prefect import get_client
 from flows.attempts import open_ledger
 from flows.recover import Rescuer
-from tidegate.events import unobserved
+from tidegate.events import ignore_events
 from tidegate.settings import Settings
 
 async def look():
     settings = Settings.load()
-    async with open_ledger(settings, unobserved) as ledger, get_client() as client:
-        rescuer = Rescuer(client, ledger, settings, unobserved)
+    async with open_ledger(settings, ignore_events) as ledger, get_client() as client:
+        rescuer = Rescuer(client, ledger, settings, ignore_events)
         started = time.perf_counter()
         cases = await rescuer.cases()
         print(time.perf_counter() - started, len(cases))
@@ -59,7 +59,7 @@ def results() -> Iterator[Pairs]:
         ledger = Ledger.open(LedgerSettings(), home)
         bare = Path(folder) / "bare.db"
         _bare(bare).execute("CREATE TABLE rows (id INTEGER PRIMARY KEY, told TEXT)")
-        attempt = ledger.begin(Beginning("ingest", "benchmark"))
+        attempt = ledger.begin(NewAttempt("ingest", "benchmark"))
         yield measure(
             f"{ROUNDS} attempts (begin, claim, end) ÷ {ROUNDS} bare commits",
             lambda: [_whole_attempt(ledger, number) for number in range(ROUNDS)],
@@ -69,7 +69,7 @@ def results() -> Iterator[Pairs]:
         )
         yield measure(
             f"{ROUNDS} renewals ÷ {ROUNDS} bare commits",
-            lambda: [ledger.renew(attempt.id, Progress(stage="download"), advanced=True) for _ in range(ROUNDS)],
+            lambda: [ledger.renew(attempt.id, AttemptProgress(stage="download"), advanced=True) for _ in range(ROUNDS)],
             lambda: [_commit(bare) for _ in range(ROUNDS)],
             goal=4.0,
             pairs=5,
@@ -121,12 +121,12 @@ def _fill(ledger: Ledger, size: int) -> None:
         }
         for number in range(size)
     ]
-    with ledger._database.writing() as connection:
+    with ledger._database.transaction() as connection:
         connection.execute(insert(attempts), rows)
 
 
 def _whole_attempt(ledger: Ledger, number: int) -> None:
-    attempt = ledger.begin(Beginning("ingest", "benchmark"))
+    attempt = ledger.begin(NewAttempt("ingest", "benchmark"))
     ledger.claim(attempt.id, f"{number:032x}", attempt.owner)
     ledger.end(attempt.id, AttemptState.COMPLETED)
 

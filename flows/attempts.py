@@ -22,9 +22,9 @@ from flows.roots import roots_of_deployment
 from flows.site import POOL
 from tidegate.durable.closing import close_home
 from tidegate.durable.home import Home
-from tidegate.durable.ledger import Attempt, AttemptState, Beginning, Ledger, insist
-from tidegate.durable.ledger.lease import Lease, current_lease, leased
-from tidegate.durable.ledger.rows import Kind
+from tidegate.durable.ledger import Attempt, AttemptState, Ledger, NewAttempt, insist
+from tidegate.durable.ledger.lease import Lease, current_lease, hold_lease
+from tidegate.durable.ledger.rows import AttemptKind
 from tidegate.durable.threads import check_cancellation, in_thread
 from tidegate.errors import Coordination, LeaseLost, LedgerUnavailable, Superseded, TidegateError
 from tidegate.events import Note, Observer
@@ -83,12 +83,12 @@ def repeatable_request(
     }
 
 
-def attempt_of_run(kind: Kind, title: str, request: Mapping[str, Any]) -> Beginning:
+def attempt_of_run(kind: AttemptKind, title: str, request: Mapping[str, Any]) -> NewAttempt:
     """The attempt that the current flow run is. `title` and `request` are free of secrets."""
     context = FlowRunContext.get()
     run = context.flow_run if context else None
     outer = current_lease()
-    return Beginning(
+    return NewAttempt(
         kind=kind,
         title=title,
         request=request,
@@ -107,7 +107,7 @@ async def claim_upkeep(
     hold()
     async with (
         open_ledger(settings, observe) as ledger,
-        leased(ledger, attempt_of_run(kind, kind, {}), observe) as lease,
+        hold_lease(ledger, attempt_of_run(kind, kind, {}), observe) as lease,
         get_client() as client,
     ):
         if dry_run or await lease.claim_at_once(kind):
@@ -131,7 +131,7 @@ async def must_stay_silent(lease: Lease) -> bool:
     Where the ledger was lost and begun anew, recovery finds a deployed run without an attempt, and nobody any other.
     """
     try:
-        row = await lease.standing()
+        row = await lease.current_row()
         others = await in_thread(lease.ledger.attempts_of, [lease.attempt.root_run])
     except LedgerUnavailable:
         return False
@@ -146,7 +146,7 @@ async def must_stay_silent(lease: Lease) -> bool:
 async def reason_to_stop(lease: Lease, error: Superseded) -> Coordination:
     """What a run that no longer holds its work has to say: not that another one took over, where the ledger is gone."""
     with contextlib.suppress(LedgerUnavailable):
-        if await lease.standing() is None:
+        if await lease.current_row() is None:
             return LeaseLost("The ledger was begun anew, and does not know this run any more")
     return error
 

@@ -22,7 +22,7 @@ from flows.open_breaker import REST_SECONDS, batch_will_retry, rest_of
 from flows.port import hold
 from flows.request import SourceRequest
 from tasks.observe import run_observer
-from tidegate.durable.ledger.lease import Lease, leased
+from tidegate.durable.ledger.lease import Lease, hold_lease
 from tidegate.model import NO_WISH, Outcome, ProfileName, Quality, StageName, Wish
 from tidegate.settings import Settings
 
@@ -62,7 +62,7 @@ async def batch(
         result = await _result_of(state)
         return result if isinstance(result, Outcome) else failure_before_start(source, result)
 
-    async with open_ledger(Settings.load(), observe) as ledger, leased(ledger, begins, observe) as lease:
+    async with open_ledger(Settings.load(), observe) as ledger, hold_lease(ledger, begins, observe) as lease:
         outcomes = await _ingest_all(sources, ingest_one, lease)
     failed = sum(outcome.status != "completed" for outcome in outcomes)
     if failed:
@@ -86,7 +86,7 @@ async def _ingest_all(
             break
         rest = min(max(1.0, min(rests.values())), patience)
         patience, waiting = patience - rest, list(rests)
-        with lease.waiting(f"{len(rests)} sources whose servers are paused after failures"):
+        with lease.note_wait(f"{len(rests)} sources whose servers are paused after failures"):
             await anyio.sleep(rest)
     return [outcomes[number] for number in range(len(sources))]
 

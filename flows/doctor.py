@@ -33,7 +33,7 @@ from flows.site import AUTOMATION, POOL
 from flows.streams import run_command
 from tidegate.durable.home import Home
 from tidegate.durable.ledger import Attempt, AttemptState, Ledger
-from tidegate.durable.ledger.decide import holds_slot, orphaned, stuck
+from tidegate.durable.ledger.decide import holds_slot, is_orphaned, is_stuck
 from tidegate.durable.owner import this_process
 from tidegate.errors import ServerUnavailable, TidegateError
 from tidegate.media.ffmpeg import VERSION_SECONDS, Toolchain, version_of
@@ -43,7 +43,7 @@ from tidegate.process.rights import escapes_by_privilege
 from tidegate.process.supervise import Job, run
 from tidegate.redact import redact_url
 from tidegate.report.units import human_size
-from tidegate.resilience.breaker import State
+from tidegate.resilience.breaker import BreakerState
 from tidegate.settings import Settings
 
 ENCODERS = ("libx264", "aac")
@@ -220,8 +220,8 @@ def ledger_and_runs(settings: Settings) -> Findings:
 def _origins(ledger: Ledger, settings: Settings) -> Findings:
     """Breakers that are open, and those that somebody has opened and may have forgotten."""
     known = {one.record.origin: one.record.breaker.state for one in ledger.origins.all(this_process(), settings.gate)}
-    isolated = [name for name, state in known.items() if state is State.ISOLATED]
-    resting = [name for name, state in known.items() if state in (State.OPEN, State.HALF_OPEN)]
+    isolated = [name for name, state in known.items() if state is BreakerState.ISOLATED]
+    resting = [name for name, state in known.items() if state in (BreakerState.OPEN, BreakerState.HALF_OPEN)]
     if isolated:
         yield odd("origins", f"blocked by hand: {', '.join(isolated)}", "`python -m flows.origins reset ORIGIN`")
     if resting:
@@ -233,7 +233,7 @@ def _origins(ledger: Ledger, settings: Settings) -> Findings:
 def _runs(attempts: Sequence[Attempt], now: float, settings: Settings) -> Findings:
     here = this_process()
     running = [one for one in attempts if one.state is AttemptState.RUNNING]
-    lost = [one for one in running if orphaned(one, now, here, settings.ledger)]
+    lost = [one for one in running if is_orphaned(one, now, here, settings.ledger)]
     deployed = [one for one in lost if one.deployment is not None]
     if deployed:
         yield odd("runs", f"{len(deployed)} lost runs wait for recovery", "`python -m flows.runs recover`, or a worker")
@@ -242,7 +242,7 @@ def _runs(attempts: Sequence[Attempt], now: float, settings: Settings) -> Findin
         yield odd(
             "runs", f"{count} runs by hand were cut short", "`python -m flows.run --resume`; `python -m flows.runs`"
         )
-    late = [one for one in running if one not in lost and stuck(one, now, settings.recovery.stuck_after)]
+    late = [one for one in running if one not in lost and is_stuck(one, now, settings.recovery.stuck_after)]
     if late:
         yield bad("runs", f"{len(late)} runs get nowhere", "`python -m flows.runs maintain` ends them as errors")
     leaked = [one for one in lost if one.slot_at is not None and holds_slot(one, now, here, settings.admission)]

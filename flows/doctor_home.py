@@ -12,9 +12,9 @@ from pathlib import Path
 
 from flows.closing import prefect_database, with_its_logs
 from flows.findings import Findings, bad, good, odd
-from tidegate.durable.closing import Doors, look_at
+from tidegate.durable.closing import HomeAccess, home_access
 from tidegate.durable.home import DEFAULT_OUTPUT, Home
-from tidegate.durable.private import standing, why_shared
+from tidegate.durable.private import permissions_of, sharing_reason
 from tidegate.settings import Settings
 from tidegate.stages.cluster import who_gets_in
 
@@ -22,7 +22,7 @@ from tidegate.stages.cluster import who_gets_in
 def doors(settings: Settings) -> Findings:
     """Who gets in where."""
     home = Home(settings.store.home)
-    found = look_at(home)
+    found = home_access(home)
     if found is None:
         yield good("home", f"{home.root} is not there yet; it will be its owner's alone")
     else:
@@ -34,7 +34,7 @@ def doors(settings: Settings) -> Findings:
     yield from _cluster(settings)
 
 
-def _home(home: Home, found: Doors) -> Findings:
+def _home(home: Home, found: HomeAccess) -> Findings:
     place = shlex.quote(str(home.root))
     if found.somebody_elses:
         yield odd(
@@ -60,7 +60,7 @@ def _home(home: Home, found: Doors) -> Findings:
         )
 
 
-def _outputs(home: Home, found: Doors) -> Findings:
+def _outputs(home: Home, found: HomeAccess) -> Findings:
     """Published folders in the home keep it open, or are kept from their readers by it."""
     if not found.outputs or found.shared or not found.root.mode & 0o044:
         return
@@ -100,8 +100,8 @@ def _database() -> Findings:
     database = prefect_database()
     if database is None or not database.exists():
         return
-    open_ones = [path for path in with_its_logs(database) if path.exists() and standing(path).open_to_others]
-    shared = next((why for path in open_ones if (why := why_shared(standing(path)))), None)
+    open_ones = [path for path in with_its_logs(database) if path.exists() and permissions_of(path).open_to_others]
+    shared = next((why for path in open_ones if (why := sharing_reason(permissions_of(path)))), None)
     names = " ".join(shlex.quote(str(path)) for path in open_ones)
     if open_ones and _is_reached(database):
         told = f"Prefect's database {database} can be read by others" + (f" ({shared})" if shared else "")
@@ -116,7 +116,7 @@ def _ledger_file(settings: Settings) -> Findings:
     if not url or not url.startswith("sqlite"):
         return
     place = Path(url.partition(":///")[2])
-    if place.exists() and standing(place).open_to_others and _is_reached(place):
+    if place.exists() and permissions_of(place).open_to_others and _is_reached(place):
         yield odd("ledger", f"others can read the ledger {place}", f"`chmod go= {shlex.quote(str(place))}`")
 
 

@@ -18,9 +18,9 @@ from flows.ingest_run import IngestRun
 from flows.open_breaker import will_be_retried
 from flows.request import SourceRequest
 from tasks.progress import show_progress
-from tidegate.durable.ledger import AttemptState, Beginning, Ledger
-from tidegate.durable.ledger.codec_counts import seen_in
-from tidegate.durable.ledger.lease import Lease, leased
+from tidegate.durable.ledger import AttemptState, Ledger, NewAttempt
+from tidegate.durable.ledger.codec_counts import codec_uses_of
+from tidegate.durable.ledger.lease import Lease, hold_lease
 from tidegate.errors import (
     Coordination,
     LedgerUnavailable,
@@ -44,7 +44,7 @@ Stages = Callable[[IngestRun], Awaitable[None]]
 """What the run does: its stages in their order."""
 
 
-async def run_attempt(run: IngestRun, begins: Beginning, stages: Stages) -> Outcome:
+async def run_attempt(run: IngestRun, begins: NewAttempt, stages: Stages) -> Outcome:
     """Take the stages as an attempt in the ledger.
 
     Raises:
@@ -52,7 +52,7 @@ async def run_attempt(run: IngestRun, begins: Beginning, stages: Stages) -> Outc
     """
     observe, lease = run.bench.observe, None
     try:
-        async with open_ledger(run.bench.settings, observe) as ledger, leased(ledger, begins, observe) as lease:
+        async with open_ledger(run.bench.settings, observe) as ledger, hold_lease(ledger, begins, observe) as lease:
             outcome = await _run_under(lease, run, stages)
             _conclude_attempt(lease, outcome)
         return outcome
@@ -86,7 +86,7 @@ async def _run_under(lease: Lease, run: IngestRun, stages: Stages) -> Outcome:
 async def _count_codecs(ledger: Ledger, outcome: Outcome, observe: Observer) -> None:
     """Count the codecs that came: a courtesy to people, which may not cost the run its end."""
     try:
-        await to_thread.run_sync(ledger.codecs.count, seen_in(outcome))
+        await to_thread.run_sync(ledger.codecs.count, codec_uses_of(outcome))
     except LedgerUnavailable as error:
         observe(Note(f"the codecs of this run were not counted: {error.message}", "warning"))
 

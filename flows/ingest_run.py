@@ -31,7 +31,7 @@ from tasks.decision import show_decision
 from tasks.policies import Stage
 from tidegate.durable.ledger.lease import Lease
 from tidegate.errors import TidegateError
-from tidegate.events import Account, Observer, together
+from tidegate.events import Observer, OutcomeFacts, together
 from tidegate.model import (
     NO_WISH,
     Aim,
@@ -87,7 +87,7 @@ class IngestRun:
         self.until = until
         self.wish = wish
         self._refresh = refresh
-        self._account = Account()
+        self._account = OutcomeFacts()
         self._tried: list[Tried] = []
         self._patience_seconds = patience_seconds()
         self._lease: Lease
@@ -219,7 +219,7 @@ class IngestRun:
         stage = publish.stage(self.bench, media, analysis, self.target)
         published = await self._run_stage(stage, self.outcome, self.target)
         self._note(published=published)
-        await self._lease.published(published.folder)
+        await self._lease.note_publication(published.folder)
 
     def clear_scratch(self) -> None:
         """Remove what this work has in scratch."""
@@ -255,7 +255,7 @@ class IngestRun:
                 if pause_seconds > self._patience_seconds:
                     raise
                 self._patience_seconds -= pause_seconds
-                with self._lease.waiting(error.message):
+                with self._lease.note_wait(error.message):
                     await anyio.sleep(pause_seconds)
 
     @property

@@ -23,12 +23,12 @@ from flows.resume import secrets_in_use
 from tasks.observe import run_observer
 from tidegate.durable.clearing import Removed
 from tidegate.durable.home import Home
-from tidegate.durable.inventory import inventory, named_by, used_since
+from tidegate.durable.inventory import assets_named_in, assets_used_since, inventory
 from tidegate.durable.ledger import Attempt, AttemptState, Ledger
-from tidegate.durable.ledger.decide import idle_seconds, orphaned, overdue, stuck
+from tidegate.durable.ledger.decide import idle_seconds, is_orphaned, is_overdue, is_stuck
 from tidegate.durable.owner import this_process
 from tidegate.durable.secrets import SecretFiles
-from tidegate.durable.space import Doomed, clear, free_bytes, unmet, what_may_go
+from tidegate.durable.space import PlannedRemoval, clear, free_bytes, unmet, what_may_go
 from tidegate.durable.threads import in_thread
 from tidegate.errors import Evidence, Stuck
 from tidegate.events import Note, Observer
@@ -98,7 +98,7 @@ class StuckRuns:
         now = await in_thread(self._ledger.now)
         found = [one for one in await in_thread(self._ledger.open_attempts) if self._is_stuck(one, now)]
         waiting = await orchestration.open_runs(self._client, [StateType.PENDING, StateType.CANCELLING])
-        late = [run for run in waiting if overdue(run, now, self._after)]
+        late = [run for run in waiting if is_overdue(run, now, self._after)]
         ended = [self._describe(attempt, now) for attempt in found]
         ended += [
             EndedRun(run=r.id, what=r.name, error_reason=_too_long(r.state, now - r.since), marked_stuck_at=None)
@@ -114,8 +114,8 @@ class StuckRuns:
 
     def _is_stuck(self, attempt: Attempt, now: float) -> bool:
         """Stuck, and not simply lost: what nobody is at work on goes on by recovery."""
-        lost = orphaned(attempt, now, this_process(), self._settings.ledger)
-        return stuck(attempt, now, self._after) and not lost
+        lost = is_orphaned(attempt, now, this_process(), self._settings.ledger)
+        return is_stuck(attempt, now, self._after) and not lost
 
     def _describe(self, attempt: Attempt, now: float) -> EndedRun:
         return EndedRun(
@@ -186,19 +186,19 @@ def _clear(ledger: Ledger, settings: Settings, observe: Observer, dry_run: bool)
     _forget_missing_folders(ledger)
     left = ledger.open_attempts()
     live = frozenset(one.work_key for one in left if one.work_key and one.state is AttemptState.RUNNING)
-    found = inventory(home, ledger.published_folders())
+    found = inventory(home, ledger.publication_folders())
     since = min((one.created_at for one in left if one.state is AttemptState.RUNNING), default=None)
-    used = used_since(found, datetime.fromtimestamp(since, UTC)) if since is not None else frozenset()
-    used |= named_by(found, {name for one in left for name in one.records.values()})
+    used = assets_used_since(found, datetime.fromtimestamp(since, UTC)) if since is not None else frozenset()
+    used |= assets_named_in(found, {name for one in left for name in one.records.values()})
     free = free_bytes(home)
-    doomed = what_may_go(found, settings.space, live, used, free, now)
-    for note in (*found.notes, *unmet(found, doomed, settings.space, free)):
+    planned = what_may_go(found, settings.space, live, used, free, now)
+    for note in (*found.notes, *unmet(found, planned, settings.space, free)):
         observe(Note(note, "warning"))
     if dry_run:
         return Maintenance(
-            removed=tuple(str(one.path) for one in doomed), removed_bytes=sum(one.bytes for one in doomed)
+            removed=tuple(str(one.path) for one in planned), removed_bytes=sum(one.bytes for one in planned)
         )
-    removed = clear(home, doomed, partial(_is_in_use, ledger), observe)
+    removed = clear(home, planned, partial(_is_in_use, ledger), observe)
     _remove_unused_secrets(home, secrets_in_use(settings), settings.recovery.resume_within, now, observe)
     rows = ledger.clear_rows(settings.space.ledger_age.total_seconds())
     rows += ledger.origins.clear(settings.space.origin_age.total_seconds())
@@ -209,7 +209,7 @@ def _clear(ledger: Ledger, settings: Settings, observe: Observer, dry_run: bool)
     )
 
 
-def _is_in_use(ledger: Ledger, one: Doomed) -> bool:
+def _is_in_use(ledger: Ledger, one: PlannedRemoval) -> bool:
     """Whether a run that began meanwhile works there; an asset that one has come to use is seen by its time."""
     live = [attempt for attempt in ledger.open_attempts() if attempt.state is AttemptState.RUNNING]
     return one.work_key is not None and any(attempt.work_key == one.work_key for attempt in live)
@@ -224,9 +224,9 @@ def _remove_unused_secrets(
 
 
 def _forget_missing_folders(ledger: Ledger) -> None:
-    for folder in ledger.published_folders():
+    for folder in ledger.publication_folders():
         if not folder.exists() and folder.parent.exists():  # or its whole volume may only be away
-            ledger.forget_published(folder)
+            ledger.forget_publication(folder)
 
 
 def _no_progress(attempt: Attempt, now: float) -> str:

@@ -18,13 +18,13 @@ from rich.table import Column, Table
 from flows.streams import run_command
 from tidegate.durable.home import Home
 from tidegate.durable.ledger import Ledger
-from tidegate.durable.ledger.origins import Observed, Origins
+from tidegate.durable.ledger.origins import Origins, OriginView
 from tidegate.durable.owner import this_process
 from tidegate.errors import BadInput, TidegateError
 from tidegate.report.failure import describe
 from tidegate.report.terminal import failure_panel
 from tidegate.report.units import human_size
-from tidegate.resilience.breaker import State, reason, remaining_seconds
+from tidegate.resilience.breaker import BreakerState, reason, wait_seconds
 from tidegate.settings import GateSettings, Settings
 from tidegate.transfer.gates.gates import origin_of
 
@@ -73,7 +73,7 @@ def _origins_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _apply(origins: Origins, limits: GateSettings, words: argparse.Namespace) -> list[Observed]:
+def _apply(origins: Origins, limits: GateSettings, words: argparse.Namespace) -> list[OriginView]:
     """Do what was asked; gives the origins that it was about."""
     name = _origin_name(words.origin) if words.origin is not None else None
     if words.do == "isolate" and name is not None:
@@ -106,11 +106,11 @@ def _origin_name(text: str) -> str:
         raise BadInput(f"{text!r} is not a complete link") from error
 
 
-def document(one: Observed, limits: GateSettings) -> dict[str, Any]:
+def document(one: OriginView, limits: GateSettings) -> dict[str, Any]:
     """For a machine. Times are seconds of the Unix epoch, by the ledger's clock."""
     record, breaker = one.record, one.record.breaker
-    closed = breaker.state is State.CLOSED
-    retry_after = None if breaker.state is State.ISOLATED else remaining_seconds(breaker, one.now)
+    closed = breaker.state is BreakerState.CLOSED
+    retry_after = None if breaker.state is BreakerState.ISOLATED else wait_seconds(breaker, one.now)
     return {
         **record.statistics.model_dump(mode="json"),
         "bytes_per_second": record.statistics.per_second,
@@ -126,7 +126,7 @@ def document(one: Observed, limits: GateSettings) -> dict[str, Any]:
     }
 
 
-def _origins_table(shown: Sequence[Observed], limits: GateSettings) -> Table:
+def _origins_table(shown: Sequence[OriginView], limits: GateSettings) -> Table:
     columns = ("breaker", "in use", "tries", "failed", "fetched")
     table = Table(Column("origin", no_wrap=True), *columns, box=None)
     for one in shown:
@@ -143,16 +143,16 @@ def _origins_table(shown: Sequence[Observed], limits: GateSettings) -> Table:
     return table
 
 
-def _breaker_line(one: Observed, limits: GateSettings) -> str:
+def _breaker_line(one: OriginView, limits: GateSettings) -> str:
     breaker = one.record.breaker
     match breaker.state:
-        case State.CLOSED:
+        case BreakerState.CLOSED:
             return f"closed ({breaker.consecutive} failures in a row)" if breaker.consecutive else "closed"
-        case State.OPEN if (left := remaining_seconds(breaker, one.now)) > 0:
+        case BreakerState.OPEN if (left := wait_seconds(breaker, one.now)) > 0:
             return f"open, paused for {left:.0f} s: {reason(breaker, limits)}"
-        case State.OPEN | State.HALF_OPEN:
+        case BreakerState.OPEN | BreakerState.HALF_OPEN:
             return "half-open: the next requests decide"
-        case State.ISOLATED:
+        case BreakerState.ISOLATED:
             return reason(breaker, limits)
 
 

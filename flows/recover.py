@@ -20,18 +20,18 @@ from prefect.events import emit_event
 from flows import orchestration
 from flows.attempts import claim_upkeep, leave_report, pool_of_run
 from tasks.observe import run_observer
-from tidegate.durable.checkpoints import recorded_stages
+from tidegate.durable.checkpoints import find_valid_stages
 from tidegate.durable.home import Home
 from tidegate.durable.ledger import Attempt, AttemptState, Ledger, Recovery
 from tidegate.durable.ledger.decide import (
     Do,
     RunFacts,
     Verdict,
-    counted,
-    given_up,
+    count_recovery,
+    gives_up_parking,
+    is_orphaned,
     latest_by_run,
     next_stage,
-    orphaned,
     verdict_on_orphan,
     verdict_on_run,
 )
@@ -163,7 +163,7 @@ class Rescuer:
             recovery = recoveries.get(run.id, Recovery(root_run=run.id))
             verdict = verdict_on_run(run, latest.get(run.id), recovery, now=now, limits=self._settings.recovery)
             verdict = await self._as_can_be(verdict, run)
-            if verdict.do is not Do.NOTHING and not given_up(verdict, recovery, now):
+            if verdict.do is not Do.NOTHING and not gives_up_parking(verdict, recovery, now):
                 cases.append(Case((), run, recovery, verdict))
         return cases
 
@@ -266,7 +266,7 @@ class Rescuer:
         """Schedule the run again. Counted first: an attempt that begins and finds no count is a person's re-run."""
         now = await in_thread(self._ledger.now)
         reached = case.attempts[-1].reached if case.attempts else case.recovery.reached
-        record = counted(case.recovery, reached, now)
+        record = count_recovery(case.recovery, reached, now)
         await in_thread(self._ledger.put_recovery, record)
         settle = self._settings.recovery.settle.total_seconds()
         await orchestration.reschedule(self._client, run.id, case.verdict.why, settle)
@@ -275,7 +275,7 @@ class Rescuer:
 
     def _goes_on_at(self, attempt: Attempt) -> str:
         """The first stage that has no checkpoint, or one whose asset is gone."""
-        return next_stage(recorded_stages(self._home, attempt.records)) or "publish"
+        return next_stage(find_valid_stages(self._home, attempt.records)) or "publish"
 
 
 def _find_orphans(attempts: Sequence[Attempt], now: float, here: Owner, settings: Settings) -> list[Attempt]:
@@ -283,7 +283,7 @@ def _find_orphans(attempts: Sequence[Attempt], now: float, here: Owner, settings
     return [
         one
         for one in attempts
-        if orphaned(one, now, here, settings.ledger)
+        if is_orphaned(one, now, here, settings.ledger)
         or (one.state is AttemptState.INTERRUPTED and (one.ended_at or now) < settled)
     ]
 

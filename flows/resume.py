@@ -11,7 +11,7 @@ from typing import Any
 
 from tidegate.durable.home import Home
 from tidegate.durable.ledger import Attempt, AttemptState, Ledger
-from tidegate.durable.ledger.decide import orphaned
+from tidegate.durable.ledger.decide import is_orphaned
 from tidegate.durable.owner import Owner, this_process
 from tidegate.errors import BadInput
 from tidegate.settings import LedgerSettings, Settings
@@ -31,7 +31,7 @@ def resumable_runs(attempts: Iterable[Attempt], now: float, here: Owner, limits:
     cut = [
         one
         for one in latest.values()
-        if one.deployment is None and (one.state in CUT_SHORT or orphaned(one, now, here, limits))
+        if one.deployment is None and (one.state in CUT_SHORT or is_orphaned(one, now, here, limits))
     ]
     return sorted(cut, key=lambda one: -one.created_at)
 

@@ -18,7 +18,7 @@ from prefect.context import FlowRunContext
 from tidegate.durable.home import Home
 from tidegate.durable.ledger import Ledger, insist
 from tidegate.durable.ledger.lease import current_lease
-from tidegate.durable.roots import Folders, Roots, is_too_wide, standing
+from tidegate.durable.roots import Folders, Roots, folder_in_place, is_too_wide
 from tidegate.durable.threads import check_cancellation
 from tidegate.settings import Settings
 from tidegate.transfer.paths import local_path
@@ -78,11 +78,11 @@ def folders_in_use(settings: Settings) -> Folders:
         return Folders()  # nobody has run here
     ledger = insist(lambda: Ledger.open(settings.ledger, Home(settings.store.home)), patience, check_cancellation)
     try:
-        published, (targets, files) = ledger.published_folders(), ledger.used_places()
+        published, (targets, files) = ledger.publication_folders(), ledger.attempt_places()
     finally:
         ledger.close()
-    written = _narrow(standing(folder.parent, folder.name) for folder in (*published, *targets))
-    read = _narrow(standing(path.parent, path.name) for path in map(local_path, files))
+    written = _narrow(folder_in_place(folder.parent, folder.name) for folder in (*published, *targets))
+    read = _narrow(folder_in_place(path.parent, path.name) for path in map(local_path, files))
     return Folders(readable=(*written, *read), writable=written)
 
 

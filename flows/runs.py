@@ -36,7 +36,7 @@ from tidegate.settings import Settings
 
 if TYPE_CHECKING:
     from tidegate.durable.ledger import Attempt
-    from tidegate.durable.ledger.codec_counts import Counted
+    from tidegate.durable.ledger.codec_counts import CodecCount
     from tidegate.durable.owner import Owner
     from tidegate.model import Value
     from tidegate.settings import LedgerSettings
@@ -131,7 +131,7 @@ def _row(attempt: Attempt, now: float, here: Owner, limits: LedgerSettings, resu
     return Row(found.value, round(max(0.0, now - attempt.renewed_at), 1), resume or by_recovery)
 
 
-def _list_codecs(counted: Sequence[Counted], as_json: bool) -> int:
+def _list_codecs(counted: Sequence[CodecCount], as_json: bool) -> int:
     if as_json:
         _print_json([{**one.codec.model_dump(), "streams": one.streams, "seen_at": one.seen_at} for one in counted])
         return DONE

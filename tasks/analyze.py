@@ -6,7 +6,7 @@ from tasks.policies import Stage, stage_task
 from tidegate import stages
 from tidegate.model import AnalysisResult, RemuxResult
 from tidegate.resilience.admission import Needs
-from tidegate.resilience.deadline import LONGEST_EXTENDED, outer
+from tidegate.resilience.deadline import LONGEST_EXTENSION, outer_seconds
 from tidegate.resilience.quality import LEAST_MEMORY_BYTES
 from tidegate.stages.analyze import RECIPE
 from tidegate.stages.detectors import DETECTORS
@@ -21,7 +21,7 @@ async def analyze(bench: Workbench, media: RemuxResult, key: str) -> AnalysisRes
 
 def stage(bench: Workbench, media: RemuxResult) -> Stage[AnalysisResult]:
     passes = 1 + len(DETECTORS)
-    inner = passes * LONGEST_EXTENDED.total_seconds()
+    inner = passes * LONGEST_EXTENSION.total_seconds()
     return Stage(
         name="analyze",
         task=analyze,
@@ -29,6 +29,6 @@ def stage(bench: Workbench, media: RemuxResult) -> Stage[AnalysisResult]:
         inputs=(media.asset.address,),
         result=AnalysisResult,
         whole=lambda result: result.asset is None or bench.store.whole(result.asset),
-        timeout_seconds=outer(inner),
+        timeout_seconds=outer_seconds(inner),
         needs=Needs(memory_bytes=LEAST_MEMORY_BYTES, slot=True),
     )

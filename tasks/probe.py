@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 from tasks.policies import Stage, stage_task
 from tidegate import stages
 from tidegate.model import Identity, ProbeResult, Source
-from tidegate.resilience.deadline import outer
+from tidegate.resilience.deadline import outer_seconds
 from tidegate.stages.probe import RECIPE
 from tidegate.stages.workbench import Workbench
 
@@ -34,7 +34,7 @@ def stage(bench: Workbench, identity: Identity, resolver: str | None = None) -> 
         inputs=(identity.key, *([resolver] if resolver else [])),
         result=ProbeResult,
         whole=lambda result: is_trusted(bench, result.identity, result.recorded_at, datetime.now(UTC)),
-        timeout_seconds=outer(inner),
+        timeout_seconds=outer_seconds(inner),
     )
 
 

@@ -8,7 +8,7 @@ from tasks.policies import Stage, stage_task
 from tidegate import stages
 from tidegate.durable.store import holds
 from tidegate.model import AnalysisResult, Outcome, PublishResult, RemuxResult
-from tidegate.resilience.deadline import outer, publish_seconds
+from tidegate.resilience.deadline import outer_seconds, publish_seconds
 from tidegate.stages.publish import ERR_LOGS, RECIPE
 from tidegate.stages.workbench import Workbench
 
@@ -28,7 +28,7 @@ def stage(bench: Workbench, media: RemuxResult, analysis: AnalysisResult, target
         inputs=(media.asset.address, pictures, [d.model_dump() for d in analysis.detections], str(target)),
         result=PublishResult,
         whole=_whole,
-        timeout_seconds=outer(publish_seconds(media.asset.main.size_bytes)),
+        timeout_seconds=outer_seconds(publish_seconds(media.asset.main.size_bytes)),
     )
 
 

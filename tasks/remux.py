@@ -7,7 +7,7 @@ from tasks.policies import Stage, stage_task
 from tidegate import stages
 from tidegate.model import Aim, DownloadResult, ProfileName, Quality, RemuxResult, Strategy
 from tidegate.resilience.admission import Needs
-from tidegate.resilience.deadline import LONGEST_EXTENDED, outer
+from tidegate.resilience.deadline import LONGEST_EXTENSION, outer_seconds
 from tidegate.resilience.quality import memory_for
 from tidegate.stages.host import available_bytes
 from tidegate.stages.remux import RECIPE, plan
@@ -28,7 +28,7 @@ async def remux(
 def stage(
     bench: Workbench, source: DownloadResult, profile: ProfileName, quality: Quality, aim: Aim
 ) -> Stage[RemuxResult]:
-    inner = RUNS * LONGEST_EXTENDED.total_seconds()
+    inner = RUNS * LONGEST_EXTENSION.total_seconds()
     stepped_down = [] if aim.height is None else [aim.height]
     return Stage(
         name="remux",
@@ -37,7 +37,7 @@ def stage(
         inputs=(source.asset.address, profile, quality.height, source.length_confirmed, *stepped_down),
         result=RemuxResult,
         whole=lambda result: bench.store.whole(result.asset),
-        timeout_seconds=outer(inner),
+        timeout_seconds=outer_seconds(inner),
         needs=_needs(source, profile, quality, aim),
     )
 

@@ -232,8 +232,8 @@ def test_a_name_is_not_even_looked_up_where_no_address_is_listed() -> None:
 def test_a_name_that_only_a_proxy_knows_is_judged_by_its_form(host: str, refused: bool) -> None:
     host, _, listed = host.partition(":")
     policy = listing(host) if listed else PUBLIC
-    assert (policy.rule_against_unresolved(host, 443) is not None) is refused
-    assert listing("a.example", "allow-list").rule_against_unresolved(host, 443) is not None
+    assert (policy.rule_against_name_by_proxy(host, 443) is not None) is refused
+    assert listing("a.example", "allow-list").rule_against_name_by_proxy(host, 443) is not None
 
 
 @pytest.mark.parametrize(

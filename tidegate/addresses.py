@@ -23,7 +23,7 @@ PolicyName = Literal["open", "public", "allow-list"]
 IPAddress = IPv4Address | IPv6Address
 IPNetwork = IPv4Network | IPv6Network
 
-MOST_LISTED = 1000
+MOST_ENTRIES = 1000
 """Entries of a list; each is compared with each new connection's addresses."""
 
 _LABEL = re.compile(r"[a-z0-9_](?:[a-z0-9_-]{0,61}[a-z0-9_])?")
@@ -167,8 +167,8 @@ def read_entries(text: str) -> tuple[Entry, ...]:
         ValueError: one of them is none of these; its text says which.
     """
     entries = tuple(_entry(part.strip()) for part in text.split(",") if part.strip())
-    if len(entries) > MOST_LISTED:
-        raise ValueError(f"there are {len(entries)} entries, and at most {MOST_LISTED} may be")
+    if len(entries) > MOST_ENTRIES:
+        raise ValueError(f"there are {len(entries)} entries, and at most {MOST_ENTRIES} may be")
     return entries
 
 
@@ -250,7 +250,7 @@ class AddressPolicy:
             return None
         return None if any(entry.network and entry.port in (None, port) for entry in self.entries) else _UNLISTED
 
-    def rule_against_unresolved(self, host: str, port: int) -> str | None:
+    def rule_against_name_by_proxy(self, host: str, port: int) -> str | None:
         """What can be said of a name that only a proxy can look up: whether it is listed, and whether it means
         something in one network only."""
         if self.name == "open" or self._lists_name(host, port):
@@ -283,4 +283,4 @@ class AddressPolicy:
 
 _WHERE_SET = "where make serve, the worker or this command is started (start it again then)"
 _UNLISTED = "it is not listed in TIDEGATE_NETWORK_ALLOW"
-OPEN = AddressPolicy()
+OPEN_POLICY = AddressPolicy()

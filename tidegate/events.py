@@ -12,7 +12,7 @@ from typing import Any, Literal, Protocol
 from tidegate.model import Outcome, ResourceUse
 from tidegate.redact import visible_line
 
-Level = Literal["debug", "detail", "info", "warning", "error"]
+NoteLevel = Literal["debug", "detail", "info", "warning", "error"]
 """`detail` is for logs, and for a terminal only when it was asked to tell everything."""
 
 
@@ -21,7 +21,7 @@ class Note:
     """Something happened that a person may want to read in a log. `facts` are its values, already redacted."""
 
     message: str
-    level: Level = "info"
+    level: NoteLevel = "info"
     facts: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -138,7 +138,7 @@ def together(*observers: Observer) -> Observer:
     return tell_all
 
 
-class Account:
+class OutcomeFacts:
     """An observer that keeps what a run's report tells of its tools.
 
     `paths`: which way each part went; the plain one, should it have been taken even once. `resources`: what the tools

@@ -141,7 +141,7 @@ class Identity(Value):
     distinct: str | None = None
     """A keyed hash of what redaction hides, where nothing else tells two links apart."""
 
-    def settled_by(self, other: Identity) -> Self:
+    def with_claims_of(self, other: Identity) -> Self:
         """With those claims as digests that an answer about another part has made too: they are of the whole file."""
         agreed = {*self.claims} & {*other.claims}
         return self.model_copy(

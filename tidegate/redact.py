@@ -42,10 +42,10 @@ _URL_IN_TEXT = re.compile(r"[a-z][a-z0-9+.-]{0,20}://[^\s'\"<>]+", re.IGNORECASE
 def redact_url(url: str) -> str:
     """The URL with credentials replaced: user info, secret values in query and path, those of links within it, and the
     fragment. Always printable as UTF-8."""
-    return _redacted(url, DEEPEST)
+    return _redact(url, DEEPEST)
 
 
-def _redacted(url: str, depth: int) -> str:
+def _redact(url: str, depth: int) -> str:
     url = _LONE_SURROGATE.sub("\ufffd", url)
     try:
         parts = urlsplit(url)
@@ -82,7 +82,7 @@ def has_secret(url: str) -> bool:
     except ValueError:  # redaction takes all of it away
         return True
     pairs = parse_qsl(parts.query, keep_blank_values=True)
-    hidden = any(_value(name, value, DEEPEST) != _quoted(value) for name, value in pairs)
+    hidden = any(_value(name, value, DEEPEST) != _quote(value) for name, value in pairs)
     return "@" in parts.netloc or hidden or _path(parts.path) != parts.path
 
 
@@ -95,8 +95,8 @@ def _value(name: str, value: str, depth: int) -> str:
     if _SECRET_NAME.match(name):
         return REDACTED
     if "://" in value:
-        value = _URL_IN_TEXT.sub(lambda found: _redacted(found.group(), depth - 1), value) if depth else REDACTED
-    return _quoted(_without_secrets(_SEMICOLON_PAIR, _SECRET_NAME, value))
+        value = _URL_IN_TEXT.sub(lambda found: _redact(found.group(), depth - 1), value) if depth else REDACTED
+    return _quote(_without_secrets(_SEMICOLON_PAIR, _SECRET_NAME, value))
 
 
 def _without_secrets(pairs: re.Pattern[str], names: re.Pattern[str], text: str) -> str:
@@ -104,5 +104,5 @@ def _without_secrets(pairs: re.Pattern[str], names: re.Pattern[str], text: str) 
     return pairs.sub(lambda pair: f"{pair[1]}={REDACTED}" if names.match(pair[1]) else pair[0], text)
 
 
-def _quoted(value: str) -> str:
+def _quote(value: str) -> str:
     return quote(value, safe="/:,~*!'()", errors="replace")

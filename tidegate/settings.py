@@ -29,10 +29,10 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 from tidegate.addresses import AddressPolicy, PolicyName, read_entries
 from tidegate.errors import BadInput
 
-Network = Literal["fast", "normal", "slow"]
+NetworkSpeed = Literal["fast", "normal", "slow"]
 EncoderName = Literal["auto", "software", "nvenc", "vaapi", "qsv", "videotoolbox", "v4l2m2m"]
 
-NETWORK_PRESETS: dict[Network, dict[str, Any]] = {
+NETWORK_PRESETS: dict[NetworkSpeed, dict[str, Any]] = {
     "fast": {
         "request_timeout": timedelta(seconds=10),
         "stall_timeout": timedelta(seconds=20),
@@ -72,7 +72,7 @@ Tick = Annotated[timedelta, BeforeValidator(_from_seconds), Field(gt=timedelta(0
 """A duration between two looks: with none between them a watch would do nothing else."""
 
 
-def _separated(value: object) -> object:
+def _split_list(value: object) -> object:
     return tuple(filter(None, map(str.strip, value.split(",")))) if isinstance(value, str) else value
 
 
@@ -90,7 +90,7 @@ def _origin(address: str) -> str:
     return f"{parts.scheme}://{parts.netloc.removesuffix(usual)}"
 
 
-Origin = Annotated[str, AfterValidator(_origin)]
+WebOrigin = Annotated[str, AfterValidator(_origin)]
 """The address of a server without a path, such as `https://prefect.example.org`."""
 
 
@@ -471,7 +471,7 @@ class ServeSettings(Group):
 
     model_config = SettingsConfigDict(env_prefix="TIDEGATE_SERVE_")
 
-    addresses: Annotated[tuple[Origin, ...], NoDecode, BeforeValidator(_separated)] = ()
+    addresses: Annotated[tuple[WebOrigin, ...], NoDecode, BeforeValidator(_split_list)] = ()
     """Where people and workers reach the server beside loopback, with commas between them, such as
     `https://prefect.example.org` behind a reverse proxy. A request that calls it by another name, or comes from a page
     of another address, is refused."""

@@ -10,7 +10,7 @@ import pytest
 
 from tests.support.leaks import open_descriptors
 from tidegate.durable import atomic
-from tidegate.durable.atomic import copy_file, swap_in, temporary_sibling, write_atomic, write_published
+from tidegate.durable.atomic import copy_file, swap_in, temporary_sibling, write_atomic, write_public
 from tidegate.errors import DiskFull, TidegateError
 
 BIG = os.urandom(1024 * 1024)
@@ -43,7 +43,7 @@ def test_a_file_is_replaced_and_whoever_has_the_old_one_open_still_reads_it_whol
 
 def test_a_file_is_its_owners_alone_and_a_published_one_is_as_the_umask_says(tmp_path: Path) -> None:
     write_atomic(tmp_path / "kept" / "note", b"x")
-    write_published(tmp_path / "shown" / "note", b"x")
+    write_public(tmp_path / "shown" / "note", b"x")
     modes = [stat.S_IMODE((tmp_path / name).stat().st_mode) for name in ("kept", "kept/note", "shown", "shown/note")]
     assert modes == [0o700, 0o600, 0o777 & ~umask(), 0o666 & ~umask()]
 

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from tests.durable.test_crash import crashes
 from tests.support.leaks import leftovers, open_descriptors
-from tidegate.durable.clearing import NotRemoved, Refusal, Removal, Removed, Stamp, remove
+from tidegate.durable.clearing import NotRemoved, Removal, RemovalRefusal, Removed, Stamp, remove
 
 KEY, OTHER = "0" * 32, "1" * 32
 ASSET = "ab" + "c" * 62
@@ -82,16 +82,16 @@ def test_a_file_with_another_name_frees_nothing_and_keeps_its_bytes(home: Path) 
 
 
 def test_what_is_gone_already_is_told_and_is_no_failure(home: Path) -> None:
-    refused(remove(home, Path("scratch", OTHER), "too old"), Refusal.GONE)
-    refused(remove(home, Path("assets", "ff", "f" * 64), "unnamed"), Refusal.GONE)
-    refused(remove(home / "nowhere", Path("scratch", KEY), "too old"), Refusal.GONE)
+    refused(remove(home, Path("scratch", OTHER), "too old"), RemovalRefusal.GONE)
+    refused(remove(home, Path("assets", "ff", "f" * 64), "unnamed"), RemovalRefusal.GONE)
+    refused(remove(home / "nowhere", Path("scratch", KEY), "too old"), RemovalRefusal.GONE)
 
 
 def test_what_was_used_since_it_was_looked_at_stays(home: Path) -> None:
     folder = home / "assets" / ASSET[:2] / ASSET
     seen = Stamp.of(folder.stat())
     os.utime(folder, (1, 1))
-    refused(remove(home, Path("assets", ASSET[:2], ASSET), "over the quota", seen), Refusal.CHANGED)
+    refused(remove(home, Path("assets", ASSET[:2], ASSET), "over the quota", seen), RemovalRefusal.CHANGED)
     assert (folder / "film.part").exists()
     assert isinstance(remove(home, Path("assets", ASSET[:2], ASSET), "…", Stamp.of(folder.stat())), Removed)
 
@@ -102,7 +102,7 @@ def test_another_thing_of_the_same_name_is_not_what_was_looked_at(home: Path) ->
     folder.rename(home / "kept")
     fill(folder)
     os.utime(folder, ns=(seen.mtime_ns, seen.mtime_ns))
-    refused(remove(home, Path("assets", ASSET[:2], ASSET), "over the quota", seen), Refusal.CHANGED)
+    refused(remove(home, Path("assets", ASSET[:2], ASSET), "over the quota", seen), RemovalRefusal.CHANGED)
 
 
 # --- nowhere else -----------------------------------------------------------------------------------
@@ -135,13 +135,13 @@ ESCAPES = [
 @pytest.mark.parametrize("path", ESCAPES)
 def test_what_is_not_ours_is_refused(path: str, home: Path, elsewhere: Path) -> None:
     before = everything_in(home)
-    refused(remove(home, Path(path), "…"), Refusal.OUTSIDE)
-    refused(remove(home, home / path, "…"), Refusal.OUTSIDE)
+    refused(remove(home, Path(path), "…"), RemovalRefusal.OUTSIDE)
+    refused(remove(home, home / path, "…"), RemovalRefusal.OUTSIDE)
     assert everything_in(home) == before
 
 
 def test_a_name_that_no_system_knows_is_a_failure_like_others(home: Path) -> None:
-    refused(remove(home, Path("scratch", KEY, "a\0b"), "…"), Refusal.FAILED)
+    refused(remove(home, Path("scratch", KEY, "a\0b"), "…"), RemovalRefusal.FAILED)
 
 
 @given(
@@ -186,7 +186,7 @@ def test_nothing_is_removed_behind_a_link(home: Path, elsewhere: Path) -> None:
     (elsewhere / ("cc" + "c" * 62)).mkdir()
     try:
         for path in (f"scratch/{OTHER}/source", f"assets/cc/cc{'c' * 62}", f"scratch/{KEY}/other/film.mp4"):
-            refused(remove(home, Path(path), "…"), Refusal.LINKED)
+            refused(remove(home, Path(path), "…"), RemovalRefusal.LINKED)
     finally:
         (elsewhere / ("cc" + "c" * 62)).rmdir()
 
@@ -208,8 +208,8 @@ def test_a_whole_top_folder_may_lie_on_another_disk(home: Path, elsewhere: Path,
     (home / "assets").symlink_to(disk)
     (disk / "cc").symlink_to(elsewhere)
     (disk / "photos").mkdir()
-    refused(remove(home, Path("assets", "photos"), "…"), Refusal.OUTSIDE)
-    refused(remove(home, Path("assets", "cc", "c" * 64), "…"), Refusal.LINKED)
+    refused(remove(home, Path("assets", "photos"), "…"), RemovalRefusal.OUTSIDE)
+    refused(remove(home, Path("assets", "cc", "c" * 64), "…"), RemovalRefusal.LINKED)
     assert isinstance(remove(home, Path("assets", ASSET[:2], ASSET), "…"), Removed)
     assert sorted(path.name for path in disk.iterdir()) == ["ab", "cc", "photos"]
 
@@ -223,7 +223,7 @@ def test_a_top_folder_that_leads_to_everything_loses_nothing_but_what_has_our_na
     (elsewhere / "letters.json").write_text(PRECIOUS)
     try:
         for path in ("results/film.mp4", "results/letters.json", "results/source/film.mp4"):
-            refused(remove(home, Path(path), "…"), Refusal.OUTSIDE)
+            refused(remove(home, Path(path), "…"), RemovalRefusal.OUTSIDE)
     finally:
         (elsewhere / "letters.json").unlink()
 
@@ -272,7 +272,7 @@ def test_another_volume_in_a_tree_is_not_entered(home: Path) -> None:
     with mounted(inner):
         (inner / "film.mp4").write_text(PRECIOUS)
         result = remove(home, Path("scratch", KEY), "too old")
-        refused(result, Refusal.MOUNTED)
+        refused(result, RemovalRefusal.MOUNTED)
         [film] = (home / "scratch").rglob("film.mp4")
         assert film.read_text() == PRECIOUS
         assert result.bytes >= 64 * 1024, "the rest went, and is told"
@@ -287,8 +287,8 @@ def test_a_volume_in_the_place_of_a_thing_of_ours_is_not_touched(home: Path) -> 
     folder = home / "scratch" / KEY
     with mounted(folder):
         (folder / "film.mp4").write_text(PRECIOUS)
-        refused(remove(home, Path("scratch", KEY), "too old"), Refusal.MOUNTED)
-        refused(remove(home, Path("scratch", KEY, "film.mp4"), "too old"), Refusal.MOUNTED)
+        refused(remove(home, Path("scratch", KEY), "too old"), RemovalRefusal.MOUNTED)
+        refused(remove(home, Path("scratch", KEY, "film.mp4"), "too old"), RemovalRefusal.MOUNTED)
         assert (folder / "film.mp4").read_text() == PRECIOUS
     assert (folder / "source" / "film.part").exists()
 
@@ -302,8 +302,8 @@ def test_a_store_that_cannot_be_written_refuses_and_loses_nothing(home: Path, tm
         (home / "scratch").rename(home / "old")
         (home / "scratch").symlink_to(disk)
         subprocess.run(["mount", "-o", "remount,ro", str(disk)], check=True)
-        refused(remove(home, Path("scratch", KEY), "too old"), Refusal.FAILED)
-        refused(remove(home, Path("scratch", KEY, "film.part"), "too old"), Refusal.FAILED)
+        refused(remove(home, Path("scratch", KEY), "too old"), RemovalRefusal.FAILED)
+        refused(remove(home, Path("scratch", KEY, "film.part"), "too old"), RemovalRefusal.FAILED)
         assert everything_in(disk) == before
 
 
@@ -361,7 +361,7 @@ def everything_in(folder: Path) -> dict[str, bytes | None]:
     return {str(path.relative_to(folder)): path.read_bytes() if path.is_file() else None for path in folder.rglob("*")}
 
 
-def refused(removal: Removal, refusal: Refusal) -> None:
+def refused(removal: Removal, refusal: RemovalRefusal) -> None:
     assert isinstance(removal, NotRemoved), removal
     assert removal.refusal is refusal, removal
 

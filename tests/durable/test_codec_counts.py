@@ -13,7 +13,7 @@ from tests.durable.test_origins import made_by_version_1
 from tests.support.forked import Pipe, many
 from tidegate.durable.home import Home
 from tidegate.durable.ledger import Ledger
-from tidegate.durable.ledger.codec_counts import Codec, seen_in
+from tidegate.durable.ledger.codec_counts import CodecUse, codec_uses_of
 from tidegate.durable.ledger.schema import MIGRATIONS
 from tidegate.errors import RefusedByMuxer
 from tidegate.model import (
@@ -36,8 +36,8 @@ from tidegate.report.failure import describe
 from tidegate.settings import LedgerSettings
 
 NOW = datetime(2026, 1, 2, tzinfo=UTC)
-H264 = Codec(kind="video", codec="h264", detail="High yuv420p", strategy="copy", outcome="completed")
-AAC = Codec(kind="audio", codec="aac", detail="LC", strategy="copy", outcome="completed")
+H264 = CodecUse(kind="video", codec="h264", detail="High yuv420p", strategy="copy", outcome="completed")
+AAC = CodecUse(kind="audio", codec="aac", detail="LC", strategy="copy", outcome="completed")
 ASSET = Asset(address="blake3:ab", tracks=(Track(name="source", size_bytes=1, digest="blake3:cd"),))
 MEDIA = MediaInfo(
     container="mov",
@@ -84,7 +84,7 @@ def ended(*steps: LadderStep, cached: bool = False) -> Outcome:
 
 def test_each_stream_counts_once_for_each_strategy_that_was_tried() -> None:
     failed = LadderStep(strategy=Strategy.COPY, outcome="failed", failure="verification_failed")
-    seen = seen_in(ended(failed, LadderStep(strategy=Strategy.REPAIR, outcome="completed")))
+    seen = codec_uses_of(ended(failed, LadderStep(strategy=Strategy.REPAIR, outcome="completed")))
     assert [(one.kind, one.codec, one.strategy, one.outcome) for one in seen] == [
         *((kind, codec, "copy", "verification_failed") for kind, codec in KINDS),
         *((kind, codec, "repair", "completed") for kind, codec in KINDS),
@@ -96,12 +96,12 @@ KINDS = [("video", "h264"), ("audio", "aac"), ("cover", "mjpeg")]
 
 
 def test_a_run_whose_last_rung_failed_counts_its_failure() -> None:
-    assert {one.outcome for one in seen_in(ended())} == {"refused_by_muxer"}
+    assert {one.outcome for one in codec_uses_of(ended())} == {"refused_by_muxer"}
 
 
 def test_a_checkpoint_is_not_counted_again_nor_a_run_that_made_nothing() -> None:
-    assert seen_in(ended(LadderStep(strategy=Strategy.COPY, outcome="completed"), cached=True)) == ()
-    assert seen_in(Outcome(status="failed", source="file:///x")) == ()
+    assert codec_uses_of(ended(LadderStep(strategy=Strategy.COPY, outcome="completed"), cached=True)) == ()
+    assert codec_uses_of(Outcome(status="failed", source="file:///x")) == ()
 
 
 def test_what_was_counted_is_listed_the_most_frequent_first(ledger: Ledger) -> None:
@@ -133,7 +133,7 @@ def test_an_older_ledger_gets_the_count(version: int, limits: LedgerSettings, ho
     made_by_version_1(limits, home)
     if version == 2:
         older = Ledger.open(limits, home)
-        with older._database.writing() as connection:
+        with older._database.transaction() as connection:
             connection.execute(text("DROP TABLE codecs"))
             connection.execute(text("UPDATE schema_version SET version = 2"))
         older.close()
@@ -141,6 +141,6 @@ def test_an_older_ledger_gets_the_count(version: int, limits: LedgerSettings, ho
     ledger.codecs.count([H264])
     assert [one.streams for one in ledger.codecs.all()] == [1]
     assert ledger.attempt("attempt") is not None
-    with ledger._database.reading() as connection:
+    with ledger._database.connect() as connection:
         assert connection.execute(text("SELECT version FROM schema_version")).scalar_one() == len(MIGRATIONS) + 1
     ledger.close()

@@ -17,21 +17,21 @@ from tidegate.durable.ledger.decide import (
     RunFacts,
     Verdict,
     condition,
-    counted,
-    given_up,
+    count_recovery,
+    gives_up_parking,
     holds_slot,
     idle_seconds,
+    is_orphaned,
+    is_overdue,
+    is_stuck,
     latest_by_run,
     may_take_over,
     next_stage,
-    orphaned,
-    overdue,
     pause_before,
-    stuck,
     verdict_on_orphan,
     verdict_on_run,
 )
-from tidegate.durable.ledger.rows import Reached
+from tidegate.durable.ledger.rows import Reach
 from tidegate.durable.owner import Owner, this_process
 from tidegate.model import STAGES
 from tidegate.settings import AdmissionSettings, LedgerSettings, RecoverySettings
@@ -84,15 +84,15 @@ def test_what_is_shown_of_an_attempt_is_what_recovery_would_find(facts: dict[str
     one = attempt(**facts)
     assert condition(one, NOW, this_process(), LEDGER) is true
     lost = true in (Condition.CUT_SHORT, Condition.LOST_CONTACT)
-    assert lost == orphaned(one, NOW, this_process(), LEDGER)
+    assert lost == is_orphaned(one, NOW, this_process(), LEDGER)
 
 
 def test_a_parking_that_prefect_never_takes_is_given_up_after_an_hour() -> None:
     park = Verdict(Do.PARK, "its deployment was deleted")
-    assert not given_up(park, recovery(), NOW)
-    assert not given_up(park, recovery(parked_at=NOW - HOUR), NOW)
-    assert given_up(park, recovery(parked_at=NOW - HOUR - 1), NOW)
-    assert not given_up(Verdict(Do.CANCEL, ""), recovery(parked_at=NOW - 2 * HOUR), NOW)
+    assert not gives_up_parking(park, recovery(), NOW)
+    assert not gives_up_parking(park, recovery(parked_at=NOW - HOUR), NOW)
+    assert gives_up_parking(park, recovery(parked_at=NOW - HOUR - 1), NOW)
+    assert not gives_up_parking(Verdict(Do.CANCEL, ""), recovery(parked_at=NOW - 2 * HOUR), NOW)
 
 
 # --- lost ------------------------------------------------------------------------------------------
@@ -118,7 +118,7 @@ def test_a_parking_that_prefect_never_takes_is_given_up_after_an_hour() -> None:
     ],
 )
 def test_lost_is_who_is_gone_or_has_not_renewed_for_five_minutes(facts: dict[str, Any], lost: bool) -> None:
-    assert orphaned(attempt(**facts), NOW, this_process(), LEDGER) is lost
+    assert is_orphaned(attempt(**facts), NOW, this_process(), LEDGER) is lost
     free = lost or facts.get("state", AttemptState.RUNNING) is not AttemptState.RUNNING
     assert may_take_over(attempt(**facts), NOW, this_process(), LEDGER) is free
 
@@ -128,14 +128,14 @@ def test_what_nobody_holds_may_be_taken() -> None:
 
 
 def test_who_has_asked_the_process_table_already_is_believed() -> None:
-    assert orphaned(attempt(), NOW, this_process(), LEDGER, gone=True)
-    assert not orphaned(attempt(owner=NEVER), NOW, this_process(), LEDGER, gone=False)
+    assert is_orphaned(attempt(), NOW, this_process(), LEDGER, gone=True)
+    assert not is_orphaned(attempt(owner=NEVER), NOW, this_process(), LEDGER, gone=False)
 
 
 @given(age=st.floats(0, 299), idle=st.floats(0, 1e6), created=st.floats(0, 1e7))
 def test_nobody_who_renews_elsewhere_is_ever_lost(age: float, idle: float, created: float) -> None:
     one = attempt(renewed_at=NOW - age, progressed_at=NOW - idle, created_at=NOW - created)
-    assert not orphaned(one, NOW, this_process(), LEDGER)
+    assert not is_orphaned(one, NOW, this_process(), LEDGER)
 
 
 # --- stuck -----------------------------------------------------------------------------------------
@@ -156,7 +156,7 @@ def test_nobody_who_renews_elsewhere_is_ever_lost(age: float, idle: float, creat
     ],
 )
 def test_stuck_is_two_hours_without_progress_unless_it_waits(facts: dict[str, Any], expected: bool) -> None:
-    assert stuck(attempt(**facts), NOW, RECOVERY.stuck_after) is expected
+    assert is_stuck(attempt(**facts), NOW, RECOVERY.stuck_after) is expected
 
 
 @given(steps=st.lists(st.floats(1, 7199), min_size=1, max_size=30))
@@ -165,7 +165,7 @@ def test_whoever_moves_every_two_hours_is_never_stuck_however_long_it_takes(step
     for step in steps:
         now = moved + step
         one = attempt(created_at=NOW, progressed_at=moved)
-        assert not stuck(one, now, RECOVERY.stuck_after)
+        assert not is_stuck(one, now, RECOVERY.stuck_after)
         assert idle_seconds(one, now) == now - moved
         moved = now
 
@@ -173,8 +173,8 @@ def test_whoever_moves_every_two_hours_is_never_stuck_however_long_it_takes(step
 @pytest.mark.parametrize("state", PREFECT)
 def test_only_pending_and_cancelling_can_last_too_long(state: str) -> None:
     after = RECOVERY.stuck_after
-    assert not overdue(run(state, ago=7199), NOW, after)
-    assert overdue(run(state, ago=7200), NOW, after) is (state in ("PENDING", "CANCELLING"))
+    assert not is_overdue(run(state, ago=7199), NOW, after)
+    assert is_overdue(run(state, ago=7200), NOW, after) is (state in ("PENDING", "CANCELLING"))
 
 
 # --- slots -----------------------------------------------------------------------------------------
@@ -210,8 +210,8 @@ def test_stages_are_repeated_from_the_first_that_is_not_done() -> None:
 def test_a_stage_that_was_only_begun_is_repeated() -> None:
     one = attempt(stage="remux", records={"probe": "1", "download": "2"})
     assert next_stage(one.records) == "remux"
-    assert one.reached == Reached(stages=2, done=0.0)
-    assert attempt(stage="download", done=7.0, records={"probe": "1"}).reached == Reached(stages=1, done=7.0)
+    assert one.reached == Reach(stages=2, done=0.0)
+    assert attempt(stage="download", done=7.0, records={"probe": "1"}).reached == Reach(stages=1, done=7.0)
 
 
 @pytest.mark.parametrize(
@@ -221,7 +221,7 @@ def test_a_stage_that_was_only_begun_is_repeated() -> None:
 def test_a_stage_counts_more_than_any_number_of_bytes(
     one: tuple[int, float], other: tuple[int, float], beyond: bool
 ) -> None:
-    assert Reached(stages=one[0], done=one[1]).beyond(Reached(stages=other[0], done=other[1])) is beyond
+    assert Reach(stages=one[0], done=one[1]).beyond(Reach(stages=other[0], done=other[1])) is beyond
 
 
 # --- what recovery does about a lost attempt -------------------------------------------------------
@@ -381,7 +381,7 @@ def test_recovery_looks_at_every_state_without_a_word_missing(state: str, ended:
 # --- how often -------------------------------------------------------------------------------------
 
 
-def taken_up(reached: list[Reached]) -> list[Do]:
+def taken_up(reached: list[Reach]) -> list[Do]:
     """What recovery does, kill by kill, with the run as far as told each time; it waits for its backoff."""
     record, now, done = recovery(), NOW, []
     for where in reached:
@@ -390,24 +390,24 @@ def taken_up(reached: list[Reached]) -> list[Do]:
             now += 30
         done.append(do)
         if do is Do.RESCHEDULE:
-            record = counted(record, where, now).model_copy(update={"scheduled": False})
+            record = count_recovery(record, where, now).model_copy(update={"scheduled": False})
     return done
 
 
 def test_it_is_parked_after_three_recoveries_in_a_row_without_a_new_checkpoint() -> None:
-    here = Reached(stages=1, done=100.0)
+    here = Reach(stages=1, done=100.0)
     assert taken_up([here] * 5) == [Do.RESCHEDULE] * 3 + [Do.PARK] * 2
-    assert taken_up([Reached()] * 4) == [Do.RESCHEDULE] * 3 + [Do.PARK]
+    assert taken_up([Reach()] * 4) == [Do.RESCHEDULE] * 3 + [Do.PARK]
 
 
 def test_every_gain_sets_the_count_back() -> None:
-    further = [Reached(stages=1, done=float(mark)) for mark in (1, 1, 1, 2, 2, 2, 3, 3, 3, 3)]
+    further = [Reach(stages=1, done=float(mark)) for mark in (1, 1, 1, 2, 2, 2, 3, 3, 3, 3)]
     assert taken_up(further) == [Do.RESCHEDULE] * 9 + [Do.PARK]
-    assert taken_up([Reached(stages=1, done=float(mark)) for mark in range(50)]) == [Do.RESCHEDULE] * 50
+    assert taken_up([Reach(stages=1, done=float(mark)) for mark in range(50)]) == [Do.RESCHEDULE] * 50
 
 
 def test_falling_back_is_no_gain() -> None:
-    assert taken_up([Reached(stages=2), Reached(stages=1, done=9e9), Reached(stages=0), Reached(stages=2)]) == [
+    assert taken_up([Reach(stages=2), Reach(stages=1, done=9e9), Reach(stages=0), Reach(stages=2)]) == [
         *[Do.RESCHEDULE] * 3,
         Do.PARK,
     ]
@@ -429,17 +429,17 @@ def test_it_waits_for_its_backoff_and_not_longer() -> None:
 
 @given(stages=st.integers(0, 5), done=st.floats(0, 1e12), more=st.floats(1, 1e12), consecutive=st.integers(0, 100))
 def test_a_record_never_forgets_the_furthest_point(stages: int, done: float, more: float, consecutive: int) -> None:
-    before = recovery(consecutive=consecutive, reached=Reached(stages=stages, done=done))
-    same = counted(before, Reached(stages=stages, done=done), NOW)
+    before = recovery(consecutive=consecutive, reached=Reach(stages=stages, done=done))
+    same = count_recovery(before, Reach(stages=stages, done=done), NOW)
     assert (same.consecutive, same.reached, same.last_at, same.scheduled) == (
         consecutive + 1,
         before.reached,
         NOW,
         True,
     )
-    further = counted(before, Reached(stages=stages + 1, done=0.0), NOW)
+    further = count_recovery(before, Reach(stages=stages + 1, done=0.0), NOW)
     assert (further.consecutive, further.reached.stages) == (1, stages + 1)
-    back = counted(before, Reached(stages=max(0, stages - 1), done=done + more), NOW)
+    back = count_recovery(before, Reach(stages=max(0, stages - 1), done=done + more), NOW)
     assert stages == 0 or (back.consecutive, back.reached) == (consecutive + 1, before.reached)
 
 

@@ -17,11 +17,11 @@ from sqlalchemy import text
 from tests.support.forked import Pipe, forked
 from tests.support.postgres import Cluster
 from tests.support.proxy import Proxy, Way, proxy
-from tidegate.durable.children import ProcessGroup, marked, recorded
+from tidegate.durable.children import ProcessGroup, mark_variable, register_child
 from tidegate.durable.home import Home
-from tidegate.durable.ledger import Attempt, AttemptState, Beginning, Ledger
-from tidegate.durable.ledger.decide import stuck
-from tidegate.durable.ledger.lease import Lease, current_lease, leased
+from tidegate.durable.ledger import Attempt, AttemptState, Ledger, NewAttempt
+from tidegate.durable.ledger.decide import is_stuck
+from tidegate.durable.ledger.lease import Lease, current_lease, hold_lease
 from tidegate.durable.owner import this_process
 from tidegate.errors import DiskFull, LeaseLost, LedgerUnavailable, Superseded
 from tidegate.events import Advance, Event, Note, StageEnded, StageStarted, ignore_events
@@ -46,8 +46,8 @@ def ledger(quick: LedgerSettings, home: Home) -> Iterator[Ledger]:
     opened.close()
 
 
-def beginning(kind: Any = "ingest", **facts: Any) -> Beginning:
-    return Beginning(kind=kind, title="http://host/film.mp4", **facts)
+def beginning(kind: Any = "ingest", **facts: Any) -> NewAttempt:
+    return NewAttempt(kind=kind, title="http://host/film.mp4", **facts)
 
 
 @asynccontextmanager
@@ -55,7 +55,7 @@ async def at_work(
     ledger: Ledger, observe: Callable[[Event], None] = ignore_events, **facts: Any
 ) -> AsyncIterator[Lease]:
     with anyio.fail_after(PATIENCE):
-        async with leased(ledger, beginning(**facts), observe) as lease:
+        async with hold_lease(ledger, beginning(**facts), observe) as lease:
             yield lease
 
 
@@ -108,18 +108,18 @@ def test_what_must_survive_a_kill_is_told_at_once_and_not_with_the_next_renewal(
 
     async def work() -> None:
         async with at_work(ledger) as lease:
-            assert marked() == {"TIDEGATE_ATTEMPT": lease.attempt.id}
+            assert mark_variable() == {"TIDEGATE_ATTEMPT": lease.attempt.id}
             await to_thread.run_sync(lease, StageStarted("remux"))  # from a thread, as transfers do
             await until(ledger, lease, lambda seen: seen.stage == "remux")
-            with recorded(group):
+            with register_child(group):
                 await until(ledger, lease, lambda seen: seen.groups == (group,))
             await until(ledger, lease, lambda seen: seen.groups == ())
-            with lease.waiting("a slot"):
+            with lease.note_wait("a slot"):
                 await until(ledger, lease, lambda seen: seen.waiting_for == "a slot")
             await until(ledger, lease, lambda seen: seen.waiting_for is None)
 
     anyio.run(work)
-    assert marked() == {} and current_lease() is None
+    assert mark_variable() == {} and current_lease() is None
 
 
 def test_renewing_alone_is_no_progress(ledger: Ledger) -> None:
@@ -157,13 +157,13 @@ def test_a_stage_that_has_to_begin_again_progresses_while_it_makes_up_for_it(sta
 def test_one_that_waits_by_name_is_not_stuck_and_its_clock_begins_anew_afterwards(ledger: Ledger) -> None:
     async def work() -> None:
         async with at_work(ledger) as lease:
-            with lease.waiting("another run of the same work"):
+            with lease.note_wait("another run of the same work"):
                 seen = await until(ledger, lease, lambda seen: seen.waiting_for)
-                assert not stuck(seen, seen.renewed_at + 1e6, timedelta(hours=2))
+                assert not is_stuck(seen, seen.renewed_at + 1e6, timedelta(hours=2))
             seen = await until(ledger, lease, lambda seen: seen.waiting_for is None)
             assert seen.progressed_at is not None and abs(seen.progressed_at - seen.renewed_at) < 5
-            assert not stuck(seen, seen.renewed_at + 7000, timedelta(hours=2))
-            assert stuck(seen, seen.renewed_at + 7300, timedelta(hours=2))
+            assert not is_stuck(seen, seen.renewed_at + 7000, timedelta(hours=2))
+            assert is_stuck(seen, seen.renewed_at + 7300, timedelta(hours=2))
 
     anyio.run(work)
 
@@ -177,7 +177,7 @@ def test_a_batch_gets_on_as_its_sources_do_and_not_otherwise(ledger: Ledger) -> 
                 assert row(ledger, parent.attempt).progressed_at is None
                 child(Advance("download", 1.0, None, "bytes"))
                 first = await until(ledger, parent, lambda seen: seen.progressed_at)
-                with child.waiting("a slot"):
+                with child.note_wait("a slot"):
                     await until(
                         ledger, parent, lambda seen: (seen.progressed_at or 0) > (first.progressed_at or 0) + 0.5
                     )
@@ -229,7 +229,7 @@ def test_a_killed_run_is_taken_over_and_that_is_said(ledger: Ledger, quick: Ledg
     def hold(pipe: Pipe) -> None:
         async def work() -> None:
             mine = Ledger.open(quick, home)
-            async with leased(mine, beginning(), ignore_events) as lease:
+            async with hold_lease(mine, beginning(), ignore_events) as lease:
                 await lease.claim(WORK, TARGET)
                 pipe.say(lease.attempt.id)
                 await anyio.sleep(PATIENCE)
@@ -258,7 +258,7 @@ def end_it(ledger: Ledger, attempt: Attempt, how: str) -> None:
         away = this_process().model_copy(update={"host": "away"})
         other = ledger.begin(beginning(owner=away))
         while ledger.claim(other.id, WORK, away).epoch is None:
-            with ledger._database.writing() as connection:
+            with ledger._database.transaction() as connection:
                 aged = text("UPDATE attempts SET renewed_at = renewed_at - 400 WHERE id = :id")
                 connection.execute(aged, {"id": attempt.id})
 
@@ -467,7 +467,7 @@ def test_a_claim_a_slot_and_the_end_outlast_an_outage(through: tuple[Proxy, Ledg
             for call in (
                 lambda: lease.claim(WORK, TARGET),
                 lambda: lease.take_slot(AdmissionSettings()),
-                lambda: lease.published(TARGET),
+                lambda: lease.note_publication(TARGET),
             ):
                 between.turn(Way.REFUSE)
                 group.start_soon(back_soon)
@@ -477,7 +477,7 @@ def test_a_claim_a_slot_and_the_end_outlast_an_outage(through: tuple[Proxy, Ledg
 
     anyio.run(work)
     assert only(straight).state is AttemptState.COMPLETED
-    assert straight.published_folders() == [TARGET]
+    assert straight.publication_folders() == [TARGET]
 
 
 def test_a_run_does_not_begin_without_its_ledger(through: tuple[Proxy, Ledger, Ledger]) -> None:

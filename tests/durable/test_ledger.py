@@ -27,17 +27,17 @@ from tests.support.proxy import Proxy, Way, proxy
 from tidegate.durable.home import Home
 from tidegate.durable.ledger import (
     Attempt,
+    AttemptProgress,
     AttemptState,
-    Beginning,
+    LeaseState,
     Ledger,
-    Progress,
+    NewAttempt,
     Recovery,
-    Standing,
     insist,
     schema,
 )
 from tidegate.durable.ledger.ledger import _claim
-from tidegate.durable.ledger.rows import Reached
+from tidegate.durable.ledger.rows import Reach
 from tidegate.durable.owner import this_process
 from tidegate.errors import BadInput, LedgerUnavailable, Superseded, TidegateError
 from tidegate.settings import AdmissionSettings, LedgerSettings
@@ -48,7 +48,7 @@ SLOTS = AdmissionSettings(slots=2)
 
 
 def begun(ledger: Ledger, **facts: object) -> Attempt:
-    return ledger.begin(Beginning(kind="ingest", title="http://host/film.mp4", **facts))  # type: ignore[arg-type]
+    return ledger.begin(NewAttempt(kind="ingest", title="http://host/film.mp4", **facts))  # type: ignore[arg-type]
 
 
 def held(ledger: Ledger, work: str = WORK, **facts: object) -> Attempt:
@@ -66,13 +66,13 @@ def row(ledger: Ledger, attempt: Attempt) -> Attempt:
 
 def age(ledger: Ledger, attempt: Attempt, column: str, seconds: float) -> None:
     """Let a time of that row be so long ago."""
-    with ledger._database.writing() as connection:
+    with ledger._database.transaction() as connection:
         change = text(f"UPDATE attempts SET {column} = {column} - :seconds WHERE id = :id")
         connection.execute(change, {"seconds": seconds, "id": attempt.id})
 
 
 def epoch(ledger: Ledger, work: str = WORK) -> int:
-    with ledger._database.reading() as connection:
+    with ledger._database.connect() as connection:
         return int(
             connection.execute(text("SELECT epoch FROM works WHERE work_key = :key"), {"key": work}).scalar_one()
         )
@@ -129,38 +129,40 @@ def test_an_attempt_ends_once(ledger: Ledger) -> None:
 
 def test_a_renewal_tells_everything_and_only_an_advance_counts_as_progress(ledger: Ledger) -> None:
     attempt = held(ledger)
-    progress = Progress(stage="download", done=5.0, total=10.0, unit="bytes", records={"probe": "key"}, waiting_for="x")
-    assert ledger.renew(attempt.id, progress, advanced=False) is Standing.HELD
+    progress = AttemptProgress(
+        stage="download", done=5.0, total=10.0, unit="bytes", records={"probe": "key"}, waiting_for="x"
+    )
+    assert ledger.renew(attempt.id, progress, advanced=False) is LeaseState.HELD
     told = row(ledger, attempt)
     assert told.progressed_at is None and told.renewed_at >= attempt.renewed_at
-    assert Progress.model_validate(told.model_dump()) == progress
-    assert told.reached == Reached(stages=1, done=5.0)
-    assert ledger.renew(attempt.id, Progress(), advanced=True) is Standing.HELD
+    assert AttemptProgress.model_validate(told.model_dump()) == progress
+    assert told.reached == Reach(stages=1, done=5.0)
+    assert ledger.renew(attempt.id, AttemptProgress(), advanced=True) is LeaseState.HELD
     moved = row(ledger, attempt)
     assert moved.progressed_at == pytest.approx(moved.renewed_at, abs=1)
-    assert moved.waiting_for is None and moved.reached == Reached()
+    assert moved.waiting_for is None and moved.reached == Reach()
 
 
 def test_a_renewal_that_meets_its_own_claim_is_no_loss(ledger: Ledger) -> None:
     attempt = begun(ledger)
-    renewals: list[Standing] = []
+    renewals: list[LeaseState] = []
     renewal = threading.Thread(
-        target=lambda: renewals.append(ledger.renew(attempt.id, Progress(), advanced=True)), daemon=True
+        target=lambda: renewals.append(ledger.renew(attempt.id, AttemptProgress(), advanced=True)), daemon=True
     )
-    with ledger._database.writing() as connection:
+    with ledger._database.transaction() as connection:
         claimed = _claim(connection, attempt.id, WORK, this_process(), ledger.limits, None)
         renewal.start()
         time.sleep(0.5)  # it waits for what this has locked
     renewal.join(30)
-    assert claimed.epoch == 1 and renewals == [Standing.HELD]
+    assert claimed.epoch == 1 and renewals == [LeaseState.HELD]
 
 
 def test_one_that_holds_nothing_yet_renews(ledger: Ledger) -> None:
-    assert ledger.renew(begun(ledger).id, Progress(), advanced=False) is Standing.HELD
+    assert ledger.renew(begun(ledger).id, AttemptProgress(), advanced=False) is LeaseState.HELD
 
 
 def test_an_attempt_that_the_ledger_does_not_know_is_superseded(ledger: Ledger) -> None:
-    assert ledger.renew("unknown", Progress(), advanced=True) is Standing.SUPERSEDED
+    assert ledger.renew("unknown", AttemptProgress(), advanced=True) is LeaseState.SUPERSEDED
     assert not ledger.end("unknown", AttemptState.COMPLETED)
     with pytest.raises(Superseded), ledger.fence("unknown"):
         pass
@@ -209,7 +211,7 @@ def test_a_killed_holder_is_taken_over_at_once_on_its_host(ledger: Ledger, limit
         claim = ledger.claim(waiting.id, WORK, this_process())
     assert claim.epoch == 2
     assert claim.holder is not None and claim.holder.id == before
-    assert ledger.renew(before, Progress(), advanced=True) is Standing.SUPERSEDED
+    assert ledger.renew(before, AttemptProgress(), advanced=True) is LeaseState.SUPERSEDED
     with pytest.raises(Superseded), ledger.fence(before):
         pass
 
@@ -230,13 +232,13 @@ def test_a_holder_on_another_host_is_taken_over_only_after_its_lease(ledger: Led
     assert ledger.claim(waiting.id, WORK, this_process()).epoch == 2
     with pytest.raises(Superseded), ledger.fence(attempt.id):
         pass
-    assert ledger.renew(attempt.id, Progress(), advanced=True) is Standing.SUPERSEDED
+    assert ledger.renew(attempt.id, AttemptProgress(), advanced=True) is LeaseState.SUPERSEDED
 
 
 def test_a_renewal_after_a_long_silence_keeps_the_work_if_nobody_wanted_it(ledger: Ledger) -> None:
     attempt = held(ledger, owner=FOREIGN)
     age(ledger, attempt, "renewed_at", 3600)
-    assert ledger.renew(attempt.id, Progress(), advanced=False) is Standing.HELD
+    assert ledger.renew(attempt.id, AttemptProgress(), advanced=False) is LeaseState.HELD
     assert ledger.claim(begun(ledger).id, WORK, this_process()).epoch is None
 
 
@@ -269,9 +271,9 @@ def test_nobody_takes_over_from_a_stopped_process_that_is_publishing_and_others_
         child.send(signal.SIGSTOP)
         age(ledger, row(ledger, begun(ledger)), "renewed_at", 1000)  # others' rows are free
         other, waiting = held(ledger, "other work"), begun(ledger)
-        assert ledger.renew(other.id, Progress(stage="probe"), advanced=True) is Standing.HELD
+        assert ledger.renew(other.id, AttemptProgress(stage="probe"), advanced=True) is LeaseState.HELD
         with ledger.fence(other.id):
-            assert ledger.renew(other.id, Progress(), advanced=True) is Standing.HELD
+            assert ledger.renew(other.id, AttemptProgress(), advanced=True) is LeaseState.HELD
         try:
             assert impatient.claim(waiting.id, WORK, FOREIGN).epoch is None
         except LedgerUnavailable as error:
@@ -288,7 +290,7 @@ def test_nobody_takes_over_from_a_stopped_process_that_is_publishing_and_others_
 def test_its_own_renewals_go_on_while_an_attempt_publishes(ledger: Ledger) -> None:
     attempt = held(ledger)
     with ledger.fence(attempt.id):
-        assert ledger.renew(attempt.id, Progress(), advanced=True) is Standing.HELD
+        assert ledger.renew(attempt.id, AttemptProgress(), advanced=True) is LeaseState.HELD
 
 
 def test_a_process_killed_while_it_publishes_leaves_nothing_locked(
@@ -351,13 +353,13 @@ def test_only_an_attempt_that_stayed_as_it_was_seen_is_abandoned(ledger: Ledger)
     age(ledger, seen, "renewed_at", 400)
     stale = row(ledger, seen)
     assert not ledger.abandon(seen)
-    ledger.renew(seen.id, Progress(), advanced=False)
+    ledger.renew(seen.id, AttemptProgress(), advanced=False)
     assert not ledger.abandon(stale)
     assert ledger.abandon(row(ledger, seen))
     ended = row(ledger, seen)
     assert ended.state is AttemptState.ABANDONED and ended.ended_at is not None
     assert not ledger.abandon(ended.model_copy(update={"state": AttemptState.RUNNING}))
-    assert ledger.renew(seen.id, Progress(), advanced=True) is Standing.SUPERSEDED
+    assert ledger.renew(seen.id, AttemptProgress(), advanced=True) is LeaseState.SUPERSEDED
     assert epoch(ledger) == seen.epoch + 1
     with pytest.raises(Superseded), ledger.fence(seen.id):
         pass
@@ -388,7 +390,7 @@ def test_stuck_carries_its_reason_and_fences_the_attempt_off(ledger: Ledger) -> 
     ended = row(ledger, attempt)
     assert (ended.state, ended.failure, ended.error_reason) == (AttemptState.STUCK, "stuck", "No progress for 2:00:00")
     assert ended.marked_stuck_at is not None and ended.marked_stuck_at == pytest.approx(ended.ended_at, abs=1)
-    assert ledger.renew(attempt.id, Progress(), advanced=True) is Standing.SUPERSEDED
+    assert ledger.renew(attempt.id, AttemptProgress(), advanced=True) is LeaseState.SUPERSEDED
     with pytest.raises(Superseded), ledger.fence(attempt.id):
         pass
 
@@ -399,7 +401,7 @@ def test_what_got_somewhere_since_it_was_seen_is_not_stuck(meanwhile: dict[str, 
     if "ended" in meanwhile:
         ledger.end(seen.id, AttemptState.COMPLETED)
     else:
-        progress = Progress(waiting_for=meanwhile.get("waiting"))
+        progress = AttemptProgress(waiting_for=meanwhile.get("waiting"))
         ledger.renew(seen.id, progress, advanced="advanced" in meanwhile)
     assert not ledger.mark_stuck(seen, "too long")
     assert row(ledger, seen).state is not AttemptState.STUCK
@@ -407,7 +409,7 @@ def test_what_got_somewhere_since_it_was_seen_is_not_stuck(meanwhile: dict[str, 
 
 def test_a_bare_renewal_does_not_save_a_stuck_attempt(ledger: Ledger) -> None:
     seen = held(ledger)
-    ledger.renew(seen.id, Progress(), advanced=False)
+    ledger.renew(seen.id, AttemptProgress(), advanced=False)
     assert ledger.mark_stuck(seen, "too long")
 
 
@@ -446,7 +448,7 @@ def test_attempts_are_found_by_run_and_by_the_beginning_of_an_id(ledger: Ledger)
 
 
 def test_recoverys_own_rerun_is_counted_and_a_persons_sets_the_count_back(ledger: Ledger) -> None:
-    record = Recovery(root_run="run", consecutive=2, reached=Reached(stages=1, done=7.0), last_at=5.0, scheduled=True)
+    record = Recovery(root_run="run", consecutive=2, reached=Reach(stages=1, done=7.0), last_at=5.0, scheduled=True)
     ledger.put_recovery(record)
     assert ledger.recoveries_of(["run", "unknown"]) == {"run": record}
     begun(ledger, flow_run="child", root_run="run")
@@ -459,7 +461,7 @@ def test_recoverys_own_rerun_is_counted_and_a_persons_sets_the_count_back(ledger
 
 def test_a_beginning_that_is_told_twice_because_the_answer_was_lost_happens_once(ledger: Ledger) -> None:
     ledger.put_recovery(Recovery(root_run="run", consecutive=2, scheduled=True))
-    beginning = Beginning(kind="ingest", title="film", flow_run="run")
+    beginning = NewAttempt(kind="ingest", title="film", flow_run="run")
     assert ledger.begin(beginning).id == ledger.begin(beginning).id
     assert len(ledger.open_attempts()) == 1
     assert ledger.recoveries_of(["run"])["run"].consecutive == 2
@@ -495,9 +497,9 @@ def test_an_idle_holder_loses_its_slot_and_a_progressing_one_keeps_it(ledger: Le
     age(ledger, attempt, "slot_at", 100)
     assert ledger.take_slot(waiting.id, this_process(), one) != ()
     age(ledger, attempt, "slot_at", 30)
-    ledger.renew(attempt.id, Progress(), advanced=True)
+    ledger.renew(attempt.id, AttemptProgress(), advanced=True)
     assert ledger.take_slot(waiting.id, this_process(), one) != ()
-    ledger.renew(attempt.id, Progress(), advanced=False)
+    ledger.renew(attempt.id, AttemptProgress(), advanced=False)
     age(ledger, attempt, "progressed_at", 130)
     assert ledger.take_slot(waiting.id, this_process(), one) == ()
 
@@ -550,12 +552,12 @@ def test_many_that_want_the_slots_at_once_get_no_more_than_there_are(
 def test_published_folders_are_remembered_once_until_they_are_forgotten(ledger: Ledger) -> None:
     folder, other = Path("/out/film-1"), Path("/out/film-2")
     for _ in range(2):
-        ledger.published(folder, WORK)
-    ledger.published(other, "other")
-    assert sorted(ledger.published_folders()) == [folder, other]
-    ledger.forget_published(folder)
-    ledger.forget_published(folder)
-    assert ledger.published_folders() == [other]
+        ledger.add_publication(folder, WORK)
+    ledger.add_publication(other, "other")
+    assert sorted(ledger.publication_folders()) == [folder, other]
+    ledger.forget_publication(folder)
+    ledger.forget_publication(folder)
+    assert ledger.publication_folders() == [other]
 
 
 def test_old_rows_go_and_what_may_still_matter_stays(ledger: Ledger) -> None:
@@ -640,12 +642,12 @@ def test_a_new_database_is_the_same_as_a_migrated_one(
 def test_a_database_of_a_newer_tidegate_is_refused_and_left_alone(
     ledger: Ledger, limits: LedgerSettings, home: Home
 ) -> None:
-    with ledger._database.writing() as connection:
+    with ledger._database.transaction() as connection:
         connection.execute(text("UPDATE schema_version SET version = 99"))
     with pytest.raises(LedgerUnavailable, match="99") as refused:
         Ledger.open(limits, home)
     assert "update" in refused.value.hint
-    with ledger._database.reading() as connection:
+    with ledger._database.connect() as connection:
         assert connection.execute(text("SELECT version FROM schema_version")).scalar_one() == 99
 
 
@@ -660,7 +662,7 @@ def test_eight_processes_that_begin_at_once_make_one_schema(limits: LedgerSettin
         assert [child.wait() for child in children] == [0] * 8
     ledger = Ledger.open(limits, home)
     assert ledger.counts() == {"running": 8}
-    with ledger._database.reading() as connection:
+    with ledger._database.connect() as connection:
         assert connection.execute(text("SELECT count(*) FROM schema_version")).scalar_one() == 1
 
 
@@ -743,7 +745,7 @@ def test_a_damaged_file_is_moved_aside_and_a_new_one_begun(damage: str, home: Ho
     assert [one.id for one in ledger.open_attempts()] == [attempt.id]
     (aside,) = asides(home)
     assert aside.read_bytes() == content
-    assert ledger.renew(lost.id, Progress(), advanced=True) is Standing.SUPERSEDED, "nobody works unseen"
+    assert ledger.renew(lost.id, AttemptProgress(), advanced=True) is LeaseState.SUPERSEDED, "nobody works unseen"
 
 
 def test_damage_that_shows_only_while_it_runs_heals_too(home: Home) -> None:
@@ -812,7 +814,7 @@ def test_a_read_only_ledger_is_unavailable_and_comes_back(small_home: Home) -> N
     calls: list[Callable[[], object]] = [
         lambda: Ledger.open(LedgerSettings(), small_home),
         lambda: begun(ledger),
-        lambda: ledger.renew(attempt.id, Progress(), advanced=True),
+        lambda: ledger.renew(attempt.id, AttemptProgress(), advanced=True),
         lambda: ledger.claim(attempt.id, WORK, this_process()),
         lambda: ledger.fence(attempt.id).__enter__(),
         lambda: ledger.end(attempt.id, AttemptState.COMPLETED),
@@ -823,7 +825,7 @@ def test_a_read_only_ledger_is_unavailable_and_comes_back(small_home: Home) -> N
                 call()
     finally:
         remount(small_home.root, "rw")
-    assert ledger.renew(attempt.id, Progress(), advanced=True) is Standing.HELD
+    assert ledger.renew(attempt.id, AttemptProgress(), advanced=True) is LeaseState.HELD
     assert asides(small_home) == []
 
 
@@ -845,7 +847,7 @@ def test_a_full_disk_makes_the_ledger_unavailable_and_space_brings_it_back(small
             begun(ledger, request={"filler": "x" * 4096})
     assert Path(ledger._database.file or "").exists()
     ballast.unlink()
-    assert ledger.renew(attempt.id, Progress(), advanced=True) is Standing.HELD
+    assert ledger.renew(attempt.id, AttemptProgress(), advanced=True) is LeaseState.HELD
     assert asides(small_home) == []
 
 
@@ -870,7 +872,7 @@ def test_half_a_second_on_every_call_changes_nothing_but_time(
     between.turn(Way.PASS, delay_seconds=0.25)
     ledger = Ledger.open(limits, home)
     attempt = held(ledger)
-    assert ledger.renew(attempt.id, Progress(), advanced=True) is Standing.HELD
+    assert ledger.renew(attempt.id, AttemptProgress(), advanced=True) is LeaseState.HELD
     with ledger.fence(attempt.id):
         pass
     assert ledger.end(attempt.id, AttemptState.COMPLETED)
@@ -885,11 +887,11 @@ def test_a_ledger_that_is_away_is_unavailable_soon_and_used_again_when_it_is_bac
     attempt = held(ledger)
     between.turn(way)
     with pytest.raises(LedgerUnavailable):
-        ledger.renew(attempt.id, Progress(), advanced=True)
+        ledger.renew(attempt.id, AttemptProgress(), advanced=True)
     with pytest.raises(LedgerUnavailable):
         Ledger.open(limits, home)
     between.turn(Way.PASS)
-    assert insist(lambda: ledger.renew(attempt.id, Progress(), advanced=True), 10) is Standing.HELD
+    assert insist(lambda: ledger.renew(attempt.id, AttemptProgress(), advanced=True), 10) is LeaseState.HELD
 
 
 def test_insisting_outlasts_an_outage(through: tuple[Proxy, LedgerSettings], home: Home) -> None:
@@ -904,8 +906,8 @@ def test_insisting_outlasts_an_outage(through: tuple[Proxy, LedgerSettings], hom
         if len(tries) == 3:
             between.turn(Way.PASS)
 
-    standing = insist(lambda: ledger.renew(attempt.id, Progress(), advanced=True), 60, try_again)
-    assert standing is Standing.HELD and len(tries) >= 3
+    standing = insist(lambda: ledger.renew(attempt.id, AttemptProgress(), advanced=True), 60, try_again)
+    assert standing is LeaseState.HELD and len(tries) >= 3
 
 
 def test_insisting_has_an_end_and_can_be_given_up(home: Home) -> None:
@@ -925,20 +927,20 @@ def test_connections_that_were_cut_are_made_anew(through: tuple[Proxy, LedgerSet
     ledger = Ledger.open(limits, home)
     attempt = held(ledger)
     between.cut()
-    assert ledger.renew(attempt.id, Progress(), advanced=True) is Standing.HELD
+    assert ledger.renew(attempt.id, AttemptProgress(), advanced=True) is LeaseState.HELD
 
 
 def test_a_statement_that_waits_for_a_lock_ends_at_its_limit(postgres: Cluster, home: Home) -> None:
     with postgres.database() as name:
         ledger = Ledger.open(LedgerSettings(url=postgres.url(name), statement_timeout=1), home)
         attempt = held(ledger)
-        with ledger._database.writing() as connection:
+        with ledger._database.transaction() as connection:
             connection.execute(text("LOCK TABLE attempts IN ACCESS EXCLUSIVE MODE"))
             started = time.monotonic()
             with pytest.raises(LedgerUnavailable, match="timeout"):
-                ledger.renew(attempt.id, Progress(), advanced=True)
+                ledger.renew(attempt.id, AttemptProgress(), advanced=True)
             assert time.monotonic() - started > 0.9
-        assert ledger.renew(attempt.id, Progress(), advanced=True) is Standing.HELD
+        assert ledger.renew(attempt.id, AttemptProgress(), advanced=True) is LeaseState.HELD
         ledger.close()
 
 

@@ -23,15 +23,15 @@ from tidegate.durable.ledger import Ledger
 from tidegate.durable.ledger.origins import Origins
 from tidegate.durable.owner import this_process
 from tidegate.model import OriginStats
-from tidegate.resilience.breaker import State
-from tidegate.resilience.sharing import Answer, Ask, Call, Verdict
+from tidegate.resilience.breaker import BreakerState
+from tidegate.resilience.sharing import Call, CallResult, ShareAnswer, ShareRequest
 from tidegate.settings import GateSettings, LedgerSettings
 
 HOST = "https://host:443"
 LIMITS = GateSettings()
 HERE = this_process()
 ELSEWHERE = HERE.model_copy(update={"host": "another-host"})
-GOOD, BAD = Call(Verdict.SUCCEEDED), Call(Verdict.FAILED)
+GOOD, BAD = Call(CallResult.SUCCEEDED), Call(CallResult.FAILED)
 VERSION_1 = Path(__file__).parent / "version_1"
 
 
@@ -40,18 +40,18 @@ def origins(ledger: Ledger) -> Origins:
     return ledger.origins
 
 
-def told(origins: Origins, *calls: Call, run: str = "run", origin: str = HOST) -> Answer:
+def told(origins: Origins, *calls: Call, run: str = "run", origin: str = HOST) -> ShareAnswer:
     gained = OriginStats(origin=origin, attempts=len(calls), failures={"server_error": calls.count(BAD)})
-    return origins.exchange(HERE, origin, Ask(run, 0, 0, calls, gained), LIMITS)
+    return origins.exchange(HERE, origin, ShareRequest(run, 0, 0, calls, gained), LIMITS)
 
 
 def opened(origins: Origins, origin: str = HOST) -> None:
-    assert told(origins, *[BAD] * 5, origin=origin).breaker.state is State.OPEN
+    assert told(origins, *[BAD] * 5, origin=origin).breaker.state is BreakerState.OPEN
 
 
 def rested(ledger: Ledger) -> None:
     """Let the rest of all open breakers be over."""
-    with ledger._database.writing() as connection:
+    with ledger._database.transaction() as connection:
         for origin, breaker in connection.execute(text("SELECT origin, breaker FROM origins")).all():
             earlier = json.dumps({**json.loads(breaker), "since": json.loads(breaker)["since"] - 3600})
             connection.execute(
@@ -62,13 +62,13 @@ def rested(ledger: Ledger) -> None:
 
 def aged(ledger: Ledger, table: str, column: str, seconds: float, run: str = "%") -> None:
     which = "WHERE run LIKE :run" if table == "origin_shares" else "WHERE :run = :run"
-    with ledger._database.writing() as connection:
+    with ledger._database.transaction() as connection:
         connection.execute(
             text(f"UPDATE {table} SET {column} = {column} - :seconds {which}"), {"seconds": seconds, "run": run}
         )
 
 
-def state(origins: Origins, origin: str = HOST) -> State:
+def state(origins: Origins, origin: str = HOST) -> BreakerState:
     [one] = [one for one in origins.all(HERE, LIMITS) if one.record.origin == origin]
     return one.record.breaker.state
 
@@ -93,32 +93,32 @@ def test_what_one_run_tells_all_others_know(origins: Origins) -> None:
 
 def test_a_breaker_that_one_run_opened_is_open_for_all(ledger: Ledger, origins: Origins) -> None:
     opened(origins)
-    answer = origins.exchange(ELSEWHERE, HOST, Ask("other", 0, 3), LIMITS)
+    answer = origins.exchange(ELSEWHERE, HOST, ShareRequest("other", 0, 3), LIMITS)
     assert answer.grants == ()
     assert 0 < (answer.retry_after_seconds or 0) <= 75
     rested(ledger)
-    assert len(origins.exchange(ELSEWHERE, HOST, Ask("other", 0, 3), LIMITS).grants) == 2
+    assert len(origins.exchange(ELSEWHERE, HOST, ShareRequest("other", 0, 3), LIMITS).grants) == 2
 
 
 def test_one_origin_says_nothing_of_another(origins: Origins) -> None:
     opened(origins)
-    assert told(origins, origin="https://host:8443").breaker.state is State.CLOSED
+    assert told(origins, origin="https://host:8443").breaker.state is BreakerState.CLOSED
 
 
 def test_a_look_changes_nothing(origins: Origins) -> None:
-    assert origins.look(HERE, HOST, Ask("run", 0), LIMITS).breaker.state is State.CLOSED
+    assert origins.look(HERE, HOST, ShareRequest("run", 0), LIMITS).breaker.state is BreakerState.CLOSED
     assert origins.all(HERE, LIMITS) == []
     opened(origins)
     before = [one.record for one in origins.all(HERE, LIMITS)]
-    assert origins.look(HERE, HOST, Ask("run", 0), LIMITS).breaker.state is State.OPEN
+    assert origins.look(HERE, HOST, ShareRequest("run", 0), LIMITS).breaker.state is BreakerState.OPEN
     assert [one.record for one in origins.all(HERE, LIMITS)] == before
 
 
 def test_a_person_isolates_and_resets(origins: Origins) -> None:
     origins.isolate(HOST)
-    assert origins.exchange(HERE, HOST, Ask("run", 0, 1), LIMITS).grants == ()
+    assert origins.exchange(HERE, HOST, ShareRequest("run", 0, 1), LIMITS).grants == ()
     origins.reset(HOST)
-    assert len(origins.exchange(HERE, HOST, Ask("run", 0, 1), LIMITS).grants) == 1
+    assert len(origins.exchange(HERE, HOST, ShareRequest("run", 0, 1), LIMITS).grants) == 1
 
 
 def test_statistics_are_reset_without_touching_the_breaker(origins: Origins) -> None:
@@ -127,7 +127,7 @@ def test_statistics_are_reset_without_touching_the_breaker(origins: Origins) -> 
     assert origins.reset_statistics(HOST) == 1
     counts = {one.record.origin: one.record.statistics.attempts for one in origins.all(HERE, LIMITS)}
     assert counts == {HOST: 0, "https://other:443": 1}
-    assert state(origins) is State.OPEN
+    assert state(origins) is BreakerState.OPEN
     assert origins.reset_statistics() == 2
 
 
@@ -151,30 +151,30 @@ def test_what_a_killed_process_held_is_free_at_once(origins: Origins, limits: Le
     proven(origins)
 
     def hold(pipe: Pipe) -> None:
-        answer = Ledger.open(limits, home).origins.exchange(this_process(), HOST, Ask("child", 0, 20), LIMITS)
+        answer = Ledger.open(limits, home).origins.exchange(this_process(), HOST, ShareRequest("child", 0, 20), LIMITS)
         pipe.say(len(answer.grants))
         pipe.hear()
 
     with forked(hold) as child:
         assert child.hear() == "7"
-        assert len(origins.exchange(HERE, HOST, Ask("run", 0, 20), LIMITS).grants) == 1
+        assert len(origins.exchange(HERE, HOST, ShareRequest("run", 0, 20), LIMITS).grants) == 1
         child.kill()
-        assert len(origins.exchange(HERE, HOST, Ask("run", 1, 20), LIMITS).grants) == 6
+        assert len(origins.exchange(HERE, HOST, ShareRequest("run", 1, 20), LIMITS).grants) == 6
 
 
 def test_what_a_run_on_another_host_held_is_free_when_its_lease_is_over(ledger: Ledger, origins: Origins) -> None:
     proven(origins)
-    assert len(origins.exchange(ELSEWHERE, HOST, Ask("other", 0, 20), LIMITS).grants) == 7
+    assert len(origins.exchange(ELSEWHERE, HOST, ShareRequest("other", 0, 20), LIMITS).grants) == 7
     aged(ledger, "origin_shares", "asked_at", LIMITS.lease.total_seconds() - 5, "other")
-    assert len(origins.exchange(HERE, HOST, Ask("run", 0, 20), LIMITS).grants) == 1
+    assert len(origins.exchange(HERE, HOST, ShareRequest("run", 0, 20), LIMITS).grants) == 1
     aged(ledger, "origin_shares", "asked_at", 10, "other")
-    assert len(origins.exchange(HERE, HOST, Ask("run", 1, 20), LIMITS).grants) == 6
+    assert len(origins.exchange(HERE, HOST, ShareRequest("run", 1, 20), LIMITS).grants) == 6
 
 
 def test_who_gives_everything_back_leaves_no_row(ledger: Ledger, origins: Origins) -> None:
-    origins.exchange(HERE, HOST, Ask("run", 0, 1), LIMITS)
-    origins.exchange(HERE, HOST, Ask("run", 0, 0, (GOOD,)), LIMITS)
-    with ledger._database.reading() as connection:
+    origins.exchange(HERE, HOST, ShareRequest("run", 0, 1), LIMITS)
+    origins.exchange(HERE, HOST, ShareRequest("run", 0, 0, (GOOD,)), LIMITS)
+    with ledger._database.connect() as connection:
         assert connection.execute(text("SELECT count(*) FROM origin_shares")).scalar_one() == 0
 
 
@@ -185,18 +185,18 @@ def test_a_killed_probe_does_not_wedge_the_breaker(
     rested(ledger)
 
     def probe(pipe: Pipe) -> None:
-        answer = Ledger.open(limits, home).origins.exchange(this_process(), HOST, Ask("child", 0, 5), LIMITS)
+        answer = Ledger.open(limits, home).origins.exchange(this_process(), HOST, ShareRequest("child", 0, 5), LIMITS)
         pipe.say(sum(grant.probe is not None for grant in answer.grants))
         pipe.hear()
 
     with forked(probe) as child:
         assert child.hear() == "2"
-        assert origins.exchange(HERE, HOST, Ask("run", 0, 1), LIMITS).grants == ()
+        assert origins.exchange(HERE, HOST, ShareRequest("run", 0, 1), LIMITS).grants == ()
         child.kill()
         for _ in range(2):
-            [grant] = origins.exchange(HERE, HOST, Ask("run", 0, 1), LIMITS).grants
-            told(origins, Call(Verdict.SUCCEEDED, probe=grant.probe))
-    assert state(origins) is State.CLOSED
+            [grant] = origins.exchange(HERE, HOST, ShareRequest("run", 0, 1), LIMITS).grants
+            told(origins, Call(CallResult.SUCCEEDED, probe=grant.probe))
+    assert state(origins) is BreakerState.CLOSED
 
 
 def test_four_processes_admit_no_more_probes_than_they_may(
@@ -213,14 +213,16 @@ def test_four_processes_admit_no_more_probes_than_they_may(
         begun, made = time.monotonic(), 0
         # Four seconds, and on a slow machine as long as it takes to have had some of them.
         while (spent := time.monotonic() - begun) < 4 or (made < 12 and spent < 40):
-            for grant in mine.exchange(here, HOST, Ask(run, 0, 2), LIMITS).grants:
+            for grant in mine.exchange(here, HOST, ShareRequest(run, 0, 2), LIMITS).grants:
                 began = time.monotonic()
                 with log.open("a") as told:  # a killed one has said when it began
                     told.write(f"\n{began}")
                 time.sleep(0.005)
                 with log.open("a") as told:
                     told.write(f" {time.monotonic()}")
-                mine.exchange(here, HOST, Ask(run, 0, 0, (Call(Verdict.SILENT, probe=grant.probe),)), LIMITS)
+                mine.exchange(
+                    here, HOST, ShareRequest(run, 0, 0, (Call(CallResult.SILENT, probe=grant.probe),)), LIMITS
+                )
                 made += 1
 
     killed_at = 0.0
@@ -258,11 +260,11 @@ def test_four_processes_have_no_more_connections_than_there_are(
         until = time.monotonic() + 4
         while time.monotonic() < until:
             name = rng.choice(names)
-            granted = len(mine.exchange(here, name, Ask(run, 0, 3), narrow).grants)
+            granted = len(mine.exchange(here, name, ShareRequest(run, 0, 3), narrow).grants)
             began = time.monotonic()
             time.sleep(0.002)
             spans[name] += [(began, time.monotonic())] * granted
-            mine.exchange(here, name, Ask(run, 0, 0, (GOOD,)), narrow)
+            mine.exchange(here, name, ShareRequest(run, 0, 0, (GOOD,)), narrow)
         pipe.say(json.dumps(spans))
 
     with many(fetch, 4) as children:
@@ -302,8 +304,8 @@ def test_a_ledger_of_version_1_gets_its_origins_and_keeps_its_attempts(
     opened(ledger.origins)
     ledger.close()
     again = Ledger.open(limits, home)
-    assert state(again.origins) is State.OPEN
-    with again._database.reading() as connection:
+    assert state(again.origins) is BreakerState.OPEN
+    with again._database.connect() as connection:
         assert connection.execute(text("SELECT version FROM schema_version")).scalar_one() == 3
     again.close()
 

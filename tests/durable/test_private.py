@@ -12,10 +12,10 @@ import pytest
 
 from tasks.storage import PrivateFiles
 from tidegate.durable import private
-from tidegate.durable.closing import close_home, look_at, outputs_in
+from tidegate.durable.closing import close_home, home_access, outputs_in
 from tidegate.durable.home import Home
 from tidegate.durable.ledger import Ledger
-from tidegate.durable.private import Standing, why_shared
+from tidegate.durable.private import Permissions, sharing_reason
 from tidegate.errors import DiskFull
 from tidegate.settings import LedgerSettings
 
@@ -31,9 +31,11 @@ def umask(request: pytest.FixtureRequest) -> Iterator[int]:
     os.umask(before)
 
 
-def stands(mode: int, *, group: int = 1000, usual: int | None = 1000, own: bool = True, **more: bool | int) -> Standing:
+def stands(
+    mode: int, *, group: int = 1000, usual: int | None = 1000, own: bool = True, **more: bool | int
+) -> Permissions:
     told = {"owner": 1000, "access_list": False, "umask": 0o022, **more}
-    return Standing(mode=mode, group=group, usual_group=usual, private_group=own, **told)  # type: ignore[arg-type]
+    return Permissions(mode=mode, group=group, usual_group=usual, private_group=own, **told)  # type: ignore[arg-type]
 
 
 SHARED = {
@@ -55,12 +57,12 @@ NOT_SHARED = {
 @pytest.mark.parametrize("name", SHARED)
 def test_a_folder_counts_as_shared_on_purpose_by(name: str) -> None:
     one, why = SHARED[name]
-    assert why in (why_shared(one) or "")
+    assert why in (sharing_reason(one) or "")
 
 
 @pytest.mark.parametrize("name", NOT_SHARED)
 def test_and_not_where_it_is(name: str) -> None:
-    assert why_shared(NOT_SHARED[name]) is None
+    assert sharing_reason(NOT_SHARED[name]) is None
 
 
 def test_the_umask_is_read_without_setting_it(umask: int) -> None:
@@ -135,7 +137,7 @@ def test_a_shared_home_is_not_touched(mode: int, old: Home) -> None:
 def test_somebody_elses_home_is_not_touched(old: Home, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "geteuid", lambda: 4711)
     assert close_home(old) == ()
-    found = look_at(old)
+    found = home_access(old)
     assert found is not None and found.somebody_elses
     assert mode_of(old.root) == 0o755
 
@@ -153,7 +155,7 @@ def test_a_home_that_holds_what_was_published_stays_open_and_its_private_parts_d
 def test_what_the_ledger_knows_as_published_counts_however_deep_it_lies(old: Home) -> None:
     folder = old.root / "a" / "b" / "c" / "d" / "film-1234"
     folder.mkdir(parents=True)
-    Ledger.open(LedgerSettings(), old).published(folder, "0" * 32)
+    Ledger.open(LedgerSettings(), old).add_publication(folder, "0" * 32)
     assert list(outputs_in(old)) == [old.root / "a"]
 
 

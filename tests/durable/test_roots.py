@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tidegate.durable.roots import Folders, Roots, Why, is_too_wide, resolved, standing, why_refused
+from tidegate.durable.roots import Folders, PathRefusal, Roots, folder_in_place, is_too_wide, real_path, refusal_reason
 from tidegate.errors import PathRefused
 
 HOME = Path("/home/you/.local/share/tidegate")
@@ -23,33 +23,33 @@ ROOTS = (HOME, SERVED, Path("/srv/media"), Path("/home/you"), Path("/"))[:3]
         ("/home/you/tidegate/in/film.mp4", ROOTS, None),
         (f"{HOME}/media/film.mp4", ROOTS, None),
         (f"{HOME}/films", ROOTS, None),
-        ("/srv/media-of-others/film.mp4", ROOTS, Why.OUTSIDE),
-        ("/srv", ROOTS, Why.OUTSIDE),
-        ("/etc/shadow", ROOTS, Why.OUTSIDE),
-        ("/proc/self/environ", ROOTS, Why.OUTSIDE),
-        ("/home/you/.ssh/id_rsa", ROOTS, Why.OUTSIDE),
+        ("/srv/media-of-others/film.mp4", ROOTS, PathRefusal.OUTSIDE),
+        ("/srv", ROOTS, PathRefusal.OUTSIDE),
+        ("/etc/shadow", ROOTS, PathRefusal.OUTSIDE),
+        ("/proc/self/environ", ROOTS, PathRefusal.OUTSIDE),
+        ("/home/you/.ssh/id_rsa", ROOTS, PathRefusal.OUTSIDE),
         # A root that lies above them does not reach into what is hidden, or the system's; one inside them does.
-        ("/home/you/.ssh/id_rsa", [Path("/home/you")], Why.HIDDEN),
-        ("/home/you/.config/autostart", [Path("/home/you")], Why.HIDDEN),
-        ("/home/you/tidegate/.env", ROOTS, Why.HIDDEN),
+        ("/home/you/.ssh/id_rsa", [Path("/home/you")], PathRefusal.HIDDEN),
+        ("/home/you/.config/autostart", [Path("/home/you")], PathRefusal.HIDDEN),
+        ("/home/you/tidegate/.env", ROOTS, PathRefusal.HIDDEN),
         ("/home/you/.films/a.mp4", [Path("/home/you/.films")], None),
-        ("/home/you/.films/.a.mp4", [Path("/home/you/.films")], Why.HIDDEN),
+        ("/home/you/.films/.a.mp4", [Path("/home/you/.films")], PathRefusal.HIDDEN),
         ("/home/you/.films/a.mp4", [Path("/home/you"), Path("/home/you/.films")], None),
-        ("/etc/shadow", [Path("/")], Why.SYSTEM),
-        ("/proc/1/environ", [Path("/")], Why.SYSTEM),
-        ("/dev/sda", [Path("/")], Why.SYSTEM),
+        ("/etc/shadow", [Path("/")], PathRefusal.SYSTEM),
+        ("/proc/1/environ", [Path("/")], PathRefusal.SYSTEM),
+        ("/dev/sda", [Path("/")], PathRefusal.SYSTEM),
         ("/etc/films/a.mp4", [Path("/etc/films")], None),
         ("/mnt/a.mp4", [Path("/")], None),
         # What Tidegate keeps for itself, whoever allows it.
-        *((f"{HOME}/{own}", [HOME, Path("/"), HOME / "secrets"], Why.OWN) for own in (
+        *((f"{HOME}/{own}", [HOME, Path("/"), HOME / "secrets"], PathRefusal.OWN) for own in (
             "secrets/0123456789abcdef.json", "secrets", "ledger.db", "ledger.db-wal", "ledger.db-journal",
             "server.password", ".server.password.1f.tmp", "server.json", "server.log", "serve.lock", "logs/worker.log",
             "results/a", "assets/ab/abc/source", "scratch", "SECRETS/0123456789abcdef.json", "Ledger.DB", "",
         )),
     ],
 )  # fmt: skip
-def test_a_path_is_judged_by_its_place(path: str, roots: tuple[Path, ...], why: Why | None) -> None:
-    assert why_refused(Path(path), roots, [HOME]) is why
+def test_a_path_is_judged_by_its_place(path: str, roots: tuple[Path, ...], why: PathRefusal | None) -> None:
+    assert refusal_reason(Path(path), roots, [HOME]) is why
 
 
 def test_only_the_root_of_all_folders_says_nothing() -> None:
@@ -135,14 +135,14 @@ def test_folders_that_were_used_are_asked_for_last_and_sources_are_only_read(dis
 
 def test_a_used_folder_that_was_swapped_for_a_link_counts_no_more(disk: Path) -> None:
     out = disk / "out"
-    assert standing(out, "film-1fde2049") == out, "nothing there any more is no harm"
+    assert folder_in_place(out, "film-1fde2049") == out, "nothing there any more is no harm"
     out.symlink_to(disk / "allowed")
-    assert standing(out, "film-1fde2049") is None, "a link, to where that run has published nothing"
+    assert folder_in_place(out, "film-1fde2049") is None, "a link, to where that run has published nothing"
     (disk / "allowed" / "film-1fde2049").symlink_to(disk)
-    assert standing(out, "film-1fde2049") is None
+    assert folder_in_place(out, "film-1fde2049") is None
     (disk / "allowed" / "film-1fde2049").unlink()
     (disk / "allowed" / "film-1fde2049").mkdir()
-    assert standing(out, "film-1fde2049") == disk / "allowed", "a link that was there already: somebody's NAS"
+    assert folder_in_place(out, "film-1fde2049") == disk / "allowed", "a link that was there already: somebody's NAS"
 
 
 def test_a_file_that_was_swapped_for_a_link_is_judged_by_what_was_opened(disk: Path) -> None:
@@ -164,4 +164,4 @@ def test_a_file_that_was_swapped_for_a_link_is_judged_by_what_was_opened(disk: P
 def test_a_loop_of_links_is_judged_like_any_other_name(disk: Path) -> None:
     (disk / "allowed" / "loop").symlink_to("loop")
     roots_in(disk).require_readable(disk / "allowed" / "loop")
-    assert resolved(disk / "allowed" / "loop") == disk / "allowed" / "loop"
+    assert real_path(disk / "allowed" / "loop") == disk / "allowed" / "loop"

@@ -17,7 +17,7 @@ from pydantic import SecretStr
 
 from tidegate.durable.clearing import Removed
 from tidegate.durable.owner import INITIAL_NAMESPACE, this_process
-from tidegate.durable.secrets import SecretFiles, distinguished
+from tidegate.durable.secrets import SecretFiles, distinguish
 from tidegate.errors import BadInput
 from tidegate.model import Identity, Source
 
@@ -248,15 +248,15 @@ def identity_of(url: str, headers: dict[str, str] | None = None, **given: Any) -
 
 def test_links_that_differ_only_in_a_secret_have_identities_of_their_own(tmp_path: Path) -> None:
     links = [f"http://host/film.mp4?ticket={number}" for number in (1, 2, 1)]
-    one, two, again = (distinguished(*identity_of(link), tmp_path).key for link in links)
+    one, two, again = (distinguish(*identity_of(link), tmp_path).key for link in links)
     assert one == again != two
-    elsewhere = distinguished(*identity_of(links[0]), tmp_path / "other")
+    elsewhere = distinguish(*identity_of(links[0]), tmp_path / "other")
     assert elsewhere.key != one, "the hash is keyed by the home: nobody can guess tokens against it"
 
 
 def test_cookies_tell_answers_of_one_link_apart(tmp_path: Path) -> None:
     keys = {
-        distinguished(*identity_of("http://host/film", headers), tmp_path).key
+        distinguish(*identity_of("http://host/film", headers), tmp_path).key
         for headers in ({}, {"Cookie": "a"}, {"Cookie": "b"}, {"cookie": "b"})
     }
     assert len(keys) == 3
@@ -265,19 +265,19 @@ def test_cookies_tell_answers_of_one_link_apart(tmp_path: Path) -> None:
 @pytest.mark.parametrize("given", [{"etag": '"one"'}, {"last_modified": "x"}, {"digests": ("sha256:00",)}])
 def test_where_the_origin_tells_contents_apart_a_new_token_does_not(given: dict[str, Any], tmp_path: Path) -> None:
     identity, source = identity_of("http://host/film.mp4?token=1", {"Cookie": "a"}, **given)
-    assert distinguished(identity, source, tmp_path) == identity
+    assert distinguish(identity, source, tmp_path) == identity
 
 
 def test_a_link_without_secrets_needs_no_key(tmp_path: Path) -> None:
     identity, source = identity_of("http://host/film.mp4#part")
-    assert distinguished(identity, source, tmp_path) == identity
+    assert distinguish(identity, source, tmp_path) == identity
     assert list(tmp_path.iterdir()) == []
 
 
 def test_the_key_is_its_owners_alone_and_a_torn_one_is_made_again(tmp_path: Path) -> None:
-    distinguished(*identity_of("http://host/film.mp4?token=1"), tmp_path / "secrets")
+    distinguish(*identity_of("http://host/film.mp4?token=1"), tmp_path / "secrets")
     key = tmp_path / "secrets" / "identity.key"
     assert stat.S_IMODE(key.stat().st_mode) == 0o600 and len(key.read_bytes()) == 32
     key.write_bytes(b"torn")
-    distinguished(*identity_of("http://host/film.mp4?token=1"), tmp_path / "secrets")
+    distinguish(*identity_of("http://host/film.mp4?token=1"), tmp_path / "secrets")
     assert len(key.read_bytes()) == 32

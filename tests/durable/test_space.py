@@ -23,25 +23,34 @@ from tests.support.clips import clip
 from tests.support.command import Command
 from tests.support.leaks import leftovers
 from tests.support.origin import Origin
-from tidegate.durable.clearing import NotRemoved, Refusal, Removed, Stamp
+from tidegate.durable.clearing import NotRemoved, RemovalRefusal, Removed, Stamp
 from tidegate.durable.home import Home
 from tidegate.durable.inventory import (
     Inventory,
     Leftover,
-    Record,
     Report,
     Scratch,
     StoredAsset,
+    StoredResult,
     Weight,
+    assets_named_in,
+    assets_used_since,
     inventory,
-    named_by,
-    used_since,
 )
 from tidegate.durable.last_used import touch
 from tidegate.durable.lock import acquire
-from tidegate.durable.space import BEYOND_THE_FLOOR, SETTLED, Doomed, Why, clear, free_bytes, unmet, what_may_go
+from tidegate.durable.space import (
+    BEYOND_THE_FLOOR,
+    SETTLED,
+    PlannedRemoval,
+    RemovalReason,
+    clear,
+    free_bytes,
+    unmet,
+    what_may_go,
+)
 from tidegate.durable.store import AssetStore, holds
-from tidegate.durable.unfinished import unfinished
+from tidegate.durable.unfinished import prepare_folder
 from tidegate.errors import LedgerUnavailable
 from tidegate.events import Event, Note, ignore_events
 from tidegate.model import Asset
@@ -86,7 +95,7 @@ def test_an_asset_that_is_touched_was_used_just_now(home: Home) -> None:
     touch(AssetStore(home.assets).folder(asset))
     [found] = inventory(home).assets
     assert datetime.now(UTC) - found.last_used < MINUTE
-    assert used_since(inventory(home), NOW - HOUR) == {asset.address}
+    assert assets_used_since(inventory(home), NOW - HOUR) == {asset.address}
     touch(home.assets / "ff" / "nothing")  # and nobody has to ask first whether it is there
 
 
@@ -97,7 +106,9 @@ def test_a_record_names_its_asset_and_its_own_age(home: Home) -> None:
     found = inventory(home)
     [record] = found.records
     assert record.names == {asset.address} and record.made == NOW - 40 * DAY
-    assert named_by(found, [name]) == {asset.address} and named_by(found, ["probe-r1-0.json"]) == frozenset()
+    assert (
+        assets_named_in(found, [name]) == {asset.address} and assets_named_in(found, ["probe-r1-0.json"]) == frozenset()
+    )
 
 
 def test_links_are_not_followed_and_nothing_is_concluded_from_what_they_hide(home: Home, tmp_path: Path) -> None:
@@ -114,9 +125,9 @@ def test_links_are_not_followed_and_nothing_is_concluded_from_what_they_hide(hom
     before = sorted(elsewhere.rglob("*"))
     found = inventory(home)
     assert len(found.assets) == 1 and found.scratch == ()
-    doomed = what_may_go(found, NO_SPACE, frozenset(), frozenset(), 0, NOW)
-    assert [one.why for one in doomed] == [Why.FLOOR, Why.ASSET_GONE]
-    clear(home, doomed, nobody, ignore_events)
+    planned = what_may_go(found, NO_SPACE, frozenset(), frozenset(), 0, NOW)
+    assert [one.why for one in planned] == [RemovalReason.FLOOR, RemovalReason.ASSET_GONE]
+    clear(home, planned, nobody, ignore_events)
     assert sorted(elsewhere.rglob("*")) == before
     assert len(list(home.results.iterdir())) == 2, "their checkpoints stand: the assets are there, behind links"
 
@@ -141,7 +152,7 @@ def test_a_store_whose_disk_is_away_costs_no_checkpoint(home: Home) -> None:
 def test_results_whose_disk_is_away_cost_no_asset(home: Home) -> None:
     stored(home, "film", used=20 * DAY)
     assert may_go(home) == [], "with no record at all, only age speaks"
-    assert may_go(home, now=NOW + 11 * DAY) == [Why.UNNAMED]
+    assert may_go(home, now=NOW + 11 * DAY) == [RemovalReason.UNNAMED]
     home.results.symlink_to("/nonexistent")
     assert may_go(home, now=NOW + 11 * DAY) == []
 
@@ -169,14 +180,14 @@ def test_scratch_goes_when_nothing_in_it_changed_for_its_age(home: Home) -> None
     scratch(home, KEY, changed=7 * DAY + MINUTE)
     scratch(home, OTHER, changed=7 * DAY + MINUTE)
     (home.root / "scratch" / OTHER / "source" / "source.part").write_bytes(b"one more byte")
-    assert doomed_paths(home) == [f"scratch/{KEY}"]
-    assert doomed_paths(home, now=NOW - 2 * MINUTE) == []
+    assert paths_to_go(home) == [f"scratch/{KEY}"]
+    assert paths_to_go(home, now=NOW - 2 * MINUTE) == []
 
 
 def test_scratch_of_a_live_run_never_goes(home: Home) -> None:
     scratch(home, KEY, changed=400 * DAY)
     partial(home, KEY, changed=400 * DAY)
-    assert doomed_paths(home, NO_SPACE, live={KEY}) == []
+    assert paths_to_go(home, NO_SPACE, live={KEY}) == []
 
 
 def test_half_made_things_go_after_an_hour_and_what_can_be_resumed_stays(home: Home) -> None:
@@ -195,8 +206,8 @@ def test_half_made_things_go_after_an_hour_and_what_can_be_resumed_stays(home: H
         path.write_text("")
         age(path.parent if path.parent.suffix == ".tmp" else path, 2 * HOUR)
         age(path, 2 * HOUR)
-    doomed = doomed_paths(home)
-    assert len(doomed) == 6 and f"scratch/{KEY}/output/media.mp4.partial" in doomed
+    planned = paths_to_go(home)
+    assert len(planned) == 6 and f"scratch/{KEY}/output/media.mp4.partial" in planned
     assert cleared(home) == 6
     assert leftovers(home.root, ("*.tmp", "*.lock")) == []
     assert leftovers(home.root, ("*.partial",)) == [Path("scratch", OTHER, "output", "media.mp4.partial")]
@@ -207,9 +218,9 @@ def test_half_made_things_go_after_an_hour_and_what_can_be_resumed_stays(home: H
 def test_an_asset_that_takes_more_than_an_hour_to_store_is_left_alone(home: Home) -> None:
     target = home.assets / "ab" / ("ab" + "0" * 62)
     target.parent.mkdir(parents=True)
-    with unfinished(target) as folder:
+    with prepare_folder(target) as folder:
         age(folder, 2 * HOUR)
-        assert len(doomed_paths(home)) == 1 and cleared(home) == 0
+        assert len(paths_to_go(home)) == 1 and cleared(home) == 0
         assert folder.exists()
 
 
@@ -236,7 +247,7 @@ def test_an_asset_that_no_record_names_goes_after_an_hour(home: Home) -> None:
     recorded(home, "download", stored(home, "named", used=2 * HOUR), made=2 * HOUR)
     unnamed = stored(home, "unnamed", used=HOUR + MINUTE)
     stored(home, "just stored", used=HOUR - MINUTE)
-    assert doomed_paths(home) == [path_of(unnamed)]
+    assert paths_to_go(home) == [path_of(unnamed)]
     assert may_go(home, live_assets={unnamed.address}) == []
 
 
@@ -252,7 +263,7 @@ def test_a_downloads_note_is_a_reference_too(home: Home) -> None:
     age(AssetStore(home.assets).folder(asset), DAY)
     assert may_go(home) == []
     shutil.rmtree(home.root / "scratch" / KEY)
-    assert may_go(home) == [Why.UNNAMED]
+    assert may_go(home) == [RemovalReason.UNNAMED]
 
 
 # --- the quota --------------------------------------------------------------------------------------
@@ -266,12 +277,12 @@ def quota(assets: int) -> SpaceSettings:
 def test_beyond_the_quota_the_asset_used_longest_ago_goes_and_its_record_after_it(home: Home) -> None:
     old, _, new = (aged(home, f"film {n}", used=n * DAY) for n in (3, 2, 1))
     assert may_go(home, quota(3)) == []
-    doomed = what_may_go(inventory(home), quota(2), frozenset(), frozenset(), PLENTY, NOW)
-    assert [one.why for one in doomed] == [Why.QUOTA, Why.ASSET_GONE]
-    assert [one.address for one in doomed] == [old.address] * 2
+    planned = what_may_go(inventory(home), quota(2), frozenset(), frozenset(), PLENTY, NOW)
+    assert [one.why for one in planned] == [RemovalReason.QUOTA, RemovalReason.ASSET_GONE]
+    assert [one.address for one in planned] == [old.address] * 2
     touch(AssetStore(home.assets).folder(old))
-    assert path_of(old) not in doomed_paths(home, quota(1)), "it was used since"
-    assert path_of(new) in doomed_paths(home, quota(1))
+    assert path_of(old) not in paths_to_go(home, quota(1)), "it was used since"
+    assert path_of(new) in paths_to_go(home, quota(1))
 
 
 def test_the_quota_takes_nothing_that_a_checkpoint_within_its_age_names(home: Home) -> None:
@@ -279,7 +290,7 @@ def test_the_quota_takes_nothing_that_a_checkpoint_within_its_age_names(home: Ho
     recorded(home, "download", asset, made=30 * DAY - MINUTE)
     least = SpaceSettings(assets_bytes=1)
     assert may_go(home, least) == []
-    assert may_go(home, least, now=NOW + 2 * MINUTE) == [Why.QUOTA, Why.ASSET_GONE]
+    assert may_go(home, least, now=NOW + 2 * MINUTE) == [RemovalReason.QUOTA, RemovalReason.ASSET_GONE]
 
 
 def test_the_quota_takes_nothing_that_a_live_run_stands_on_or_that_may_be_in_the_making(home: Home) -> None:
@@ -289,7 +300,7 @@ def test_the_quota_takes_nothing_that_a_live_run_stands_on_or_that_may_be_in_the
     assert may_go(home, least, live_assets={stands_on.address}) == []
     told = unmet(inventory(home), (), least, PLENTY)
     assert len(told) == 1 and "quota is 1" in told[0]
-    assert may_go(home, least) == [Why.QUOTA, Why.ASSET_GONE]
+    assert may_go(home, least) == [RemovalReason.QUOTA, RemovalReason.ASSET_GONE]
 
 
 def test_a_published_report_keeps_the_asset_that_it_leads_to_for_as_long_as_it_stands(
@@ -298,17 +309,17 @@ def test_a_published_report_keeps_the_asset_that_it_leads_to_for_as_long_as_it_s
     source, output = aged(home, "source"), aged(home, "output")
     folder = published(home, tmp_path / "film-00000000", source, output)
     least = SpaceSettings(assets_bytes=1, free_bytes=PLENTY)
-    assert doomed_assets(home, least, [folder]) == {output.address}, "its copy was published"
+    assert assets_to_go(home, least, [folder]) == {output.address}, "its copy was published"
     (folder / "film.mp4").unlink()
-    assert doomed_assets(home, least, [folder]) == set(), "the store has the last copy"
+    assert assets_to_go(home, least, [folder]) == set(), "the store has the last copy"
     shutil.rmtree(folder)
-    assert doomed_assets(home, least, [folder]) == {source.address, output.address}
+    assert assets_to_go(home, least, [folder]) == {source.address, output.address}
 
 
 def test_the_report_of_a_run_that_failed_keeps_nothing(home: Home, tmp_path: Path) -> None:
     source, output = aged(home, "source"), aged(home, "output")
     folder = published(home, tmp_path / "film-00000000", source, output, status="failed")
-    assert doomed_assets(home, SpaceSettings(assets_bytes=1), [folder]) == {source.address, output.address}
+    assert assets_to_go(home, SpaceSettings(assets_bytes=1), [folder]) == {source.address, output.address}
 
 
 # --- the free-space floor ---------------------------------------------------------------------------
@@ -323,8 +334,8 @@ def test_below_the_floor_idle_scratch_goes_first_then_assets_checkpoint_or_not(h
 
     def decided(floor: int, free: int) -> list[str]:
         limits = SpaceSettings(free_bytes=floor)
-        doomed = what_may_go(inventory(home), limits, frozenset({OTHER}), frozenset(), free, NOW)
-        return [str(one.path) for one in doomed if one.path.parts[0] != "results"]
+        planned = what_may_go(inventory(home), limits, frozenset({OTHER}), frozenset(), free, NOW)
+        return [str(one.path) for one in planned if one.path.parts[0] != "results"]
 
     assert decided(10**9, 10**9) == [], "not below it"
     assert decided(10**9, 10**9 - 1) == [f"scratch/{KEY}", path_of(old), path_of(new)]
@@ -342,8 +353,8 @@ def test_the_floor_takes_nothing_that_a_live_run_or_a_published_report_needs(hom
     live, source, output = (aged(home, name) for name in ("live", "source", "output"))
     folder = published(home, tmp_path / "film-00000000", source, output)
     found = inventory(home, [folder])
-    doomed = what_may_go(found, NO_SPACE, frozenset(), frozenset({live.address}), 0, NOW)
-    assert {one.address for one in doomed} == {output.address}
+    planned = what_may_go(found, NO_SPACE, frozenset(), frozenset({live.address}), 0, NOW)
+    assert {one.address for one in planned} == {output.address}
 
 
 def test_bytes_that_have_two_names_count_when_both_go(home: Home) -> None:
@@ -351,11 +362,11 @@ def test_bytes_that_have_two_names_count_when_both_go(home: Home) -> None:
     recorded(home, "download", asset, made=2 * HOUR)
     part = home.scratch(KEY, "source") / "source.part"
     part.hardlink_to(AssetStore(home.assets).path(asset))
-    doomed = what_may_go(inventory(home), NO_SPACE, frozenset(), frozenset(), 0, NOW)
-    by_path = {one.path.parts[0]: one.bytes for one in doomed}
+    planned = what_may_go(inventory(home), NO_SPACE, frozenset(), frozenset(), 0, NOW)
+    by_path = {one.path.parts[0]: one.bytes for one in planned}
     assert by_path["scratch"] < ASSET_BYTES <= by_path["assets"]
-    removals = clear(home, doomed, nobody, ignore_events)
-    assert [one.bytes for one in removals] == [one.bytes for one in doomed], "the estimate is what came true"
+    removals = clear(home, planned, nobody, ignore_events)
+    assert [one.bytes for one in removals] == [one.bytes for one in planned], "the estimate is what came true"
 
 
 def test_a_half_made_file_in_scratch_that_goes_as_a_whole_is_counted_once(home: Home) -> None:
@@ -363,8 +374,8 @@ def test_a_half_made_file_in_scratch_that_goes_as_a_whole_is_counted_once(home: 
     asset = StoredAsset(ADDRESSES[0], Path("assets", "x"), Weight(1, 10), NOW - DAY, Stamp(0, 0))
     whole = a_scratch(KEY, 2 * HOUR, weight=Weight(1, 100), names=frozenset({asset.address}))
     found = Inventory(assets=(asset,), scratch=(whole,), leftovers=(half,), volume=1)
-    doomed = what_may_go(found, SpaceSettings(free_bytes=98), frozenset(), frozenset(), 0, NOW)
-    assert [(one.path, one.bytes) for one in doomed] == [(whole.path, 100), (asset.path, 10)]
+    planned = what_may_go(found, SpaceSettings(free_bytes=98), frozenset(), frozenset(), 0, NOW)
+    assert [(one.path, one.bytes) for one in planned] == [(whole.path, 100), (asset.path, 10)]
 
 
 def test_scratch_on_another_volume_is_no_help_and_stays(home: Home) -> None:
@@ -381,11 +392,11 @@ def test_a_record_waits_a_day_for_an_asset_that_is_gone(home: Home) -> None:
     recorded(home, "download", gone, made=DAY - MINUTE)
     shutil.rmtree(AssetStore(home.assets).folder(gone))
     assert may_go(home) == []
-    assert may_go(home, now=NOW + 2 * MINUTE) == [Why.ASSET_GONE]
+    assert may_go(home, now=NOW + 2 * MINUTE) == [RemovalReason.ASSET_GONE]
     shutil.rmtree(home.assets)
     home.assets.mkdir()
     assert may_go(home, now=NOW + 2 * MINUTE) == [], "an empty store may be a disk that is away"
-    assert may_go(home, now=NOW + 30 * DAY) == [Why.ASSET_GONE]
+    assert may_go(home, now=NOW + 30 * DAY) == [RemovalReason.ASSET_GONE]
 
 
 @pytest.mark.parametrize("text", ["", '{"metadata": {"sto', "[]", '{"result": "{}"}', '{"result": 3}'])
@@ -395,7 +406,7 @@ def test_a_torn_record_goes_after_an_hour_and_one_that_is_being_written_stays(te
     path.write_text(text)
     age(path, HOUR - MINUTE)
     assert may_go(home) == []
-    assert may_go(home, now=NOW + 2 * MINUTE) == [Why.UNREADABLE]
+    assert may_go(home, now=NOW + 2 * MINUTE) == [RemovalReason.UNREADABLE]
 
 
 def test_records_that_name_no_asset_go_at_the_age_of_checkpoints_unless_a_folder_stands_on_them(
@@ -404,7 +415,7 @@ def test_records_that_name_no_asset_go_at_the_age_of_checkpoints_unless_a_folder
     recorded(home, "probe", None, made=29 * DAY)
     recorded(home, "publish", None, made=29 * DAY, folder=str(tmp_path))
     assert may_go(home) == []
-    assert may_go(home, now=NOW + 2 * DAY) == [Why.AGED]
+    assert may_go(home, now=NOW + 2 * DAY) == [RemovalReason.AGED]
 
 
 def test_what_is_not_ours_in_our_folders_stays(home: Home) -> None:
@@ -428,22 +439,22 @@ def test_everything_that_goes_is_told_with_its_size_and_reason(home: Home) -> No
         assert note.level == "info" and str(removal.path) in note.message and str(removal.bytes) in note.message
         assert note.facts == {"path": str(removal.path), "why": note.facts["why"], "bytes": removal.bytes}
     assert [note.facts["why"] for note in notes] == ["floor", "asset_gone"]
-    assert notes[0].message.endswith(Why.FLOOR.value)
+    assert notes[0].message.endswith(RemovalReason.FLOOR.value)
 
 
 def test_what_somebody_has_come_to_need_meanwhile_stays(home: Home) -> None:
     asset = aged(home, "film")
     scratch(home, KEY, changed=8 * DAY)
-    asked: list[Doomed] = []
+    asked: list[PlannedRemoval] = []
 
-    def needed(one: Doomed) -> bool:
+    def needed(one: PlannedRemoval) -> bool:
         asked.append(one)
         return one.work_key == KEY or one.address == asset.address
 
-    doomed = all_of(home)
-    removals = clear(home, doomed, needed, ignore_events)
-    assert len(doomed) == 3 and {one.path for one in asked} == {one.path for one in doomed}
-    assert {removal.refusal for removal in removals if isinstance(removal, NotRemoved)} == {Refusal.NEEDED}
+    planned = all_of(home)
+    removals = clear(home, planned, needed, ignore_events)
+    assert len(planned) == 3 and {one.path for one in asked} == {one.path for one in planned}
+    assert {removal.refusal for removal in removals if isinstance(removal, NotRemoved)} == {RemovalRefusal.NEEDED}
     assert AssetStore(home.assets).whole(asset) and (home.root / "scratch" / KEY).exists()
 
 
@@ -451,7 +462,7 @@ def test_a_run_that_claims_the_work_between_the_two_questions_keeps_its_scratch(
     scratch(home, KEY, changed=8 * DAY)
     answers = iter([False, True])
     [removal] = clear(home, all_of(home), lambda _: next(answers), ignore_events)
-    assert isinstance(removal, NotRemoved) and removal.refusal is Refusal.NEEDED
+    assert isinstance(removal, NotRemoved) and removal.refusal is RemovalRefusal.NEEDED
     assert (home.root / "scratch" / KEY / "source" / "source.part").exists()
     assert not home.lock(KEY).exists()
 
@@ -462,7 +473,7 @@ def test_when_nobody_can_tell_what_is_needed_the_rest_stays(home: Home) -> None:
     told: list[Event] = []
     answers = iter([False, False])
 
-    def needed(_: Doomed) -> bool:
+    def needed(_: PlannedRemoval) -> bool:
         try:
             return next(answers)
         except StopIteration:
@@ -476,11 +487,11 @@ def test_when_nobody_can_tell_what_is_needed_the_rest_stays(home: Home) -> None:
 
 def test_an_asset_that_was_used_since_it_was_looked_at_stays_and_so_does_its_record(home: Home) -> None:
     asset = aged(home, "film")
-    doomed = all_of(home)
+    planned = all_of(home)
     touch(AssetStore(home.assets).folder(asset))
-    changed, needed = clear(home, doomed, nobody, ignore_events)
-    assert isinstance(changed, NotRemoved) and changed.refusal is Refusal.CHANGED
-    assert isinstance(needed, NotRemoved) and needed.refusal is Refusal.NEEDED
+    changed, needed = clear(home, planned, nobody, ignore_events)
+    assert isinstance(changed, NotRemoved) and changed.refusal is RemovalRefusal.CHANGED
+    assert isinstance(needed, NotRemoved) and needed.refusal is RemovalRefusal.NEEDED
     assert AssetStore(home.assets).whole(asset) and len(list(home.results.iterdir())) == 1
 
 
@@ -490,10 +501,10 @@ def test_a_record_whose_asset_is_back_stays(home: Home) -> None:
     recorded(home, "download", asset, made=2 * DAY)
     folder = AssetStore(home.assets).folder(asset)
     folder.rename(home.root / "away")
-    doomed = what_may_go(inventory(home), KEEP_ALL, frozenset(), frozenset(), PLENTY, NOW)
+    planned = what_may_go(inventory(home), KEEP_ALL, frozenset(), frozenset(), PLENTY, NOW)
     (home.root / "away").rename(folder)
-    [removal] = clear(home, doomed, nobody, ignore_events)
-    assert isinstance(removal, NotRemoved) and removal.refusal is Refusal.NEEDED
+    [removal] = clear(home, planned, nobody, ignore_events)
+    assert isinstance(removal, NotRemoved) and removal.refusal is RemovalRefusal.NEEDED
 
 
 def test_a_record_that_a_run_writes_anew_stays(home: Home) -> None:
@@ -501,17 +512,17 @@ def test_a_record_that_a_run_writes_anew_stays(home: Home) -> None:
     asset = stored(home, "film")
     name = recorded(home, "download", asset, made=2 * DAY)
     shutil.rmtree(AssetStore(home.assets).folder(asset))
-    doomed = what_may_go(inventory(home), KEEP_ALL, frozenset(), frozenset(), PLENTY, NOW)
+    planned = what_may_go(inventory(home), KEEP_ALL, frozenset(), frozenset(), PLENTY, NOW)
     (home.results / name).write_text("{")
-    [removal] = clear(home, doomed, nobody, ignore_events)
-    assert isinstance(removal, NotRemoved) and removal.refusal is Refusal.CHANGED
+    [removal] = clear(home, planned, nobody, ignore_events)
+    assert isinstance(removal, NotRemoved) and removal.refusal is RemovalRefusal.CHANGED
 
 
 def test_a_link_in_the_place_of_a_lock_leads_nowhere(home: Home, tmp_path: Path) -> None:
     scratch(home, KEY, changed=8 * DAY)
     home.lock(KEY).symlink_to(tmp_path / "made by following")
     [removal] = clear(home, all_of(home), nobody, ignore_events)
-    assert isinstance(removal, NotRemoved) and removal.refusal is Refusal.FAILED
+    assert isinstance(removal, NotRemoved) and removal.refusal is RemovalRefusal.FAILED
     assert not (tmp_path / "made by following").exists()
 
 
@@ -545,17 +556,17 @@ def test_a_disk_on_which_not_even_a_lock_fits_is_freed(home: Home, small_volume:
 def test_clearing_may_die_anywhere_and_the_next_look_does_the_rest(home: Home) -> None:
     """Between two steps there is a `.tmp` folder, or a record whose asset is gone; no stage believes either."""
     stored(home, "another", used=timedelta())
-    doomed: list[Doomed] = []
+    planned: list[PlannedRemoval] = []
 
     def prepare() -> None:
         look_again(home)
         scratch(home, KEY, changed=8 * DAY)
         aged(home, "film", used=9 * DAY)
-        doomed[:] = [one for one in all_of(home) if one.last_used is None or one.last_used < NOW - DAY]
-        assert len(doomed) == 3
+        planned[:] = [one for one in all_of(home) if one.last_used is None or one.last_used < NOW - DAY]
+        assert len(planned) == 3
 
     seen = set()
-    for _ in crashes(lambda: clear(home, doomed, nobody, ignore_events) and None, prepare):
+    for _ in crashes(lambda: clear(home, planned, nobody, ignore_events) and None, prepare):
         found = inventory(home)
         films = [asset for asset in found.assets if asset.last_used < NOW - DAY]
         assert all(asset.tracks and is_whole(home, asset) for asset in films), "half of an asset under its address"
@@ -599,17 +610,17 @@ def test_what_a_real_run_left_is_understood_and_what_is_taken_from_it_is_made_ag
         assert report.names == {by_track["source"]} and not report.digests
 
         # As a crash between the two would have it: the asset is gone, and its record is not.
-        doomed = what_may_go(found, NO_SPACE, frozenset(), frozenset(), 0, datetime.now(UTC))
-        [asset] = [one for one in doomed if one.address == by_track["media.mp4"] and one.why is Why.FLOOR]
+        planned = what_may_go(found, NO_SPACE, frozenset(), frozenset(), 0, datetime.now(UTC))
+        [asset] = [one for one in planned if one.address == by_track["media.mp4"] and one.why is RemovalReason.FLOOR]
         assert isinstance(clear(home, [asset], nobody, ignore_events)[0], Removed)
         again = command.run(origin.url("film.mp4"))
         assert again.code == 0 and made_now(again) == ["remux"], again.stderr
 
         shutil.rmtree(folder)
         found = inventory(home, [folder])
-        doomed = what_may_go(found, NO_SPACE, frozenset(), frozenset(), 0, datetime.now(UTC))
-        assert len(doomed) == 6
-        assert all(isinstance(one, Removed) for one in clear(home, doomed, nobody, ignore_events))
+        planned = what_may_go(found, NO_SPACE, frozenset(), frozenset(), 0, datetime.now(UTC))
+        assert len(planned) == 6
+        assert all(isinstance(one, Removed) for one in clear(home, planned, nobody, ignore_events))
         assert inventory(home).assets == ()
         again = command.run(origin.url("film.mp4"))
         assert again.code == 0 and "download" in made_now(again), again.stderr
@@ -649,7 +660,7 @@ def inventories(draw: st.DrawFn) -> Inventory:
             for key in keys
         ),
         records=tuple(
-            Record(
+            StoredResult(
                 Path("results", f"download-r1-{n:032x}.json"),
                 Weight(1, 4),
                 NOW - draw(AGES),
@@ -687,17 +698,17 @@ def test_no_decision_ever_takes_what_is_needed_or_more_than_it_must(
     found: Inventory, live: frozenset[str], live_assets: frozenset[str], assets_bytes: int | None, floor: int, free: int
 ) -> None:
     limits = SpaceSettings(assets_bytes=assets_bytes, free_bytes=floor)
-    doomed = what_may_go(found, limits, live, live_assets, free, NOW)
+    planned = what_may_go(found, limits, live, live_assets, free, NOW)
     assets = {asset.path: asset for asset in found.assets}
-    going = [assets[one.path] for one in doomed if one.path in assets]
+    going = [assets[one.path] for one in planned if one.path in assets]
     gone = {asset.address for asset in going}
     named = frozenset().union(*(one.names for one in (*found.records, *found.scratch)))
 
     # Nothing but what was found, each once, and nothing of a live run.
     everything = {one.path for one in (*found.assets, *found.scratch, *found.records, *found.leftovers)}
-    paths = [one.path for one in doomed]
+    paths = [one.path for one in planned]
     assert len(paths) == len(set(paths)) and everything.issuperset(paths)
-    assert not any(one.work_key in live for one in doomed)
+    assert not any(one.work_key in live for one in planned)
     assert not any(inner in outer.parents for inner in paths for outer in paths)
 
     # Never an asset that is needed, nor one that may be in the making.
@@ -713,16 +724,18 @@ def test_no_decision_ever_takes_what_is_needed_or_more_than_it_must(
     by_address = {asset.address: asset for asset in going}
     for record in found.records:
         if not record.names.isdisjoint(gone):
-            reason = doomed[order[record.path]].address
+            reason = planned[order[record.path]].address
             assert reason is not None and order[record.path] > order[by_address[reason].path]
 
-    assert_quota_kept(found, limits, doomed, needed | making)
-    assert_floor_kept(limits, doomed, found, needed | making, live, free)
+    assert_quota_kept(found, limits, planned, needed | making)
+    assert_floor_kept(limits, planned, found, needed | making, live, free)
 
 
-def assert_quota_kept(found: Inventory, limits: SpaceSettings, doomed: Sequence[Doomed], kept: Collection[str]) -> None:
+def assert_quota_kept(
+    found: Inventory, limits: SpaceSettings, planned: Sequence[PlannedRemoval], kept: Collection[str]
+) -> None:
     """The oldest first, none that a young checkpoint names, and not one more than the quota asks for."""
-    by_quota = [one.address for one in doomed if one.why is Why.QUOTA]
+    by_quota = [one.address for one in planned if one.why is RemovalReason.QUOTA]
     if limits.assets_bytes is None:
         assert not by_quota
         return
@@ -730,7 +743,7 @@ def assert_quota_kept(found: Inventory, limits: SpaceSettings, doomed: Sequence[
         *(one.names for one in found.records if NOW - one.made <= limits.checkpoint_age),
         *(one.names for one in found.scratch if NOW - one.changed <= limits.checkpoint_age),
     )
-    before = {one.address for one in doomed if one.why is Why.UNNAMED}
+    before = {one.address for one in planned if one.why is RemovalReason.UNNAMED}
     eligible = [a for a in oldest_first(found) if a.address not in {*kept, *young, *before}]
     assert by_quota == [a.address for a in eligible[: len(by_quota)]]
     staying = sum(a.weight.bytes for a in found.assets if a.address not in {*before, *by_quota})
@@ -742,19 +755,19 @@ def assert_quota_kept(found: Inventory, limits: SpaceSettings, doomed: Sequence[
 
 def assert_floor_kept(
     limits: SpaceSettings,
-    doomed: Sequence[Doomed],
+    planned: Sequence[PlannedRemoval],
     found: Inventory,
     kept: Collection[str],
     live: Collection[str],
     free: int,
 ) -> None:
     """Idle scratch first, then the oldest assets, and not one more than the floor and a tenth ask for."""
-    by_floor = [one for one in doomed if one.why is Why.FLOOR]
+    by_floor = [one for one in planned if one.why is RemovalReason.FLOOR]
     if free >= limits.free_bytes:
         assert not by_floor
         return
-    going = {one.path for one in doomed}
-    others = {one.address for one in doomed if one.why in (Why.UNNAMED, Why.QUOTA)}
+    going = {one.path for one in planned}
+    others = {one.address for one in planned if one.why in (RemovalReason.UNNAMED, RemovalReason.QUOTA)}
     eligible = [a.address for a in oldest_first(found) if a.address not in {*kept, *others}]
     idle = [s for s in found.scratch if s.weight.volume == found.volume and s.work_key not in live]
     assets = [one.address for one in by_floor if one.address]
@@ -762,9 +775,9 @@ def assert_floor_kept(
     assert [one.address for one in by_floor] == [None] * (len(by_floor) - len(assets)) + assets, "scratch comes first"
     assert not assets or going.issuperset(one.path for one in idle), "all of it"
     wanted = limits.free_bytes * BEYOND_THE_FLOOR - free
-    freed = sum(one.bytes for one in doomed)
+    freed = sum(one.bytes for one in planned)
     if by_floor:
-        stale = sum(one.bytes for one in doomed if one.path.parts[0] == "results")
+        stale = sum(one.bytes for one in planned if one.path.parts[0] == "results")
         assert freed - by_floor[-1].bytes - stale < wanted, "the last one was still wanted"
     if not (going.issuperset(one.path for one in idle) and assets == eligible):
         assert freed >= wanted, "there was more to take"
@@ -872,35 +885,35 @@ def is_whole(home: Home, found: StoredAsset) -> bool:
     return all(holds(folder / track.name, track) for track in found.tracks)
 
 
-def all_of(home: Home) -> tuple[Doomed, ...]:
+def all_of(home: Home) -> tuple[PlannedRemoval, ...]:
     """Everything that the worst shortage takes."""
     return what_may_go(inventory(home), NO_SPACE, frozenset(), frozenset(), 0, NOW)
 
 
 def may_go(
     home: Home, limits: SpaceSettings = KEEP_ALL, *, live_assets: Collection[str] = (), now: datetime = NOW
-) -> list[Why]:
+) -> list[RemovalReason]:
     free = 0 if limits is NO_SPACE else PLENTY
     found = inventory(home)
     return [one.why for one in what_may_go(found, limits, frozenset(), frozenset(live_assets), free, now)]
 
 
-def doomed_paths(
+def paths_to_go(
     home: Home, limits: SpaceSettings = KEEP_ALL, *, live: Collection[str] = (), now: datetime = NOW
 ) -> list[str]:
     free = 0 if limits is NO_SPACE else PLENTY
     return [str(one.path) for one in what_may_go(inventory(home), limits, frozenset(live), frozenset(), free, now)]
 
 
-def doomed_assets(home: Home, limits: SpaceSettings, folders: Sequence[Path]) -> set[str]:
-    doomed = what_may_go(inventory(home, folders), limits, frozenset(), frozenset(), 0, NOW)
-    return {one.address for one in doomed if one.address and one.why is not Why.ASSET_GONE}
+def assets_to_go(home: Home, limits: SpaceSettings, folders: Sequence[Path]) -> set[str]:
+    planned = what_may_go(inventory(home, folders), limits, frozenset(), frozenset(), 0, NOW)
+    return {one.address for one in planned if one.address and one.why is not RemovalReason.ASSET_GONE}
 
 
 def cleared(home: Home) -> int:
     """How many things an ordinary pass removes."""
-    doomed = what_may_go(inventory(home), KEEP_ALL, frozenset(), frozenset(), PLENTY, NOW)
-    return sum(isinstance(one, Removed) for one in clear(home, doomed, nobody, ignore_events))
+    planned = what_may_go(inventory(home), KEEP_ALL, frozenset(), frozenset(), PLENTY, NOW)
+    return sum(isinstance(one, Removed) for one in clear(home, planned, nobody, ignore_events))
 
 
-nobody: Callable[[Doomed], bool] = lambda _: False  # noqa: E731
+nobody: Callable[[PlannedRemoval], bool] = lambda _: False  # noqa: E731

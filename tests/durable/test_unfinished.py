@@ -7,11 +7,11 @@ from pathlib import Path
 
 from tests.support.forked import Pipe, forked
 from tidegate.durable.store import AssetStore, describe
-from tidegate.durable.unfinished import clear_abandoned, unfinished
+from tidegate.durable.unfinished import clear_leftovers, prepare_folder
 
 
 def filling(target: Path, pipe: Pipe) -> None:
-    with unfinished(target) as folder:
+    with prepare_folder(target) as folder:
         (folder / "film").write_bytes(b"half")
         pipe.say(folder)
         pipe.hear()
@@ -20,11 +20,11 @@ def filling(target: Path, pipe: Pipe) -> None:
 def test_a_folder_of_a_living_process_stays_and_that_of_a_killed_one_goes(tmp_path: Path) -> None:
     with forked(lambda pipe: filling(tmp_path / "film", pipe)) as child:
         folder = Path(child.hear())
-        clear_abandoned(tmp_path)
+        clear_leftovers(tmp_path)
         assert (folder / "film").read_bytes() == b"half"
         child.send(signal.SIGKILL)
         child.wait()
-        clear_abandoned(tmp_path)
+        clear_leftovers(tmp_path)
         assert list(tmp_path.iterdir()) == []
 
 
@@ -33,7 +33,7 @@ def test_only_unfinished_folders_go(tmp_path: Path) -> None:
     (tmp_path / ".hidden").mkdir()
     (tmp_path / ".note.tmp").write_text("a file")
     (tmp_path / ".link.tmp").symlink_to(tmp_path / "film")
-    clear_abandoned(tmp_path)
+    clear_leftovers(tmp_path)
     assert {path.name for path in tmp_path.iterdir()} == {"film", ".hidden", ".note.tmp", ".link.tmp"}
 
 

@@ -16,7 +16,7 @@ from tests.support.clips import clip
 from tests.support.command import Command
 from tests.support.ladders import cut, ladder, listed, named
 from tests.support.origin import Origin, Resource
-from tidegate.resilience.quality import recommended_rung
+from tidegate.resilience.quality import recommend_rung
 
 LOW, HIGH = "160x120", "320x240"
 SECONDS = 6
@@ -170,7 +170,7 @@ def test_auto_takes_no_more_than_the_memory_recommends_and_keeps_to_it(quick: Co
     film = named(cut(clips, "ts", seconds=2, size=LOW), "s{}.ts")
     files: dict[str, Any] = {f"{height}.m3u8": listed(film) for height in heights} | film
     files["master.m3u8"] = ladder({f"{height}.m3u8": f"{height * 16 // 9}x{height}@{height}000" for height in heights})
-    rung = recommended_rung(psutil.virtual_memory().available, None)
+    rung = recommend_rung(psutil.virtual_memory().available, None)
     with Origin({name: Resource(content) for name, content in files.items()}) as origin:
         link = origin.url("master.m3u8")
         auto = quick.run(link, "--until", "download")

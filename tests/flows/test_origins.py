@@ -185,7 +185,7 @@ def test_maintenance_forgets_origins_of_long_ago(command: Command) -> None:
     home = Home(Path(command.env()["TIDEGATE_HOME"]))
     ledger = Ledger.open(LedgerSettings(), home)
     used(ledger, None, origin=OTHER)
-    with ledger._database.writing() as connection:
+    with ledger._database.transaction() as connection:
         month = timedelta(days=30, hours=1).total_seconds()
         connection.execute(text("UPDATE origins SET seen_at = seen_at - :seconds"), {"seconds": month})
     used(ledger, None)

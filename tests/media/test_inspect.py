@@ -16,7 +16,7 @@ import pytest
 from tests.support import clips as clip_recipes
 from tests.support.clips import clip, cut, long_clip, spoiled
 from tidegate.errors import NotMedia, StalledProcess, TidegateError
-from tidegate.events import unobserved
+from tidegate.events import ignore_events
 from tidegate.media import inspect as inspect_module
 from tidegate.media.inspect import Depth, inspect
 from tidegate.model import MediaInfo
@@ -28,7 +28,7 @@ LIMITS = ProcessSettings(tick=0.1, end_grace=1)
 
 
 def look(path: Path, depth: Depth = "header", limits: ProcessSettings = LIMITS) -> MediaInfo:
-    return anyio.run(partial(inspect, path, depth, limits, 30.0, stage="probe", observe=unobserved))
+    return anyio.run(partial(inspect, path, depth, limits, 30.0, stage="probe", observe=ignore_events))
 
 
 def test_the_streams_of_a_real_file_are_described(clips: Path) -> None:

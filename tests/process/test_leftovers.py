@@ -18,7 +18,7 @@ from tests.support import fake_tool
 from tests.support.command import wait_until
 from tests.support.forked import Pipe, forked
 from tests.support.leaks import children, wait_until_childless
-from tidegate.durable.children import MARK, ProcessGroup, recorded_by
+from tidegate.durable.children import ATTEMPT_VARIABLE, ProcessGroup, use_registry
 from tidegate.durable.owner import Owner, start_of, this_process
 from tidegate.process.leftovers import end_leftovers, end_owner
 from tidegate.process.supervise import Job, run
@@ -41,15 +41,15 @@ class Record:
     def __init__(self) -> None:
         self.told: list[tuple[str, ProcessGroup]] = []
 
-    def born(self, group: ProcessGroup) -> None:
+    def add_child(self, group: ProcessGroup) -> None:
         self.told.append(("born", group))
 
-    def gone(self, group: ProcessGroup) -> None:
+    def remove_child(self, group: ProcessGroup) -> None:
         self.told.append(("gone", group))
 
 
 def tool(*acts: str, attempt: str | None = ATTEMPT, group: int | None = None) -> subprocess.Popen[bytes]:
-    environment = {**os.environ, **({MARK: attempt} if attempt else {})}
+    environment = {**os.environ, **({ATTEMPT_VARIABLE: attempt} if attempt else {})}
     return subprocess.Popen([*TOOL, *acts], env=environment, process_group=group)
 
 
@@ -75,7 +75,7 @@ def test_a_grandchild_that_is_deaf_to_term_is_ended_wherever_it_went(mark: str, 
     acts = ["spawn-stubborn 60s", "spawn-detached 60s", "ignore-term", f"pid {tmp_path / 'up'}", "hang"]
 
     def lost_run(pipe: Pipe) -> None:
-        with recorded_by(Record()):
+        with use_registry(Record()):
             anyio.run(run, Job("the tool", [*TOOL, *acts], 60.0), ProcessSettings())
 
     with forked(lost_run) as parent:
@@ -132,7 +132,7 @@ def test_we_ourselves_are_not_among_them(mark: str) -> None:
                 "import sys; from tidegate.process.leftovers import end_leftovers; "
                 f"end_leftovers('{ATTEMPT}', 0); sys.exit(7)",
             ],
-            {**os.environ, MARK: ATTEMPT, "PYTHONPATH": str(Path(__file__).parents[2])},
+            {**os.environ, ATTEMPT_VARIABLE: ATTEMPT, "PYTHONPATH": str(Path(__file__).parents[2])},
         )
 
     with forked(ask) as child:
@@ -151,7 +151,7 @@ def test_one_that_forks_while_it_is_ended_leaves_nobody(
         "        os._exit(0)\n"
         "    time.sleep(0.02)\n"
     )
-    process = subprocess.Popen([sys.executable, "-I", "-c", fertile], env={**os.environ, MARK: ATTEMPT})
+    process = subprocess.Popen([sys.executable, "-I", "-c", fertile], env={**os.environ, ATTEMPT_VARIABLE: ATTEMPT})
     reaped.append(process)
     ready(tmp_path / "up")
     end_leftovers(ATTEMPT, 0.1)
@@ -200,8 +200,8 @@ def test_a_process_that_has_only_the_number_is_left_alone(mark: str) -> None:
 
 def test_a_supervised_child_is_recorded_from_its_birth_to_its_end_and_carries_the_mark(mark: str) -> None:
     record, lines = Record(), []  # type: ignore[var-annotated]
-    argv = [sys.executable, "-c", f"import os; print(os.environ[{MARK!r}], os.getpgid(0))"]
-    with recorded_by(record):
+    argv = [sys.executable, "-c", f"import os; print(os.environ[{ATTEMPT_VARIABLE!r}], os.getpgid(0))"]
+    with use_registry(record):
         anyio.run(run, Job("it", argv, 30.0, on_stdout=lines.append), ProcessSettings())
     (born, group), (gone, again) = record.told
     assert (born, gone) == ("born", "gone") and group == again
@@ -219,6 +219,6 @@ def test_a_child_that_had_to_be_ended_is_recorded_as_gone_too(mark: str) -> None
         with anyio.move_on_after(0.5):
             await run(Job("it", [*TOOL, "ignore-term", "hang"], 60.0), ProcessSettings(end_grace=0.2))
 
-    with recorded_by(record):
+    with use_registry(record):
         anyio.run(cancelled)
     assert [what for what, _ in record.told] == ["born", "gone"]

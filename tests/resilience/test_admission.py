@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from tidegate.resilience.admission import OUTPUT_FACTOR, STORE_FACTOR, Needs, Volume, missing, too_small
+from tidegate.resilience.admission import OUTPUT_FACTOR, STORE_FACTOR, Needs, Volume, shortage_of, too_small
 from tidegate.resilience.quality import MB
 
 GB = 1000**3
@@ -33,7 +33,7 @@ def of_size(gigabytes: float) -> Needs:
     ],
 )
 def test_what_is_missing_is_said_with_what_there_is(needs: Needs, available: int, said: str | None) -> None:
-    assert missing(needs, available, VOLUMES) == said
+    assert shortage_of(needs, available, VOLUMES) == said
 
 
 @pytest.mark.parametrize(

@@ -12,20 +12,20 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 
 from tidegate.resilience.breaker import (
     LONGER,
-    Admission,
     Breaker,
-    State,
-    abandoned,
+    BreakerAnswer,
+    BreakerState,
     admit,
-    failed,
-    isolated,
+    count_failure,
+    count_success,
+    drop_probes_of,
+    isolate,
     note,
     reason,
-    released,
-    remaining_seconds,
-    renewed,
+    release_probe,
+    renew_probes,
     reset,
-    succeeded,
+    wait_seconds,
 )
 from tidegate.settings import GateSettings
 
@@ -36,7 +36,7 @@ NOW = 1_000_000.0
 def after_failures(number: int, breaker: Breaker | None = None, now: float = NOW) -> Breaker:
     breaker = breaker or Breaker()
     for _ in range(number):
-        breaker = failed(breaker, now, LIMITS)
+        breaker = count_failure(breaker, now, LIMITS)
     return breaker
 
 
@@ -48,11 +48,11 @@ def half_open(limits: GateSettings = LIMITS) -> tuple[Breaker, float]:
 
 def probing(breaker: Breaker, name: str, now: float) -> Breaker:
     breaker, admission = admit(breaker, name, f"run of {name}", now, LIMITS)
-    assert admission is Admission.PROBE
+    assert admission is BreakerAnswer.PROBE
     return breaker
 
 
-def asked(breaker: Breaker, now: float, name: str = "another") -> Admission:
+def asked(breaker: Breaker, now: float, name: str = "another") -> BreakerAnswer:
     return admit(breaker, name, "run", now, LIMITS)[1]
 
 
@@ -60,66 +60,66 @@ def asked(breaker: Breaker, now: float, name: str = "another") -> Admission:
 
 
 def test_five_failures_in_a_row_open_it_for_a_minute() -> None:
-    assert after_failures(4).state is State.CLOSED
+    assert after_failures(4).state is BreakerState.CLOSED
     breaker = after_failures(5)
-    assert breaker.state is State.OPEN
-    assert remaining_seconds(breaker, NOW) == 60
-    assert asked(breaker, NOW + 59) is Admission.REFUSED
+    assert breaker.state is BreakerState.OPEN
+    assert wait_seconds(breaker, NOW) == 60
+    assert asked(breaker, NOW + 59) is BreakerAnswer.REFUSED
     assert reason(breaker, LIMITS) == "5 failures in a row"
 
 
 def test_one_success_among_failures_begins_the_count_anew() -> None:
-    breaker = succeeded(after_failures(4), NOW, LIMITS)
-    assert after_failures(4, breaker).state is State.CLOSED
+    breaker = count_success(after_failures(4), NOW, LIMITS)
+    assert after_failures(4, breaker).state is BreakerState.CLOSED
 
 
 def test_calls_that_fail_together_are_one_trouble() -> None:
     """A proxy that restarts cuts everything that is under way."""
-    breaker = failed(Breaker(), NOW, LIMITS, began=NOW - 5)
+    breaker = count_failure(Breaker(), NOW, LIMITS, began=NOW - 5)
     for _ in range(10):
-        breaker = failed(breaker, NOW + 0.1, LIMITS, began=NOW - 5)
-    assert (breaker.state, breaker.consecutive) == (State.CLOSED, 1)
+        breaker = count_failure(breaker, NOW + 0.1, LIMITS, began=NOW - 5)
+    assert (breaker.state, breaker.consecutive) == (BreakerState.CLOSED, 1)
     for second in range(1, 5):
-        breaker = failed(breaker, NOW + second + 0.5, LIMITS, began=NOW + second)
-    assert breaker.state is State.OPEN
+        breaker = count_failure(breaker, NOW + second + 0.5, LIMITS, began=NOW + second)
+    assert breaker.state is BreakerState.OPEN
 
 
 def test_a_share_of_failures_opens_it_though_five_never_follow_each_other() -> None:
     breaker, story = Breaker(), [False, False, False, True] * 5
     for number, good in enumerate(story, start=1):
-        assert breaker.state is State.CLOSED, f"after {number}: so few calls prove nothing"
-        breaker = succeeded(breaker, NOW, LIMITS) if good else failed(breaker, NOW, LIMITS)
-    assert (breaker.state, breaker.why) == (State.OPEN, "failure_rate")
+        assert breaker.state is BreakerState.CLOSED, f"after {number}: so few calls prove nothing"
+        breaker = count_success(breaker, NOW, LIMITS) if good else count_failure(breaker, NOW, LIMITS)
+    assert (breaker.state, breaker.why) == (BreakerState.OPEN, "failure_rate")
 
 
 def test_two_failures_for_each_success_do_not_open_it() -> None:
     """As many as one segment may be tried again."""
     breaker = Breaker()
     for good in [False, False, True] * 30:
-        breaker = succeeded(breaker, NOW, LIMITS) if good else failed(breaker, NOW, LIMITS)
-    assert breaker.state is State.CLOSED
+        breaker = count_success(breaker, NOW, LIMITS) if good else count_failure(breaker, NOW, LIMITS)
+    assert breaker.state is BreakerState.CLOSED
 
 
 def test_failures_that_have_left_the_window_count_no_more() -> None:
     breaker = Breaker()
     for good in [False, False, False, True] * 4:
-        breaker = succeeded(breaker, NOW, LIMITS) if good else failed(breaker, NOW, LIMITS)
+        breaker = count_success(breaker, NOW, LIMITS) if good else count_failure(breaker, NOW, LIMITS)
     later = NOW + LIMITS.window.total_seconds() + 1
     for _ in range(4):
-        breaker = failed(breaker, later, LIMITS)
-    assert breaker.state is State.CLOSED
+        breaker = count_failure(breaker, later, LIMITS)
+    assert breaker.state is BreakerState.CLOSED
 
 
 def test_slow_calls_open_it_though_all_succeed() -> None:
-    breaker = succeeded(Breaker(), NOW, LIMITS, calls=5)
-    breaker = succeeded(breaker, NOW, LIMITS, calls=19, slow=19)
-    assert breaker.state is State.CLOSED
-    breaker = succeeded(breaker, NOW, LIMITS, slow=1)
-    assert (breaker.state, breaker.why) == (State.OPEN, "slow_calls")
+    breaker = count_success(Breaker(), NOW, LIMITS, calls=5)
+    breaker = count_success(breaker, NOW, LIMITS, calls=19, slow=19)
+    assert breaker.state is BreakerState.CLOSED
+    breaker = count_success(breaker, NOW, LIMITS, slow=1)
+    assert (breaker.state, breaker.why) == (BreakerState.OPEN, "slow_calls")
 
 
 def test_chance_makes_the_rest_longer_and_never_shorter() -> None:
-    breaker = failed(after_failures(4), NOW, LIMITS, longer=1.0)
+    breaker = count_failure(after_failures(4), NOW, LIMITS, longer=1.0)
     assert breaker.open_seconds == pytest.approx(60 * (1 + LONGER))
 
 
@@ -130,27 +130,27 @@ def test_after_its_rest_it_lets_as_many_through_as_it_may_and_no_more() -> None:
     breaker, now = half_open()
     for name in "ab":
         breaker = probing(breaker, name, now)
-    assert breaker.state is State.HALF_OPEN
-    assert asked(breaker, now) is Admission.WAIT
+    assert breaker.state is BreakerState.HALF_OPEN
+    assert asked(breaker, now) is BreakerAnswer.WAIT
 
 
 def test_successes_of_the_probes_close_it() -> None:
     breaker, now = half_open()
     breaker = probing(probing(breaker, "a", now), "b", now)
-    breaker = succeeded(breaker, now, LIMITS, probe="a")
-    assert breaker.state is State.HALF_OPEN
-    assert asked(breaker, now) is Admission.WAIT, "one is on its way, and no more than two are needed"
-    breaker = succeeded(breaker, now, LIMITS, probe="b")
-    assert (breaker.state, breaker.consecutive) == (State.CLOSED, 0)
-    assert asked(breaker, now) is Admission.PASS
+    breaker = count_success(breaker, now, LIMITS, probe="a")
+    assert breaker.state is BreakerState.HALF_OPEN
+    assert asked(breaker, now) is BreakerAnswer.WAIT, "one is on its way, and no more than two are needed"
+    breaker = count_success(breaker, now, LIMITS, probe="b")
+    assert (breaker.state, breaker.consecutive) == (BreakerState.CLOSED, 0)
+    assert asked(breaker, now) is BreakerAnswer.PASS
 
 
 def test_a_probe_that_fails_opens_it_for_twice_as_long_up_to_the_cap() -> None:
     breaker, now = half_open()
     rests = []
     for number in range(6):
-        breaker = failed(probing(breaker, str(number), now), now, LIMITS, probe=str(number))
-        assert breaker.state is State.OPEN
+        breaker = count_failure(probing(breaker, str(number), now), now, LIMITS, probe=str(number))
+        assert breaker.state is BreakerState.OPEN
         rests.append(breaker.open_seconds)
         now += breaker.open_seconds
     assert rests == [120, 240, 480, 600, 600, 600]
@@ -159,7 +159,7 @@ def test_a_probe_that_fails_opens_it_for_twice_as_long_up_to_the_cap() -> None:
 def test_a_relapse_soon_after_it_closed_goes_on_growing_and_a_late_one_does_not() -> None:
     breaker, now = half_open()
     for name in "ab":
-        breaker = succeeded(probing(breaker, name, now), now, LIMITS, probe=name)
+        breaker = count_success(probing(breaker, name, now), now, LIMITS, probe=name)
     assert after_failures(5, breaker, now + 59).open_seconds == 120
     assert after_failures(5, breaker, now + 61).open_seconds == 60
 
@@ -168,17 +168,17 @@ def test_the_place_of_a_probe_that_is_killed_is_free_again_when_its_lease_ends()
     breaker, now = half_open()
     breaker = probing(probing(breaker, "a", now), "killed", now)
     lease = LIMITS.lease.total_seconds()
-    breaker = renewed(breaker, ["a"], now + lease - 1)
-    assert asked(breaker, now + lease - 1) is Admission.WAIT
+    breaker = renew_probes(breaker, ["a"], now + lease - 1)
+    assert asked(breaker, now + lease - 1) is BreakerAnswer.WAIT
     breaker, admission = admit(breaker, "next", "run", now + lease, LIMITS)
-    assert admission is Admission.PROBE
+    assert admission is BreakerAnswer.PROBE
     assert {probe.id for probe in breaker.probes} == {"a", "next"}
 
 
 def test_the_place_of_a_run_that_is_gone_is_free_at_once() -> None:
     breaker, now = half_open()
     breaker = probing(probing(breaker, "a", now), "b", now)
-    assert asked(abandoned(breaker, ["run of a"]), now) is Admission.PROBE
+    assert asked(drop_probes_of(breaker, ["run of a"]), now) is BreakerAnswer.PROBE
 
 
 def test_a_probe_whose_lease_was_given_to_another_decides_nothing() -> None:
@@ -186,61 +186,61 @@ def test_a_probe_whose_lease_was_given_to_another_decides_nothing() -> None:
     breaker = probing(breaker, "late", now)
     now += LIMITS.lease.total_seconds() + 1
     breaker = probing(probing(breaker, "a", now), "b", now)
-    assert failed(breaker, now, LIMITS, probe="late") == breaker
-    assert succeeded(breaker, now, LIMITS, probe="late") == breaker
+    assert count_failure(breaker, now, LIMITS, probe="late") == breaker
+    assert count_success(breaker, now, LIMITS, probe="late") == breaker
 
 
 def test_a_probe_that_says_nothing_makes_room_for_another() -> None:
     breaker, now = half_open()
     breaker = probing(probing(breaker, "a", now), "b", now)
-    breaker = released(breaker, "a")
-    assert breaker.state is State.HALF_OPEN
-    assert asked(breaker, now) is Admission.PROBE
+    breaker = release_probe(breaker, "a")
+    assert breaker.state is BreakerState.HALF_OPEN
+    assert asked(breaker, now) is BreakerAnswer.PROBE
 
 
 def test_what_was_sent_before_it_opened_says_nothing_new() -> None:
     opened = after_failures(5)
-    assert failed(opened, NOW + 30, LIMITS) == opened
-    assert succeeded(opened, NOW + 30, LIMITS) == opened
+    assert count_failure(opened, NOW + 30, LIMITS) == opened
+    assert count_success(opened, NOW + 30, LIMITS) == opened
     breaker, now = half_open()
     breaker = probing(breaker, "a", now)
-    assert failed(breaker, now, LIMITS) == breaker
-    assert succeeded(breaker, now, LIMITS) == breaker
+    assert count_failure(breaker, now, LIMITS) == breaker
+    assert count_success(breaker, now, LIMITS) == breaker
 
 
 def test_an_origin_that_was_too_slow_and_still_is_does_not_come_back() -> None:
-    breaker = succeeded(Breaker(), NOW, LIMITS, calls=20, slow=20)
+    breaker = count_success(Breaker(), NOW, LIMITS, calls=20, slow=20)
     now = NOW + breaker.open_seconds
-    breaker = succeeded(probing(breaker, "a", now), now, LIMITS, probe="a", slow=1)
-    assert (breaker.state, breaker.open_seconds) == (State.OPEN, 120)
+    breaker = count_success(probing(breaker, "a", now), now, LIMITS, probe="a", slow=1)
+    assert (breaker.state, breaker.open_seconds) == (BreakerState.OPEN, 120)
 
 
 # --- by hand, and clocks --------------------------------------------------------------------------
 
 
 def test_one_that_is_isolated_stays_so_until_it_is_reset() -> None:
-    breaker = isolated(after_failures(2), NOW)
-    assert asked(breaker, NOW + 1e9) is Admission.REFUSED
-    assert failed(breaker, NOW, LIMITS) == breaker == succeeded(breaker, NOW, LIMITS)
+    breaker = isolate(after_failures(2), NOW)
+    assert asked(breaker, NOW + 1e9) is BreakerAnswer.REFUSED
+    assert count_failure(breaker, NOW, LIMITS) == breaker == count_success(breaker, NOW, LIMITS)
     again = reset(breaker, NOW)
-    assert again.state is State.CLOSED
-    assert asked(again, NOW) is Admission.PASS
+    assert again.state is BreakerState.CLOSED
+    assert asked(again, NOW) is BreakerAnswer.PASS
     assert again.epoch > breaker.epoch
 
 
 def test_a_clock_that_is_put_back_keeps_nobody_out_for_days() -> None:
     breaker = after_failures(5)
-    assert asked(breaker, NOW - 86400) is Admission.PROBE
+    assert asked(breaker, NOW - 86400) is BreakerAnswer.PROBE
     breaker, now = half_open()
     breaker = probing(probing(breaker, "a", now), "b", now)
-    assert asked(breaker, now - 86400) is Admission.PROBE
+    assert asked(breaker, now - 86400) is BreakerAnswer.PROBE
 
 
 @pytest.mark.parametrize(
     ("breaker", "words"),
     [
         (after_failures(5), "paused for 60 s: 5 failures in a row"),
-        (isolated(Breaker(), NOW), "blocked by hand"),
+        (isolate(Breaker(), NOW), "blocked by hand"),
         (probing(half_open()[0], "a", NOW + 60), "tried again, with at most 2 requests"),
         (reset(after_failures(5), NOW), "go on"),
     ],
@@ -289,15 +289,15 @@ class AnyOrder(RuleBasedStateMachine):
     def call(self) -> None:
         self.number += 1
         name = f"probe {self.number}"
-        resting = self.breaker.state is State.OPEN and remaining_seconds(self.breaker, self.now) > 0
+        resting = self.breaker.state is BreakerState.OPEN and wait_seconds(self.breaker, self.now) > 0
         breaker, admission = admit(self.breaker, name, "run", self.now, SMALL)
         self.change(breaker)
-        if resting or breaker.state is State.ISOLATED:
-            assert admission is Admission.REFUSED
-        if admission is Admission.PASS:
-            assert breaker.state is State.CLOSED
+        if resting or breaker.state is BreakerState.ISOLATED:
+            assert admission is BreakerAnswer.REFUSED
+        if admission is BreakerAnswer.PASS:
+            assert breaker.state is BreakerState.CLOSED
             self.passing.append(None)
-        if admission is Admission.PROBE:
+        if admission is BreakerAnswer.PROBE:
             self.renewals[name] = self.now
             self.passing.append(name)
 
@@ -306,10 +306,10 @@ class AnyOrder(RuleBasedStateMachine):
     def a_call_ends(self, data: st.DataObject, end: str) -> None:
         name = self.passing.pop(data.draw(st.integers(0, len(self.passing) - 1)))
         ends: dict[str, Callable[[Breaker], Breaker]] = {
-            "well": lambda breaker: succeeded(breaker, self.now, SMALL, probe=name),
-            "slowly": lambda breaker: succeeded(breaker, self.now, SMALL, probe=name, slow=1),
-            "badly": lambda breaker: failed(breaker, self.now, SMALL, probe=name, longer=0.5),
-            "silently": lambda breaker: released(breaker, name or ""),
+            "well": lambda breaker: count_success(breaker, self.now, SMALL, probe=name),
+            "slowly": lambda breaker: count_success(breaker, self.now, SMALL, probe=name, slow=1),
+            "badly": lambda breaker: count_failure(breaker, self.now, SMALL, probe=name, longer=0.5),
+            "silently": lambda breaker: release_probe(breaker, name or ""),
             "killed": lambda breaker: breaker,
         }
         self.change(ends[end](self.breaker))
@@ -321,14 +321,14 @@ class AnyOrder(RuleBasedStateMachine):
     def a_probe_shows_life(self, data: st.DataObject) -> None:
         name = data.draw(st.sampled_from(self.passing))
         if name is not None and any(probe.id == name for probe in self.breaker.probes):
-            self.breaker = renewed(self.breaker, [name], self.now)
+            self.breaker = renew_probes(self.breaker, [name], self.now)
             self.renewals[name] = self.now
 
     @rule()
     def a_person_isolates_it(self) -> None:
-        self.change(isolated(self.breaker, self.now))
+        self.change(isolate(self.breaker, self.now))
 
-    @precondition(lambda self: self.breaker.state is State.ISOLATED)
+    @precondition(lambda self: self.breaker.state is BreakerState.ISOLATED)
     @rule()
     def a_person_resets_it(self) -> None:
         self.change(reset(self.breaker, self.now))
@@ -337,20 +337,20 @@ class AnyOrder(RuleBasedStateMachine):
     def no_more_probes_live_than_may(self) -> None:
         alive = [probe for probe in self.breaker.probes if self.now - probe.renewed_at < LEASE]
         assert len(alive) <= SMALL.probes
-        assert not self.breaker.probes or self.breaker.state is State.HALF_OPEN
+        assert not self.breaker.probes or self.breaker.state is BreakerState.HALF_OPEN
         for probe in alive:
             assert self.renewals[probe.id] == probe.renewed_at
 
     @invariant()
     def it_is_never_open_for_longer_than_it_may(self) -> None:
-        assert remaining_seconds(self.breaker, self.now) <= 100 * (1 + LONGER)
+        assert wait_seconds(self.breaker, self.now) <= 100 * (1 + LONGER)
 
     @invariant()
     def it_is_never_wedged(self) -> None:
         """With nobody at work it lets a call through, at the latest when all leases and its rest are over."""
-        if self.breaker.state is not State.ISOLATED:
+        if self.breaker.state is not BreakerState.ISOLATED:
             much_later = self.now + max(LEASE, 100 * (1 + LONGER)) + 1
-            assert admit(self.breaker, "x", "run", much_later, SMALL)[1] in (Admission.PASS, Admission.PROBE)
+            assert admit(self.breaker, "x", "run", much_later, SMALL)[1] in (BreakerAnswer.PASS, BreakerAnswer.PROBE)
 
     @invariant()
     def it_survives_being_written_down(self) -> None:
@@ -367,10 +367,10 @@ def test_it_opens_exactly_when_five_in_a_row_or_three_quarters_of_twenty_have_fa
 ) -> None:
     breaker, row, all_failures = Breaker(), 0, 0
     for number, good in enumerate(calls, start=1):
-        breaker = succeeded(breaker, NOW, LIMITS) if good else failed(breaker, NOW, LIMITS, longer=longer)
+        breaker = count_success(breaker, NOW, LIMITS) if good else count_failure(breaker, NOW, LIMITS, longer=longer)
         row, all_failures = (0, all_failures) if good else (row + 1, all_failures + 1)
         must_open = row >= 5 or (number >= 20 and all_failures >= number * 0.75)
-        assert (breaker.state is State.OPEN) == must_open
+        assert (breaker.state is BreakerState.OPEN) == must_open
         if must_open:
             break
 
@@ -378,6 +378,6 @@ def test_it_opens_exactly_when_five_in_a_row_or_three_quarters_of_twenty_have_fa
 def test_the_window_stays_as_short_as_it_is_cut() -> None:
     breaker = Breaker()
     for second in range(0, 600, 2):
-        breaker = succeeded(breaker, NOW + second, LIMITS)
+        breaker = count_success(breaker, NOW + second, LIMITS)
     assert len(breaker.window) <= 10
     assert sum(bucket.calls for bucket in breaker.window) <= LIMITS.window / timedelta(seconds=2)

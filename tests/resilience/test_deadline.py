@@ -9,13 +9,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tidegate.resilience.deadline import (
-    LONGEST_EXTENDED,
+    LONGEST_EXTENSION,
     SPEED_WINDOW,
     Pace,
     download_seconds,
-    extended_seconds,
-    outer,
-    processing_seconds,
+    extension_seconds,
+    outer_seconds,
+    process_seconds,
     publish_seconds,
     slower_of,
 )
@@ -60,12 +60,12 @@ def test_a_silent_download_has_only_the_least_time() -> None:
 def test_processing_time_grows_with_the_file_and_is_bounded(one: int, other: int) -> None:
     limits = ProcessSettings()
     small, large = sorted((one, other))
-    seconds = processing_seconds(limits, small)
-    assert 20 * 60 <= seconds <= processing_seconds(limits, large) <= 2 * 3600
+    seconds = process_seconds(limits, small)
+    assert 20 * 60 <= seconds <= process_seconds(limits, large) <= 2 * 3600
 
 
 def test_processing_gets_a_minute_for_each_gigabyte() -> None:
-    assert processing_seconds(ProcessSettings(), 10 * 10**9) == 30 * 60
+    assert process_seconds(ProcessSettings(), 10 * 10**9) == 30 * 60
 
 
 def test_publishing_gets_five_minutes_and_one_for_each_gigabyte() -> None:
@@ -75,22 +75,22 @@ def test_publishing_gets_five_minutes_and_one_for_each_gigabyte() -> None:
 
 @given(st.floats(0, 1e6))
 def test_the_outer_guard_lies_a_minute_beyond(inner: float) -> None:
-    assert outer(inner) == inner + 60
+    assert outer_seconds(inner) == inner + 60
 
 
 def test_a_film_that_comes_nearer_to_its_end_is_given_more_time_and_one_that_crawls_is_not() -> None:
-    first = extended_seconds(elapsed=1200, share=0.4, share_before=0.0)
+    first = extension_seconds(elapsed=1200, share=0.4, share_before=0.0)
     assert first == pytest.approx(1200 / 0.4 * 1.5)
-    assert extended_seconds(elapsed=4500, share=0.42, share_before=0.4) is None
-    assert extended_seconds(elapsed=1200, share=None, share_before=0.0) is None
+    assert extension_seconds(elapsed=4500, share=0.42, share_before=0.4) is None
+    assert extension_seconds(elapsed=1200, share=None, share_before=0.0) is None
 
 
 def test_extensions_end_however_steadily_it_advances() -> None:
     limit, extensions, before = 1.0, 0, 0.0
-    while (now := extended_seconds(elapsed=limit, share=before + 0.05, share_before=before)) is not None:
+    while (now := extension_seconds(elapsed=limit, share=before + 0.05, share_before=before)) is not None:
         limit, before, extensions = now, before + 0.05, extensions + 1
         assert extensions <= 20
-    assert limit <= LONGEST_EXTENDED.total_seconds()
+    assert limit <= LONGEST_EXTENSION.total_seconds()
 
 
 rungs = st.floats(0.5, 1.0)
@@ -124,7 +124,7 @@ def test_a_projection_trusts_neither_a_fast_minute_nor_a_fast_mean(
 @given(st.integers(0, 10**14), rungs)
 def test_a_rung_scales_the_time_of_processing(size: int, factor: float) -> None:
     limits = ProcessSettings()
-    assert processing_seconds(limits, size, factor) == pytest.approx(processing_seconds(limits, size) * factor)
+    assert process_seconds(limits, size, factor) == pytest.approx(process_seconds(limits, size) * factor)
 
 
 @given(st.floats(10, MINIMUM, exclude_max=True), st.integers(10**5, 10**8), st.floats(0.05, 0.95))

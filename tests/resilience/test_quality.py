@@ -16,7 +16,7 @@ from tidegate.resilience.quality import (
     first_aim,
     memory_for,
     next_aim,
-    recommended_rung,
+    recommend_rung,
     rung_of,
     threads_for,
 )
@@ -47,14 +47,14 @@ MINUTE = 60.0
 )
 def test_the_rung_that_the_memory_allows(available_mb: int, minutes: float | None, rung: Quality) -> None:
     seconds = minutes * MINUTE if minutes is not None else None
-    assert recommended_rung(available_mb * MB, seconds) is rung
+    assert recommend_rung(available_mb * MB, seconds) is rung
 
 
 @given(less=st.integers(0, 2**36), more=st.integers(0, 2**36), seconds=st.none() | st.floats(0, 1e6))
 def test_more_memory_never_recommends_less(less: int, more: int, seconds: float | None) -> None:
     rungs = [rung.quality for rung in RUNGS]
     low, high = sorted((less, more))
-    assert rungs.index(recommended_rung(high, seconds)) <= rungs.index(recommended_rung(low, seconds))
+    assert rungs.index(recommend_rung(high, seconds)) <= rungs.index(recommend_rung(low, seconds))
 
 
 @pytest.mark.parametrize(

@@ -11,43 +11,43 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tidegate.model import OriginStats
-from tidegate.resilience.breaker import Breaker, State
+from tidegate.resilience.breaker import Breaker, BreakerState
 from tidegate.resilience.sharing import (
     IMPATIENT_SECONDS,
     PROVEN_SECONDS,
-    Answer,
-    Ask,
+    Arbiter,
     Call,
-    Clerk,
-    Host,
-    Origin,
+    CallResult,
+    HostUse,
+    OriginRecord,
     Share,
-    Verdict,
+    ShareAnswer,
+    ShareRequest,
     in_turn,
 )
 from tidegate.settings import GateSettings
 
 LIMITS = GateSettings()
 NOW = 1_000_000.0
-EMPTY = Host()
-GOOD, BAD = Call(Verdict.SUCCEEDED), Call(Verdict.FAILED)
+EMPTY = HostUse()
+GOOD, BAD = Call(CallResult.SUCCEEDED), Call(CallResult.FAILED)
 
 
 class Books:
     """The record of one origin with its shares, as a ledger keeps them; of the rest of the host, what it is told."""
 
-    def __init__(self, limits: GateSettings = LIMITS, *, proven: bool = True, host: Host = EMPTY) -> None:
+    def __init__(self, limits: GateSettings = LIMITS, *, proven: bool = True, host: HostUse = EMPTY) -> None:
         self.limits, self.host, self.now = limits, host, NOW
-        self.origin = Origin(
+        self.origin = OriginRecord(
             origin="http://host:80", proven_at=NOW if proven else None, statistics=OriginStats(origin="http://host:80")
         )
         self.shares: dict[str, Share] = {}
 
-    def ask(self, run: str, held: int = 0, wanted: int = 0, *calls: Call) -> Answer:
+    def ask(self, run: str, held: int = 0, wanted: int = 0, *calls: Call) -> ShareAnswer:
         others = [share for name, share in self.shares.items() if name != run]
         host = replace(self.host, held=self.host.held + sum(other.held for other in others))
-        clerk = Clerk(self.limits, self.now, random.Random(1))
-        asked = Ask(run, held, wanted, calls, OriginStats(origin="http://host:80", attempts=len(calls)))
+        clerk = Arbiter(self.limits, self.now, random.Random(1))
+        asked = ShareRequest(run, held, wanted, calls, OriginStats(origin="http://host:80", attempts=len(calls)))
         settled = clerk.settle(self.origin, others, self.shares.get(run), host, asked)
         self.origin, self.shares[run] = settled.origin, settled.share
         return settled.answer
@@ -140,44 +140,44 @@ def test_an_origin_that_fails_loses_its_connections_one_half_after_the_other() -
 
 
 def test_doubtful_origins_leave_half_of_the_hosts_connections_to_the_others() -> None:
-    full_of_doubt = Host(held=10, held_at_doubtful=10)
+    full_of_doubt = HostUse(held=10, held_at_doubtful=10)
     assert Books(proven=False, host=full_of_doubt).granted("a", wanted=5) == 0
     assert Books(host=full_of_doubt).granted("a", wanted=5) == 5
 
 
 def test_the_host_has_no_more_connections_than_it_may() -> None:
-    assert Books(host=Host(held=17)).granted("a", wanted=8) == 3
-    assert Books(host=Host(held=20)).granted("a", wanted=8) == 0
+    assert Books(host=HostUse(held=17)).granted("a", wanted=8) == 3
+    assert Books(host=HostUse(held=20)).granted("a", wanted=8) == 0
 
 
 EARLIER, LATER = NOW - 1, NOW + 1
 
 
 def test_who_has_nothing_elsewhere_comes_before_who_wants_more_here() -> None:
-    books = Books(host=Host(held=18, waiting=(LATER,)))
+    books = Books(host=HostUse(held=18, waiting=(LATER,)))
     assert books.granted("a", held=1, wanted=5) == 0
-    assert Books(host=Host(held=19, waiting=(LATER,))).ask("a", 1, 1).crowded, "a is to give its connection back"
+    assert Books(host=HostUse(held=19, waiting=(LATER,))).ask("a", 1, 1).crowded, "a is to give its connection back"
 
 
 def test_of_those_who_have_nothing_on_a_host_the_first_come_is_the_first_served() -> None:
-    assert Books(host=Host(held=19, waiting=(LATER,))).granted("a", wanted=1) == 1
-    assert Books(host=Host(held=19, waiting=(EARLIER,))).granted("a", wanted=1) == 0
+    assert Books(host=HostUse(held=19, waiting=(LATER,))).granted("a", wanted=1) == 1
+    assert Books(host=HostUse(held=19, waiting=(EARLIER,))).granted("a", wanted=1) == 0
 
 
 def test_the_first_in_line_takes_one_and_leaves_the_others_that_have_nothing_one_each() -> None:
-    assert Books(host=Host(held=17, waiting=(LATER, LATER))).granted("a", wanted=3) == 1
-    assert Books(host=Host(held=15, waiting=(LATER,))).granted("a", wanted=8) == 4, "nobody else wants the rest"
-    assert Books(host=Host(held=17, waiting=(EARLIER, LATER, LATER))).granted("a", wanted=3) == 1
+    assert Books(host=HostUse(held=17, waiting=(LATER, LATER))).granted("a", wanted=3) == 1
+    assert Books(host=HostUse(held=15, waiting=(LATER,))).granted("a", wanted=8) == 4, "nobody else wants the rest"
+    assert Books(host=HostUse(held=17, waiting=(EARLIER, LATER, LATER))).granted("a", wanted=3) == 1
 
 
 def test_who_waits_for_a_doubtful_origin_is_in_nobodys_way_while_its_half_is_full() -> None:
-    full_of_doubt = Host(held=10, held_at_doubtful=10, waiting_at_doubtful=(EARLIER,) * 12)
+    full_of_doubt = HostUse(held=10, held_at_doubtful=10, waiting_at_doubtful=(EARLIER,) * 12)
     assert Books(host=full_of_doubt).granted("a", held=1, wanted=20) == 6
     assert not Books(host=full_of_doubt).ask("a", 1, 20).crowded
 
 
 def test_who_waits_for_an_origin_that_is_not_known_yet_gets_a_connection_of_a_full_host() -> None:
-    full = Host(held=19, waiting_at_doubtful=(EARLIER,))
+    full = HostUse(held=19, waiting_at_doubtful=(EARLIER,))
     assert Books(host=full).ask("a", 1, 5).crowded
     assert Books(host=full).granted("a", wanted=5) == 0
     assert Books(proven=False, host=replace(full, waiting_at_doubtful=())).granted("new", wanted=1) == 1
@@ -185,10 +185,10 @@ def test_who_waits_for_an_origin_that_is_not_known_yet_gets_a_connection_of_a_fu
 
 def test_who_waits_for_the_host_holds_up_nobody_at_the_origin() -> None:
     books = Books(GateSettings(connections_per_origin=2))
-    books.host = Host(held=20)
+    books.host = HostUse(held=20)
     assert books.granted("of a full host", wanted=2) == 0
     assert books.shares["of a full host"].blocked_by_host
-    books.host = Host()
+    books.host = HostUse()
     assert books.granted("of another host", wanted=2) == 2
 
 
@@ -286,7 +286,7 @@ def test_failures_of_several_runs_open_it_together_and_only_the_last_is_told_tha
         assert not books.ask(run, 0, 0, BAD).opened
     answer = books.ask("b", 0, 1, BAD)
     assert answer.opened
-    assert answer.breaker.state is State.OPEN
+    assert answer.breaker.state is BreakerState.OPEN
     assert (answer.grants, answer.retry_after_seconds) != ((), None)
     assert not books.ask("a", 0, 1).opened
 
@@ -295,7 +295,7 @@ def test_refusals_and_cancelled_calls_neither_help_nor_harm() -> None:
     books = Books()
     books.ask("a", 0, 0, *[BAD] * 4)
     before = books.origin.breaker
-    books.ask("a", 0, 0, *[Call(Verdict.ANSWERED), Call(Verdict.SILENT)] * 50)
+    books.ask("a", 0, 0, *[Call(CallResult.ANSWERED), Call(CallResult.SILENT)] * 50)
     assert books.origin.breaker == before
 
 
@@ -306,8 +306,8 @@ def test_a_refusal_shows_that_an_origin_which_was_rested_is_back() -> None:
     for _ in range(2):
         [grant] = books.ask("a", 0, 1).grants
         assert grant.probe is not None
-        books.ask("a", 0, 0, Call(Verdict.ANSWERED, probe=grant.probe))
-    assert books.origin.breaker.state is State.CLOSED
+        books.ask("a", 0, 0, Call(CallResult.ANSWERED, probe=grant.probe))
+    assert books.origin.breaker.state is BreakerState.CLOSED
 
 
 def test_half_open_grants_are_probes_and_no_more_than_may() -> None:
@@ -322,6 +322,6 @@ def test_half_open_grants_are_probes_and_no_more_than_may() -> None:
 
 def test_an_isolated_origin_grants_nothing_and_names_no_time() -> None:
     books = Books()
-    books.origin = books.origin.model_copy(update={"breaker": Breaker(state=State.ISOLATED)})
+    books.origin = books.origin.model_copy(update={"breaker": Breaker(state=BreakerState.ISOLATED)})
     answer = books.ask("a", 0, 5)
     assert (answer.grants, answer.retry_after_seconds) == ((), None)

@@ -21,7 +21,7 @@ def first_stall(bytes_at: Callable[[float], float], *, until: float = 600) -> fl
     now = 0.0
     while now <= until:
         window.record(now, int(bytes_at(now)))
-        if window.stalled():
+        if window.is_stalled():
             return now
         now += TICK
     return None
@@ -59,10 +59,10 @@ def test_bytes_and_time_are_forgotten_together() -> None:
     window = SpeedWindow(timedelta(seconds=WINDOW), MINIMUM)
     for now in range(0, 40, TICK):
         window.record(now, 0)
-    assert window.stalled()
+    assert window.is_stalled()
     for step, now in enumerate(range(40, 80, TICK)):
         window.record(now, step * 10 * MIB)
-    assert not window.stalled()
+    assert not window.is_stalled()
     assert window.speed() == pytest.approx(10 * MIB / TICK)
 
 
@@ -73,7 +73,7 @@ def test_no_transfer_is_judged_before_a_whole_window_was_seen(gains: list[int]) 
         total += gain
         window.record(step * TICK, total)
         if step * TICK < WINDOW:
-            assert not window.stalled()
+            assert not window.is_stalled()
 
 
 @given(st.lists(st.integers(0, 20 * MINIMUM * TICK), min_size=10, max_size=60))
@@ -83,7 +83,7 @@ def test_the_verdict_is_the_speed_of_the_last_window_alone(gains: list[int]) -> 
     for step, total in enumerate(totals):
         window.record(step * TICK, total)
     steps = WINDOW // TICK
-    assert window.stalled() == (totals[-1] - totals[-1 - steps] < MINIMUM * WINDOW)
+    assert window.is_stalled() == (totals[-1] - totals[-1 - steps] < MINIMUM * WINDOW)
 
 
 def process_clock() -> ProgressClock:
@@ -94,22 +94,22 @@ def process_clock() -> ProgressClock:
 
 def test_a_process_that_never_reports_stalls_after_grace_and_timeout() -> None:
     clock = process_clock()
-    assert not clock.stalled(1000.0 + 30 + 90)
-    assert clock.stalled(1000.0 + 30 + 90 + 0.1)
+    assert not clock.is_stalled(1000.0 + 30 + 90)
+    assert clock.is_stalled(1000.0 + 30 + 90 + 0.1)
 
 
 def test_a_process_that_stops_reporting_stalls_one_timeout_later() -> None:
     clock = process_clock()
     assert clock.record(1500.0, out_time_us=1)
-    assert not clock.stalled(1590.0)
-    assert clock.stalled(1590.1)
+    assert not clock.is_stalled(1590.0)
+    assert clock.is_stalled(1590.1)
     assert clock.idle_seconds(1590.1) == pytest.approx(90.1)
 
 
 def test_progress_during_the_grace_does_not_shorten_it() -> None:
     clock = process_clock()
     clock.record(1001.0, frame=1)
-    assert not clock.stalled(1000.0 + 30 + 90)
+    assert not clock.is_stalled(1000.0 + 30 + 90)
 
 
 def test_only_an_advance_is_progress() -> None:
@@ -125,7 +125,7 @@ def test_an_advance_of_any_one_mark_is_progress(mark: str) -> None:
     clock = process_clock()
     clock.record(1100.0, out_time_us=5, frame=5, total_size=5, written_bytes=5)
     assert clock.record(1200.0, **{mark: 6})
-    assert not clock.stalled(1290.0)
+    assert not clock.is_stalled(1290.0)
 
 
 def test_a_file_that_is_rewritten_from_zero_is_no_progress_until_it_outgrows_itself() -> None:

@@ -16,9 +16,9 @@ from anyio import to_thread
 from tests.support import disks
 from tests.support.forked import Pipe, forked
 from tidegate.durable.home import Home
-from tidegate.durable.ledger import Attempt, AttemptState, Beginning, Ledger
-from tidegate.durable.ledger.decide import stuck
-from tidegate.durable.ledger.lease import Lease, leased
+from tidegate.durable.ledger import Attempt, AttemptState, Ledger, NewAttempt
+from tidegate.durable.ledger.decide import is_stuck
+from tidegate.durable.ledger.lease import Lease, hold_lease
 from tidegate.errors import AdmissionRefused, DiskFull
 from tidegate.events import Advance, Event, Note, ignore_events
 from tidegate.resilience.admission import Needs
@@ -46,9 +46,9 @@ class Site:
 
     @asynccontextmanager
     async def run(self, title: str = "film") -> AsyncIterator[Lease]:
-        beginning = Beginning(kind="ingest", title=title)
+        beginning = NewAttempt(kind="ingest", title=title)
         with anyio.fail_after(PATIENCE):
-            async with leased(self.ledger, beginning, ignore_events) as lease:
+            async with hold_lease(self.ledger, beginning, ignore_events) as lease:
                 yield lease
 
     async def until(self, lease: Lease, condition: Callable[[Attempt], object]) -> Attempt:
@@ -104,7 +104,7 @@ def test_one_that_waits_says_for_what_and_for_whom_and_begins_when_the_slot_is_f
         async def look(lease: Lease) -> None:
             seen = await here.until(lease, lambda seen: seen.waiting_for)
             assert seen.waiting_for == "processing slot: 1 of 1 are taken by first"
-            assert not stuck(seen, seen.renewed_at + 1e6, timedelta(hours=2))
+            assert not is_stuck(seen, seen.renewed_at + 1e6, timedelta(hours=2))
             waits.set()
 
         async with here.run("second") as lease, anyio.create_task_group() as group:

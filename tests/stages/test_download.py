@@ -23,7 +23,7 @@ from tests.support.leaks import leftovers
 from tests.support.origin import Origin, Resource
 from tidegate import stages
 from tidegate.errors import DiskFull, NotMedia
-from tidegate.events import Account, Event, Note, together
+from tidegate.events import Event, Note, OutcomeFacts, together
 from tidegate.model import DownloadResult, ProbeResult, Source
 from tidegate.settings import Settings, StoreSettings
 from tidegate.stages import Workbench
@@ -202,8 +202,8 @@ def test_stored_bytes_that_are_not_as_promised_are_fetched_anew(own: Workbench, 
 # --- the two paths ----------------------------------------------------------------------------------
 
 
-def told_by(bench: Workbench, engine: str) -> tuple[Workbench, Account, list[str]]:
-    account, notes = Account(), []
+def told_by(bench: Workbench, engine: str) -> tuple[Workbench, OutcomeFacts, list[str]]:
+    account, notes = OutcomeFacts(), []
 
     def hear(event: Event) -> None:
         if isinstance(event, Note):

@@ -34,7 +34,7 @@ from tests.support.command import wait_until
 from tests.support.hosts import Host
 from tests.support.leaks import children, leftovers
 from tests.support.site import Site
-from tidegate.durable.children import MARK as ATTEMPT_MARK
+from tidegate.durable.children import ATTEMPT_VARIABLE as ATTEMPT_MARK
 from tidegate.durable.home import Home
 from tidegate.durable.ledger import Attempt, AttemptState, Ledger, Recovery
 from tidegate.media.ffmpeg import Toolchain

@@ -14,7 +14,7 @@ import av
 from pydantic import SecretStr
 
 from tests.support.leaks import open_descriptors
-from tidegate.events import Event, Note, unobserved
+from tidegate.events import Event, Note, ignore_events
 from tidegate.model import Gap, Identity, Rendition, Source, TransferStats
 from tidegate.settings import GateSettings, Settings, TransferSettings
 from tidegate.stages.outside import outside_of
@@ -72,7 +72,7 @@ def fetch_rendition(
     allow_gaps: bool = False,
     seconds: float | None = None,
     headers: dict[str, str] | None = None,
-    observe: Callable[[Event], None] = unobserved,
+    observe: Callable[[Event], None] = ignore_events,
 ) -> FetchedRendition:
     """What `download` would do: the rendition of that id in its folder."""
     source = source_of(url, headers)
@@ -93,7 +93,7 @@ def fetch_rendition(
 def with_outside(
     work: Callable[[Outside], object],
     limits: TransferSettings = QUICK,
-    observe: Callable[[Event], None] = unobserved,
+    observe: Callable[[Event], None] = ignore_events,
     **more: object,
 ) -> FetchResult:
     """The result of asynchronous `work`; its connections are closed."""
@@ -110,7 +110,7 @@ def with_outside(
         pool_of(outside.gates).close()
 
 
-def real_tools(observe: Callable[[Event], None] = unobserved) -> RunTool:
+def real_tools(observe: Callable[[Event], None] = ignore_events) -> RunTool:
     """Children under supervision, as the stages start them."""
     return outside_of(Workbench(Settings(), observe), "download").run_tool
 

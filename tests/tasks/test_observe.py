@@ -8,7 +8,7 @@ import threading
 import pytest
 
 from tasks.observe import listen, run_observer
-from tidegate.events import Account, Advance, Event, Note, PathTaken, StageEnded, StageStarted, ToolEnded, together
+from tidegate.events import Advance, Event, Note, OutcomeFacts, PathTaken, StageEnded, StageStarted, ToolEnded, together
 from tidegate.model import ResourceUse
 
 EVENTS: list[Event] = [
@@ -76,7 +76,7 @@ def test_observers_can_be_put_together() -> None:
 
 
 def test_the_account_of_a_run_keeps_the_plain_path_and_adds_up_what_tools_used() -> None:
-    account = Account()
+    account = OutcomeFacts()
     for event in (
         PathTaken("process", "full"),
         PathTaken("transfer", "plain", "it broke"),

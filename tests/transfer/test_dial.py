@@ -22,7 +22,7 @@ from tidegate.addresses import AddressPolicy, PolicyName, read_entries
 from tidegate.errors import AddressRefused, ConnectionFailed, Evidence, RedirectLoop, UnsupportedSource
 from tidegate.settings import GateSettings, TransferSettings
 from tidegate.transfer.asking.answers import redirect_target
-from tidegate.transfer.gates.gates import Gates, Verdict, _verdict
+from tidegate.transfer.gates.gates import CallResult, Gates, _verdict
 from tidegate.transfer.playlists.media import web_url
 from tidegate.transfer.transport import dial as dialling
 from tidegate.transfer.transport import pool_of
@@ -290,7 +290,7 @@ def test_a_run_never_gets_a_connection_that_another_policy_made(limits: Transfer
 
 
 def test_a_refusal_says_nothing_about_the_origin() -> None:
-    assert _verdict(AddressRefused("refused")) is Verdict.SILENT
+    assert _verdict(AddressRefused("refused")) is CallResult.SILENT
 
 
 # --- behind the operator's own proxy ----------------------------------------------------------------

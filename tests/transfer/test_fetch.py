@@ -40,7 +40,7 @@ from tidegate.errors import (
     UnsupportedSource,
     WrongDigest,
 )
-from tidegate.events import Advance, Event, unobserved
+from tidegate.events import Advance, Event, ignore_events
 from tidegate.model import DownloadResult, Identity, ProbeResult, Source, TransferStats
 from tidegate.settings import Settings, StoreSettings, TransferSettings
 from tidegate.stages import Workbench
@@ -81,7 +81,7 @@ def connector(url: str, limits: TransferSettings, headers: dict[str, str] | None
 
 
 async def fetch(
-    connect: Connect, folder: Path, limits: TransferSettings, observe: Callable[[Event], None] = unobserved
+    connect: Connect, folder: Path, limits: TransferSettings, observe: Callable[[Event], None] = ignore_events
 ) -> Fetched:
     """Identify, then fetch into a part in the folder."""
     identity, _ = await identify(connect, limits, observe)
@@ -391,7 +391,7 @@ def test_a_complete_part_that_was_not_noted_as_complete_costs_one_request_and_no
     """The 416 on which other resumers fail for ever."""
     with Origin({"clip.mp4": Resource(CLIP)}) as origin:
         connect = connector(origin.url("clip.mp4"), limits)
-        identity, _ = anyio.run(identify, connect, limits, unobserved)
+        identity, _ = anyio.run(identify, connect, limits, ignore_events)
         part = Part.open(tmp_path, identity, limits)
         part.write(WHOLE, now=0.0)
         part.checkpoint()
@@ -496,7 +496,7 @@ def test_every_request_asks_for_the_bytes_as_they_are(tmp_path: Path, limits: Tr
 
 def test_identify_costs_one_request_of_one_byte(limits: TransferSettings) -> None:
     with Origin({"clip.mp4": DIGESTED}) as origin:
-        identity, cost = anyio.run(identify, connector(origin.url("clip.mp4"), limits), limits, unobserved)
+        identity, cost = anyio.run(identify, connector(origin.url("clip.mp4"), limits), limits, ignore_events)
         origin.wait_for(lambda it: it.bytes_sent("clip.mp4") > 0)
         [asked] = origin.requests
     assert (asked.range, asked.bytes_sent) == ("bytes=0-0", 1)
@@ -507,16 +507,16 @@ def test_identify_costs_one_request_of_one_byte(limits: TransferSettings) -> Non
 
 def test_identify_counts_the_requests_it_had_to_repeat(limits: TransferSettings) -> None:
     with Origin({"clip.mp4": Resource(CLIP, story="from-first: 503, 503, ok")}) as origin:
-        _, cost = anyio.run(identify, connector(origin.url("clip.mp4"), limits), limits, unobserved)
+        _, cost = anyio.run(identify, connector(origin.url("clip.mp4"), limits), limits, ignore_events)
         assert len(origin.requests) == cost.requests == 3
 
 
 async def tail_of(url: str, folder: Path, limits: TransferSettings) -> tuple[bytes | None, TransferStats]:
     """The last 1000 bytes, and what they cost."""
     connect = connector(url, limits)
-    identity, _ = await identify(connect, limits, unobserved)
+    identity, _ = await identify(connect, limits, ignore_events)
     part = Part.open(folder, identity, limits)
-    looking = Fetch(connect, part, limits, unobserved)
+    looking = Fetch(connect, part, limits, ignore_events)
     try:
         return await looking.tail(CLIP.size - 1000), looking.stats
     finally:
@@ -590,11 +590,11 @@ def test_a_part_without_content_range_costs_one_plain_request(tmp_path: Path, li
 
     async def peek(url: str) -> TransferStats:
         connect = connector(url, limits)
-        identity, _ = await identify(connect, limits, unobserved)
+        identity, _ = await identify(connect, limits, ignore_events)
         assert not identity.ranges
         part = Part.open(tmp_path, identity, limits)
         try:
-            return await Fetch(connect, part, limits, unobserved, until=MIB).run()
+            return await Fetch(connect, part, limits, ignore_events, until=MIB).run()
         finally:
             part.close()
 
@@ -623,12 +623,12 @@ def a_little(
 
 async def looked_at_and_fetched(connect: Connect, folder: Path, limits: TransferSettings) -> tuple[Fetched, bool]:
     """First a look at the beginning, then the rest; and whether the look took what it saw for everything."""
-    identity, _ = await identify(connect, limits, unobserved)
+    identity, _ = await identify(connect, limits, ignore_events)
     part = Part.open(folder, identity, limits)
     try:
-        await Fetch(connect, part, limits, unobserved, until=MIB).run()
+        await Fetch(connect, part, limits, ignore_events, until=MIB).run()
         looked = part.complete
-        stats = await Fetch(connect, part, limits, unobserved).run()
+        stats = await Fetch(connect, part, limits, ignore_events).run()
         return Fetched(part.path, stats, end_is_certain=part.end_is_certain), looked
     finally:
         part.close()
@@ -787,7 +787,7 @@ def test_a_page_in_many_small_chunks_is_refused_and_not_kept(tmp_path: Path, lim
 def test_redirects_count_as_requests(tmp_path: Path, limits: TransferSettings) -> None:
     with Origin({"old.mp4": Resource(b"", story="always: redirect /clip.mp4"), "clip.mp4": CLIP}) as origin:
         connect = connector(origin.url("old.mp4"), limits)
-        _, cost = anyio.run(identify, connect, limits, unobserved)
+        _, cost = anyio.run(identify, connect, limits, ignore_events)
         got = anyio.run(fetch, connect, tmp_path, limits)
         assert len(origin.requests) == 6
     assert got.stats is not None
@@ -812,9 +812,9 @@ def test_a_head_alone_leaves_a_part_that_a_download_goes_on_with(tmp_path: Path,
         connect = connector(origin.url("clip.mp4"), limits)
 
         async def head() -> None:
-            identity, _ = await identify(connect, limits, unobserved)
+            identity, _ = await identify(connect, limits, ignore_events)
             part = Part.open(tmp_path, identity, limits)
-            await Fetch(connect, part, limits, unobserved, until=MIB).run()
+            await Fetch(connect, part, limits, ignore_events, until=MIB).run()
             assert (part.received_bytes, part.complete) == (MIB, False)
             part.close()
 
@@ -839,10 +839,10 @@ def test_progress_is_told_while_bytes_come(tmp_path: Path, limits: TransferSetti
 
 
 async def fetched_by(clock: Callable[[], float], connect: Connect, folder: Path, limits: TransferSettings) -> Fetched:
-    identity, _ = await identify(connect, limits, unobserved)
+    identity, _ = await identify(connect, limits, ignore_events)
     part = Part.open(folder, identity, limits)
     try:
-        stats = await Fetch(connect, part, limits, unobserved, clock=clock).run()
+        stats = await Fetch(connect, part, limits, ignore_events, clock=clock).run()
     except TidegateError as failure:
         return Fetched(part.path, failure=failure)
     finally:
@@ -940,12 +940,12 @@ def test_a_connect_that_nobody_answers_is_a_request_timeout(
     quick = limits.model_copy(update={"request_timeout": limits.request_timeout / 2, "tries": 2})
     connect = connector(f"http://127.0.0.1:{deaf_port}/clip.mp4", quick)
     with pytest.raises(RequestTimeout):
-        anyio.run(partial(identify, connect, quick, unobserved))
+        anyio.run(partial(identify, connect, quick, ignore_events))
 
 
 def test_an_identity_without_validator_and_ranges_is_told_as_such(limits: TransferSettings) -> None:
     bare = Resource(CLIP, etag="weak", last_modified=False, accept_ranges="none")
     with Origin({"clip.mp4": bare}) as origin:
-        identity, _ = anyio.run(identify, connector(origin.url("clip.mp4"), limits), limits, unobserved)
+        identity, _ = anyio.run(identify, connector(origin.url("clip.mp4"), limits), limits, ignore_events)
     assert isinstance(identity, Identity)
     assert (identity.has_validator, identity.ranges, identity.size_bytes) == (False, False, CLIP.size)

@@ -30,8 +30,8 @@ from tidegate.errors import (
     TidegateError,
 )
 from tidegate.events import Event, Note, Waiting
-from tidegate.resilience.breaker import State
-from tidegate.resilience.sharing import Answer, Ask
+from tidegate.resilience.breaker import BreakerState
+from tidegate.resilience.sharing import ShareAnswer, ShareRequest
 from tidegate.settings import GateSettings, LedgerSettings
 from tidegate.transfer.gates import gates as gates_module
 from tidegate.transfer.gates import records
@@ -576,7 +576,7 @@ def test_a_ledger_that_is_back_is_shared_again(ledger: Ledger, home: Home, monke
         aside.rename(home.root)
         await anyio.sleep(1)
         await fails(gates, ServerError("503"), 5)
-        await until(lambda: state(ledger) is State.OPEN)
+        await until(lambda: state(ledger) is BreakerState.OPEN)
 
     run(test)
 
@@ -588,7 +588,7 @@ def test_an_origin_whose_calls_are_shorter_than_an_exchange_keeps_no_other_waiti
     asked: list[str] = []
 
     class Slow(records.MemoryRecords):
-        def exchange(self, origin: str, ask: Ask, *, store: bool = True) -> Answer:
+        def exchange(self, origin: str, ask: ShareRequest, *, store: bool = True) -> ShareAnswer:
             asked.append(origin)
             time.sleep(0.03)
             return super().exchange(origin, ask, store=store)
@@ -795,7 +795,7 @@ def test_a_breaker_opens_for_four_processes_after_five_failures_of_all(ledger: L
             child.say("go")
         failures = [int(child.hear()) for child in children]
     assert 5 <= sum(failures) <= 5 * 2
-    assert state(ledger) is State.OPEN
+    assert state(ledger) is BreakerState.OPEN
 
 
 # --- looking --------------------------------------------------------------------------------------
@@ -816,7 +816,7 @@ def connections(ledger: Ledger) -> dict[str, int]:
     return {one.record.origin: one.connections for one in ledger.origins.all(this_process(), QUICK)}
 
 
-def state(ledger: Ledger, origin: str = HOST) -> State:
+def state(ledger: Ledger, origin: str = HOST) -> BreakerState:
     return next(
         one.record.breaker.state for one in ledger.origins.all(this_process(), QUICK) if one.record.origin == origin
     )

@@ -38,8 +38,8 @@ def test_what_only_one_answer_says_decides_nothing(given: dict[str, object]) -> 
 
 
 def test_a_claim_that_answers_about_different_parts_make_alike_is_a_digest_of_the_whole() -> None:
-    assert told(claims=(A, "md5:00")).settled_by(told(claims=(A, "md5:11"))).digests == (A,)
-    assert told(digests=(B,), claims=(A,)).settled_by(PLAIN).digests == (B,)
+    assert told(claims=(A, "md5:00")).with_claims_of(told(claims=(A, "md5:11"))).digests == (A,)
+    assert told(digests=(B,), claims=(A,)).with_claims_of(PLAIN).digests == (B,)
     assert told(claims=(A,)).same_content_as(told(claims=(B,))), "alone it says nothing"
     assert told(claims=(A,)).key == PLAIN.key
 

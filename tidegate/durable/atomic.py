@@ -62,7 +62,7 @@ def write_atomic(path: Path, content: bytes) -> None:
     _write(path, content, public=False)
 
 
-def write_published(path: Path, content: bytes) -> None:
+def write_public(path: Path, content: bytes) -> None:
     """As `write_atomic`, but for whom the umask lets: players, media servers, other users.
 
     Raises:

@@ -17,28 +17,28 @@ from tidegate.durable.store import AssetStore
 from tidegate.model import Asset
 
 
-def recorded_stages(home: Home, records: Mapping[str, str]) -> tuple[str, ...]:
+def find_valid_stages(home: Home, records: Mapping[str, str]) -> tuple[str, ...]:
     """The stages, of those whose `records` are named, whose record can be read and whose assets are there. Blocking."""
-    return tuple(stage for stage, name in records.items() if _stands(home, name))
+    return tuple(stage for stage, name in records.items() if _is_valid(home, name))
 
 
-def _stands(home: Home, name: str) -> bool:
+def _is_valid(home: Home, name: str) -> bool:
     try:
         result = json.loads(json.loads((home.results / name).read_bytes())["result"])
     except (OSError, ValueError, KeyError, TypeError):
         return False
     store = AssetStore(home.assets)
-    return all(_there(store, asset) for asset in _assets(result))
+    return all(_is_there(store, asset) for asset in _assets_in(result))
 
 
-def _there(store: AssetStore, asset: Asset) -> bool:
+def _is_there(store: AssetStore, asset: Asset) -> bool:
     try:
         return all((store.folder(asset) / track.name).stat().st_size == track.size_bytes for track in asset.tracks)
     except OSError:
         return False
 
 
-def _assets(value: Any) -> Iterator[Asset]:
+def _assets_in(value: Any) -> Iterator[Asset]:
     """Every asset that a result names, at any depth."""
     if isinstance(value, dict):
         if {"address", "tracks"} <= value.keys():
@@ -47,7 +47,7 @@ def _assets(value: Any) -> Iterator[Asset]:
             except ValidationError:
                 return
         for inner in value.values():
-            yield from _assets(inner)
+            yield from _assets_in(inner)
     elif isinstance(value, list):
         for inner in value:
-            yield from _assets(inner)
+            yield from _assets_in(inner)

@@ -13,7 +13,7 @@ from typing import Protocol
 
 from tidegate.model import Value
 
-MARK = "TIDEGATE_ATTEMPT"
+ATTEMPT_VARIABLE = "TIDEGATE_ATTEMPT"
 """The environment variable that every process below a run carries: the id of its attempt."""
 
 
@@ -26,35 +26,35 @@ class ProcessGroup(Value):
     name: str
 
 
-class Record(Protocol):
+class ChildRegistry(Protocol):
     """Who keeps the record of one run."""
 
     @property
     def mark(self) -> str:
         """The value of MARK."""
 
-    def born(self, group: ProcessGroup) -> None: ...
+    def add_child(self, group: ProcessGroup) -> None: ...
 
-    def gone(self, group: ProcessGroup) -> None: ...
+    def remove_child(self, group: ProcessGroup) -> None: ...
 
 
-_record: ContextVar[Record | None] = ContextVar("children", default=None)
+_registry: ContextVar[ChildRegistry | None] = ContextVar("children", default=None)
 
 
 @contextlib.contextmanager
-def recorded_by(record: Record) -> Iterator[None]:
+def use_registry(record: ChildRegistry) -> Iterator[None]:
     """While it lasts, children that are started in this context are told to `record`."""
-    token = _record.set(record)
+    token = _registry.set(record)
     try:
         yield
     finally:
-        _record.reset(token)
+        _registry.reset(token)
 
 
-def marked() -> dict[str, str]:
+def mark_variable() -> dict[str, str]:
     """What a child's environment needs beyond ours."""
-    record = _record.get()
-    return {MARK: record.mark} if record else {}
+    record = _registry.get()
+    return {ATTEMPT_VARIABLE: record.mark} if record else {}
 
 
 def own_name(name: str) -> str:
@@ -62,18 +62,18 @@ def own_name(name: str) -> str:
 
     On another host, a tool of an attempt that has lost its work may go on writing for as long as it takes to notice.
     """
-    return "-".join((name, *marked().values()))
+    return "-".join((name, *mark_variable().values()))
 
 
 @contextlib.contextmanager
-def recorded(group: ProcessGroup) -> Iterator[None]:
+def register_child(group: ProcessGroup) -> Iterator[None]:
     """The life of one child."""
-    record = _record.get()
+    record = _registry.get()
     if record is None:
         yield
         return
-    record.born(group)
+    record.add_child(group)
     try:
         yield
     finally:
-        record.gone(group)
+        record.remove_child(group)

@@ -26,7 +26,7 @@ from typing import Self
 
 from tidegate.durable.crash_points import crash_point
 
-BLOCK_BYTES = 512
+STAT_BLOCK_BYTES = 512
 """The unit of `st_blocks`, whatever the file system's own blocks are."""
 
 _MARK = r"\.[0-9a-f]{8}\.tmp"
@@ -36,24 +36,24 @@ WORK = re.compile(r"[0-9a-f]{32}")
 LOCK = re.compile(r"[0-9a-f]{32}\.lock")
 SHARD = re.compile(r"[0-9a-f]{2}")
 ASSET = re.compile(r"[0-9a-f]{64}")
-RECORD = re.compile(r"[a-z_]+-r\d+-[0-9a-f]{32}\.json|[0-9a-f]{32}")
+RESULT_FILE = re.compile(r"[a-z_]+-r\d+-[0-9a-f]{32}\.json|[0-9a-f]{32}")
 """`stage-r1-<fingerprint>.json`, and the random names under which Prefect keeps what a task raised."""
-SECRET = re.compile(r"[0-9a-f]{16}\.json")
+SECRET_FILE = re.compile(r"[0-9a-f]{16}\.json")
 SET_ASIDE = re.compile(rf"\..+{_MARK}")
 """Half made, or half removed."""
 
-OURS: dict[str, tuple[tuple[re.Pattern[str], ...], ...]] = {
+OWN_NAMES: dict[str, tuple[tuple[re.Pattern[str], ...], ...]] = {
     "scratch": ((WORK,), (LOCK,), (SET_ASIDE,)),
     "assets": ((SHARD, ASSET), (SHARD, SET_ASIDE)),
-    "results": ((RECORD,), (SET_ASIDE,)),
-    "secrets": ((SECRET,), (SET_ASIDE,)),
+    "results": ((RESULT_FILE,), (SET_ASIDE,)),
+    "secrets": ((SECRET_FILE,), (SET_ASIDE,)),
 }
 """Our own folders, and the names that things have in them. What lies below such a thing is ours too."""
 
 _FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
 
 
-class Refusal(StrEnum):
+class RemovalRefusal(StrEnum):
     """Why something was not removed."""
 
     OUTSIDE = "outside"
@@ -89,7 +89,7 @@ class NotRemoved:
     path: Path
     why: str
     """Why it was to go."""
-    refusal: Refusal
+    refusal: RemovalRefusal
     detail: str = ""
     bytes: int = 0
     """What was freed before it went wrong."""
@@ -111,7 +111,7 @@ class Stamp:
 
 
 class _Refused(Exception):
-    def __init__(self, refusal: Refusal, detail: str) -> None:
+    def __init__(self, refusal: RemovalRefusal, detail: str) -> None:
         super().__init__(detail)
         self.refusal = refusal
 
@@ -133,21 +133,21 @@ def remove(root: Path, path: Path, why: str, seen: Stamp | None = None) -> Remov
     tally = _Tally(device=0)
     try:
         *way, name = _way_to(root, path)
-        with _opened(root, way) as folder:
+        with _open_folder(root, way) as folder:
             tally.device = os.fstat(folder).st_dev
             _take_away(folder, name, seen, tally)
     except _Refused as refused:
         return NotRemoved(path, why, refused.refusal, str(refused), tally.bytes)
     except FileNotFoundError:
-        return NotRemoved(path, why, Refusal.GONE, "", tally.bytes)
+        return NotRemoved(path, why, RemovalRefusal.GONE, "", tally.bytes)
     except (OSError, ValueError, RecursionError) as error:  # a name with a zero byte; a tree deeper than any of ours
-        return NotRemoved(path, why, Refusal.FAILED, str(error), tally.bytes)
+        return NotRemoved(path, why, RemovalRefusal.FAILED, str(error), tally.bytes)
     return Removed(path, tally.bytes, why)
 
 
-def allocated(found: os.stat_result) -> int:
+def disk_bytes(found: os.stat_result) -> int:
     """The disk space of a file or folder, in bytes."""
-    return found.st_blocks * BLOCK_BYTES
+    return found.st_blocks * STAT_BLOCK_BYTES
 
 
 def _way_to(root: Path, path: Path) -> tuple[str, ...]:
@@ -159,18 +159,18 @@ def _way_to(root: Path, path: Path) -> tuple[str, ...]:
     try:
         inside: PurePath = path.relative_to(root) if path.is_absolute() else path
     except ValueError as error:
-        raise _Refused(Refusal.OUTSIDE, f"{path} is not below {root}") from error
+        raise _Refused(RemovalRefusal.OUTSIDE, f"{path} is not below {root}") from error
     if ".." in inside.parts:
-        raise _Refused(Refusal.OUTSIDE, f"{path} leads upwards")
+        raise _Refused(RemovalRefusal.OUTSIDE, f"{path} leads upwards")
     top, *names = inside.parts or ("",)
-    for shape in OURS.get(top, ()):
+    for shape in OWN_NAMES.get(top, ()):
         if len(names) >= len(shape) and all(part.fullmatch(name) for part, name in zip(shape, names, strict=False)):
             return top, *names
-    raise _Refused(Refusal.OUTSIDE, f"{path} is no name that Tidegate gives")
+    raise _Refused(RemovalRefusal.OUTSIDE, f"{path} is no name that Tidegate gives")
 
 
 @contextlib.contextmanager
-def _opened(root: Path, way: list[str]) -> Iterator[int]:
+def _open_folder(root: Path, way: list[str]) -> Iterator[int]:
     """A descriptor of the folder at the end of the way.
 
     Raises:
@@ -178,37 +178,37 @@ def _opened(root: Path, way: list[str]) -> Iterator[int]:
         OSError: it cannot be opened.
     """
     with contextlib.ExitStack() as stack:
-        folder = _closing(stack, os.open(root, _FOLDER))
-        folder = _closing(stack, os.open(way[0], _FOLDER, dir_fd=folder))  # the one link that may be followed
+        folder = _close_with(stack, os.open(root, _FOLDER))
+        folder = _close_with(stack, os.open(way[0], _FOLDER, dir_fd=folder))  # the one link that may be followed
         device = os.fstat(folder).st_dev
         for name in way[1:]:
-            folder = _closing(stack, _entered(folder, name, device))
+            folder = _close_with(stack, _enter(folder, name, device))
         yield folder
 
 
-def _entered(folder: int, name: str, device: int) -> int:
-    """A descriptor of the folder `name`, on this device and itself no link; see `_opened` for what it raises."""
+def _enter(folder: int, name: str, device: int) -> int:
+    """A descriptor of the folder `name`, on this device and itself no link; see `_open_folder` for what it raises."""
     try:
         inner = os.open(name, _FOLDER | os.O_NOFOLLOW, dir_fd=folder)
     except OSError as error:
-        if error.errno in (errno.ELOOP, errno.ENOTDIR) and stat.S_ISLNK(_found(folder, name).st_mode):
-            raise _Refused(Refusal.LINKED, f"{name} is a symbolic link") from error
+        if error.errno in (errno.ELOOP, errno.ENOTDIR) and stat.S_ISLNK(_stat(folder, name).st_mode):
+            raise _Refused(RemovalRefusal.LINKED, f"{name} is a symbolic link") from error
         raise
     if os.fstat(inner).st_dev != device:
         os.close(inner)
-        raise _Refused(Refusal.MOUNTED, f"another volume is mounted at {name}")
+        raise _Refused(RemovalRefusal.MOUNTED, f"another volume is mounted at {name}")
     return inner
 
 
 def _take_away(folder: int, name: str, seen: Stamp | None, tally: _Tally) -> None:
-    found = _found(folder, name)
+    found = _stat(folder, name)
     if seen is not None and Stamp.of(found) != seen:
-        raise _Refused(Refusal.CHANGED, f"{name} was used or written since")
+        raise _Refused(RemovalRefusal.CHANGED, f"{name} was used or written since")
     crash_point("remove {}: begun", name)
     if not stat.S_ISDIR(found.st_mode):
         _unlink(folder, name, found, tally)
     else:
-        os.close(_entered(folder, name, tally.device))  # a mount is refused before anything is renamed
+        os.close(_enter(folder, name, tally.device))  # a mount is refused before anything is renamed
         aside = _set_aside(folder, name)
         crash_point("remove {}: set aside", name)
         _remove_folder(folder, aside, tally)
@@ -234,11 +234,11 @@ def _set_aside(folder: int, name: str) -> str:
 def _remove_folder(folder: int, name: str, tally: _Tally) -> None:
     """Empty and remove a folder. What stands in the way is told to the tally, and the rest goes all the same."""
     try:
-        inner = _entered(folder, name, tally.device)
+        inner = _enter(folder, name, tally.device)
         try:
             for entry in os.listdir(inner):  # noqa: PTH208  # pathlib knows no descriptors
                 _remove_entry(inner, entry, tally)
-            size = allocated(os.fstat(inner))
+            size = disk_bytes(os.fstat(inner))
         finally:
             os.close(inner)
         os.rmdir(name, dir_fd=folder)
@@ -248,19 +248,19 @@ def _remove_folder(folder: int, name: str, tally: _Tally) -> None:
     except _Refused as refused:
         tally.trouble.append(refused)
     except OSError as error:
-        tally.trouble.append(_Refused(Refusal.FAILED, f"{name}: {error.strerror}"))
+        tally.trouble.append(_Refused(RemovalRefusal.FAILED, f"{name}: {error.strerror}"))
 
 
 def _remove_entry(folder: int, name: str, tally: _Tally) -> None:
     try:
-        found = _found(folder, name)
+        found = _stat(folder, name)
         if not stat.S_ISDIR(found.st_mode):
             _unlink(folder, name, found, tally)
             return
     except FileNotFoundError:
         return
     except OSError as error:
-        tally.trouble.append(_Refused(Refusal.FAILED, f"{name}: {error.strerror}"))
+        tally.trouble.append(_Refused(RemovalRefusal.FAILED, f"{name}: {error.strerror}"))
         return
     _remove_folder(folder, name, tally)
 
@@ -268,13 +268,13 @@ def _remove_entry(folder: int, name: str, tally: _Tally) -> None:
 def _unlink(folder: int, name: str, found: os.stat_result, tally: _Tally) -> None:
     os.unlink(name, dir_fd=folder)
     if found.st_nlink == 1:
-        tally.bytes += allocated(found)
+        tally.bytes += disk_bytes(found)
 
 
-def _found(folder: int, name: str) -> os.stat_result:
+def _stat(folder: int, name: str) -> os.stat_result:
     return os.stat(name, dir_fd=folder, follow_symlinks=False)
 
 
-def _closing(stack: contextlib.ExitStack, handle: int) -> int:
+def _close_with(stack: contextlib.ExitStack, handle: int) -> int:
     stack.callback(os.close, handle)
     return handle

@@ -16,19 +16,19 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tidegate.durable.home import DEFAULT_OUTPUT, Home
-from tidegate.durable.private import OTHERS, Standing, standing, why_shared
+from tidegate.durable.private import OTHERS, Permissions, permissions_of, sharing_reason
 
-_LISTED = 0o044
+_LISTABLE = 0o044
 """Bits by which others may list a folder. Without them it is a passage to what is published in it, and stays one."""
 _SIGNS = ("*.meta.json", "*.err.log", "report.json")
 """What a published folder has."""
 
 
 @dataclass(frozen=True)
-class Doors:
+class HomeAccess:
     """How a home stands to other users."""
 
-    root: Standing
+    root: Permissions
     shared: str | None
     """Why it counts as shared on purpose."""
     somebody_elses: bool
@@ -42,30 +42,30 @@ class Doors:
         return not (self.shared or self.somebody_elses)
 
 
-def look_at(home: Home) -> Doors | None:
+def home_access(home: Home) -> HomeAccess | None:
     """How the home stands; None where there is none yet."""
     try:
-        root = standing(home.root)
+        root = permissions_of(home.root)
     except OSError:
         return None
     open_parts = tuple(path for path in home.parts() if _is_open(path))
     outputs = tuple(outputs_in(home)) if root.mode & OTHERS else ()
-    return Doors(root, why_shared(root), root.owner != os.geteuid(), open_parts, outputs)
+    return HomeAccess(root, sharing_reason(root), root.owner != os.geteuid(), open_parts, outputs)
 
 
 def close_home(home: Home) -> tuple[str, ...]:
     """Take from others what they need not see; gives a line for each kind of thing that was done."""
     try:
-        root = standing(home.root)
+        root = permissions_of(home.root)
     except OSError:
         return ()
-    if why_shared(root) or root.owner != os.geteuid():
+    if sharing_reason(root) or root.owner != os.geteuid():
         return ()
     told = []
-    closed = [path for path in home.parts() if _closed(path)]
+    closed = [path for path in home.parts() if _close(path)]
     if closed:
         told.append(f"Other users of this machine could read ledger, results or logs in {home.root}: no longer.")
-    if root.mode & _LISTED and not any(outputs_in(home)):
+    if root.mode & _LISTABLE and not any(outputs_in(home)):
         with contextlib.suppress(OSError):
             home.root.chmod(root.mode & ~OTHERS)
             told.append(f"{home.root} was {stat.filemode(root.mode | stat.S_IFDIR)}; it is its owner's alone now.")
@@ -74,17 +74,17 @@ def close_home(home: Home) -> tuple[str, ...]:
 
 def close_file(path: Path) -> bool:
     """Take a file from others, unless it is shared on purpose or somebody else's; says whether that changed it."""
-    return _closed(path)
+    return _close(path)
 
 
 def outputs_in(home: Home) -> Iterator[Path]:
     """Folders of the home in which something was published: by their look, and by what the ledger says."""
     seen = set()
     for folder in _not_private(home):
-        if folder.name == DEFAULT_OUTPUT or _holds_published(folder):
+        if folder.name == DEFAULT_OUTPUT or _holds_results(folder):
             seen.add(folder)
             yield folder
-    for published in _recorded(home):
+    for published in _folders_in_ledger(home):
         top = home.root / published.relative_to(home.root).parts[0]
         if top not in seen and not home.is_private(top) and published.is_dir():
             seen.add(top)
@@ -98,12 +98,12 @@ def _not_private(home: Home) -> Iterator[Path]:
                 yield path
 
 
-def _holds_published(folder: Path) -> bool:
+def _holds_results(folder: Path) -> bool:
     """Whether it is a published folder, or holds some one or two levels down."""
     return any(next(folder.glob(level + sign), None) for level in ("", "*/", "*/*/") for sign in _SIGNS)
 
 
-def _recorded(home: Home) -> list[Path]:
+def _folders_in_ledger(home: Home) -> list[Path]:
     """What the ledger in the home knows as published in it. Read without SQLAlchemy: commands ask when they begin. And
     without making a log and an index where nobody is writing, which would stay."""
     how = "mode=ro" if home.ledger.with_name(f"{home.ledger.name}-wal").exists() else "mode=ro&immutable=1"
@@ -117,16 +117,16 @@ def _recorded(home: Home) -> list[Path]:
 
 def _is_open(path: Path) -> bool:
     with contextlib.suppress(OSError):
-        found = standing(path)
-        return found.open_to_others and why_shared(found) is None
+        found = permissions_of(path)
+        return found.open_to_others and sharing_reason(found) is None
     return False
 
 
-def _closed(path: Path) -> bool:
+def _close(path: Path) -> bool:
     """Whether it was open and is not any more."""
     try:
-        found = standing(path)
-        if not found.open_to_others or found.owner != os.geteuid() or why_shared(found):
+        found = permissions_of(path)
+        if not found.open_to_others or found.owner != os.geteuid() or sharing_reason(found):
             return False
         path.chmod(found.mode & ~OTHERS)
     except OSError:

@@ -15,7 +15,7 @@ from blake3 import blake3
 from tidegate.durable.threads import check_cancellation
 from tidegate.model import Digest
 
-BLOCK_BYTES = 4 * 1024 * 1024
+HASH_BLOCK_BYTES = 4 * 1024 * 1024
 
 
 class _Hasher(Protocol):
@@ -33,7 +33,7 @@ def digests_of(
         OSError: the file cannot be read.
     """
     hashing = Hashing(algorithms)
-    buffer = bytearray(BLOCK_BYTES)
+    buffer = bytearray(HASH_BLOCK_BYTES)
     view = memoryview(buffer)
     with path.open("rb", buffering=0) as file:
         while count := file.readinto(buffer):

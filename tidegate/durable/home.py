@@ -15,7 +15,7 @@ from fnmatch import fnmatchcase
 from pathlib import Path, PurePath
 
 from tidegate.durable import private
-from tidegate.durable.clearing import allocated
+from tidegate.durable.clearing import disk_bytes
 
 PRIVATE_FOLDERS = ("assets", "results", "secrets", "scratch", "logs", "servers", "door", "prefect", "temporary")
 PRIVATE_FILES = ("ledger.*", "server.*", "serve.*", "*.log", "*.lock")
@@ -125,7 +125,7 @@ class Home:
     def scratch_bytes(self, work_key: str) -> int:
         """Bytes on disk of what a piece of work has in scratch."""
         files = self.scratch_of(work_key).rglob("*")
-        return sum(allocated(path.lstat()) for path in files if path.is_file())
+        return sum(disk_bytes(path.lstat()) for path in files if path.is_file())
 
     def lock(self, work_key: str) -> Path:
         """The lock file of one piece of work, for as long as a run holds it."""

@@ -19,7 +19,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from tidegate.durable.clearing import ASSET, LOCK, RECORD, SET_ASIDE, SHARD, WORK, Stamp, allocated
+from tidegate.durable.clearing import ASSET, LOCK, RESULT_FILE, SET_ASIDE, SHARD, WORK, Stamp, disk_bytes
 from tidegate.durable.home import Home
 from tidegate.durable.store import MANIFEST
 from tidegate.durable.threads import check_cancellation
@@ -75,7 +75,7 @@ class Scratch:
 
 
 @dataclass(frozen=True)
-class Record:
+class StoredResult:
     """One persisted stage result."""
 
     path: Path
@@ -117,7 +117,7 @@ class Inventory:
 
     assets: tuple[StoredAsset, ...] = ()
     scratch: tuple[Scratch, ...] = ()
-    records: tuple[Record, ...] = ()
+    records: tuple[StoredResult, ...] = ()
     leftovers: tuple[Leftover, ...] = ()
     reports: tuple[Report, ...] = ()
     volume: int = 0
@@ -139,18 +139,18 @@ def inventory(home: Home, published: Iterable[Path] = ()) -> Inventory:
     Records before assets: a stage stores first and records then, so what a record names here was stored before.
     """
     notes: list[str] = []
-    records = _Look(home.root, "results", notes)
-    found_records = tuple(_records(records))
-    scratch = _Look(home.root, "scratch", notes)
-    found_scratch = tuple(_scratch(scratch))
-    assets = _Look(home.root, "assets", notes)
-    found_assets = tuple(_assets(assets))
+    records = _Survey(home.root, "results", notes)
+    found_records = tuple(_survey_results(records))
+    scratch = _Survey(home.root, "scratch", notes)
+    found_scratch = tuple(_survey_scratch(scratch))
+    assets = _Survey(home.root, "assets", notes)
+    found_assets = tuple(_survey_assets(assets))
     return Inventory(
         assets=found_assets,
         scratch=found_scratch,
         records=found_records,
         leftovers=(*records.leftovers, *scratch.leftovers, *assets.leftovers),
-        reports=tuple(_reports(published, notes)),
+        reports=tuple(_read_reports(published, notes)),
         volume=assets.volume or home.root.stat().st_dev,
         assets_seen=assets.seen,
         records_seen=records.seen and not records.hidden,
@@ -159,7 +159,7 @@ def inventory(home: Home, published: Iterable[Path] = ()) -> Inventory:
     )
 
 
-def used_since(found: Inventory, moment: datetime) -> frozenset[str]:
+def assets_used_since(found: Inventory, moment: datetime) -> frozenset[str]:
     """Addresses of the assets that were stored or used since then.
 
     With the start of the oldest live attempt this holds every asset that a live attempt stands on, whatever stage it
@@ -168,13 +168,13 @@ def used_since(found: Inventory, moment: datetime) -> frozenset[str]:
     return frozenset(asset.address for asset in found.assets if asset.last_used >= moment)
 
 
-def named_by(found: Inventory, records: Collection[str]) -> frozenset[str]:
+def assets_named_in(found: Inventory, records: Collection[str]) -> frozenset[str]:
     """Addresses of the assets that these stage records name; `records` are the names of their files."""
     return frozenset().union(*(one.names for one in found.records if one.path.name in records))
 
 
 @dataclass
-class _Look:
+class _Survey:
     """A look into one of our own folders; what it meets besides things of its kind."""
 
     root: Path
@@ -223,17 +223,17 @@ class _Look:
     def leave(self, found: os.stat_result, *names: str, work_key: str | None = None) -> None:
         """Note something left over."""
         with contextlib.suppress(FileNotFoundError):
-            weight, changed = weighed(self.whole(*names))
+            weight, changed = weigh(self.whole(*names))
             self.leftovers.append(Leftover(self.path(*names), weight, changed, Stamp.of(found), work_key))
 
 
-def _records(look: _Look) -> Iterator[Record]:
+def _survey_results(look: _Survey) -> Iterator[StoredResult]:
     for name, found in look.entries():
         if not stat.S_ISREG(found.st_mode):
             continue
-        if RECORD.fullmatch(name):
+        if RESULT_FILE.fullmatch(name):
             try:
-                yield _record(look, name, found)
+                yield _read_result(look, name, found)
             except FileNotFoundError:
                 continue
             except OSError as error:
@@ -242,20 +242,20 @@ def _records(look: _Look) -> Iterator[Record]:
             look.leave(found, name)
 
 
-def _record(look: _Look, name: str, found: os.stat_result) -> Record:
+def _read_result(look: _Survey, name: str, found: os.stat_result) -> StoredResult:
     """What Prefect wrote: JSON that holds the JSON of `{"__class__": …, "data": …}` as a string.
 
     Raises:
         OSError: it cannot be read, which says nothing about what it holds.
     """
-    path, weight, written = look.path(name), _weight_of(found), _moment(found)
+    path, weight, written = look.path(name), _weight_of(found), _moment_of_change(found)
     try:
         data = json.loads(_read_json(look.whole(name))["result"])["data"]
-        made = min(_when(data.get("recorded_at"), written), written)
+        made = min(_moment_of_text(data.get("recorded_at"), written), written)
         names, stands = frozenset(_addresses(data)), _may_stand(data.get("folder"))
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
-        return Record(path, weight, written, Stamp.of(found), readable=False)
-    return Record(path, weight, made, Stamp.of(found), names, stands=stands)
+        return StoredResult(path, weight, written, Stamp.of(found), readable=False)
+    return StoredResult(path, weight, made, Stamp.of(found), names, stands=stands)
 
 
 def _may_stand(folder: object) -> bool:
@@ -266,19 +266,19 @@ def _may_stand(folder: object) -> bool:
         return True
 
 
-def _scratch(look: _Look) -> Iterator[Scratch]:
+def _survey_scratch(look: _Survey) -> Iterator[Scratch]:
     for name, found in look.entries():
         if WORK.fullmatch(name) and stat.S_ISDIR(found.st_mode):
             with contextlib.suppress(FileNotFoundError):
                 if found.st_dev == look.volume:
-                    yield _scratch_of(look, name, found)
+                    yield _read_scratch(look, name, found)
         elif LOCK.fullmatch(name) and stat.S_ISREG(found.st_mode):
             look.leave(found, name, work_key=name.partition(".")[0])
         elif SET_ASIDE.fullmatch(name):
             look.leave(found, name)
 
 
-def _scratch_of(look: _Look, key: str, found: os.stat_result) -> Scratch:
+def _read_scratch(look: _Survey, key: str, found: os.stat_result) -> Scratch:
     names: set[str] = set()
     for path in _files_below(look.whole(key)):
         if path.suffix == ".journal":
@@ -287,21 +287,21 @@ def _scratch_of(look: _Look, key: str, found: os.stat_result) -> Scratch:
         elif path.suffix == ".partial" or SET_ASIDE.fullmatch(path.name):
             with contextlib.suppress(FileNotFoundError):
                 look.leave(path.lstat(), *path.relative_to(look.whole()).parts, work_key=key)
-    weight, changed = weighed(look.whole(key))
+    weight, changed = weigh(look.whole(key))
     return Scratch(key, look.path(key), weight, changed, Stamp.of(found), frozenset(names))
 
 
-def _assets(look: _Look) -> Iterator[StoredAsset]:
+def _survey_assets(look: _Survey) -> Iterator[StoredAsset]:
     for shard, found in look.entries():
         if not SHARD.fullmatch(shard):
             continue
         if not stat.S_ISDIR(found.st_mode) or found.st_dev != look.volume:
             look.hidden.add(shard)
         else:
-            yield from _shard(look, shard)
+            yield from _survey_shard(look, shard)
 
 
-def _shard(look: _Look, shard: str) -> Iterator[StoredAsset]:
+def _survey_shard(look: _Survey, shard: str) -> Iterator[StoredAsset]:
     for name, found in look.entries(shard):
         if SET_ASIDE.fullmatch(name):
             look.leave(found, shard, name)
@@ -310,37 +310,37 @@ def _shard(look: _Look, shard: str) -> Iterator[StoredAsset]:
                 look.hidden.add(name)
                 continue
             with contextlib.suppress(FileNotFoundError):
-                yield _asset(look, shard, name, found)
+                yield _read_asset(look, shard, name, found)
 
 
-def _asset(look: _Look, shard: str, name: str, found: os.stat_result) -> StoredAsset:
+def _read_asset(look: _Survey, shard: str, name: str, found: os.stat_result) -> StoredAsset:
     folder = look.whole(shard, name)
-    weight, _ = weighed(folder)
-    used, seen = _moment(found), Stamp.of(found)
-    return StoredAsset(f"blake3:{name}", look.path(shard, name), weight, used, seen, _tracks(folder))
+    weight, _ = weigh(folder)
+    used, seen = _moment_of_change(found), Stamp.of(found)
+    return StoredAsset(f"blake3:{name}", look.path(shard, name), weight, used, seen, _read_tracks(folder))
 
 
-def _tracks(folder: Path) -> tuple[Track, ...]:
+def _read_tracks(folder: Path) -> tuple[Track, ...]:
     try:
         return tuple(Track.model_validate(track) for track in _read_json(folder / MANIFEST))
     except (OSError, ValueError, TypeError, RecursionError):
         return ()
 
 
-def _reports(published: Iterable[Path], notes: list[str]) -> Iterator[Report]:
+def _read_reports(published: Iterable[Path], notes: list[str]) -> Iterator[Report]:
     for folder in sorted(set(published)):
         path = folder / "report.json"
         try:
             told = _read_json(path)
             if told["status"] == "completed":
-                yield _report(folder, told)
+                yield _report_of(folder, told)
         except (FileNotFoundError, NotADirectoryError):
             continue
         except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             notes.append(f"{path} cannot be read, so nothing is known to need what it tells of: {error}")
 
 
-def _report(folder: Path, told: dict[str, Any]) -> Report:
+def _report_of(folder: Path, told: dict[str, Any]) -> Report:
     names = (match[1] for text in _texts(told) for match in _IN_THE_STORE.finditer(text))
     output = told.get("output") or {}
     beside = folder / Path(output.get("path") or "").name
@@ -349,22 +349,22 @@ def _report(folder: Path, told: dict[str, Any]) -> Report:
     return Report(folder, frozenset(f"blake3:{name}" for name in names), digests)
 
 
-def weighed(path: Path) -> tuple[Weight, datetime]:
+def weigh(path: Path) -> tuple[Weight, datetime]:
     """The weight of a file or tree and the latest change in it. Links are not followed, mounts not entered."""
     top = path.lstat()
     own, latest = 0, top.st_mtime
     here: Counter[tuple[int, int, int]] = Counter()
-    for found in (top, *(found for _, found in _walked(path, top))):
+    for found in (top, *(found for _, found in _walk(path, top))):
         latest = max(latest, found.st_mtime)
         if stat.S_ISDIR(found.st_mode) or found.st_nlink == 1:
-            own += allocated(found)
+            own += disk_bytes(found)
         else:
-            here[found.st_ino, found.st_nlink, allocated(found)] += 1
+            here[found.st_ino, found.st_nlink, disk_bytes(found)] += 1
     shared = tuple((inode, count, links, size) for (inode, links, size), count in sorted(here.items()))
     return Weight(top.st_dev, own, shared), datetime.fromtimestamp(latest, UTC)
 
 
-def _walked(path: Path, top: os.stat_result) -> Iterator[tuple[Path, os.stat_result]]:
+def _walk(path: Path, top: os.stat_result) -> Iterator[tuple[Path, os.stat_result]]:
     """Everything below; what vanishes or cannot be looked at is left out."""
     waiting = [path] if stat.S_ISDIR(top.st_mode) else []
     while waiting:
@@ -378,7 +378,7 @@ def _walked(path: Path, top: os.stat_result) -> Iterator[tuple[Path, os.stat_res
 
 
 def _files_below(path: Path) -> list[Path]:
-    return [inner for inner, found in _walked(path, path.lstat()) if stat.S_ISREG(found.st_mode)]
+    return [inner for inner, found in _walk(path, path.lstat()) if stat.S_ISREG(found.st_mode)]
 
 
 def _read_json(path: Path) -> Any:
@@ -416,14 +416,14 @@ def _texts(value: Any) -> Iterator[str]:
             yield from _texts(inner)
 
 
-def _when(told: object, otherwise: datetime) -> datetime:
+def _moment_of_text(told: object, otherwise: datetime) -> datetime:
     moment = datetime.fromisoformat(told) if isinstance(told, str) else otherwise
     return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
 
 
-def _moment(found: os.stat_result) -> datetime:
+def _moment_of_change(found: os.stat_result) -> datetime:
     return datetime.fromtimestamp(found.st_mtime, UTC)
 
 
 def _weight_of(found: os.stat_result) -> Weight:
-    return Weight(found.st_dev, allocated(found) if found.st_nlink == 1 else 0)
+    return Weight(found.st_dev, disk_bytes(found) if found.st_nlink == 1 else 0)

@@ -17,7 +17,7 @@ import anyio
 
 from tidegate.durable import private
 
-POLL_SECONDS = 0.5
+LOCK_POLL_SECONDS = 0.5
 """How often a run looks whether the one before it is done."""
 
 
@@ -49,7 +49,7 @@ async def acquire_when_free(path: Path, on_wait: Callable[[], None]) -> int:
             if not told:
                 on_wait()
                 told = True
-            await anyio.sleep(POLL_SECONDS)
+            await anyio.sleep(LOCK_POLL_SECONDS)
 
 
 @contextlib.contextmanager

@@ -28,7 +28,7 @@ _ACCESS_LISTS = ("system.posix_acl_access", "system.posix_acl_default")
 
 
 @dataclass(frozen=True)
-class Standing:
+class Permissions:
     """How a file or folder stands to people who do not own it."""
 
     mode: int
@@ -46,7 +46,7 @@ class Standing:
         return bool(self.mode & OTHERS)
 
 
-def standing(path: Path) -> Standing:
+def permissions_of(path: Path) -> Permissions:
     """How it stands now; of a link, what it leads to.
 
     Raises:
@@ -54,7 +54,7 @@ def standing(path: Path) -> Standing:
     """
     found = path.stat()
     usual = _primary_group(found.st_uid)
-    return Standing(
+    return Permissions(
         mode=stat.S_IMODE(found.st_mode),
         owner=found.st_uid,
         group=found.st_gid,
@@ -65,7 +65,7 @@ def standing(path: Path) -> Standing:
     )
 
 
-def why_shared(one: Standing) -> str | None:
+def sharing_reason(one: Permissions) -> str | None:
     """Why it counts as shared with a group on purpose; None where it does not."""
     if not one.mode & _GROUP:
         return None
@@ -152,7 +152,7 @@ def _is_shared(folder: Path) -> bool:
     try:
         if not folder.stat().st_mode & _GROUP:
             return False
-        return why_shared(standing(folder)) is not None
+        return sharing_reason(permissions_of(folder)) is not None
     except OSError:
         return False
 

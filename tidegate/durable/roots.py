@@ -4,7 +4,7 @@
 that it has opened, and publish again of the folder that it is about to swap in. A run by hand has none: whoever types
 a command may read what they may read. Nothing is kept, and a refused run leaves nothing.
 
-A path is judged by what it really is, with every `..` and symbolic link followed. `why_refused` decides and is pure.
+A path is judged by what it really is, with every `..` and symbolic link followed. `refusal_reason` decides and is pure.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ from tidegate.durable.home import is_own
 from tidegate.errors import PathRefused
 
 SETTING = "TIDEGATE_ROOTS"
-SYSTEM = (Path("/proc"), Path("/sys"), Path("/dev"), Path("/etc"), Path("/boot"))
+SYSTEM_FOLDERS = (Path("/proc"), Path("/sys"), Path("/dev"), Path("/etc"), Path("/boot"))
 """Where no media lies. A root that lies above them does not reach into them; one inside them does."""
 
 
-class Why(StrEnum):
+class PathRefusal(StrEnum):
     """Why a path is refused."""
 
     OUTSIDE = "it lies outside the folders that deployed runs may use"
@@ -82,17 +82,17 @@ class Roots:
         self.require_readable(_path_of(handle, path))
 
     def _require(self, path: Path, folder: Path, verb: str, of: Callable[[Folders], tuple[Path, ...]]) -> None:
-        real, homes = resolved(path), tuple(map(resolved, self.homes))
-        why = why_refused(real, map(resolved, self.given), homes)
-        if why is Why.OUTSIDE or why is Why.HIDDEN:
-            why = why_refused(real, (*map(resolved, self.given), *of(self.used())), homes)
+        real, homes = real_path(path), tuple(map(real_path, self.homes))
+        why = refusal_reason(real, map(real_path, self.given), homes)
+        if why is PathRefusal.OUTSIDE or why is PathRefusal.HIDDEN:
+            why = refusal_reason(real, (*map(real_path, self.given), *of(self.used())), homes)
         if why is not None:
             raise self._refusal(path, real, real if folder == path else real.parent, verb, why)
 
-    def _refusal(self, path: Path, real: Path, folder: Path, verb: str, why: Why) -> PathRefused:
-        shown = _shown(path) if real == path else f"{_shown(path)}, which is {_shown(real)}"
+    def _refusal(self, path: Path, real: Path, folder: Path, verb: str, why: PathRefusal) -> PathRefused:
+        shown = _printable(path) if real == path else f"{_printable(path)}, which is {_printable(real)}"
         message = f"A deployed run may not {verb} {shown}: {why}"
-        if why is Why.OWN:
+        if why is PathRefusal.OWN:
             return PathRefused(message, hint="give a folder of its own; what runs have published may be read there")
         return PathRefused(
             f"{message}. To allow it: {self._line(folder)}",
@@ -103,39 +103,39 @@ class Roots:
         """The whole line to set; a folder whose name holds the separator is allowed by the one above it."""
         while os.pathsep in str(folder):
             folder = folder.parent
-        folders = dict.fromkeys((*map(_shown, self.named), _shown(folder)))
+        folders = dict.fromkeys((*map(_printable, self.named), _printable(folder)))
         return f"{SETTING}={shlex.quote(os.pathsep.join(folders))}"
 
 
-def why_refused(path: Path, roots: Iterable[Path], homes: Iterable[Path]) -> Why | None:
+def refusal_reason(path: Path, roots: Iterable[Path], homes: Iterable[Path]) -> PathRefusal | None:
     """Why nobody may use this path; None where it may be used. All of them are real paths."""
     if any(is_own(path, home) for home in homes):
-        return Why.OWN
+        return PathRefusal.OWN
     verdicts = [_why_out_of_reach(path, root) for root in roots if path.is_relative_to(root)]
     if not verdicts:
-        return Why.OUTSIDE
+        return PathRefusal.OUTSIDE
     return None if None in verdicts else verdicts[0]
 
 
-def _why_out_of_reach(path: Path, root: Path) -> Why | None:
+def _why_out_of_reach(path: Path, root: Path) -> PathRefusal | None:
     if any(part.startswith(".") for part in path.relative_to(root).parts):
-        return Why.HIDDEN
-    if any(path.is_relative_to(area) and not root.is_relative_to(area) for area in SYSTEM):
-        return Why.SYSTEM
+        return PathRefusal.HIDDEN
+    if any(path.is_relative_to(area) and not root.is_relative_to(area) for area in SYSTEM_FOLDERS):
+        return PathRefusal.SYSTEM
     return None
 
 
-def resolved(path: Path) -> Path:
+def real_path(path: Path) -> Path:
     """The path as it really is, also of what does not exist (yet). A loop of links stays as it is named; of two slashes
     at the beginning, which mean one here and are kept as two, one goes."""
     real = os.path.realpath(path)
     return Path(f"/{real.lstrip('/')}") if real.startswith("//") else Path(real)
 
 
-def standing(folder: Path, child: str) -> Path | None:
+def folder_in_place(folder: Path, child: str) -> Path | None:
     """The folder that a run has used, as it really is; None where a link now stands in its place, and leads to a folder
     without what that run had there."""
-    real = resolved(folder)
+    real = real_path(folder)
     return real if real == folder or (os.path.lexists(real / child) and not (real / child).is_symlink()) else None
 
 
@@ -149,11 +149,11 @@ def _path_of(handle: int, path: Path) -> Path:
     try:
         return Path(str(Path(f"/proc/self/fd/{handle}").readlink()).removesuffix(" (deleted)"))
     except OSError:  # no such file system: whether the path leads to this file
-        real = resolved(path)
+        real = real_path(path)
         if not os.path.samestat(real.lstat(), os.fstat(handle)):
-            raise PathRefused(f"{_shown(path)} was replaced while it was opened") from None
+            raise PathRefused(f"{_printable(path)} was replaced while it was opened") from None
         return real
 
 
-def _shown(path: Path) -> str:
+def _printable(path: Path) -> str:
     return os.fsencode(path).decode(errors="replace")

@@ -25,7 +25,7 @@ from pydantic import BaseModel, ConfigDict, SecretStr
 
 from tidegate.durable import private
 from tidegate.durable.atomic import write_atomic
-from tidegate.durable.clearing import SECRET, SET_ASIDE, Removal, remove
+from tidegate.durable.clearing import SECRET_FILE, SET_ASIDE, Removal, remove
 from tidegate.durable.owner import Owner, is_provably_gone, this_process
 from tidegate.errors import BadInput, from_os_error
 from tidegate.model import Identity, Source
@@ -35,7 +35,7 @@ _IN_THE_MAKING = timedelta(hours=1)
 """How long a file may be half written; nothing refers to it yet."""
 
 
-class _Kept(BaseModel):
+class _SecretContent(BaseModel):
     """What a file holds; an error about it does not repeat it."""
 
     model_config = ConfigDict(hide_input_in_errors=True)
@@ -45,7 +45,7 @@ class _Kept(BaseModel):
     mirrors: tuple[SecretStr, ...] = ()
 
 
-class _Owned(BaseModel):
+class _SecretOwner(BaseModel):
     owner: Owner
 
 
@@ -69,7 +69,7 @@ class SecretFiles:
             BadInput: there is no such secret on this host (any more).
         """
         try:
-            kept = _Kept.model_validate_json(self._path(reference).read_bytes())
+            kept = _SecretContent.model_validate_json(self._path(reference).read_bytes())
         except (OSError, ValueError) as error:
             raise BadInput(f"The secret {reference} is not on this host; give the link and headers again") from error
         return Source(url=kept.url, headers=kept.headers, mirrors=kept.mirrors)
@@ -88,8 +88,8 @@ class SecretFiles:
             age = now - written
             if age < timedelta(0) or path.stem in needed:
                 continue  # written since somebody looked who needs what
-            patience = older_than if SECRET.fullmatch(path.name) else min(older_than, _IN_THE_MAKING)
-            if _abandoned(_owner_of(path), here, old=age > patience):
+            patience = older_than if SECRET_FILE.fullmatch(path.name) else min(older_than, _IN_THE_MAKING)
+            if _is_abandoned(_owner_of(path), here, old=age > patience):
                 removals.append(remove(self.root.parent, Path(self.root.name, path.name), "nobody needs this secret"))
         return tuple(removals)
 
@@ -97,7 +97,7 @@ class SecretFiles:
         """Secrets, and what a crash left of one that was being written, with the time of their writing."""
         with contextlib.suppress(OSError):
             for path in sorted(self.root.iterdir()):
-                if not (SECRET.fullmatch(path.name) or SET_ASIDE.fullmatch(path.name)):
+                if not (SECRET_FILE.fullmatch(path.name) or SET_ASIDE.fullmatch(path.name)):
                     continue
                 with contextlib.suppress(OSError):
                     found = path.lstat()
@@ -110,7 +110,7 @@ class SecretFiles:
         return self.root / f"{reference}.json"
 
 
-def distinguished(identity: Identity, source: Source, root: Path) -> Identity:
+def distinguish(identity: Identity, source: Source, root: Path) -> Identity:
     """The identity with a keyed hash of the link and headers, where it would not tell them from others otherwise.
 
     Two links may differ only in what redaction hides. A validator tells their content apart; without one this does.
@@ -146,12 +146,12 @@ def _identity_key(root: Path) -> bytes:
 def _owner_of(path: Path) -> Owner | None:
     """Whose the file is; None where it does not say so, or says so in the words of an earlier version."""
     try:
-        return _Owned.model_validate_json(path.read_bytes()).owner
+        return _SecretOwner.model_validate_json(path.read_bytes()).owner
     except (OSError, ValueError):
         return None
 
 
-def _abandoned(owner: Owner | None, here: Owner, *, old: bool) -> bool:
+def _is_abandoned(owner: Owner | None, here: Owner, *, old: bool) -> bool:
     """Whether nobody can come for the file any more. An owner whose process table is ours lives until it is gone."""
     if owner is None:
         return old

@@ -18,7 +18,7 @@ from tidegate.durable.atomic import swap_in, sync_file, sync_folder
 from tidegate.durable.crash_points import crash_point
 from tidegate.durable.hashing import blake3_of
 from tidegate.durable.last_used import touch
-from tidegate.durable.unfinished import clear_abandoned, unfinished
+from tidegate.durable.unfinished import clear_leftovers, prepare_folder
 from tidegate.errors import from_os_error
 from tidegate.model import Asset, Digest, Track
 
@@ -68,9 +68,9 @@ class AssetStore:
         """The files stay where they were until the asset stands: neither a crash nor a full disk costs them."""
         target = self.folder(asset)
         private.make_folder(target.parent)
-        clear_abandoned(target.parent)
+        clear_leftovers(target.parent)
         name = asset.main.name
-        with unfinished(target) as prepared:
+        with prepare_folder(target) as prepared:
             crash_point("store {}: begun", name)
             manifest = prepared / MANIFEST
             with open(manifest, "w", opener=private.opener) as file:

@@ -29,13 +29,13 @@ async def in_thread(work: Callable[..., T], *arguments: object, give_up: Callabl
         return await to_thread.run_sync(lambda: errand.run(work, arguments))
     except asyncio.CancelledError:
         # Ctrl-C cancels the asyncio task itself, past anyio's shield; a second one ends this wait too.
-        if errand.given_up():
+        if errand.give_up():
             give_up()
             with CancelScope(shield=True):
                 await errand.ended.wait()
         raise
     finally:
-        errand.given_up()
+        errand.give_up()
         _errand.reset(token)
 
 
@@ -76,7 +76,7 @@ class _Errand:
             with contextlib.suppress(RuntimeError):  # the loop is closed: a second Ctrl-C, and nobody waits
                 self._loop.call_soon_threadsafe(self.ended.set)
 
-    def given_up(self) -> bool:
+    def give_up(self) -> bool:
         """In the event loop: nobody wants the result. Whether the thread is at work, and has to be waited for."""
         with self._lock:
             self.unwanted.set()

@@ -19,9 +19,9 @@ from tidegate.durable.lock import still_there
 
 
 @contextlib.contextmanager
-def unfinished(target: Path) -> Iterator[Path]:
+def prepare_folder(target: Path) -> Iterator[Path]:
     """A new folder beside `target`, for the length of the block; what lies under its name then is removed."""
-    folder, handle = _made(target)
+    folder, handle = _make_and_lock(target)
     try:
         yield folder
     finally:
@@ -29,11 +29,11 @@ def unfinished(target: Path) -> Iterator[Path]:
         os.close(handle)
 
 
-def clear_abandoned(parent: Path) -> None:
+def clear_leftovers(parent: Path) -> None:
     """Remove the unfinished folders in `parent` that nobody is filling any more."""
     for folder in parent.glob(".*.tmp"):
         with contextlib.suppress(OSError):
-            handle = _opened(folder)
+            handle = _open(folder)
             try:
                 fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 shutil.rmtree(folder, ignore_errors=True)
@@ -41,23 +41,23 @@ def clear_abandoned(parent: Path) -> None:
                 os.close(handle)
 
 
-def _made(target: Path) -> tuple[Path, int]:
+def _make_and_lock(target: Path) -> tuple[Path, int]:
     """Make and lock it. In between somebody may take it for abandoned; then another one is made."""
     while True:
         folder = temporary_sibling(target)
         private.make_folder(folder)
         with contextlib.suppress(FileNotFoundError):
-            handle = _opened(folder)
-            if _locked(handle) and still_there(handle, folder):
+            handle = _open(folder)
+            if _try_to_lock(handle) and still_there(handle, folder):
                 return folder, handle
             os.close(handle)
 
 
-def _opened(folder: Path) -> int:
+def _open(folder: Path) -> int:
     return os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
 
 
-def _locked(handle: int) -> bool:
+def _try_to_lock(handle: int) -> bool:
     """Whether nobody else holds it; true as well where folders cannot be locked."""
     try:
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -13,7 +13,7 @@ from tidegate.durable.atomic import sync_file
 from tidegate.errors import from_os_error
 from tidegate.events import ignore_events
 from tidegate.media.ffmpeg import Toolchain, file_url, global_arguments, input_restrictions, run_ffmpeg
-from tidegate.resilience.deadline import processing_seconds
+from tidegate.resilience.deadline import process_seconds
 from tidegate.settings import ProcessSettings
 
 
@@ -36,7 +36,7 @@ async def join(toolchain: Toolchain, files: Sequence[Path], target: Path, limits
             ],
             stage="download",
             limits=limits,
-            deadline_seconds=processing_seconds(limits, size),
+            deadline_seconds=process_seconds(limits, size),
             media_seconds=None,
             observe=ignore_events,
             outputs=(partial,),

@@ -20,7 +20,7 @@ from pathlib import Path
 import anyio
 import psutil
 
-from tidegate.durable.children import marked
+from tidegate.durable.children import mark_variable
 from tidegate.durable.owner import start_of
 from tidegate.errors import Evidence, MemoryExhausted, PermissionRefused, ToolMissing, from_os_error
 from tidegate.model import ResourceUse
@@ -151,7 +151,7 @@ def _start(job: Job, limits: ProcessSettings, mark: str, group: MemoryGroup | No
     environment = {
         **child_environment(os.environ, network=job.network != "none", more=limits.more_names),
         **(job.environment or {}),
-        **marked(),
+        **mark_variable(),
         CHILD_MARK: mark,
     }
     confinement = _confinement(job, limits, environment)

@@ -14,7 +14,7 @@ from collections.abc import Iterator
 
 import psutil
 
-from tidegate.durable.children import MARK
+from tidegate.durable.children import ATTEMPT_VARIABLE
 from tidegate.durable.owner import Owner, start_of
 from tidegate.process.kinship import environment_of
 
@@ -39,7 +39,7 @@ def end_leftovers(attempt: str, grace_seconds: float) -> tuple[str, ...]:
 
 def marks() -> frozenset[str]:
     """The attempts whose mark some process of this host carries."""
-    begin = f"{MARK}=".encode()
+    begin = f"{ATTEMPT_VARIABLE}=".encode()
     found = [entry for process in _processes() for entry in environment_of(process.pid) if entry.startswith(begin)]
     return frozenset(entry.removeprefix(begin).decode(errors="replace") for entry in found)
 
@@ -66,7 +66,7 @@ def _signal(processes: list[psutil.Process], *numbers: signal.Signals) -> None:
 
 
 def _processes_of(attempt: str) -> list[psutil.Process]:
-    wanted = f"{MARK}={attempt}".encode()
+    wanted = f"{ATTEMPT_VARIABLE}={attempt}".encode()
     return [process for process in _processes() if wanted in environment_of(process.pid)]
 
 

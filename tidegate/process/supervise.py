@@ -16,14 +16,14 @@ from typing import IO
 
 import anyio
 
-from tidegate.durable.children import ProcessGroup, recorded
+from tidegate.durable.children import ProcessGroup, register_child
 from tidegate.errors import ProcessKilled, ProcessTimeout, StalledProcess, reason_of
 from tidegate.events import ToolEnded
 from tidegate.process.child import Child, end, memory_failure, spawn, wait_for_exit
 from tidegate.process.job import Job, JobResult
 from tidegate.process.monitor import monitor
 from tidegate.process.output import Output
-from tidegate.resilience.deadline import extended_seconds
+from tidegate.resilience.deadline import extension_seconds
 from tidegate.settings import ProcessSettings
 
 __all__ = ["DRAIN_SECONDS", "Job", "JobResult", "run"]
@@ -48,7 +48,7 @@ async def run(job: Job, limits: ProcessSettings) -> JobResult:
     """
     child = spawn(job, limits)
     group = ProcessGroup(group=child.pid, started=child.born, name=job.name)
-    with recorded(group):
+    with register_child(group):
         try:
             await _run_to_end(child)
         finally:
@@ -113,13 +113,13 @@ async def _watch(child: Child) -> None:
         read, written = _input_bytes(child.pid), _output_bytes(job.outputs)
         child.progress.record(now, **job.marks(), written_bytes=written, read_bytes=read)
         elapsed = now - child.started
-        if limits.supervision == "on" and child.progress.stalled(now):
+        if limits.supervision == "on" and child.progress.is_stalled(now):
             idle = child.progress.idle_seconds(now)
             message = f"{job.name} made no progress for {idle:.1f} s and was ended"
             raise StalledProcess(message, evidence=child.evidence(idle=idle))
         if elapsed > child.deadline:
             share = job.share()
-            extended = extended_seconds(elapsed=elapsed, share=share, share_before=share_before)
+            extended = extension_seconds(elapsed=elapsed, share=share, share_before=share_before)
             if extended is None:
                 message = f"{job.name} was ended at its limit of {child.deadline:.0f} s"
                 raise ProcessTimeout(message, evidence=child.evidence())

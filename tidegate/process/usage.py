@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
-from tidegate.events import Level
+from tidegate.events import NoteLevel
 from tidegate.model import ResourceUse
 from tidegate.resilience.load import IDLE, Load
 
@@ -107,7 +107,7 @@ class Alert:
     text: str
 
     @property
-    def level(self) -> Level:
+    def level(self) -> NoteLevel:
         return "detail" if self.kind in QUIET else "warning"
 
 

@@ -39,7 +39,7 @@ def too_small(needs: Needs, volumes: dict[str, Volume]) -> str | None:
     return None
 
 
-def missing(needs: Needs, available_bytes: int, volumes: dict[str, Volume]) -> str | None:
+def shortage_of(needs: Needs, available_bytes: int, volumes: dict[str, Volume]) -> str | None:
     """What is missing now, in words; None when the work may begin as far as memory and disk go."""
     if available_bytes < needs.memory_bytes:
         return f"{_gb(needs.memory_bytes)} of memory ({_gb(available_bytes)} available)"

@@ -27,7 +27,7 @@ SAME_MOMENT_SECONDS = 0.002
 """Times this near to each other are the same to SQLite's clock."""
 
 
-class State(StrEnum):
+class BreakerState(StrEnum):
     CLOSED = "closed"
     OPEN = "open"
     HALF_OPEN = "half_open"
@@ -36,10 +36,10 @@ class State(StrEnum):
     """Open until a person resets it."""
 
 
-Why = Literal["failures", "failure_rate", "slow_calls", "probe"]
+OpeningReason = Literal["failures", "failure_rate", "slow_calls", "probe"]
 
 
-class Probe(Value):
+class BreakerProbe(Value):
     """A call that is let through a half-open breaker, as a lease."""
 
     id: str
@@ -59,7 +59,7 @@ class Bucket(Value):
 class Breaker(Value):
     """See the module. Times are of the one clock that its keeper uses."""
 
-    state: State = State.CLOSED
+    state: BreakerState = BreakerState.CLOSED
     epoch: int = 0
     """Goes up with each change of state: tells one opening from the next."""
     since: float = 0.0
@@ -73,13 +73,13 @@ class Breaker(Value):
     """How long it was, or is, to stay open, without the random part."""
     open_seconds: float = 0.0
     """The same with it."""
-    why: Why | None = None
+    why: OpeningReason | None = None
     """What opened it last."""
-    probes: tuple[Probe, ...] = ()
+    probes: tuple[BreakerProbe, ...] = ()
     probes_passed: int = 0
 
 
-class Admission(StrEnum):
+class BreakerAnswer(StrEnum):
     """What a breaker says to a call."""
 
     PASS = "pass"  # noqa: S105  # no password
@@ -89,40 +89,40 @@ class Admission(StrEnum):
     REFUSED = "refused"
 
 
-def admit(breaker: Breaker, probe: str, run: str, now: float, limits: GateSettings) -> tuple[Breaker, Admission]:
+def admit(breaker: Breaker, probe: str, run: str, now: float, limits: GateSettings) -> tuple[Breaker, BreakerAnswer]:
     """Whether a call may be made now. A probe is admitted under the name `probe`, for as long as its lease lasts."""
-    if breaker.state is State.CLOSED:
-        return breaker, Admission.PASS
-    if breaker.state is State.ISOLATED or remaining_seconds(breaker, now) > 0:
-        return breaker, Admission.REFUSED
-    if breaker.state is State.OPEN:
-        breaker = _change(breaker, State.HALF_OPEN, now, probes=(), probes_passed=0)
+    if breaker.state is BreakerState.CLOSED:
+        return breaker, BreakerAnswer.PASS
+    if breaker.state is BreakerState.ISOLATED or wait_seconds(breaker, now) > 0:
+        return breaker, BreakerAnswer.REFUSED
+    if breaker.state is BreakerState.OPEN:
+        breaker = _change(breaker, BreakerState.HALF_OPEN, now, probes=(), probes_passed=0)
     alive = _alive(breaker.probes, now, limits)
     breaker = breaker.model_copy(update={"probes": alive})
     if len(alive) + breaker.probes_passed >= limits.probes:
-        return breaker, Admission.WAIT
-    admitted = Probe(id=probe, run=run, renewed_at=now)
-    return breaker.model_copy(update={"probes": (*alive, admitted)}), Admission.PROBE
+        return breaker, BreakerAnswer.WAIT
+    admitted = BreakerProbe(id=probe, run=run, renewed_at=now)
+    return breaker.model_copy(update={"probes": (*alive, admitted)}), BreakerAnswer.PROBE
 
 
-def succeeded(
+def count_success(
     breaker: Breaker, now: float, limits: GateSettings, *, probe: str | None = None, calls: int = 1, slow: int = 0
 ) -> Breaker:
     """As many calls ended well, `slow` of them slowly; with `probe`, it was that one."""
-    if breaker.state is State.CLOSED:
-        counted = _counted(breaker, now, limits, calls=calls, slow=slow).model_copy(update={"consecutive": 0})
-        return _judged(counted, now, limits, longer=0.0)
+    if breaker.state is BreakerState.CLOSED:
+        counted = _count(breaker, now, limits, calls=calls, slow=slow).model_copy(update={"consecutive": 0})
+        return _open_if_due(counted, now, limits, longer=0.0)
     if not _is_probe(breaker, probe):
         return breaker
     if slow and breaker.why == "slow_calls":
-        return _opened(breaker, now, limits, "slow_calls", longer=0.0)
+        return _open(breaker, now, limits, "slow_calls", longer=0.0)
     rest = _without(breaker, probe)
     if rest.probes_passed + 1 < limits.probes:
         return rest.model_copy(update={"probes_passed": rest.probes_passed + 1})
-    return _change(rest, State.CLOSED, now, consecutive=0, window=(), probes=(), probes_passed=0)
+    return _change(rest, BreakerState.CLOSED, now, consecutive=0, window=(), probes=(), probes_passed=0)
 
 
-def failed(
+def count_failure(
     breaker: Breaker,
     now: float,
     limits: GateSettings,
@@ -136,27 +136,27 @@ def failed(
 
     While the breaker is not closed only probes count: what was sent before it opened says nothing new.
     """
-    if breaker.state is State.CLOSED:
-        counted = _counted(breaker, now, limits, calls=1, failures=1)
+    if breaker.state is BreakerState.CLOSED:
+        counted = _count(breaker, now, limits, calls=1, failures=1)
         if breaker.consecutive == 0 or began is None or began >= breaker.failed_at - SAME_MOMENT_SECONDS:
             counted = counted.model_copy(update={"consecutive": breaker.consecutive + 1, "failed_at": now})
-        return _judged(counted, now, limits, longer)
+        return _open_if_due(counted, now, limits, longer)
     if not _is_probe(breaker, probe):
         return breaker
-    return _opened(breaker, now, limits, "probe", longer)
+    return _open(breaker, now, limits, "probe", longer)
 
 
-def released(breaker: Breaker, probe: str) -> Breaker:
+def release_probe(breaker: Breaker, probe: str) -> Breaker:
     """A probe ended in a way that says nothing about the origin; another call may take its place."""
     return _without(breaker, probe) if _is_probe(breaker, probe) else breaker
 
 
-def abandoned(breaker: Breaker, runs: Collection[str]) -> Breaker:
+def drop_probes_of(breaker: Breaker, runs: Collection[str]) -> Breaker:
     """These runs are gone, and their probes with them."""
     return breaker.model_copy(update={"probes": tuple(probe for probe in breaker.probes if probe.run not in runs)})
 
 
-def renewed(breaker: Breaker, probes: Collection[str], now: float) -> Breaker:
+def renew_probes(breaker: Breaker, probes: Collection[str], now: float) -> Breaker:
     """These probes are still on their way."""
     renewals = tuple(
         probe.model_copy(update={"renewed_at": now}) if probe.id in probes else probe for probe in breaker.probes
@@ -164,9 +164,9 @@ def renewed(breaker: Breaker, probes: Collection[str], now: float) -> Breaker:
     return breaker.model_copy(update={"probes": renewals})
 
 
-def isolated(breaker: Breaker, now: float) -> Breaker:
+def isolate(breaker: Breaker, now: float) -> Breaker:
     """Nobody is let through until somebody resets it."""
-    return _change(breaker, State.ISOLATED, now, probes=(), probes_passed=0)
+    return _change(breaker, BreakerState.ISOLATED, now, probes=(), probes_passed=0)
 
 
 def reset(breaker: Breaker, now: float) -> Breaker:
@@ -174,21 +174,21 @@ def reset(breaker: Breaker, now: float) -> Breaker:
     return Breaker(epoch=breaker.epoch + 1, since=now)
 
 
-def remaining_seconds(breaker: Breaker, now: float) -> float:
+def wait_seconds(breaker: Breaker, now: float) -> float:
     """Seconds until an open breaker lets probes through; 0 for one that does, and for any other state."""
-    if breaker.state is not State.OPEN or breaker.since > now + CLOCK_SLACK_SECONDS:
+    if breaker.state is not BreakerState.OPEN or breaker.since > now + CLOCK_SLACK_SECONDS:
         return 0.0
     return max(0.0, breaker.since + breaker.open_seconds - now)
 
 
-def suspect(breaker: Breaker) -> bool:
+def is_suspect(breaker: Breaker) -> bool:
     """Whether the last that was heard of the origin was a failure."""
-    return breaker.consecutive > 0 or breaker.state is not State.CLOSED
+    return breaker.consecutive > 0 or breaker.state is not BreakerState.CLOSED
 
 
 def reason(breaker: Breaker, limits: GateSettings) -> str:
     """Why it is not closed, in words."""
-    if breaker.state is State.ISOLATED:
+    if breaker.state is BreakerState.ISOLATED:
         return "blocked by hand"
     slow_seconds = limits.slow_after.total_seconds()
     return {
@@ -204,24 +204,24 @@ def note(origin: str, breaker: Breaker, limits: GateSettings) -> Note:
     """What a person reads in the log when a breaker has come into this state."""
     facts = {"origin": origin, "breaker": breaker.state.value}
     match breaker.state:
-        case State.OPEN:
+        case BreakerState.OPEN:
             text = f"Requests to {origin} are paused for {breaker.open_seconds:.0f} s: {reason(breaker, limits)}"
-        case State.HALF_OPEN:
+        case BreakerState.HALF_OPEN:
             text = f"{origin} is tried again, with at most {limits.probes} requests at once"
-        case State.ISOLATED:
+        case BreakerState.ISOLATED:
             text = f"All requests to {origin} are blocked by hand, until somebody resets it"
-        case State.CLOSED:
+        case BreakerState.CLOSED:
             text = f"Requests to {origin} go on"
-    quiet = breaker.state in (State.CLOSED, State.HALF_OPEN)
+    quiet = breaker.state in (BreakerState.CLOSED, BreakerState.HALF_OPEN)
     return Note(text, "info" if quiet else "warning", facts)
 
 
-def _judged(breaker: Breaker, now: float, limits: GateSettings, longer: float) -> Breaker:
+def _open_if_due(breaker: Breaker, now: float, limits: GateSettings, longer: float) -> Breaker:
     why = _why_open(breaker, limits)
-    return breaker if why is None else _opened(breaker, now, limits, why, longer)
+    return breaker if why is None else _open(breaker, now, limits, why, longer)
 
 
-def _why_open(breaker: Breaker, limits: GateSettings) -> Why | None:
+def _why_open(breaker: Breaker, limits: GateSettings) -> OpeningReason | None:
     if breaker.consecutive >= limits.failures:
         return "failures"
     calls = sum(bucket.calls for bucket in breaker.window)
@@ -234,20 +234,20 @@ def _why_open(breaker: Breaker, limits: GateSettings) -> Why | None:
     return None
 
 
-def _opened(breaker: Breaker, now: float, limits: GateSettings, why: Why, longer: float) -> Breaker:
+def _open(breaker: Breaker, now: float, limits: GateSettings, why: OpeningReason, longer: float) -> Breaker:
     # Closed for less time than it had been open is no recovery: the rest goes on growing.
-    relapsed = breaker.state is State.HALF_OPEN or now - breaker.since < breaker.rest_seconds
+    relapsed = breaker.state is BreakerState.HALF_OPEN or now - breaker.since < breaker.rest_seconds
     base, most = limits.open_for.total_seconds(), limits.open_at_most.total_seconds()
     rest = min(most, breaker.rest_seconds * 2) if relapsed and breaker.rest_seconds else min(most, base)
     facts = {"rest_seconds": rest, "open_seconds": rest * (1 + LONGER * longer), "why": why}
-    return _change(breaker, State.OPEN, now, **facts, window=(), probes=(), probes_passed=0)
+    return _change(breaker, BreakerState.OPEN, now, **facts, window=(), probes=(), probes_passed=0)
 
 
-def _change(breaker: Breaker, state: State, now: float, **facts: object) -> Breaker:
+def _change(breaker: Breaker, state: BreakerState, now: float, **facts: object) -> Breaker:
     return breaker.model_copy(update={"state": state, "epoch": breaker.epoch + 1, "since": now, **facts})
 
 
-def _counted(
+def _count(
     breaker: Breaker, now: float, limits: GateSettings, *, calls: int, failures: int = 0, slow: int = 0
 ) -> Breaker:
     number = int(now // (limits.window.total_seconds() / BUCKETS))
@@ -257,13 +257,13 @@ def _counted(
     return breaker.model_copy(update={"window": (*kept.values(), last.model_copy(update=added))})
 
 
-def _alive(probes: tuple[Probe, ...], now: float, limits: GateSettings) -> tuple[Probe, ...]:
+def _alive(probes: tuple[BreakerProbe, ...], now: float, limits: GateSettings) -> tuple[BreakerProbe, ...]:
     lease = limits.lease.total_seconds()
     return tuple(probe for probe in probes if -CLOCK_SLACK_SECONDS <= now - probe.renewed_at < lease)
 
 
 def _is_probe(breaker: Breaker, probe: str | None) -> bool:
-    return breaker.state is State.HALF_OPEN and any(other.id == probe for other in breaker.probes)
+    return breaker.state is BreakerState.HALF_OPEN and any(other.id == probe for other in breaker.probes)
 
 
 def _without(breaker: Breaker, probe: str | None) -> Breaker:

@@ -18,7 +18,7 @@ SPEED_WINDOW = timedelta(minutes=1)
 
 ADVANCE = 0.05
 """How much of the whole a process must have done since its last limit to be given another."""
-LONGEST_EXTENDED = timedelta(days=3)
+LONGEST_EXTENSION = timedelta(days=3)
 """Where even a process that advances is ended."""
 OUTER_GUARD = timedelta(seconds=60)
 """How far beyond its inner limit a task's own timeout lies (DESIGN §2)."""
@@ -76,21 +76,21 @@ def slower_of(window_speed: float, received_bytes: int, elapsed: float) -> float
     return min(window_speed, received_bytes / elapsed if elapsed > 0 else 0.0)
 
 
-def processing_seconds(limits: ProcessSettings, input_bytes: int, factor: float = 1.0) -> float:
+def process_seconds(limits: ProcessSettings, input_bytes: int, factor: float = 1.0) -> float:
     """Seconds that processing or analysing a file may take: 20 min + 1 min per 10^9 bytes, at most 2 h, times the
     rung's `factor`."""
     wanted = limits.base_timeout + timedelta(minutes=input_bytes / 1e9)
     return min(wanted, limits.longest_timeout).total_seconds() * factor
 
 
-def extended_seconds(*, elapsed: float, share: float | None, share_before: float) -> float | None:
+def extension_seconds(*, elapsed: float, share: float | None, share_before: float) -> float | None:
     """The next limit, in seconds since its start, for a process that has reached its limit; None when it must end.
 
     It goes on while its end comes nearer: at least ADVANCE of the whole since the last limit. A healthy film on a slow
     host is not killed at 99 %, one that crawls is; there are at most 1 ÷ ADVANCE extensions, and none past the longest.
     `share` is how much of the media is done (0 to 1); None where nobody can tell.
     """
-    longest = LONGEST_EXTENDED.total_seconds()
+    longest = LONGEST_EXTENSION.total_seconds()
     if share is None or share - share_before < ADVANCE or elapsed >= longest:
         return None
     return min(elapsed / min(share, 1.0) * SAFETY, longest)
@@ -101,6 +101,6 @@ def publish_seconds(size_bytes: int) -> float:
     return timedelta(minutes=5 + size_bytes / 1e9).total_seconds()
 
 
-def outer(inner_seconds: float) -> float:
+def outer_seconds(inner_seconds: float) -> float:
     """The task timeout that stands around an inner limit, in seconds."""
     return inner_seconds + OUTER_GUARD.total_seconds()

@@ -60,12 +60,12 @@ def rung_of(quality: Quality) -> Rung:
     """The row of a rung; for `best` the highest, since it asks for whatever there is.
 
     Raises:
-        KeyError: `auto` is no rung: `recommended_rung` makes it one.
+        KeyError: `auto` is no rung: `recommend_rung` makes it one.
     """
     return RUNGS[0] if quality is Quality.BEST else _BY_QUALITY[quality]
 
 
-def recommended_rung(available_bytes: int, media_seconds: float | None) -> Quality:
+def recommend_rung(available_bytes: int, media_seconds: float | None) -> Quality:
     """The highest rung that the memory allows; the longer the media, the less it allows."""
     divisor = next((factor for longer, factor in LONG_MEDIA_SECONDS if (media_seconds or 0.0) > longer), 1.0)
     fits = (r.quality for r in RUNGS if r.recommended and available_bytes / divisor >= r.wanted_bytes)
@@ -76,7 +76,7 @@ def first_aim(quality: Quality, available_bytes: int, media_seconds: float | Non
     """What a transcode begins with: the rung that was asked for, or the one that the memory recommends. `auto` never
     makes a picture smaller: only a rung that somebody asked for caps its height."""
     if quality is Quality.AUTO:
-        return Aim(rung=recommended_rung(available_bytes, media_seconds))
+        return Aim(rung=recommend_rung(available_bytes, media_seconds))
     return Aim(rung=rung_of(quality).quality)
 
 
@@ -109,7 +109,7 @@ def memory_for(quality: Quality, *, transcode: bool, available_bytes: int, media
     if not transcode:
         return LEAST_MEMORY_BYTES
     if quality in (Quality.AUTO, Quality.BEST):
-        quality = recommended_rung(available_bytes, media_seconds)
+        quality = recommend_rung(available_bytes, media_seconds)
     return rung_of(quality).wanted_bytes
 
 

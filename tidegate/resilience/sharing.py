@@ -14,7 +14,7 @@ from enum import StrEnum
 
 from tidegate.model import OriginStats, Value
 from tidegate.resilience import breaker as breaker_rules
-from tidegate.resilience.breaker import Admission, Breaker, State
+from tidegate.resilience.breaker import Breaker, BreakerAnswer, BreakerState
 from tidegate.settings import GateSettings
 
 UNPROVEN_CONNECTIONS = 2
@@ -30,7 +30,7 @@ IMPATIENT_SECONDS = 5.0
 """A run that wants something asks again and again; one that did not for so long is not waited for."""
 
 
-class Verdict(StrEnum):
+class CallResult(StrEnum):
     """What a call says about its origin."""
 
     SUCCEEDED = "succeeded"
@@ -45,7 +45,7 @@ class Verdict(StrEnum):
 class Call:
     """A call that has ended, or has shown already how it will."""
 
-    verdict: Verdict
+    result: CallResult
     slow: bool = False
     probe: str | None = None
     age_seconds: float = 0.0
@@ -67,7 +67,7 @@ class Share(Value):
     """What it waits for is a connection of this host, not of this origin."""
 
 
-class Origin(Value):
+class OriginRecord(Value):
     """What is known about an origin, by all who share it."""
 
     origin: str
@@ -82,7 +82,7 @@ class Origin(Value):
 
 
 @dataclass(frozen=True)
-class Host:
+class HostUse:
     """What all other shares of this host come to, at this origin and at others."""
 
     held: int = 0
@@ -94,7 +94,7 @@ class Host:
 
 
 @dataclass(frozen=True)
-class Ask:
+class ShareRequest:
     """What a run tells and wants. Numbers are what it has, not what changed: an answer that was lost loses nothing."""
 
     run: str
@@ -117,7 +117,7 @@ class Grant:
 
 
 @dataclass(frozen=True)
-class Answer:
+class ShareAnswer:
     """What a run is told."""
 
     breaker: Breaker
@@ -131,80 +131,83 @@ class Answer:
 
 
 @dataclass(frozen=True)
-class Settled:
+class Settlement:
     """What to store, and what to answer."""
 
-    origin: Origin
+    origin: OriginRecord
     share: Share
-    answer: Answer
+    answer: ShareAnswer
 
 
 @dataclass(frozen=True)
-class Clerk:
+class Arbiter:
     """Settles what runs ask, at one moment."""
 
     limits: GateSettings
     now: float
     rng: random.Random = field(default_factory=random.Random)
 
-    def settle(self, origin: Origin, others: Sequence[Share], mine: Share | None, host: Host, ask: Ask) -> Settled:
+    def settle(
+        self, origin: OriginRecord, others: Sequence[Share], mine: Share | None, host: HostUse, ask: ShareRequest
+    ) -> Settlement:
         """Count the calls, then grant what may be granted. `others` are the live shares of this origin."""
-        told = self._told(origin, ask)
-        waiting = [self._still_waiting(other) for other in others]
-        asked = self._asked(mine, ask)
+        told = self._count_calls(origin, ask)
+        waiting = [self._if_patient(other) for other in others]
+        asked = self._share_before_grant(mine, ask)
         here, on_host = in_turn(self.connections(told), [*waiting, asked], ask.run), self._host_room(told, asked, host)
         granted, grants = self._grant(told, ask.run, min(here, on_host))
         share = self._share(asked, len(grants), blocked_by_host=here > on_host)
-        answer = Answer(
+        answer = ShareAnswer(
             breaker=granted.breaker,
             retry_after_seconds=self._retry_after(granted.breaker),
             grants=grants,
-            crowded=_poorer(waiting, share)
-            or (on_host <= len(grants) and self._others_have_nothing(told, share, host)),
-            opened=told.breaker.state is State.OPEN and told.breaker.epoch != origin.breaker.epoch,
+            crowded=_poorer(waiting, share) or (on_host <= len(grants) and self._would_serve_others(told, share, host)),
+            opened=told.breaker.state is BreakerState.OPEN and told.breaker.epoch != origin.breaker.epoch,
         )
-        return Settled(granted, share, answer)
+        return Settlement(granted, share, answer)
 
-    def connections(self, origin: Origin) -> int:
+    def connections(self, origin: OriginRecord) -> int:
         """How many connections the origin may have at once.
 
         One that goes on failing loses them one half after the other, well before its breaker opens: what hangs there
         would be missing elsewhere.
         """
         most, breaker = self.limits.connections_per_origin, origin.breaker
-        if breaker.state is not State.CLOSED:
+        if breaker.state is not BreakerState.CLOSED:
             return min(most, self.limits.probes)
         proven = origin.proven_at is not None and self.now - origin.proven_at <= PROVEN_SECONDS
         return max(1, (most if proven else min(most, UNPROVEN_CONNECTIONS)) >> max(0, breaker.consecutive - 1))
 
-    def doubtful(self, origin: Origin) -> bool:
+    def doubtful(self, origin: OriginRecord) -> bool:
         """Whether nothing good was heard of it lately, or something bad last."""
         proven = origin.proven_at is not None and self.now - origin.proven_at <= PROVEN_SECONDS
-        return not proven or breaker_rules.suspect(origin.breaker)
+        return not proven or breaker_rules.is_suspect(origin.breaker)
 
-    def _told(self, origin: Origin, ask: Ask) -> Origin:
-        breaker = breaker_rules.renewed(origin.breaker, ask.probes, self.now)
+    def _count_calls(self, origin: OriginRecord, ask: ShareRequest) -> OriginRecord:
+        breaker = breaker_rules.renew_probes(origin.breaker, ask.probes, self.now)
         for call in ask.calls:
             breaker = self._after(breaker, call)
         facts: dict[str, object] = {"breaker": breaker, "seen_at": self.now}
-        if any(call.verdict is Verdict.SUCCEEDED for call in ask.calls):
+        if any(call.result is CallResult.SUCCEEDED for call in ask.calls):
             facts["proven_at"] = self.now
         if ask.gained is not None:
             facts["statistics"] = origin.statistics + ask.gained
         return origin.model_copy(update=facts)
 
     def _after(self, breaker: Breaker, call: Call) -> Breaker:
-        if call.verdict is Verdict.FAILED:
+        if call.result is CallResult.FAILED:
             began, longer = self.now - call.age_seconds, self.rng.random()
-            return breaker_rules.failed(breaker, self.now, self.limits, began=began, probe=call.probe, longer=longer)
-        if call.verdict is Verdict.SUCCEEDED or (call.probe and call.verdict is Verdict.ANSWERED):
-            return breaker_rules.succeeded(breaker, self.now, self.limits, probe=call.probe, slow=int(call.slow))
-        return breaker_rules.released(breaker, call.probe) if call.probe else breaker
+            return breaker_rules.count_failure(
+                breaker, self.now, self.limits, began=began, probe=call.probe, longer=longer
+            )
+        if call.result is CallResult.SUCCEEDED or (call.probe and call.result is CallResult.ANSWERED):
+            return breaker_rules.count_success(breaker, self.now, self.limits, probe=call.probe, slow=int(call.slow))
+        return breaker_rules.release_probe(breaker, call.probe) if call.probe else breaker
 
-    def host_of(self, shares: Sequence[tuple[bool, Share]]) -> Host:
+    def host_of(self, shares: Sequence[tuple[bool, Share]]) -> HostUse:
         """What the other shares of a host come to; with each, whether its origin is doubtful."""
         waiting = [(doubtful, share.since or 0.0) for doubtful, share in shares if self._waits_for_host(share)]
-        return Host(
+        return HostUse(
             held=sum(share.held for _, share in shares),
             held_at_doubtful=sum(share.held for doubtful, share in shares if doubtful),
             waiting=tuple(since for doubtful, since in waiting if not doubtful),
@@ -213,21 +216,21 @@ class Clerk:
 
     def _waits_for_host(self, other: Share) -> bool:
         """Whether it has nothing, and waits for a connection of the host."""
-        return other.held == 0 and other.blocked_by_host and self._still_waiting(other).wanted > 0
+        return other.held == 0 and other.blocked_by_host and self._if_patient(other).wanted > 0
 
-    def _still_waiting(self, other: Share) -> Share:
+    def _if_patient(self, other: Share) -> Share:
         """One that asks no more, though it lives, is not waited for."""
         patient = self.now - other.asked_at <= IMPATIENT_SECONDS
         return other if patient else other.model_copy(update={"wanted": 0})
 
-    def _asked(self, mine: Share | None, ask: Ask) -> Share:
+    def _share_before_grant(self, mine: Share | None, ask: ShareRequest) -> Share:
         # Who has just given something back was served until now, however long its next calls have waited.
         goes_on_waiting = mine is not None and mine.since is not None and mine.held <= ask.held
         since = mine.since if mine is not None and goes_on_waiting else self.now
         asked = {"run": ask.run, "held": ask.held, "wanted": ask.wanted, "asked_at": self.now}
         return Share(**asked, since=since if ask.wanted else None)
 
-    def _host_room(self, origin: Origin, asked: Share, host: Host) -> int:
+    def _host_room(self, origin: OriginRecord, asked: Share, host: HostUse) -> int:
         """How many more connections this share may have of its host, after those who have none.
 
         Doubtful origins share one half of them. Who waits for his part of that half is in the way of nobody else.
@@ -238,12 +241,12 @@ class Clerk:
         left = self._half - asked.held - host.held_at_doubtful
         return min(room, _in_line(left, asked, host.waiting_at_doubtful))
 
-    def _others_have_nothing(self, origin: Origin, share: Share, host: Host) -> bool:
+    def _would_serve_others(self, origin: OriginRecord, share: Share, host: HostUse) -> bool:
         """Whether a connection of this share's would be of use to somebody on this host who has none."""
         in_line = self._line(host) or (self.doubtful(origin) and host.waiting_at_doubtful)
         return share.held > 0 and bool(in_line)
 
-    def _line(self, host: Host) -> tuple[float, ...]:
+    def _line(self, host: HostUse) -> tuple[float, ...]:
         """Since when those wait who could take any connection of this host."""
         rest = max(0, self._half - host.held_at_doubtful)
         return host.waiting + tuple(sorted(host.waiting_at_doubtful)[:rest])
@@ -252,7 +255,7 @@ class Clerk:
     def _half(self) -> int:
         return max(1, self.limits.connections // 2)
 
-    def _grant(self, origin: Origin, run: str, most: int) -> tuple[Origin, tuple[Grant, ...]]:
+    def _grant(self, origin: OriginRecord, run: str, most: int) -> tuple[OriginRecord, tuple[Grant, ...]]:
         grants: list[Grant] = []
         while len(grants) < most:
             starts_at = self._next_start(origin)
@@ -261,13 +264,13 @@ class Clerk:
             probe = f"{run}-{self.rng.getrandbits(64):016x}"
             breaker, admission = breaker_rules.admit(origin.breaker, probe, run, self.now, self.limits)
             origin = origin.model_copy(update={"breaker": breaker})
-            if admission not in (Admission.PASS, Admission.PROBE):
+            if admission not in (BreakerAnswer.PASS, BreakerAnswer.PROBE):
                 break
             origin = origin.model_copy(update={"next_start_at": starts_at + spacing_seconds(self.limits)})
-            grants.append(Grant(starts_at - self.now, probe if admission is Admission.PROBE else None))
+            grants.append(Grant(starts_at - self.now, probe if admission is BreakerAnswer.PROBE else None))
         return origin, tuple(grants)
 
-    def _next_start(self, origin: Origin) -> float:
+    def _next_start(self, origin: OriginRecord) -> float:
         """When the next request may begin. A time further ahead than any that is given out is of another clock."""
         latest = self.now + AHEAD_SECONDS + spacing_seconds(self.limits)
         return max(self.now, origin.next_start_at) if origin.next_start_at <= latest else self.now
@@ -280,9 +283,9 @@ class Clerk:
         return asked.model_copy(update={**facts, "since": since if wanted else None})
 
     def _retry_after(self, breaker: Breaker) -> float | None:
-        if breaker.state is State.ISOLATED:
+        if breaker.state is BreakerState.ISOLATED:
             return None
-        return breaker_rules.remaining_seconds(breaker, self.now)
+        return breaker_rules.wait_seconds(breaker, self.now)
 
 
 def in_turn(connections: int, shares: Sequence[Share], run: str) -> int:

@@ -36,7 +36,7 @@ class SpeedWindow:
         (first_at, first), (last_at, last) = self._samples[0], self._samples[-1]
         return (last - first) / (last_at - first_at) if last_at > first_at else 0.0
 
-    def stalled(self) -> bool:
+    def is_stalled(self) -> bool:
         """Whether a whole window has been seen, and was slower than the minimum."""
         seen = self._samples[-1][0] - self._samples[0][0]
         return seen >= self.window.total_seconds() and self.speed() < self.minimum_speed
@@ -65,5 +65,5 @@ class ProgressClock:
         allowed_until = self.started + self.startup_grace.total_seconds()
         return now - max(allowed_until, self.last_progress or allowed_until)
 
-    def stalled(self, now: float) -> bool:
+    def is_stalled(self, now: float) -> bool:
         return self.idle_seconds(now) > self.stall_timeout.total_seconds()

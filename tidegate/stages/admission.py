@@ -18,7 +18,7 @@ import anyio
 from tidegate.durable.ledger.lease import Lease, current_lease
 from tidegate.errors import AdmissionRefused, DiskFull
 from tidegate.events import Note
-from tidegate.resilience.admission import Needs, Volume, missing, too_small
+from tidegate.resilience.admission import Needs, Volume, shortage_of, too_small
 from tidegate.settings import AdmissionSettings
 from tidegate.stages.host import available_bytes
 from tidegate.stages.workbench import Workbench
@@ -57,7 +57,7 @@ async def _wait(bench: Workbench, needs: Needs, lease: Lease | None, shortage: s
                 bench.observe(Note(f"Waiting for {shortage_now}"))
                 waiting.close()
                 if lease is not None:
-                    waiting.enter_context(lease.waiting(shortage_now))
+                    waiting.enter_context(lease.note_wait(shortage_now))
             await anyio.sleep(bench.settings.ledger.poll.total_seconds())
             shortage_now = await _shortage(needs, lease, limits)
 
@@ -69,7 +69,7 @@ async def _shortage(needs: Needs, lease: Lease | None, limits: AdmissionSettings
     never = too_small(needs, volumes)
     if never is not None:
         raise DiskFull(f"This needs {never}")
-    shortage = missing(needs, available_bytes(), volumes)
+    shortage = shortage_of(needs, available_bytes(), volumes)
     if shortage is None and needs.slot and lease is not None:
         holders = await lease.take_slot(limits)
         if holders:

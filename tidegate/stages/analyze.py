@@ -15,7 +15,7 @@ from tidegate.errors import Extra, TidegateError
 from tidegate.events import Note
 from tidegate.media.ffmpeg import Toolchain, base_arguments, file_url, run_ffmpeg
 from tidegate.model import AnalysisResult, Asset, Detection, MediaInfo, RemuxResult
-from tidegate.resilience.deadline import processing_seconds
+from tidegate.resilience.deadline import process_seconds
 from tidegate.resilience.quality import RUNGS, rung_of
 from tidegate.stages.detectors import DETECTORS, Detector, line_filter
 from tidegate.stages.host import cap_bytes_of
@@ -82,7 +82,7 @@ class _DecodePass:
             ],
             stage="analyze",
             limits=limits,
-            deadline_seconds=processing_seconds(limits, self._asset.main.size_bytes, self._rung.timeout_factor),
+            deadline_seconds=process_seconds(limits, self._asset.main.size_bytes, self._rung.timeout_factor),
             media_seconds=self._length,
             observe=self._bench.observe,
             on_stderr=lambda line: lines.append(line) if wanted(line) else None,

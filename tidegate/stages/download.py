@@ -18,10 +18,10 @@ from pathlib import Path
 from pydantic import AwareDatetime, ValidationError
 
 from tidegate.durable.atomic import write_atomic
-from tidegate.durable.crash_points import reached
-from tidegate.durable.lock import acquired, released
+from tidegate.durable.crash_points import crash_point
+from tidegate.durable.lock import acquire_when_free, release_at_end
 from tidegate.durable.store import describe
-from tidegate.durable.threads import in_thread, still_wanted
+from tidegate.durable.threads import check_cancellation, in_thread
 from tidegate.errors import Evidence, NotMedia, TidegateError, TruncatedMedia, WrongDigest, from_os_error
 from tidegate.events import Note, PathTaken
 from tidegate.media.inspect import inspect
@@ -41,7 +41,7 @@ from tidegate.model import (
     Wish,
 )
 from tidegate.report.units import human_size
-from tidegate.resilience.deadline import processing_seconds
+from tidegate.resilience.deadline import process_seconds
 from tidegate.resilience.rollout import path_of
 from tidegate.stages.outside import outside_of
 from tidegate.stages.verification import tolerance_seconds
@@ -112,10 +112,10 @@ async def _hold_folder(bench: Workbench, folder: Path) -> AsyncIterator[None]:
     waiting = Note("Another run is downloading the same source; waiting for it")
     lock = folder / "download.lock"
     try:
-        handle = await acquired(lock, lambda: bench.observe(waiting))
+        handle = await acquire_when_free(lock, lambda: bench.observe(waiting))
     except OSError as error:
         raise from_os_error(error, "opening the download's lock", lock) from error
-    with released(handle, lock):
+    with release_at_end(handle, lock):
         yield
 
 
@@ -210,7 +210,7 @@ async def _is_in_store(bench: Workbench, earlier: AssetNote, what: FetchRequest)
     if not await in_thread(bench.store.whole, earlier.asset):
         return False
     try:
-        await in_thread(check_digests, bench.store.path(earlier.asset), what.promised, still_wanted)
+        await in_thread(check_digests, bench.store.path(earlier.asset), what.promised, check_cancellation)
     except WrongDigest:
         return False
     return True
@@ -221,7 +221,7 @@ def _store(bench: Workbench, note: AssetNote, files: Mapping[str, Path], folder:
         write_atomic(folder / NOTE, note.model_dump_json().encode())
     except OSError as error:
         raise from_os_error(error, "noting where the download goes", folder) from error
-    reached("download: noted")
+    crash_point("download: noted")
     bench.store.place(note.asset, dict(files))
 
 
@@ -242,7 +242,7 @@ async def _inspect_tracks(bench: Workbench, paths: list[Path], note: AssetNote) 
     limits = bench.settings.process
     tracks = []
     for path, track in zip(paths, note.asset.tracks, strict=True):
-        seconds = processing_seconds(limits, track.size_bytes)
+        seconds = process_seconds(limits, track.size_bytes)
         tracks.append(
             await inspect(
                 path,

@@ -12,7 +12,7 @@ from functools import partial
 
 from anyio import to_thread
 
-from tidegate.durable.secrets import distinguished
+from tidegate.durable.secrets import distinguish
 from tidegate.events import Note
 from tidegate.model import (
     NO_WISH,
@@ -48,7 +48,7 @@ async def identify(bench: Workbench, source: Source) -> tuple[Identity, Transfer
     if other is not resolver:  # what the link alone did not tell: a page or a playlist knows better what it is
         own, more = await other.identify(outside, source)
         identity, cost = own.model_copy(update={"content_type": identity.content_type}), cost + more
-    return await to_thread.run_sync(distinguished, identity, source, bench.home.secrets), cost
+    return await to_thread.run_sync(distinguish, identity, source, bench.home.secrets), cost
 
 
 def work_key(identity: Identity, profile: ProfileName, quality: Quality, wish: Wish = NO_WISH) -> str:

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
-from tidegate.durable.atomic import copy_file, put_in_place, sync_folder, temporary_sibling, write_published
+from tidegate.durable.atomic import copy_file, put_in_place, sync_folder, temporary_sibling, write_public
 from tidegate.durable.roots import Roots
 from tidegate.durable.threads import check_cancellation, in_thread
 from tidegate.errors import StoreUnavailable, from_os_error
@@ -67,14 +67,14 @@ def publish_failure(outcome: Outcome, target: Path, roots: Roots | None = None) 
     try:
         if roots is not None:
             roots.require_writable(target)
-        write_published(log, _text(err_log(outcome.failure, outcome.source)))
+        write_public(log, _text(err_log(outcome.failure, outcome.source)))
         with_log = outcome.model_copy(update={"failure_log": log})
         if _holds_success(target):
             return with_log
         with_report = with_log.model_copy(update={"report_folder": target})
         page = html_report(with_report, {}, title=slug_of(target), now=outcome.failure.at)
-        write_published(target / "report.html", _text(page))
-        write_published(target / "report.json", _json(document(with_report)))
+        write_public(target / "report.html", _text(page))
+        write_public(target / "report.json", _json(document(with_report)))
     except Exception:  # noqa: BLE001  # evidence is a courtesy; it must not hide the failure
         with contextlib.suppress(OSError):
             target.rmdir()  # an empty folder would tell of nothing
@@ -189,10 +189,10 @@ def _fill(
     final = outcome.model_copy(update={"status": "completed", "published": published})
     captions = {_CAPTIONS[path.name]: path for path in pictures}
     page, data, meta = folder / "report.html", folder / "report.json", folder / _meta_name(target)
-    write_published(page, _text(html_report(final, captions, title=slug_name, now=now)))
-    write_published(data, _json(document(final)))
+    write_public(page, _text(html_report(final, captions, title=slug_name, now=now)))
+    write_public(data, _json(document(final)))
     tracks = (track, *beside, *(track_of(path) for path in (*pictures, page, data)))
-    write_published(meta, _json(add_seal(_meta(final, remux), inputs, tracks)))
+    write_public(meta, _json(add_seal(_meta(final, remux), inputs, tracks)))
     return (*tracks, track_of(meta))
 
 

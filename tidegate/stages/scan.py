@@ -12,10 +12,10 @@ from pathlib import Path
 from typing import Literal
 
 from tidegate.errors import Extra, TidegateError
-from tidegate.events import Note, unobserved
+from tidegate.events import Note, ignore_events
 from tidegate.media.ffmpeg import Toolchain, file_url, global_arguments, input_restrictions, run_ffmpeg
 from tidegate.model import DownloadResult, MediaInfo, StreamInfo
-from tidegate.resilience.deadline import processing_seconds
+from tidegate.resilience.deadline import process_seconds
 from tidegate.stages.workbench import Workbench
 
 SAMPLES, SAMPLE_SECONDS = 4, 5.0
@@ -42,9 +42,9 @@ async def look_at_samples(
             sample_arguments(toolchain, path, video, source.media.length_seconds),
             stage="remux",
             limits=limits,
-            deadline_seconds=processing_seconds(limits, source.asset.size_bytes),
+            deadline_seconds=process_seconds(limits, source.asset.size_bytes),
             media_seconds=None,
-            observe=unobserved,
+            observe=ignore_events,
             memory_cap_bytes=memory_cap_bytes,
             on_stderr=lambda line: lines.append(line) if "detection:" in line else None,
         )

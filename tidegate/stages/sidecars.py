@@ -9,10 +9,10 @@ from __future__ import annotations
 from pathlib import Path
 
 from tidegate.errors import Extra, RefusedByMuxer, TidegateError
-from tidegate.events import unobserved
+from tidegate.events import ignore_events
 from tidegate.media.ffmpeg import Toolchain, base_arguments, file_url, run_ffmpeg
 from tidegate.model import Decision, DownloadResult, Finding, Sidecar
-from tidegate.resilience.deadline import processing_seconds
+from tidegate.resilience.deadline import process_seconds
 from tidegate.stages.recipes import offsets_seconds, sidecar_arguments
 from tidegate.stages.workbench import Workbench
 
@@ -67,9 +67,9 @@ async def _write(
         words,
         stage="remux",
         limits=limits,
-        deadline_seconds=processing_seconds(limits, source.asset.size_bytes),
+        deadline_seconds=process_seconds(limits, source.asset.size_bytes),
         media_seconds=None,
-        observe=unobserved,
+        observe=ignore_events,
         outputs=tuple(paths.values()),
         memory_cap_bytes=memory_cap_bytes,
     )

@@ -14,10 +14,10 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from tidegate.durable.atomic import write_atomic
-from tidegate.durable.crash_points import reached
+from tidegate.durable.crash_points import crash_point
 from tidegate.durable.threads import in_thread
 from tidegate.errors import Extra, TidegateError, VerificationFailed, from_os_error
-from tidegate.events import Advance, Note, Observer, unobserved
+from tidegate.events import Advance, Note, Observer, ignore_events
 from tidegate.media.ffmpeg import (
     MOST_THREADS,
     Toolchain,
@@ -31,7 +31,7 @@ from tidegate.media.inspect import inspect
 from tidegate.media.join import concat_list
 from tidegate.media.timeline import Timeline, timeline_of
 from tidegate.model import Aim, ChunkRecord, Decision, DownloadResult, MediaInfo, ResourceUse, Verification, fingerprint
-from tidegate.resilience.deadline import processing_seconds
+from tidegate.resilience.deadline import process_seconds
 from tidegate.resilience.quality import rung_of
 from tidegate.stages.chunks.job import ChunkFile, ChunkJob, clear_partials, find_file
 from tidegate.stages.chunks.plan import Chunk, Cut, cut, why_whole
@@ -124,7 +124,7 @@ class Film:
 
     def seconds_for(self, size_bytes: int) -> float:
         """How long a tool may take for so much of the source."""
-        return processing_seconds(self.bench.settings.process, size_bytes) * rung_of(self.aim.rung).timeout_factor
+        return process_seconds(self.bench.settings.process, size_bytes) * rung_of(self.aim.rung).timeout_factor
 
 
 EncodeWhole = Callable[[Film], Awaitable[VerifiedOutput]]
@@ -212,7 +212,7 @@ class _ChunkedTranscode:
         self.film.bench.require_space(self.folder, self._estimate_bytes(chunks))
         await self._make(jobs)
         await self._join(chunks, sound)
-        reached("chunks: joined, not verified")
+        crash_point("chunks: joined, not verified")
         return await self._verify()
 
     def _threads_as_before(self, threads: int) -> int:
@@ -340,7 +340,7 @@ class _ChunkedTranscode:
                 limits=film.bench.settings.process,
                 deadline_seconds=film.deadline_seconds,
                 media_seconds=film.media.length_seconds,
-                observe=unobserved,
+                observe=ignore_events,
                 outputs=(film.output,),
                 listed=tuple(paths),
                 memory_cap_bytes=film.memory_cap_bytes,

@@ -26,7 +26,7 @@ import anyio
 import h11
 from anyio import to_thread
 
-from tidegate.addresses import OPEN, AddressPolicy
+from tidegate.addresses import OPEN_POLICY, AddressPolicy
 from tidegate.errors import (
     AddressRefused,
     AvailabilityFailure,
@@ -241,7 +241,7 @@ class ToolProxy:
         require_for_proxy(target.host, target.port, self._policy)
         parts = urlsplit(proxy)
         host = parts.hostname or ""
-        upstream = self._dial(host, parts.port or _PORTS.get(parts.scheme, 80), OPEN)  # it is the operator's own
+        upstream = self._dial(host, parts.port or _PORTS.get(parts.scheme, 80), OPEN_POLICY)  # it is the operator's own
         try:
             if parts.scheme == "https":
                 upstream = tls_context().wrap_socket(upstream, server_hostname=host)

@@ -3,7 +3,17 @@
 `Ledger` is the database, `decide` the pure rules, `rows` the values, `lease` an attempt's own hold on its work.
 """
 
-from tidegate.durable.ledger.ledger import Beginning, Claim, Ledger, insist
-from tidegate.durable.ledger.rows import Attempt, AttemptState, Progress, Recovery, Standing
+from tidegate.durable.ledger.ledger import Claim, Ledger, NewAttempt, insist
+from tidegate.durable.ledger.rows import Attempt, AttemptProgress, AttemptState, LeaseState, Recovery
 
-__all__ = ["Attempt", "AttemptState", "Beginning", "Claim", "Ledger", "Progress", "Recovery", "Standing", "insist"]
+__all__ = [
+    "Attempt",
+    "AttemptProgress",
+    "AttemptState",
+    "Claim",
+    "LeaseState",
+    "Ledger",
+    "NewAttempt",
+    "Recovery",
+    "insist",
+]

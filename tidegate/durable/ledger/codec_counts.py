@@ -11,7 +11,7 @@ from collections.abc import Iterable
 
 from sqlalchemy import and_, select, update
 
-from tidegate.durable.ledger.database import Database, insert_if_missing, now
+from tidegate.durable.ledger.database import Database, insert_if_absent, now
 from tidegate.durable.ledger.schema import codecs
 from tidegate.model import Outcome, StreamInfo, Value
 
@@ -19,7 +19,7 @@ UNDECIDED = "none"
 """In place of a strategy, where none was come to."""
 
 
-class Codec(Value):
+class CodecUse(Value):
     """One codec, as one strategy ended for it."""
 
     kind: str
@@ -31,15 +31,15 @@ class Codec(Value):
     """`completed`, or the type of the failure."""
 
 
-class Counted(Value):
+class CodecCount(Value):
     """How often, and when last, by the ledger's clock."""
 
-    codec: Codec
+    codec: CodecUse
     streams: int
     seen_at: float
 
 
-def seen_in(outcome: Outcome) -> tuple[Codec, ...]:
+def codec_uses_of(outcome: Outcome) -> tuple[CodecUse, ...]:
     """What a run has to add: each stream of its source, for each strategy that was tried on it in this run."""
     stage = outcome.stages.get("remux")
     if stage is None or stage.cached or outcome.download is None:
@@ -49,37 +49,37 @@ def seen_in(outcome: Outcome) -> tuple[Codec, ...]:
         ends = [(step.strategy.value, step.failure or step.outcome) for step in outcome.remux.ladder]
     else:
         ends = [(UNDECIDED, outcome.failure.type if outcome.failure else stage.state)]
-    return tuple(_codec(stream, strategy, ended) for strategy, ended in ends for stream in streams)
+    return tuple(_codec_use(stream, strategy, ended) for strategy, ended in ends for stream in streams)
 
 
-def _codec(stream: StreamInfo, strategy: str, ended: str) -> Codec:
+def _codec_use(stream: StreamInfo, strategy: str, ended: str) -> CodecUse:
     kind = "cover" if stream.attached_picture else stream.kind
     detail = " ".join(word for word in (stream.profile, stream.pix_fmt) if word)
-    return Codec(kind=kind, codec=stream.codec, detail=detail, strategy=strategy, outcome=ended)
+    return CodecUse(kind=kind, codec=stream.codec, detail=detail, strategy=strategy, outcome=ended)
 
 
-class Codecs:
+class CodecCounts:
     """See the module. Thread-safe; every call may raise LedgerUnavailable."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
 
-    def count(self, seen: Iterable[Codec]) -> None:
+    def count(self, seen: Iterable[CodecUse]) -> None:
         """Add one for each."""
-        with self._database.writing() as connection:
+        with self._database.transaction() as connection:
             for codec in sorted(seen, key=lambda one: tuple(one.model_dump().values())):  # one order: no deadlock
                 key = codec.model_dump()
-                insert_if_missing(connection, codecs, {**key, "streams": 0, "seen_at": 0.0})
+                insert_if_absent(connection, codecs, {**key, "streams": 0, "seen_at": 0.0})
                 row = and_(*(codecs.c[name] == value for name, value in key.items()))
                 counted = {"streams": codecs.c.streams + 1, "seen_at": now(connection)}
                 connection.execute(update(codecs).where(row).values(counted))
 
-    def all(self) -> list[Counted]:
+    def all(self) -> list[CodecCount]:
         """The most frequent first."""
         order = (codecs.c.streams.desc(), *codecs.primary_key.columns)
-        with self._database.reading() as connection:
+        with self._database.connect() as connection:
             rows = connection.execute(select(codecs).order_by(*order)).mappings().all()
         return [
-            Counted(codec=Codec.model_validate(dict(row)), streams=row["streams"], seen_at=row["seen_at"])
+            CodecCount(codec=CodecUse.model_validate(dict(row)), streams=row["streams"], seen_at=row["seen_at"])
             for row in rows
         ]

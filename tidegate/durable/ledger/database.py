@@ -84,15 +84,15 @@ class Database:
         )
 
     @contextlib.contextmanager
-    def writing(self) -> Iterator[Connection]:
+    def transaction(self) -> Iterator[Connection]:
         """One transaction, committed at the end of the block."""
-        with self._translated(), self._engine.begin() as connection:
+        with self._translate_errors(), self._engine.begin() as connection:
             yield connection
 
     @contextlib.contextmanager
-    def reading(self) -> Iterator[Connection]:
+    def connect(self) -> Iterator[Connection]:
         """Statements that each see what is committed."""
-        with self._translated(), self._engine.connect() as connection:
+        with self._translate_errors(), self._engine.connect() as connection:
             yield connection.execution_options(isolation_level="AUTOCOMMIT")
 
     def make(self, schema: Callable[[Connection], None]) -> None:
@@ -114,11 +114,11 @@ class Database:
                 private.make_folder(self.file.parent)
             except OSError as error:
                 raise from_os_error(error, "opening the ledger", self.file) from error
-        with self.writing() as connection:
+        with self.transaction() as connection:
             schema(connection)
 
     @contextlib.contextmanager
-    def _translated(self) -> Iterator[None]:
+    def _translate_errors(self) -> Iterator[None]:
         try:
             yield
         except DBAPIError as error:
@@ -138,7 +138,7 @@ class Database:
         try:
             with open(file.with_name(f"{file.name}.repair"), "w", opener=private.opener) as lock:
                 fcntl.flock(lock, fcntl.LOCK_EX)
-                if self._damaged():
+                if self._is_still_damaged():
                     # The file itself last: SQLite removes a log that it finds beside an empty database.
                     for suffix in ("-wal", "-shm", ""):
                         with contextlib.suppress(FileNotFoundError):
@@ -150,10 +150,10 @@ class Database:
         finally:
             self._schema = schema
 
-    def _damaged(self) -> bool:
+    def _is_still_damaged(self) -> bool:
         """Whether it still is, looked at whole: the list of tables may be fine where a page of one is not."""
         try:
-            with self.reading() as connection:
+            with self.connect() as connection:
                 return connection.exec_driver_sql("PRAGMA integrity_check(1)").scalar() != "ok"
         except LedgerUnavailable as error:
             if _is_damage(error.__cause__):
@@ -172,7 +172,7 @@ def now(connection: Connection) -> float:
     return float(connection.execute(select(clock(connection))).scalar_one())
 
 
-def insert_if_missing(connection: Connection, table: Table, row: dict[str, Any]) -> bool:
+def insert_if_absent(connection: Connection, table: Table, row: dict[str, Any]) -> bool:
     """Insert a row unless its key is there; whether it was inserted."""
     insertion = _dialect(connection).insert(table).values(**row).on_conflict_do_nothing()
     inserted: CursorResult[Any] = connection.execute(insertion.execution_options(preserve_rowcount=True))
@@ -206,11 +206,13 @@ def _postgresql(url: URL, limits: LedgerSettings) -> Engine:
         },
     )
     patience = (limits.statement_timeout + limits.busy_timeout).total_seconds()
-    event.listen(engine, "do_connect", lambda _dialect, _record, told, named: _impatient(patience, *told, **named))
+    event.listen(
+        engine, "do_connect", lambda _dialect, _record, told, named: _connect_with_patience(patience, *told, **named)
+    )
     return engine
 
 
-def _impatient(patience_seconds: float, *told: Any, **named: Any) -> Any:
+def _connect_with_patience(patience_seconds: float, *told: Any, **named: Any) -> Any:
     """A connection on which no answer is waited for longer than that.
 
     A paused pooler, or a balancer that has lost its server, takes what is sent, confirms it, and never answers: the
@@ -266,12 +268,12 @@ def _begin_at_once(connection: Connection, patience_seconds: float) -> None:
     # newcomers kept one process out for all of its 5 s. In short spells everyone looks equally often.
     until = time.monotonic() + patience_seconds
     connection.exec_driver_sql(f"PRAGMA busy_timeout = {SPELL_MS}")
-    while not _begun(connection, last=time.monotonic() >= until):
+    while not _try_to_begin(connection, last=time.monotonic() >= until):
         pass
     connection.exec_driver_sql(f"PRAGMA busy_timeout = {int(patience_seconds * 1000)}")
 
 
-def _begun(connection: Connection, *, last: bool) -> bool:
+def _try_to_begin(connection: Connection, *, last: bool) -> bool:
     """Whether the lock could be had within a spell; the last one raises what was in the way."""
     if last:
         connection.exec_driver_sql("BEGIN IMMEDIATE")

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from datetime import timedelta
 from enum import StrEnum
 
-from tidegate.durable.ledger.rows import Attempt, AttemptState, Reached, Recovery
-from tidegate.durable.owner import Owner, provably_gone
+from tidegate.durable.ledger.rows import Attempt, AttemptState, Reach, Recovery
+from tidegate.durable.owner import Owner, is_provably_gone
 from tidegate.errors import policy_named
 from tidegate.model import STAGES, StageName
 from tidegate.settings import AdmissionSettings, LedgerSettings, RecoverySettings
@@ -21,7 +21,7 @@ MISSED_RENEWALS = 3
 """So many missing ones are worth a word: one or two are a busy machine."""
 
 
-def orphaned(attempt: Attempt, now: float, here: Owner, limits: LedgerSettings, *, gone: bool | None = None) -> bool:
+def is_orphaned(attempt: Attempt, now: float, here: Owner, limits: LedgerSettings, *, gone: bool | None = None) -> bool:
     """Nobody is at work on it any more: its owner is provably gone, or has not renewed for the length of the lease.
 
     `gone` is the answer about the owner where the caller has asked the process table already.
@@ -30,7 +30,7 @@ def orphaned(attempt: Attempt, now: float, here: Owner, limits: LedgerSettings, 
         return False
     if now - attempt.renewed_at > limits.lease.total_seconds():
         return True
-    return provably_gone(attempt.owner, here) if gone is None else gone
+    return is_provably_gone(attempt.owner, here) if gone is None else gone
 
 
 class Condition(StrEnum):
@@ -51,8 +51,8 @@ def condition(
     """How it stands with an attempt that its row calls running, by the rule that recovery goes by; None for others."""
     if attempt.state is not AttemptState.RUNNING:
         return None
-    gone = provably_gone(attempt.owner, here) if gone is None else gone
-    if orphaned(attempt, now, here, limits, gone=gone):
+    gone = is_provably_gone(attempt.owner, here) if gone is None else gone
+    if is_orphaned(attempt, now, here, limits, gone=gone):
         return Condition.CUT_SHORT if gone else Condition.LOST_CONTACT
     silent = now - attempt.renewed_at > MISSED_RENEWALS * limits.renew_every.total_seconds()
     return Condition.SILENT if silent else Condition.AT_WORK
@@ -63,7 +63,7 @@ def idle_seconds(attempt: Attempt, now: float) -> float:
     return now - (attempt.progressed_at if attempt.progressed_at is not None else attempt.created_at)
 
 
-def stuck(attempt: Attempt, now: float, after: timedelta) -> bool:
+def is_stuck(attempt: Attempt, now: float, after: timedelta) -> bool:
     """No progress for `after`, though the lease lives and nothing is waited for."""
     if attempt.state is not AttemptState.RUNNING or attempt.waiting_for is not None:
         return False
@@ -72,7 +72,7 @@ def stuck(attempt: Attempt, now: float, after: timedelta) -> bool:
 
 def may_take_over(holder: Attempt | None, now: float, here: Owner, limits: LedgerSettings) -> bool:
     """Whether the work of this holder is free: there is none, it has ended, or it is orphaned."""
-    return holder is None or holder.state is not AttemptState.RUNNING or orphaned(holder, now, here, limits)
+    return holder is None or holder.state is not AttemptState.RUNNING or is_orphaned(holder, now, here, limits)
 
 
 def holds_slot(attempt: Attempt, now: float, here: Owner, limits: AdmissionSettings) -> bool:
@@ -83,7 +83,7 @@ def holds_slot(attempt: Attempt, now: float, here: Owner, limits: AdmissionSetti
     if attempt.slot_at is None or attempt.state is not AttemptState.RUNNING:
         return False
     latest = max(attempt.slot_at, attempt.progressed_at or 0.0)
-    return now - latest <= limits.slot_idle.total_seconds() and not provably_gone(attempt.owner, here)
+    return now - latest <= limits.slot_idle.total_seconds() and not is_provably_gone(attempt.owner, here)
 
 
 def next_stage(done: Iterable[str]) -> StageName | None:
@@ -176,7 +176,7 @@ def verdict_on_orphan(
         return Verdict(Do.CLOSE, "the run is scheduled again already")
     if run.state == "PAUSED":
         return Verdict(Do.CLOSE, "somebody has paused the run, and will have it go on")
-    return _taken_up(run, recovery, attempt.reached, _lost(attempt), now, limits)
+    return _take_up(run, recovery, attempt.reached, _reason_of_loss(attempt), now, limits)
 
 
 def verdict_on_run(
@@ -195,22 +195,22 @@ def verdict_on_run(
     if run.state == "CANCELLING":
         return Verdict(Do.CANCEL, "nobody is there to cancel it") if waited > _GRACE else _NOTHING
     if run.state == "PENDING" and waited > patience:
-        return _taken_up(run, recovery, Reached(), f"it has been pending for {waited:.0f} s", now, limits)
+        return _take_up(run, recovery, Reach(), f"it has been pending for {waited:.0f} s", now, limits)
     if run.state == "RUNNING" and not begun and waited > patience:
-        return _taken_up(run, recovery, Reached(), f"it has run for {waited:.0f} s without an attempt", now, limits)
+        return _take_up(run, recovery, Reach(), f"it has run for {waited:.0f} s without an attempt", now, limits)
     if run.state == "RUNNING" and begun and latest is not None and now - (latest.ended_at or now) > _GRACE < waited:
-        return _taken_up(run, recovery, latest.reached, "its process ended before it could say how", now, limits)
+        return _take_up(run, recovery, latest.reached, "its process ended before it could say how", now, limits)
     if (
         run.state == "CRASHED"
         and limits.settle.total_seconds() < waited
-        and _left_lying(run, latest, recovery, limits, now)
+        and _is_left_behind(run, latest, recovery, limits, now)
     ):
-        reached = latest.reached if latest else Reached()
-        return _taken_up(run, recovery, reached, "its process died before it began", now, limits)
+        reached = latest.reached if latest else Reach()
+        return _take_up(run, recovery, reached, "its process died before it began", now, limits)
     return _NOTHING
 
 
-def _left_lying(
+def _is_left_behind(
     run: RunFacts, latest: Attempt | None, recovery: Recovery, limits: RecoverySettings, now: float
 ) -> bool:
     """Whether a crashed run without an open attempt is still to be taken up.
@@ -221,11 +221,11 @@ def _left_lying(
     """
     wanted = run.flow in REPEATED and run.deployment is not None
     recent = now - run.since < limits.resume_within.total_seconds()
-    unseen = latest is None or recovery.scheduled or latest.state in _UNTOLD
+    unseen = latest is None or recovery.scheduled or latest.state in _ENDS_UNKNOWN_TO_PREFECT
     return wanted and recent and unseen
 
 
-_UNTOLD = frozenset({AttemptState.ABANDONED, AttemptState.COMPLETED})
+_ENDS_UNKNOWN_TO_PREFECT = frozenset({AttemptState.ABANDONED, AttemptState.COMPLETED})
 """Ends of an attempt of which a crashed run has not told."""
 
 _GRACE = 60.0
@@ -237,14 +237,14 @@ _PARKING = 3600.0
 _NOTHING = Verdict(Do.NOTHING, "")
 
 
-def _lost(attempt: Attempt) -> str:
+def _reason_of_loss(attempt: Attempt) -> str:
     if attempt.state is AttemptState.INTERRUPTED:
         return "its process was stopped from outside"
     return f"the process {attempt.owner.pid} on {attempt.owner.host} is gone"
 
 
-def _taken_up(
-    run: RunFacts, recovery: Recovery, reached: Reached, why: str, now: float, limits: RecoverySettings
+def _take_up(
+    run: RunFacts, recovery: Recovery, reached: Reach, why: str, now: float, limits: RecoverySettings
 ) -> Verdict:
     if run.flow not in REPEATED or run.deployment is None:
         return Verdict(Do.MARK_CRASHED, why)
@@ -257,12 +257,12 @@ def _taken_up(
     return Verdict(Do.RESCHEDULE, why)
 
 
-def given_up(verdict: Verdict, recovery: Recovery, now: float) -> bool:
+def gives_up_parking(verdict: Verdict, recovery: Recovery, now: float) -> bool:
     """Whether its parking was tried for long enough: a server that never takes it is not asked for ever."""
     return verdict.do is Do.PARK and recovery.parked_at is not None and now - recovery.parked_at > _PARKING
 
 
-def overdue(run: RunFacts, now: float, after: timedelta) -> bool:
+def is_overdue(run: RunFacts, now: float, after: timedelta) -> bool:
     """It has been in Pending or Cancelling for too long: nobody will ever begin it, or end it."""
     return run.state in ("PENDING", "CANCELLING") and now - run.since >= after.total_seconds()
 
@@ -272,7 +272,7 @@ def pause_before(consecutive: int, limits: RecoverySettings) -> timedelta:
     return limits.backoff * 2 ** min(consecutive - 1, 16) if consecutive else timedelta(0)
 
 
-def counted(recovery: Recovery, reached: Reached, now: float) -> Recovery:
+def count_recovery(recovery: Recovery, reached: Reach, now: float) -> Recovery:
     """The record after one more recovery at `now`, from a run that has come as far as `reached`."""
     gained = reached.beyond(recovery.reached)
     return recovery.model_copy(

@@ -1,6 +1,6 @@
 """An attempt's hold on its work, renewed while the work goes on.
 
-Flows open one with `leased`; it hears the run's events, writes how far the run is into the ledger, and ends the run
+Flows open one with `hold_lease`; it hears the run's events, writes how far the run is into the ledger, and ends the run
 when somebody else has taken the work over or when the ledger cannot be reached for too long. A crash leaves the row as
 the last renewal wrote it: that is what recovery starts from.
 """
@@ -19,9 +19,9 @@ from pathlib import Path
 import anyio
 from anyio import to_thread
 
-from tidegate.durable.children import ProcessGroup, recorded_by
-from tidegate.durable.ledger.ledger import Beginning, Claim, Ledger, insist
-from tidegate.durable.ledger.rows import Attempt, AttemptState, Progress, Standing
+from tidegate.durable.children import ProcessGroup, use_registry
+from tidegate.durable.ledger.ledger import Claim, Ledger, NewAttempt, insist
+from tidegate.durable.ledger.rows import Attempt, AttemptProgress, AttemptState, LeaseState
 from tidegate.durable.threads import check_cancellation, in_thread
 from tidegate.errors import LeaseLost, LedgerUnavailable, Superseded, TidegateError, reason_of
 from tidegate.events import Advance, Event, Note, Observer, StageEnded, StageStarted, Waiting
@@ -53,7 +53,7 @@ class Lease:
         self._parent = current_lease()
         self._clock = clock
         self._lock = threading.Lock()
-        self._progress = Progress()
+        self._progress = AttemptProgress()
         self._done = 0.0
         self._advanced = False
         self._woken = anyio.Event()
@@ -80,14 +80,14 @@ class Lease:
             case _:
                 pass
 
-    def born(self, group: ProcessGroup) -> None:
+    def add_child(self, group: ProcessGroup) -> None:
         self._tell(groups=(*self._progress.groups, group))
 
-    def gone(self, group: ProcessGroup) -> None:
+    def remove_child(self, group: ProcessGroup) -> None:
         self._tell(groups=tuple(other for other in self._progress.groups if other != group))
 
     @contextlib.contextmanager
-    def waiting(self, what: str) -> Iterator[None]:
+    def note_wait(self, what: str) -> Iterator[None]:
         """While it lasts, the run waits for something that it can name: it is not stuck."""
         self._tell(waiting_for=what)
         self._observe(Waiting(what))
@@ -106,9 +106,9 @@ class Lease:
         """How the attempt ended, to be written when the lease is given up."""
         self._ends_as, self._failure = state, failure
         if self._parent is not None:
-            self._parent.part_done(self.attempt.title)
+            self._parent.note_part(self.attempt.title)
 
-    def part_done(self, title: str) -> None:
+    def note_part(self, title: str) -> None:
         """One of a batch's sources is done: a checkpoint of the batch."""
         self._tell(records={**self._progress.records, title: "done"})
 
@@ -116,14 +116,14 @@ class Lease:
 
     async def claim(self, work_key: str, target: Path) -> None:
         """Take the work, whose result will stand in `target`, waiting for another run that does it."""
-        claim = await self._claimed(work_key, target)
+        claim = await self._try_to_claim(work_key, target)
         if claim.epoch is None:
             what = "another run of the same work"
             self._observe(Note("Another run is doing the same work; waiting for it"))
-            with self.waiting(what):
+            with self.note_wait(what):
                 while claim.epoch is None:
                     await anyio.sleep(self.ledger.limits.poll.total_seconds())
-                    claim = await self._claimed(work_key, target)
+                    claim = await self._try_to_claim(work_key, target)
         self.attempt = self.attempt.model_copy(update={"work_key": work_key, "epoch": claim.epoch})
         before = claim.holder
         if before is not None and before.id != self.attempt.id and before.state is AttemptState.RUNNING:
@@ -131,7 +131,7 @@ class Lease:
 
     async def claim_at_once(self, work_key: str) -> bool:
         """Take the work if it is free."""
-        return (await self._claimed(work_key)).epoch is not None
+        return (await self._try_to_claim(work_key)).epoch is not None
 
     @contextlib.contextmanager
     def fence(self) -> Iterator[None]:
@@ -144,11 +144,11 @@ class Lease:
             )
             yield held
 
-    async def published(self, folder: Path) -> None:
+    async def note_publication(self, folder: Path) -> None:
         """Note where the result stands. Without the note, maintenance keeps its assets a shorter time: no failure."""
         patience = self.ledger.limits.patience.total_seconds()
         try:
-            note = partial(self.ledger.published, folder, self.attempt.work_key or "")
+            note = partial(self.ledger.add_publication, folder, self.attempt.work_key or "")
             await in_thread(insist, note, patience, check_cancellation)
         except LedgerUnavailable as error:
             self._observe(Note(f"The ledger was not told of {folder}: {error.message}", "warning"))
@@ -163,11 +163,11 @@ class Lease:
         with contextlib.suppress(LedgerUnavailable), anyio.CancelScope(shield=True):
             await to_thread.run_sync(self.ledger.free_slot, self.attempt.id)
 
-    async def standing(self) -> Attempt | None:
+    async def current_row(self) -> Attempt | None:
         """The attempt's row as it is now."""
         return await in_thread(self.ledger.attempt, self.attempt.id)
 
-    async def renewing(self) -> None:
+    async def renew_forever(self) -> None:
         """Renew for ever.
 
         Raises:
@@ -178,9 +178,9 @@ class Lease:
         while True:
             with anyio.move_on_after(self.ledger.limits.renew_every.total_seconds()):
                 await self._woken.wait()
-            held_at = await self._renewed(held_at)
+            held_at = await self._renew_with_retries(held_at)
 
-    async def _renewed(self, held_at: float) -> float:
+    async def _renew_with_retries(self, held_at: float) -> float:
         """Renew, tried until it has worked; gives the time from which the lease counts now."""
         limits, told = self.ledger.limits, False
         lost_at = held_at + limits.give_up.total_seconds()
@@ -214,10 +214,10 @@ class Lease:
             with self._lock:
                 self._advanced = self._advanced or advanced
             raise
-        if standing is not Standing.HELD:
+        if standing is not LeaseState.HELD:
             raise Superseded("This attempt no longer holds its work: it was taken over, or ended by maintenance")
 
-    async def _claimed(self, work_key: str, target: Path | None = None) -> Claim:
+    async def _try_to_claim(self, work_key: str, target: Path | None = None) -> Claim:
         patience = self.ledger.limits.patience.total_seconds()
         here = self.attempt.owner
 
@@ -277,11 +277,11 @@ _ENDS_AS: dict[type[BaseException], AttemptState] = {
 
 
 @contextlib.asynccontextmanager
-async def leased(ledger: Ledger, beginning: Beginning, observe: Observer) -> AsyncIterator[Lease]:
+async def hold_lease(ledger: Ledger, beginning: NewAttempt, observe: Observer) -> AsyncIterator[Lease]:
     """An attempt for the length of the block. What the block does not `conclude` counts as failed or interrupted.
 
     Raises:
-        Superseded, LeaseLost: see `Lease.renewing`; the block was cancelled.
+        Superseded, LeaseLost: see `Lease.renew_forever`; the block was cancelled.
         LedgerUnavailable: the attempt could not begin within the ledger's patience.
     """
     patience = ledger.limits.patience.total_seconds()
@@ -290,9 +290,9 @@ async def leased(ledger: Ledger, beginning: Beginning, observe: Observer) -> Asy
     token = _current.set(lease)
     state, failure = AttemptState.INTERRUPTED, None
     try:
-        with recorded_by(lease):
+        with use_registry(lease):
             async with anyio.create_task_group() as siblings:
-                siblings.start_soon(lease.renewing)
+                siblings.start_soon(lease.renew_forever)
                 yield lease
                 siblings.cancel_scope.cancel()
         state, failure = lease._ends_as or AttemptState.COMPLETED, lease._failure

@@ -33,10 +33,18 @@ from sqlalchemy import (
 from tidegate.durable import private
 from tidegate.durable.home import Home
 from tidegate.durable.ledger import decide
-from tidegate.durable.ledger.codec_counts import Codecs
-from tidegate.durable.ledger.database import Database, clock, insert_if_missing, now
+from tidegate.durable.ledger.codec_counts import CodecCounts
+from tidegate.durable.ledger.database import Database, clock, insert_if_absent, now
 from tidegate.durable.ledger.origins import Origins
-from tidegate.durable.ledger.rows import Attempt, AttemptState, Kind, Progress, Reached, Recovery, Standing
+from tidegate.durable.ledger.rows import (
+    Attempt,
+    AttemptKind,
+    AttemptProgress,
+    AttemptState,
+    LeaseState,
+    Reach,
+    Recovery,
+)
 from tidegate.durable.ledger.schema import attempts, hosts, migrate, publications, recoveries, works
 from tidegate.durable.lock import acquire, release_at_end
 from tidegate.durable.owner import Owner, this_process
@@ -50,10 +58,10 @@ MOST_IDS = 500
 
 
 @dataclass(frozen=True)
-class Beginning:
+class NewAttempt:
     """What an attempt is, before it has done anything."""
 
-    kind: Kind
+    kind: AttemptKind
     title: str
     """Redacted."""
     request: Mapping[str, Any] = field(default_factory=dict)
@@ -108,9 +116,9 @@ class Ledger:
         return self._database.moved_aside
 
     @property
-    def codecs(self) -> Codecs:
+    def codecs(self) -> CodecCounts:
         """Which codecs came, in the same database."""
-        return Codecs(self._database)
+        return CodecCounts(self._database)
 
     @property
     def origins(self) -> Origins:
@@ -123,15 +131,15 @@ class Ledger:
 
     def now(self) -> float:
         """The database's clock, in seconds of the Unix epoch."""
-        with self._database.reading() as connection:
+        with self._database.connect() as connection:
             return now(connection)
 
     # An attempt's own life.
 
-    def begin(self, beginning: Beginning) -> Attempt:
+    def begin(self, beginning: NewAttempt) -> Attempt:
         """A new attempt. One that recovery did not schedule sets the count of recoveries back: a person's re-run."""
         root = beginning.root_run or beginning.flow_run
-        with self._database.writing() as connection:
+        with self._database.transaction() as connection:
             at = now(connection)
             row = {
                 "id": beginning.id,
@@ -150,9 +158,9 @@ class Ledger:
                 "records": "{}",
                 "groups": "[]",
             }
-            began = insert_if_missing(connection, attempts, row)
+            began = insert_if_absent(connection, attempts, row)
             if began and root is not None and root == beginning.flow_run:
-                _begun_again(connection, root)
+                _settle_recovery(connection, root)
             return _attempt(connection, beginning.id)
 
     def claim(self, identifier: str, work_key: str, here: Owner, target: Path | None = None) -> Claim:
@@ -170,14 +178,14 @@ class Ledger:
                 return Claim(None)
             except OSError as error:
                 raise from_os_error(error, "locking the work", self._home.lock(work_key)) from error
-            connection = stack.enter_context(self._database.writing())
+            connection = stack.enter_context(self._database.transaction())
             return _claim(connection, identifier, work_key, here, self.limits, target)
 
-    def renew(self, identifier: str, progress: Progress, *, advanced: bool) -> Standing:
+    def renew(self, identifier: str, progress: AttemptProgress, *, advanced: bool) -> LeaseState:
         """Renew the lease and tell how far the attempt is; `advanced`: it got somewhere since the last time."""
         values = progress.model_dump()
         values |= {name: json.dumps(values[name]) for name in ("groups", "records")}
-        with self._database.writing() as connection:
+        with self._database.transaction() as connection:
             at = clock(connection)
             if advanced:
                 values["progressed_at"] = at
@@ -186,11 +194,11 @@ class Ledger:
             # PostgreSQL: while this waited for our own `claim`, which changes two tables, it saw one of them as it was
             # before. A second statement sees both as they are.
             held = any(connection.execute(renewal).rowcount for _ in range(2))
-            return Standing.HELD if held else Standing.SUPERSEDED
+            return LeaseState.HELD if held else LeaseState.SUPERSEDED
 
     def end(self, identifier: str, state: AttemptState, failure: str | None = None) -> bool:
         """The attempt has ended; its work and its slot are free. False when somebody else had ended it before."""
-        with self._database.writing() as connection:
+        with self._database.transaction() as connection:
             return _end(connection, identifier, attempts.c.state == AttemptState.RUNNING, state=state, failure=failure)
 
     @contextlib.contextmanager
@@ -205,13 +213,13 @@ class Ledger:
         """
         held = _require(self.attempt(identifier))
         if self._database.file is None:
-            with self._database.writing() as connection:
+            with self._database.transaction() as connection:
                 _require_holder(connection, held)
                 yield
             return
         path = self._lock_of(held.work_key or "")
         with release_at_end(_acquire_soon(path, self.limits.busy_timeout.total_seconds()), path):
-            with self._database.writing() as connection:
+            with self._database.transaction() as connection:
                 _require_holder(connection, held)
             yield
 
@@ -219,8 +227,8 @@ class Ledger:
 
     def take_slot(self, identifier: str, here: Owner, limits: AdmissionSettings) -> tuple[Attempt, ...]:
         """Take one of the host's slots; gives nothing then, else those that hold them all."""
-        with self._database.writing() as connection:
-            insert_if_missing(connection, hosts, {"host": here.host})
+        with self._database.transaction() as connection:
+            insert_if_absent(connection, hosts, {"host": here.host})
             connection.execute(select(hosts).where(hosts.c.host == here.host).with_for_update())
             at = now(connection)
             taken = (attempts.c.host == here.host) & attempts.c.slot_at.is_not(None) & (attempts.c.id != identifier)
@@ -231,13 +239,13 @@ class Ledger:
             return ()
 
     def free_slot(self, identifier: str) -> None:
-        with self._database.writing() as connection:
+        with self._database.transaction() as connection:
             connection.execute(update(attempts).where(attempts.c.id == identifier).values(slot_at=None))
 
     # What recovery, maintenance and people read.
 
     def attempt(self, identifier: str) -> Attempt | None:
-        with self._database.reading() as connection:
+        with self._database.connect() as connection:
             return _attempt_or_none(connection, identifier)
 
     def open_attempts(self) -> list[Attempt]:
@@ -246,12 +254,12 @@ class Ledger:
 
     def recent(self, seconds: float) -> list[Attempt]:
         """All attempts that began in the last `seconds`, the oldest first."""
-        with self._database.reading() as connection:
+        with self._database.connect() as connection:
             return _select(connection, attempts.c.created_at >= now(connection) - seconds)
 
     def attempts_of(self, root_runs: Iterable[str]) -> list[Attempt]:
         """All attempts of these runs, the oldest first."""
-        found = [self._attempts(attempts.c.root_run.in_(some)) for some in batched(root_runs)]
+        found = [self._attempts(attempts.c.root_run.in_(some)) for some in in_batches(root_runs)]
         return sorted(chain.from_iterable(found), key=lambda attempt: attempt.created_at)
 
     def find(self, prefix: str) -> list[Attempt]:
@@ -262,21 +270,21 @@ class Ledger:
     def recoveries_of(self, root_runs: Iterable[str]) -> dict[str, Recovery]:
         """The records there are."""
         found: dict[str, Recovery] = {}
-        with self._database.reading() as connection:
-            for some in batched(root_runs):
+        with self._database.connect() as connection:
+            for some in in_batches(root_runs):
                 rows = connection.execute(select(recoveries).where(recoveries.c.root_run.in_(some))).mappings()
                 found |= {row["root_run"]: _recovery(row) for row in rows}
         return found
 
-    def published_folders(self) -> list[Path]:
+    def publication_folders(self) -> list[Path]:
         """Every folder that was published and not forgotten."""
-        with self._database.reading() as connection:
+        with self._database.connect() as connection:
             return [Path(folder) for (folder,) in connection.execute(select(publications.c.folder))]
 
-    def used_places(self) -> tuple[list[Path], list[str]]:
+    def attempt_places(self) -> tuple[list[Path], list[str]]:
         """The folders that attempts were to publish, and the `file://` links that they could read. An attempt that was
         refused either is not among them: it never held its work."""
-        with self._database.reading() as connection:
+        with self._database.connect() as connection:
             held = attempts.c.work_key.is_not(None) & (attempts.c.kind == "ingest")
             targets = connection.execute(select(attempts.c.target).where(held).distinct()).scalars()
             files = select(attempts.c.title).where(held & attempts.c.title.startswith("file:")).distinct()
@@ -284,7 +292,7 @@ class Ledger:
 
     def counts(self) -> dict[str, int]:
         """How many attempts there are in each state."""
-        with self._database.reading() as connection:
+        with self._database.connect() as connection:
             rows = connection.execute(select(attempts.c.state, func.count()).group_by(attempts.c.state))
             return {row[0]: row[1] for row in rows}
 
@@ -293,13 +301,13 @@ class Ledger:
     def abandon(self, seen: Attempt, state: AttemptState = AttemptState.ABANDONED) -> bool:
         """End an attempt whose owner is lost, unless it has renewed or ended since it was read."""
         unchanged = (attempts.c.state == seen.state) & (attempts.c.renewed_at == seen.renewed_at)
-        with self._database.writing() as connection:
+        with self._database.transaction() as connection:
             return _end(connection, seen.id, unchanged, state=state)
 
     def mark_stuck(self, seen: Attempt, reason: str) -> bool:
         """End an attempt that gets nowhere, unless it has got somewhere or ended since it was read."""
         still = attempts.c.progressed_at.is_not_distinct_from(seen.progressed_at) & attempts.c.waiting_for.is_(None)
-        with self._database.writing() as connection:
+        with self._database.transaction() as connection:
             return _end(
                 connection,
                 seen.id,
@@ -313,24 +321,24 @@ class Ledger:
     def put_recovery(self, recovery: Recovery) -> None:
         values = recovery.model_dump(exclude={"reached"})
         values |= {"reached_stages": recovery.reached.stages, "reached_done": recovery.reached.done}
-        with self._database.writing() as connection:
+        with self._database.transaction() as connection:
             connection.execute(delete(recoveries).where(recoveries.c.root_run == recovery.root_run))
             connection.execute(insert(recoveries).values(**values))
 
-    def published(self, folder: Path, work_key: str) -> None:
+    def add_publication(self, folder: Path, work_key: str) -> None:
         """Note that `folder` holds a published result, whose assets maintenance keeps while it stands."""
-        with self._database.writing() as connection:
+        with self._database.transaction() as connection:
             connection.execute(delete(publications).where(publications.c.folder == str(folder)))
             row = {"folder": str(folder), "work_key": work_key, "published_at": now(connection)}
             connection.execute(insert(publications).values(**row))
 
-    def forget_published(self, folder: Path) -> None:
-        with self._database.writing() as connection:
+    def forget_publication(self, folder: Path) -> None:
+        with self._database.transaction() as connection:
             connection.execute(delete(publications).where(publications.c.folder == str(folder)))
 
     def clear_rows(self, older_than_seconds: float) -> int:
         """Delete attempts that ended longer ago, and the records of their recoveries; gives how many attempts went."""
-        with self._database.writing() as connection:
+        with self._database.transaction() as connection:
             edge = now(connection) - older_than_seconds
             connection.execute(delete(recoveries).where(recoveries.c.last_at < edge))
             gone: CursorResult[Any] = connection.execute(delete(attempts).where(attempts.c.ended_at < edge))
@@ -347,7 +355,7 @@ class Ledger:
         return path
 
     def _attempts(self, condition: ColumnElement[bool]) -> list[Attempt]:
-        with self._database.reading() as connection:
+        with self._database.connect() as connection:
             return _select(connection, condition)
 
 
@@ -370,7 +378,7 @@ def insist(call: Callable[[], T], patience_seconds: float, each_try: Callable[[]
             time.sleep(1.0)
 
 
-def batched(ids: Iterable[str]) -> Iterator[list[str]]:
+def in_batches(ids: Iterable[str]) -> Iterator[list[str]]:
     """As many at a time as every database takes in one statement."""
     left = iter(ids)
     while some := list(islice(left, MOST_IDS)):
@@ -382,8 +390,8 @@ def _claim(
 ) -> Claim:
     claimant = _attempt_or_none(connection, identifier)
     if claimant is None or claimant.state is not AttemptState.RUNNING:
-        raise _superseded()
-    insert_if_missing(connection, works, {"work_key": work_key, "epoch": 0})
+        raise _loss_of_work()
+    insert_if_absent(connection, works, {"work_key": work_key, "epoch": 0})
     work = connection.execute(select(works).where(works.c.work_key == work_key).with_for_update()).mappings().one()
     holder = _attempt_or_none(connection, work["holder"]) if work["holder"] else None
     if holder is not None and holder.id == identifier:
@@ -408,7 +416,7 @@ def _end(connection: Connection, identifier: str, condition: ColumnElement[bool]
     return True
 
 
-def _begun_again(connection: Connection, root_run: str) -> None:
+def _settle_recovery(connection: Connection, root_run: str) -> None:
     """An attempt begins: recovery's own re-run is counted, a person's sets the count back."""
     mine = recoveries.c.root_run == root_run
     awaited = connection.execute(
@@ -424,16 +432,16 @@ def _require_holder(connection: Connection, attempt: Attempt) -> None:
     holder = connection.execute(held).scalar()
     now_is = _attempt_or_none(connection, attempt.id)
     if now_is is None or now_is.state is not AttemptState.RUNNING or holder != attempt.id:
-        raise _superseded()
+        raise _loss_of_work()
 
 
 def _require(attempt: Attempt | None) -> Attempt:
     if attempt is None or attempt.work_key is None:
-        raise _superseded()
+        raise _loss_of_work()
     return attempt
 
 
-def _superseded() -> Superseded:
+def _loss_of_work() -> Superseded:
     return Superseded("This attempt no longer holds its work; nothing of it is published")
 
 
@@ -472,5 +480,5 @@ def _attempt(connection: Connection, identifier: str) -> Attempt:
 
 
 def _recovery(row: RowMapping) -> Recovery:
-    reached = Reached(stages=row["reached_stages"], done=row["reached_done"])
+    reached = Reach(stages=row["reached_stages"], done=row["reached_done"])
     return Recovery.model_validate({**row, "reached": reached})

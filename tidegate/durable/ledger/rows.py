@@ -18,7 +18,7 @@ from tidegate.durable.children import ProcessGroup
 from tidegate.durable.owner import Owner
 from tidegate.model import Value
 
-Kind = Literal["ingest", "batch", "recover", "maintain"]
+AttemptKind = Literal["ingest", "batch", "recover", "maintain"]
 
 
 class AttemptState(StrEnum):
@@ -36,13 +36,13 @@ class AttemptState(StrEnum):
     CANCELLED = "cancelled"
 
 
-class Reached(Value):
+class Reach(Value):
     """How far a run's checkpoints go: the number of its stages that are done, and bytes of the one it was in."""
 
     stages: int = 0
     done: float = 0.0
 
-    def beyond(self, other: Reached) -> bool:
+    def beyond(self, other: Reach) -> bool:
         return (self.stages, self.done) > (other.stages, other.done)
 
 
@@ -50,7 +50,7 @@ class Attempt(Value):
     """One process's attempt at one piece of work."""
 
     id: str
-    kind: Kind
+    kind: AttemptKind
     work_key: str | None
     """None until the source is identified."""
     epoch: int
@@ -87,9 +87,9 @@ class Attempt(Value):
     marked_stuck_at: float | None
 
     @property
-    def reached(self) -> Reached:
+    def reached(self) -> Reach:
         """Only a download keeps what it has of an unfinished stage."""
-        return Reached(stages=len(self.records), done=(self.done or 0.0) if self.stage == "download" else 0.0)
+        return Reach(stages=len(self.records), done=(self.done or 0.0) if self.stage == "download" else 0.0)
 
     @classmethod
     def of(cls, row: Mapping[str, Any]) -> Attempt:
@@ -106,14 +106,14 @@ class Recovery(Value):
     root_run: str
     consecutive: int = 0
     """Recoveries in a row without a new checkpoint."""
-    reached: Reached = Reached()
+    reached: Reach = Reach()
     last_at: float = 0.0
     scheduled: bool = False
     """Whether recovery has scheduled the run and no attempt has begun since; what a person starts does not count."""
     parked_at: float | None = None
 
 
-class Standing(StrEnum):
+class LeaseState(StrEnum):
     """What a renewal finds out."""
 
     HELD = "held"
@@ -121,7 +121,7 @@ class Standing(StrEnum):
     """A later attempt holds the work, or maintenance has ended this one."""
 
 
-class Progress(Value):
+class AttemptProgress(Value):
     """What a renewal tells."""
 
     stage: str | None = None

@@ -16,7 +16,7 @@ from pydantic import ValidationError
 
 from tidegate.durable.atomic import sync_file, sync_folder, write_atomic
 from tidegate.durable.children import own_name
-from tidegate.durable.crash_points import reached
+from tidegate.durable.crash_points import crash_point
 from tidegate.durable.hashing import blake3_of
 from tidegate.durable.threads import in_thread
 from tidegate.errors import VerificationFailed, from_os_error
@@ -131,9 +131,9 @@ def _record(job: ChunkJob, unfinished: Path, result: FfmpegResult) -> ChunkFile:
     except OSError as error:
         raise from_os_error(error, f"keeping {job.title}", job.folder) from error
     what = "sound" if frames is None else "chunk"
-    reached(f"{what}: encoded, not journaled")
+    crash_point(f"{what}: encoded, not journaled")
     write_atomic(job.record_path, file.model_dump_json().encode())
-    reached(f"{what}: journaled")
+    crash_point(f"{what}: journaled")
     return file
 
 

@@ -206,7 +206,7 @@ def _blocks(response: OpenResponse, request: Request, limits: TransferSettings) 
         if (now := time.monotonic()) >= next_look:
             window.record(now, received)
             next_look = now + tick
-            if window.stalled():
+            if window.is_stalled():
                 raise StalledTransfer(f"The {request.what} came too slowly", evidence=response.evidence)
 
 

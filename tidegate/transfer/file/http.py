@@ -83,7 +83,7 @@ class HttpExchange:
         if response.status == HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE:
             return self._empty_body(response, start, expected)
         raise_for_status(response.status, response.reply.reason, response.headers, response.evidence)
-        identity = self._identity(response).settled_by(expected)
+        identity = self._identity(response).with_claims_of(expected)
         if not expected.same_content_as(identity):
             if _is_page(identity) and not _is_page(expected):  # a login, a captcha, an error in disguise
                 raise NotMedia("The origin answers with a web page now", evidence=response.evidence)

@@ -499,7 +499,7 @@ class ParallelTry:
 
     def _abort_stalls(self) -> bool:
         """Break off what has stalled; whether anything has."""
-        stalled = [one for one in self._team if one.piece.window is not None and one.piece.window.stalled()]
+        stalled = [one for one in self._team if one.piece.window is not None and one.piece.window.is_stalled()]
         for connection in stalled:
             connection.stalled = True
             connection.exchange.abort()

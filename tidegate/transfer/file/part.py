@@ -20,8 +20,8 @@ from typing import Any, Self
 from pydantic import AwareDatetime, model_validator
 
 from tidegate.durable.atomic import write_atomic
-from tidegate.durable.crash_points import reached
-from tidegate.durable.lock import acquire, acquired
+from tidegate.durable.crash_points import crash_point
+from tidegate.durable.lock import acquire, acquire_when_free
 from tidegate.errors import from_os_error
 from tidegate.events import Note, Observer
 from tidegate.model import Identity, Value
@@ -210,14 +210,14 @@ class Part:
             with self._lock:
                 # Taken before the sync: what is written while it runs is not vouched for yet.
                 spans, since = self.spans, self._since_checkpoint
-            reached("part: written")
+            crash_point("part: written")
             try:
                 os.fdatasync(self._file)
             except OSError as error:
                 raise from_os_error(error, "writing the download", self.path) from error
-            reached("part: synced")
+            crash_point("part: synced")
             self._write_journal(spans)
-            reached("part: journaled")
+            crash_point("part: journaled")
             with self._lock:
                 self._since_checkpoint -= since
             self._checkpointed_at = now
@@ -272,7 +272,7 @@ class Part:
     def _leave_the_store_its_bytes(self) -> None:
         """A crash while storing leaves the file linked from there as well: it must not be cut under the asset."""
         self.path.unlink()
-        reached("part: left to the store")
+        crash_point("part: left to the store")
         locked, self._file = self._file, acquire(self.path)
         os.close(locked)
 
@@ -329,7 +329,7 @@ async def open_part(
     """As `Part.open`, held by this run alone; waits visibly while another run holds it."""
     waiting = Note("Another run is downloading the same source; waiting for it")
     with _translate_errors(folder):
-        locked = await acquired(folder / PART.format(name), lambda: observe(waiting))
+        locked = await acquire_when_free(folder / PART.format(name), lambda: observe(waiting))
         part = Part._of(locked, folder, name, identity, limits, trust, now)
     try:
         yield part

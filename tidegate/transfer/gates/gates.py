@@ -20,12 +20,12 @@ from urllib.parse import urlsplit
 import anyio
 from anyio import to_thread
 
-from tidegate.addresses import OPEN, AddressPolicy
+from tidegate.addresses import OPEN_POLICY, AddressPolicy
 from tidegate.errors import TidegateError, as_failure
-from tidegate.events import Event, Observer, Waiting, unobserved
+from tidegate.events import Event, Observer, Waiting, ignore_events
 from tidegate.model import OriginStats
 from tidegate.resilience import breaker as breaker_rules
-from tidegate.resilience.sharing import Call, Grant, Verdict
+from tidegate.resilience.sharing import Call, CallResult, Grant
 from tidegate.settings import GateSettings
 from tidegate.transfer.gates.origin import Gate, Waiter
 from tidegate.transfer.gates.records import MemoryRecords, Records, SharedRecords
@@ -74,13 +74,13 @@ class Passage:
         self.bytes_received = bytes_so_far
         if bytes_so_far >= GAIN_BYTES and not self._proven:
             self._proven = True
-            self._gates._tell(self._gate, self.call(Verdict.SUCCEEDED), self.began)
+            self._gates._tell(self._gate, self.call(CallResult.SUCCEEDED), self.began)
 
     def call_after(self, error: BaseException | None) -> Call:
         """What the call says about the origin."""
-        return self.call(Verdict.SILENT if self._proven else _verdict(error))
+        return self.call(CallResult.SILENT if self._proven else _verdict(error))
 
-    def call(self, verdict: Verdict) -> Call:
+    def call(self, verdict: CallResult) -> Call:
         slow_after = self._gates.limits.slow_after.total_seconds()
         slow = self._answered is not None and self._answered - self.began > slow_after
         return Call(verdict, slow, self._grant.probe)
@@ -97,15 +97,15 @@ class Passage:
         )
 
 
-def _verdict(error: BaseException | None) -> Verdict:
+def _verdict(error: BaseException | None) -> CallResult:
     if error is None:
-        return Verdict.SUCCEEDED
+        return CallResult.SUCCEEDED
     if not isinstance(error, Exception):  # cancelled
-        return Verdict.SILENT
+        return CallResult.SILENT
     failure = as_failure(error)
     if failure.policy.counts_against_origin:
-        return Verdict.FAILED
-    return Verdict.ANSWERED if failure.policy.origin_answered else Verdict.SILENT
+        return CallResult.FAILED
+    return CallResult.ANSWERED if failure.policy.origin_answered else CallResult.SILENT
 
 
 class Gates:
@@ -115,9 +115,9 @@ class Gates:
         self,
         limits: GateSettings | None = None,
         ledger: Ledger | None = None,
-        observe: Observer = unobserved,
+        observe: Observer = ignore_events,
         clock: Callable[[], float] = time.monotonic,
-        addresses: AddressPolicy = OPEN,
+        addresses: AddressPolicy = OPEN_POLICY,
     ) -> None:
         self.limits = limits or GateSettings()
         self.addresses = addresses

@@ -15,8 +15,8 @@ from datetime import datetime, timedelta
 
 from tidegate.errors import CircuitOpen, Evidence, TidegateError
 from tidegate.model import OriginStats
-from tidegate.resilience.breaker import State, reason, suspect
-from tidegate.resilience.sharing import Answer, Ask, Call, Grant, Verdict, spacing_seconds
+from tidegate.resilience.breaker import BreakerState, is_suspect, reason
+from tidegate.resilience.sharing import Call, CallResult, Grant, ShareAnswer, ShareRequest, spacing_seconds
 from tidegate.settings import GateSettings
 
 AGAIN_SECONDS = 0.25
@@ -71,7 +71,7 @@ class Gate:
     """Ended and not told yet, each with the time at which it began."""
     gained: OriginStats | None = None
     """The same in numbers."""
-    answer: Answer | None = None
+    answer: ShareAnswer | None = None
     answered_at: float = NEVER
     stored_at: float = NEVER
     stored_held: int = 0
@@ -83,8 +83,8 @@ class Gate:
     """The opening of the breaker that was this run's doing, and the failure that did it."""
 
     @property
-    def state(self) -> State:
-        return self.answer.breaker.state if self.answer is not None else State.CLOSED
+    def state(self) -> BreakerState:
+        return self.answer.breaker.state if self.answer is not None else BreakerState.CLOSED
 
     @property
     def in_use(self) -> bool:
@@ -115,7 +115,7 @@ class Gate:
         self.tell(call, began)
         self.total = self.total + gained
         self.gained = gained if self.gained is None else self.gained + gained
-        if call.verdict is Verdict.FAILED:
+        if call.result is CallResult.FAILED:
             self.last_failure = copy.copy(failure)  # without its traceback, which would keep the whole call alive
         while self.queue and self._has_spare(now):
             self._let_in(Grant())
@@ -125,13 +125,13 @@ class Gate:
         self.calls.append((call, began))
         if call.probe:
             self.probes.discard(call.probe)
-        self.urgent = self.urgent or call.verdict is Verdict.FAILED or call.probe is not None
+        self.urgent = self.urgent or call.result is CallResult.FAILED or call.probe is not None
 
     def give_back(self, grant: Grant) -> None:
         """A grant that is not used."""
         self.busy -= 1
         if grant.probe is not None:
-            self.tell(Call(Verdict.SILENT, probe=grant.probe), began=NEVER)
+            self.tell(Call(CallResult.SILENT, probe=grant.probe), began=NEVER)
         self.urgent = True
 
     def refusal(self, now: float) -> CircuitOpen | None:
@@ -142,11 +142,11 @@ class Gate:
 
     # Exchanges.
 
-    def ask(self, run: str, now: float, *, everything: bool = False) -> tuple[Ask, bool]:
+    def ask(self, run: str, now: float, *, everything: bool = False) -> tuple[ShareRequest, bool]:
         """What to tell and to ask, and whether it has to be stored. What it tells is told."""
         keep = max(self.busy, self.peak) if self._keeps_spare() else self.busy
         self.held = max(self.busy, min(self.held, keep))
-        ask = Ask(
+        ask = ShareRequest(
             run=run,
             held=self.held,
             wanted=max(0, len(self.queue) - (self.held - self.busy)),
@@ -161,7 +161,7 @@ class Gate:
         self.peak, self.urgent = self.busy, False
         return ask, store
 
-    def _must_store(self, ask: Ask, now: float, *, everything: bool) -> bool:
+    def _must_store(self, ask: ShareRequest, now: float, *, everything: bool) -> bool:
         """Whether there is anything that others should know now. Successes of a healthy origin can wait a little."""
         if ask.wanted or ask.held != self.stored_held:
             return True
@@ -171,11 +171,11 @@ class Gate:
         return ask.held > 0 and age >= self.limits.lease.total_seconds() / 4
 
     def _has_bad_news(self) -> bool:
-        if any(call.verdict is Verdict.FAILED or call.slow or call.probe for call, _ in self.calls):
+        if any(call.result is CallResult.FAILED or call.slow or call.probe for call, _ in self.calls):
             return True
-        return self.answer is None or suspect(self.answer.breaker)
+        return self.answer is None or is_suspect(self.answer.breaker)
 
-    def take(self, ask: Ask, answer: Answer, now: float, *, stored: bool) -> None:
+    def take(self, ask: ShareRequest, answer: ShareAnswer, now: float, *, stored: bool) -> None:
         """What was answered: let in who was granted it, refuse all when the breaker is open."""
         self.answer, self.answered_at, self.in_doubt = answer, now, False
         self.held = ask.held + len(answer.grants)
@@ -204,11 +204,11 @@ class Gate:
         if refusal is not None:
             while self.queue:
                 self.queue.popleft().settle(copy.copy(refusal))
-        while self.state is State.HALF_OPEN and self.queue and now - self.queue[0].since > PROBE_SECONDS:
+        while self.state is BreakerState.HALF_OPEN and self.queue and now - self.queue[0].since > PROBE_SECONDS:
             self.queue.popleft().settle(self._circuit_open(1.0))
 
     def _refusal(self, now: float) -> CircuitOpen | None:
-        if self.answer is None or self.state not in (State.OPEN, State.ISOLATED):
+        if self.answer is None or self.state not in (BreakerState.OPEN, BreakerState.ISOLATED):
             return None
         if self.answer.retry_after_seconds is None:
             return self._circuit_open(None)
@@ -218,7 +218,7 @@ class Gate:
     def _circuit_open(self, retry_after_seconds: float | None) -> CircuitOpen:
         breaker = self.answer.breaker if self.answer is not None else None
         why = reason(breaker, self.limits) if breaker is not None else ""
-        by_hand = self.state is State.ISOLATED
+        by_hand = self.state is BreakerState.ISOLATED
         error = CircuitOpen(
             f"Requests to {self.origin} are {f'paused{_until(retry_after_seconds)}: {why}' if not by_hand else why}",
             hint=f"run python -m flows.origins reset {self.origin}" if by_hand else "",
@@ -231,7 +231,7 @@ class Gate:
 
     def _keeps_spare(self) -> bool:
         """Whether a connection that becomes free may be used again without asking."""
-        if self.answer is None or self.state is not State.CLOSED or spacing_seconds(self.limits) > 0:
+        if self.answer is None or self.state is not BreakerState.CLOSED or spacing_seconds(self.limits) > 0:
             return False
         return not self.answer.crowded
 
@@ -242,7 +242,7 @@ class Gate:
 
     @property
     def _failing(self) -> bool:
-        return any(call.verdict is Verdict.FAILED for call, _ in self.calls)
+        return any(call.result is CallResult.FAILED for call, _ in self.calls)
 
 
 def _until(retry_after_seconds: float | None) -> str:

@@ -16,7 +16,7 @@ from tidegate.durable.owner import this_process
 from tidegate.errors import LedgerUnavailable
 from tidegate.events import Note, Observer
 from tidegate.model import OriginStats
-from tidegate.resilience.sharing import Answer, Ask, Clerk, Host, Origin, Share
+from tidegate.resilience.sharing import Arbiter, HostUse, OriginRecord, Share, ShareAnswer, ShareRequest
 from tidegate.settings import GateSettings
 
 if TYPE_CHECKING:
@@ -33,8 +33,8 @@ PAUSES_SECONDS = (0.05, 0.15, 0.4, 1.0)
 class Records(Protocol):
     """Keeps what is known about origins."""
 
-    def exchange(self, origin: str, ask: Ask, *, store: bool) -> Answer:
-        """What `Clerk.settle` says; without `store` there is nothing to tell, and nothing is changed. Blocking."""
+    def exchange(self, origin: str, ask: ShareRequest, *, store: bool) -> ShareAnswer:
+        """What `Arbiter.settle` says; without `store` there is nothing to tell, and nothing is changed. Blocking."""
         ...
 
 
@@ -44,12 +44,12 @@ class MemoryRecords:
     def __init__(self, limits: GateSettings, clock: Callable[[], float]) -> None:
         self._limits = limits
         self._clock = clock
-        self._origins: dict[str, Origin] = {}
+        self._origins: dict[str, OriginRecord] = {}
         self._shares: dict[str, Share] = {}
 
-    def exchange(self, origin: str, ask: Ask, *, store: bool = True) -> Answer:
-        clerk = Clerk(self._limits, self._clock())
-        unknown = Origin(
+    def exchange(self, origin: str, ask: ShareRequest, *, store: bool = True) -> ShareAnswer:
+        clerk = Arbiter(self._limits, self._clock())
+        unknown = OriginRecord(
             origin=origin, seen_at=clerk.now, counted_since=clerk.now, statistics=OriginStats(origin=origin)
         )
         record = self._origins.get(origin, unknown)
@@ -58,7 +58,7 @@ class MemoryRecords:
             self._origins[origin], self._shares[origin] = settled.origin, settled.share
         return settled.answer
 
-    def _host_without(self, origin: str, clerk: Clerk) -> Host:
+    def _host_without(self, origin: str, clerk: Arbiter) -> HostUse:
         others = [(self._origins[name], share) for name, share in self._shares.items() if name != origin]
         return clerk.host_of([(clerk.doubtful(record), share) for record, share in others])
 
@@ -75,9 +75,9 @@ class SharedRecords:
         self._alone = MemoryRecords(limits, clock)
         self._away_until: float | None = None
         self._has_warned = False
-        self._pending: Future[Answer] | None = None
+        self._pending: Future[ShareAnswer] | None = None
 
-    def exchange(self, origin: str, ask: Ask, *, store: bool) -> Answer:
+    def exchange(self, origin: str, ask: ShareRequest, *, store: bool) -> ShareAnswer:
         if self._is_away():
             return self._alone.exchange(origin, ask)
         call = self._origins.exchange if store else self._origins.look
@@ -93,9 +93,9 @@ class SharedRecords:
         stuck = self._pending is not None and not self._pending.done()
         return stuck or (self._away_until is not None and self._clock() < self._away_until)
 
-    def _within_patience(self, call: Callable[[], Answer]) -> Answer:
+    def _within_patience(self, call: Callable[[], ShareAnswer]) -> ShareAnswer:
         """A database on a dead network disk does not even fail: it is asked in a thread that can be left behind."""
-        self._pending = answer = Future[Answer]()
+        self._pending = answer = Future[ShareAnswer]()
 
         def ask() -> None:
             try:
@@ -115,7 +115,7 @@ class SharedRecords:
         self._has_warned = True
 
 
-def _retry_over_locks(call: Callable[[], Answer]) -> Answer:
+def _retry_over_locks(call: Callable[[], ShareAnswer]) -> ShareAnswer:
     for pause in PAUSES_SECONDS:
         try:
             return call()

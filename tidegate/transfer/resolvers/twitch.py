@@ -17,7 +17,7 @@ from anyio import to_thread
 from pydantic import ValidationError
 
 from tidegate.durable.atomic import sync_file, sync_folder, write_atomic
-from tidegate.durable.threads import in_thread, still_wanted
+from tidegate.durable.threads import check_cancellation, in_thread
 from tidegate.errors import NotMedia, SourceChanged, TidegateError
 from tidegate.model import Digest, Gap, Identity, Rendition, Source, TransferStats, Value
 from tidegate.resilience.retry import Retry
@@ -150,7 +150,7 @@ async def _one_try(order: ToolOrder, *, retry: bool) -> tuple[_FinishedNote, Dig
         run = ToolRun(order, folder)
         try:
             gaps = await run_download(run, retry=retry)
-            blake3 = await in_thread(check_digests, run.output, what.promised, still_wanted)
+            blake3 = await in_thread(check_digests, run.output, what.promised, check_cancellation)
         except TidegateError as failure:
             if run.console.downloading:
                 return failure

@@ -17,8 +17,8 @@ from typing import BinaryIO
 from blake3 import blake3
 
 from tidegate.durable.atomic import sync_folder
-from tidegate.durable.crash_points import reached
-from tidegate.durable.threads import still_wanted
+from tidegate.durable.crash_points import crash_point
+from tidegate.durable.threads import check_cancellation
 from tidegate.errors import LimitReached, from_os_error
 from tidegate.model import Digest
 from tidegate.transfer.playlists.captions import merge_captions
@@ -72,10 +72,10 @@ def assemble(journal: TrackJournal, name: str) -> tuple[FinishedFile, ...]:
             _write(journal, file, journal.folder / f"{file_name}.part")
             for file_name, file in zip(names, files, strict=True)
         ]
-        reached("segments: assembled")
+        crash_point("segments: assembled")
         for file_name in names:
             (journal.folder / f"{file_name}.part").rename(journal.folder / file_name)
-            reached("segments: in place")
+            crash_point("segments: in place")
         sync_folder(journal.folder)
     except OSError as error:
         raise from_os_error(error, "putting segments together", journal.folder) from error
@@ -147,7 +147,7 @@ def _write(journal: TrackJournal, file: OutputFile, path: Path) -> tuple[int, Di
             damaged += _write_captions(journal, file, put)
         else:
             for held in file.members:
-                still_wanted()
+                check_cancellation()
                 damaged += _copy(journal, held, put)
         target.flush()
         os.fdatasync(target.fileno())

@@ -21,9 +21,9 @@ from typing import Any, Literal
 from blake3 import blake3
 from pydantic import AwareDatetime, TypeAdapter
 
-from tidegate.durable.crash_points import reached
+from tidegate.durable.crash_points import crash_point
 from tidegate.durable.hashing import blake3_of
-from tidegate.durable.lock import acquired
+from tidegate.durable.lock import acquire_when_free
 from tidegate.durable.threads import in_thread
 from tidegate.errors import from_os_error
 from tidegate.events import Note, Observer
@@ -144,12 +144,12 @@ class TrackJournal:
         """Make the bytes of segments durable, then say so; with each comes the handle of its file."""
         try:
             for _, handle in finished:
-                reached("segments: written")
+                crash_point("segments: written")
                 os.fdatasync(handle)
-                reached("segments: synced")
+                crash_point("segments: synced")
             self._append(*(held for held, _ in finished))
             for _ in finished:  # as many points in each run, however many came together
-                reached("segments: journaled")
+                crash_point("segments: journaled")
         except OSError as error:
             raise from_os_error(error, "keeping a segment", self.folder) from error
 
@@ -162,7 +162,7 @@ class TrackJournal:
     def finish(self, whole: WholeTrack) -> None:
         """The track is there as a whole; its segments are no longer needed."""
         self._append(whole)
-        reached("segments: whole")
+        crash_point("segments: whole")
         self.whole = whole
         shutil.rmtree(self.folder / SEGMENTS, ignore_errors=True)
 
@@ -174,7 +174,7 @@ class TrackJournal:
         """Forget everything: what comes next does not continue it."""
         try:
             os.ftruncate(self._handle, 0)
-            reached("segments: emptied")
+            crash_point("segments: emptied")
             shutil.rmtree(self.folder / SEGMENTS, ignore_errors=True)
             (self.folder / SEGMENTS).mkdir(parents=True, exist_ok=True)
             self._append(BegunTrack(content=content, at=now))
@@ -279,7 +279,7 @@ async def open_track_journal(
     waiting = Note("Another run is downloading the same track; waiting for it")
     try:
         (folder / SEGMENTS).mkdir(parents=True, exist_ok=True)
-        handle = await acquired(folder / JOURNAL, lambda: observe(waiting))
+        handle = await acquire_when_free(folder / JOURNAL, lambda: observe(waiting))
     except OSError as error:
         raise from_os_error(error, "opening a track's journal", folder) from error
     journal = TrackJournal(folder, _handle=handle)

@@ -27,7 +27,7 @@ from tidegate.errors import (
     TidegateError,
     reason_of,
 )
-from tidegate.events import Level, Note
+from tidegate.events import Note, NoteLevel
 from tidegate.model import Digest, Gap
 from tidegate.redact import redact_url
 from tidegate.resilience.retry import Retry
@@ -304,7 +304,7 @@ class TrackDownload:
         self._tell(f"segment {segment.number} is missing: {why}", "warning")
         self.gaps[segment.number] = gap
 
-    def _tell(self, message: str, level: Level = "info") -> None:
+    def _tell(self, message: str, level: NoteLevel = "info") -> None:
         self.session.observe(Note(f"{self.track.name}: {message}", level))
 
 

@@ -20,7 +20,7 @@ import socket
 import time
 from collections.abc import Callable
 
-from tidegate.addresses import OPEN, AddressPolicy, literal_of
+from tidegate.addresses import OPEN_POLICY, AddressPolicy, literal_of
 from tidegate.errors import AddressRefused, ConnectionFailed, Evidence, RequestTimeout
 
 STAGGER_SECONDS = 0.25
@@ -32,7 +32,7 @@ Address = tuple[socket.AddressFamily, tuple[str, int] | tuple[str, int, int, int
 
 
 def dial(
-    host: str, port: int, seconds: float, given_up: Callable[[], bool], policy: AddressPolicy = OPEN
+    host: str, port: int, seconds: float, given_up: Callable[[], bool], policy: AddressPolicy = OPEN_POLICY
 ) -> socket.socket:
     """A connected socket that does not block.
 
@@ -83,7 +83,9 @@ def require_for_proxy(host: str, port: int, policy: AddressPolicy) -> None:
         look_up(host, port, policy)
     except ConnectionFailed:
         literal = literal_of(host)
-        rule = policy.rule_against(host, port, str(literal)) if literal else policy.rule_against_unresolved(host, port)
+        rule = (
+            policy.rule_against(host, port, str(literal)) if literal else policy.rule_against_name_by_proxy(host, port)
+        )
         if rule is not None:
             raise _address_refusal(host, port, rule, policy) from None
 

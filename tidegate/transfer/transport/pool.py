@@ -13,7 +13,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from weakref import WeakKeyDictionary, finalize
 
-from tidegate.addresses import OPEN, AddressPolicy
+from tidegate.addresses import OPEN_POLICY, AddressPolicy
 from tidegate.settings import TransferSettings
 from tidegate.transfer.gates.gates import Gates, origin_of
 from tidegate.transfer.transport.base import Line
@@ -36,7 +36,7 @@ class Pool:
     """See the module."""
 
     def __init__(
-        self, kept: int = 10, clock: Callable[[], float] = time.monotonic, addresses: AddressPolicy = OPEN
+        self, kept: int = 10, clock: Callable[[], float] = time.monotonic, addresses: AddressPolicy = OPEN_POLICY
     ) -> None:
         self._kept = kept
         self._clock = clock

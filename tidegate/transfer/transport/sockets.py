@@ -22,7 +22,7 @@ from urllib.parse import unquote_to_bytes
 import h11
 import httpx
 
-from tidegate.addresses import OPEN, AddressPolicy
+from tidegate.addresses import OPEN_POLICY, AddressPolicy
 from tidegate.errors import (
     BadInput,
     ConnectionFailed,
@@ -47,7 +47,7 @@ _WRITE = select.POLLOUT | select.POLLHUP | select.POLLERR
 class SocketLine:
     """See `Line`."""
 
-    def __init__(self, limits: TransferSettings, addresses: AddressPolicy = OPEN) -> None:
+    def __init__(self, limits: TransferSettings, addresses: AddressPolicy = OPEN_POLICY) -> None:
         self._addresses = addresses
         self._request_seconds = limits.request_timeout.total_seconds()
         # The stall clock above judges first; this is its safety net.

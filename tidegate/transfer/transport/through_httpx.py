@@ -17,7 +17,7 @@ from urllib.parse import urlsplit
 
 import httpx
 
-from tidegate.addresses import OPEN, AddressPolicy, literal_of
+from tidegate.addresses import OPEN_POLICY, AddressPolicy, literal_of
 from tidegate.errors import (
     BadInput,
     ConnectionFailed,
@@ -46,7 +46,7 @@ class HttpxLine:
 
     reusable = False
 
-    def __init__(self, limits: TransferSettings, addresses: AddressPolicy = OPEN) -> None:
+    def __init__(self, limits: TransferSettings, addresses: AddressPolicy = OPEN_POLICY) -> None:
         self._addresses = addresses
         quiet = limits.stall_timeout + 2 * limits.stall_tick  # the stall clock judges first; this is its safety net
         self._timeout = httpx.Timeout(quiet.total_seconds(), connect=limits.request_timeout.total_seconds())
