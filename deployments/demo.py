@@ -125,8 +125,8 @@ def show_journal(console: Console, journal: Path) -> None:
         table.add_column(name, justify="right" if name == "bytes sent" else "left")
     for line in journal.read_text().splitlines() if journal.exists() else []:
         request = json.loads(line)
-        asked = request["range"] or "everything"
-        table.add_row(asked, str(request["status"]), str(request["bytes_sent"]), request["step"])
+        span = request["range"] or "everything"
+        table.add_row(span, str(request["status"]), str(request["bytes_sent"]), request["step"])
     console.print(table)
 
 

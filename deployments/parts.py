@@ -37,7 +37,7 @@ def start_server(listener: socket.socket, log: Path, home: Path) -> subprocess.P
 
 
 def start_worker(
-    api_url: str, log: Path, told: Mapping[str, str] | None = None, home: Path | None = None
+    api_url: str, log: Path, variables: Mapping[str, str] | None = None, home: Path | None = None
 ) -> subprocess.Popen[bytes]:
     """A process worker on our pool; the runs that it starts inherit its environment.
 
@@ -48,12 +48,12 @@ def start_worker(
     own = {**safety.environment("worker"), **safety.environment("run"), "TIDEGATE_SERVED_FROM": str(Path.cwd())}
     if home is not None and "TMPDIR" not in os.environ:
         own["TMPDIR"] = str(temporary_in(home))
-    return _start(words, log, {**own, **_at(api_url, told)})
+    return _start(words, log, {**own, **_at(api_url, variables)})
 
 
-def start_registration(api_url: str, log: Path, told: Mapping[str, str] | None = None) -> subprocess.Popen[bytes]:
+def start_registration(api_url: str, log: Path, variables: Mapping[str, str] | None = None) -> subprocess.Popen[bytes]:
     """Blocks, pools, deployments, automation: `deployments/register.py` as a process, because it imports Prefect."""
-    return _start(("-m", "deployments.register"), log, {**safety.do_not_track(), **_at(api_url, told)})
+    return _start(("-m", "deployments.register"), log, {**safety.do_not_track(), **_at(api_url, variables)})
 
 
 def start_door(home: Path, api_url: str, log: Path) -> subprocess.Popen[bytes]:
@@ -88,16 +88,16 @@ def end(processes: Iterable[psutil.Process]) -> None:
             process.kill()  # psutil looks first whether the number still means the same process
 
 
-def _at(api_url: str, told: Mapping[str, str] | None) -> dict[str, str]:
-    return {"PREFECT_API_URL": api_url, **(told or {})}
+def _at(api_url: str, variables: Mapping[str, str] | None) -> dict[str, str]:
+    return {"PREFECT_API_URL": api_url, **(variables or {})}
 
 
-def _start(words: tuple[str, ...], log: Path, told: Mapping[str, str]) -> subprocess.Popen[bytes]:
+def _start(words: tuple[str, ...], log: Path, variables: Mapping[str, str]) -> subprocess.Popen[bytes]:
     private.make_folder(log.parent)
     with open(log, "ab", opener=private.opener) as output:
         return subprocess.Popen(
             [sys.executable, *words],
-            env={**os.environ, **told},
+            env={**os.environ, **variables},
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=output,

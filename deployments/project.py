@@ -54,8 +54,8 @@ def _complaints_of_models(project: Mapping[str, Any]) -> list[str]:
     try:
         PrefectYamlModel.model_validate(project)
     except ValidationError as error:
-        for told in error.errors():
-            found.setdefault(".".join(map(str, told["loc"][:3])), told["msg"])
+        for complaint in error.errors():
+            found.setdefault(".".join(map(str, complaint["loc"][:3])), complaint["msg"])
     return [f"{where}: {message}" for where, message in found.items()]
 
 

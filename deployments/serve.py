@@ -288,14 +288,14 @@ class SiteKeeper:
 
     def keep(self) -> NoReturn:
         """Watch over the parts until told to stop."""
-        silence, asked = Silence(HUNG_SECONDS), time.monotonic()
+        silence, asked_at = Silence(HUNG_SECONDS), time.monotonic()
         while True:
             now = time.monotonic()
             for part in (self.server, self.door if self.server else None, self.worker):
                 if part is not None:
                     part.look(now)
-            if self.server is not None and now - asked >= HEALTH_SECONDS:
-                asked = now
+            if self.server is not None and now - asked_at >= HEALTH_SECONDS:
+                asked_at = now
                 if silence.is_too_long(server.is_up(self.place.api_url, settings=self._client()), now):
                     self.tell(f"The Prefect server has not answered for {HUNG_SECONDS:.0f} s")
                     self.server.kill()
@@ -310,8 +310,8 @@ class SiteKeeper:
             self.worker.stop(WORKER_PATIENCE_SECONDS)
             parts.end(runs)
             if interrupted:
-                told = "1 run was" if interrupted == 1 else f"{interrupted} runs were"
-                line = f"{told} interrupted; recovery goes on from the checkpoints at the next start."
+                runs_were = "1 run was" if interrupted == 1 else f"{interrupted} runs were"
+                line = f"{runs_were} interrupted; recovery goes on from the checkpoints at the next start."
                 self.console.print(line, soft_wrap=True)
         if self.server is not None:
             self.door.stop(SERVER_PATIENCE_SECONDS)
@@ -377,18 +377,18 @@ class SiteKeeper:
 
     def _at_work(self) -> int:
         """How many runs of our pool are at work; 0 where the server does not say."""
-        asked = {
+        query = {
             "flow_runs": {"state": {"type": {"any_": ["RUNNING", "PENDING", "CANCELLING"]}}},
             "work_pools": {"name": {"any_": [POOL]}},
         }
         request = urllib.request.Request(  # noqa: S310
             f"{self.place.api_url}/flow_runs/count",
-            json.dumps(asked).encode(),
+            json.dumps(query).encode(),
             {"Content-Type": "application/json", **self._authorization()},
         )
         try:
-            with urllib.request.build_opener(urllib.request.ProxyHandler({})).open(request, timeout=5) as told:
-                return int(json.load(told))
+            with urllib.request.build_opener(urllib.request.ProxyHandler({})).open(request, timeout=5) as answer:
+                return int(json.load(answer))
         except (OSError, ValueError):
             return 0
 

@@ -36,14 +36,14 @@ def password_file(home: Path) -> Path:
 def own_login() -> str | None:
     """The password that a person has told Prefect, in the environment or its files."""
     settings = {path: variable(path) for path in (SERVERS, CLIENTS)}
-    told = (os.environ.get(name, "").strip() or _login_in_files(path) for path, name in settings.items())
-    return next((login for login in told if login), None)
+    logins = (os.environ.get(name, "").strip() or _login_in_files(path) for path, name in settings.items())
+    return next((login for login in logins if login), None)
 
 
 def _login_in_files(path: str) -> str:
     """A variable that is set to nothing takes nothing away here: a server of ours never stands open."""
-    told = look_up_in_files(path)
-    return str(told.value).strip() if told else ""
+    configured = look_up_in_files(path)
+    return str(configured.value).strip() if configured else ""
 
 
 def login_of(home: Path) -> str:

@@ -241,8 +241,8 @@ def _read_standard_input(words: argparse.Namespace) -> None:
     Raises:
         BadInput, UnsupportedSource: a line is none.
     """
-    asked = words.sources.count(STANDARD_INPUT) + words.header.count(f"@{STANDARD_INPUT}")
-    if asked > 1:
+    uses = words.sources.count(STANDARD_INPUT) + words.header.count(f"@{STANDARD_INPUT}")
+    if uses > 1:
         raise BadInput("Standard input can be read once: give one - or one --header @-")
     if STANDARD_INPUT in words.sources:
         place = words.sources.index(STANDARD_INPUT)
@@ -275,20 +275,20 @@ def _resume_command(words: argparse.Namespace, settings: Settings) -> Command:
         raise BadInput(f"--resume knows what the run was asked for: leave out {names}")
     from flows.resume import request_of
 
-    asked = request_of(settings, words.resume)
-    requests = tuple(SourceRequest(**told) for told in asked.get("sources", [asked.get("source")]))
+    wanted = request_of(settings, words.resume)
+    requests = tuple(SourceRequest(**parameters) for parameters in wanted.get("sources", [wanted.get("source")]))
     home = Home(settings.store.home)
     for request in requests:
         if request.secret is not None:
             source_of(request, home)
     return Command(
         requests=requests,
-        profile=ProfileName(asked["profile"]),
-        quality=Quality(asked["quality"]),
-        output_dir=_require_folders(Path(asked["output_dir"]), settings.store.home),
-        until=asked["until"],
+        profile=ProfileName(wanted["profile"]),
+        quality=Quality(wanted["quality"]),
+        output_dir=_require_folders(Path(wanted["output_dir"]), settings.store.home),
+        until=wanted["until"],
         refresh=words.refresh,
-        wish=Wish.model_validate(asked.get("wish", {})),
+        wish=Wish.model_validate(wanted.get("wish", {})),
         as_json=words.as_json,
         verbose=words.verbose,
         settings=settings,

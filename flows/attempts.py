@@ -46,16 +46,16 @@ async def open_ledger(settings: Settings, observe: Observer) -> AsyncIterator[Le
         LedgerUnavailable: it did not answer.
     """
 
-    patience, told = settings.ledger.patience, False
+    patience, is_said = settings.ledger.patience, False
 
     def connect() -> Ledger:
-        nonlocal told
+        nonlocal is_said
         try:
             return Ledger.open(settings.ledger, Home(settings.store.home))
         except LedgerUnavailable as error:
-            if not told:
+            if not is_said:
                 observe(Note(f"{error.message}; trying again for {patience}", "warning"))
-            told = True
+            is_said = True
             raise
 
     ledger: Ledger = await in_thread(insist, connect, patience.total_seconds(), check_cancellation)

@@ -21,19 +21,19 @@ _OLDER = "PREFECT_API_DATABASE_CONNECTION_URL"
 def close(home: Path) -> tuple[str, ...]:
     """Close what stands open; gives a line for each thing that was changed."""
     database = prefect_database()
-    told = close_home(Home(home))
+    lines = close_home(Home(home))
     closed = [path for path in with_its_logs(database) if close_file(path)] if database else []
     if closed:
-        told += (f"Other users of this machine could read Prefect's database {database}: no longer.",)
-    return told
+        lines += (f"Other users of this machine could read Prefect's database {database}: no longer.",)
+    return lines
 
 
 def prefect_database() -> Path | None:
     """The SQLite file of the servers that we launch; None where another server keeps the data."""
-    told = look_up("server.database.connection_url", [_OLDER])
-    if told is None or not told.value:
+    configured = look_up("server.database.connection_url", [_OLDER])
+    if configured is None or not configured.value:
         return prefect_home() / "prefect.db"
-    url = str(told.value)
+    url = str(configured.value)
     parts = urlsplit(url)
     if not parts.scheme.startswith("sqlite") or not parts.path.strip("/") or ":memory:" in url:
         return None

@@ -81,8 +81,8 @@ def client_settings() -> ClientSettings:
 
 def prefect_home() -> Path:
     """Where Prefect keeps its database and what else it writes."""
-    told = look_up("home")
-    return Path(str(told.value)).expanduser() if told and told.value else Path.home() / ".prefect"
+    configured = look_up("home")
+    return Path(str(configured.value)).expanduser() if configured and configured.value else Path.home() / ".prefect"
 
 
 def server_variables() -> dict[str, str]:
@@ -98,13 +98,13 @@ def server_variables() -> dict[str, str]:
 
 
 def _text_of(path: str) -> str | None:
-    told = look_up(path)
-    return str(told.value) if told and told.value not in (None, "") else None
+    configured = look_up(path)
+    return str(configured.value) if configured and configured.value not in (None, "") else None
 
 
-def _headers_in(told: ConfiguredValue | None) -> dict[str, str]:
+def _headers_in(configured: ConfiguredValue | None) -> dict[str, str]:
     """A table of TOML, or the same as JSON; what is neither Prefect itself will complain about."""
-    value = told.value if told else {}
+    value = configured.value if configured else {}
     if isinstance(value, str):
         try:
             value = json.loads(value)

@@ -29,7 +29,7 @@ from flows import access, health, safety, server
 from flows.configuration import prefect_home
 from flows.doctor_home import doors
 from flows.findings import Finding, Findings, Level, bad, good, odd
-from flows.site import AUTOMATION, POOL
+from flows.site import AUTOMATION, POOL, UPKEEP_INTERVALS
 from flows.streams import run_command
 from tidegate.durable.home import Home
 from tidegate.durable.ledger import Attempt, AttemptState, Ledger
@@ -48,8 +48,8 @@ from tidegate.settings import Settings
 
 ENCODERS = ("libx264", "aac")
 """What a transcode needs."""
-UPKEEP = {"recover": timedelta(minutes=6), "maintain": timedelta(minutes=45)}
-"""The caretaking deployments, and three of their intervals: without a run for longer, something is wrong."""
+INTERVALS_MISSED = 3
+"""How many intervals may go by without a run of recover or maintain before something is wrong."""
 WORST_SKEW = timedelta(seconds=5)
 API_SECONDS = 10.0
 
@@ -63,8 +63,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     words = parser.parse_args(argv)
     findings = list(examine())
     if words.as_json:
-        told = {"level": worst(findings), "findings": [finding.model_dump() for finding in findings]}
-        print(json.dumps(told, indent=2, ensure_ascii=False))  # noqa: T201
+        document = {"level": worst(findings), "findings": [finding.model_dump() for finding in findings]}
+        print(json.dumps(document, indent=2, ensure_ascii=False))  # noqa: T201
     else:
         Console().print(_render(findings), soft_wrap=True)
     return 1 if worst(findings) is Level.RED else 0
@@ -172,9 +172,9 @@ def _check_without_confinement(toolchain: Toolchain, settings: Settings, error: 
 
 
 def _has_encoder(toolchain: Toolchain, encoder: str, settings: Settings) -> bool:
-    asked = [str(toolchain.ffmpeg), "-hide_banner", "-h", f"encoder={encoder}"]
-    told = asyncio.run(run(Job("ffmpeg", asked, VERSION_SECONDS), settings.process))
-    return told.stdout.head.startswith(f"Encoder {encoder}")
+    words = [str(toolchain.ffmpeg), "-hide_banner", "-h", f"encoder={encoder}"]
+    result = asyncio.run(run(Job("ffmpeg", words, VERSION_SECONDS), settings.process))
+    return result.stdout.head.startswith(f"Encoder {encoder}")
 
 
 def store(settings: Settings) -> Findings:
@@ -257,9 +257,9 @@ def _runs(attempts: Sequence[Attempt], now: float, settings: Settings) -> Findin
 def _upkeep(ledger: Ledger, now: float) -> Findings:
     """When recover and maintain last ran, by whoever started them."""
     recent = ledger.recent(timedelta(days=1).total_seconds())
-    for name, patience in UPKEEP.items():
+    for name, interval in UPKEEP_INTERVALS.items():
         last = max((one.created_at for one in recent if one.kind == name), default=None)
-        if last is None or now - last > patience.total_seconds():
+        if last is None or now - last > INTERVALS_MISSED * interval.total_seconds():
             when = "has not run for 24 h" if last is None else f"last ran {timedelta(seconds=round(now - last))} ago"
             cure = "optional: `make serve`, or a worker on the pool `tidegate`"
             yield odd(name, f"{when} (normal without `make serve`)", cure)
@@ -291,7 +291,7 @@ def prefect(settings: Settings) -> Findings:
         _say_who_asks(api)
         yield from _version_and_clock(api)
         yield from _pool(api)
-        for name in UPKEEP:
+        for name in UPKEEP_INTERVALS:
             yield from _deployment(api, name)
         yield from _deployment(api, "ingest")
         yield from _automation(api)
@@ -324,17 +324,17 @@ def _doors(found: server.Server) -> Findings:
 def _say_who_asks(api: httpx.Client) -> None:
     """A server that wants a token against forged requests gives it to who asks; Prefect's client does the same."""
     asker = str(uuid4())
-    told = api.get("csrf-token", params={"client": asker})
-    if told.status_code == httpx.codes.OK:
-        api.headers.update({"Prefect-Csrf-Token": told.json()["token"], "Prefect-Csrf-Client": asker})
+    answer = api.get("csrf-token", params={"client": asker})
+    if answer.status_code == httpx.codes.OK:
+        api.headers.update({"Prefect-Csrf-Token": answer.json()["token"], "Prefect-Csrf-Client": asker})
 
 
 def _settings_in_force(*, own_server: bool) -> Findings:
     """What Prefect is told on this host: by the environment, its files, or by us. A running server has settings of its
     own, which it does not tell."""
     readers: list[safety.Reader] = ["run", "worker", "server"] if own_server else ["run", "worker"]
-    told = safety.effective(*readers)
-    hurtful = {one.name: one for reader in readers for one in safety.hurtful(told, reader)}
+    in_force = safety.effective(*readers)
+    hurtful = {one.name: one for reader in readers for one in safety.hurtful(in_force, reader)}
     for one in hurtful.values():
         value = "not set" if one.value is None else one.value
         yield odd("setting", f"{one.name} is {value}. {one.why}", f"set it to {one.better}")
@@ -346,9 +346,9 @@ def _version_and_clock(api: httpx.Client) -> Findings:
     answer = api.get("admin/version")
     if answer.status_code == httpx.codes.OK and answer.json() != version("prefect"):  # Prefect Cloud does not tell
         yield odd("server", f"runs Prefect {answer.json()}, this is {version('prefect')}", "use one version everywhere")
-    told = answer.headers.get("date")
-    if told:
-        skew = abs(time.time() - parsedate_to_datetime(told).timestamp())
+    date = answer.headers.get("date")
+    if date:
+        skew = abs(time.time() - parsedate_to_datetime(date).timestamp())
         if skew > WORST_SKEW.total_seconds():
             yield odd("clock", f"this host and the server disagree by {skew:.0f} s", "set the clock (NTP)")
 
@@ -377,15 +377,15 @@ def _deployment(api: httpx.Client, name: str) -> Findings:
     if deployment.get("paused"):
         yield bad(name, "its deployment is paused", f"`prefect deployment resume {name}/{name}`")
     schedules: list[dict[str, Any]] = deployment.get("schedules", [])
-    if name in UPKEEP and not any(schedule.get("active") for schedule in schedules):
+    if name in UPKEEP_INTERVALS and not any(schedule.get("active") for schedule in schedules):
         yield bad(name, "has no active schedule", "switch its schedule on, in the UI or by `prefect deploy --all`")
     elif not deployment.get("paused"):
-        yield good(name, "is deployed" + (" and scheduled" if name in UPKEEP else ""))
+        yield good(name, "is deployed" + (" and scheduled" if name in UPKEEP_INTERVALS else ""))
 
 
 def _automation(api: httpx.Client) -> Findings:
-    asked = {"automations": {"name": {"any_": [AUTOMATION]}}}
-    found = api.post("automations/filter", json=asked).raise_for_status().json()
+    query = {"automations": {"name": {"any_": [AUTOMATION]}}}
+    found = api.post("automations/filter", json=query).raise_for_status().json()
     if any(automation["enabled"] for automation in found):
         yield good("automation", "runs without heartbeat are set to Crashed")
     else:
@@ -400,9 +400,11 @@ def _limits(api: httpx.Client) -> Findings:
     states = {"flow_runs": {"state": {"type": {"any_": ["RUNNING", "PENDING", "CANCELLING"]}}}}
     under_way = api.post("flow_runs/count", json=states).raise_for_status().json()
     if sum(taken.values()) > under_way:
-        told = ", ".join(f"{name}: {slots}" for name, slots in taken.items())
+        taken_slots = ", ".join(f"{name}: {slots}" for name, slots in taken.items())
         yield odd(
-            "slots", f"more are taken than runs are under way ({told})", "they expire in 5 min; else reset the limit"
+            "slots",
+            f"more are taken than runs are under way ({taken_slots})",
+            "they expire in 5 min; else reset the limit",
         )
     else:
         yield good("slots", "no slot is leaked")
@@ -411,8 +413,8 @@ def _limits(api: httpx.Client) -> Findings:
 def _render(findings: Sequence[Finding]) -> Text:
     lines = []
     for finding in findings:
-        told = f"{finding.subject}: {finding.message}"
-        lines.append(Text.assemble((f"● {finding.level:<7}", finding.level.value), told))
+        line = f"{finding.subject}: {finding.message}"
+        lines.append(Text.assemble((f"● {finding.level:<7}", finding.level.value), line))
         if finding.do:
             lines.append(Text(f"            → {finding.do}", style="dim"))
     lines.append(_verdict(findings))

@@ -85,8 +85,8 @@ def _readable_outputs(home: Home, settings: Settings) -> Findings:
             f"`chmod go+x {shlex.quote(str(barred))}`, or set TIDEGATE_OUTPUT to a folder elsewhere",
         )
     else:
-        told = f"deployed runs publish in {output}; {barred} on the way is closed to other users"
-        yield good("output", f"{told}: where a media server is to read it, set TIDEGATE_OUTPUT to a folder elsewhere")
+        place = f"deployed runs publish in {output}; {barred} on the way is closed to other users"
+        yield good("output", f"{place}: where a media server is to read it, set TIDEGATE_OUTPUT to a folder elsewhere")
 
 
 def _first_barrier(folder: Path) -> Path | None:
@@ -104,8 +104,8 @@ def _database() -> Findings:
     shared = next((why for path in open_ones if (why := sharing_reason(permissions_of(path)))), None)
     names = " ".join(shlex.quote(str(path)) for path in open_ones)
     if open_ones and _is_reached(database):
-        told = f"Prefect's database {database} can be read by others" + (f" ({shared})" if shared else "")
-        yield (odd if shared else bad)("database", told, f"`chmod go= {names}`")
+        message = f"Prefect's database {database} can be read by others" + (f" ({shared})" if shared else "")
+        yield (odd if shared else bad)("database", message, f"`chmod go= {names}`")
     else:
         yield good("database", f"Prefect's database {database} is closed to other users")
 

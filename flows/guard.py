@@ -110,8 +110,8 @@ class Door:
         return _check_address(self, request) or _check_origin(self, request) or _check_password(self, request)
 
     def is_told_the_password(self, request: Request) -> bool:
-        said = request.all("authorization")
-        return len(said) == 1 and _is_equal(said[0], basic(self.login))
+        values = request.all("authorization")
+        return len(values) == 1 and _is_equal(values[0], basic(self.login))
 
     def knows(self, login: str) -> bool:
         """Whether that is the password, in a time that does not tell how much of it is right."""
@@ -171,9 +171,9 @@ def _check_address(door: Door, request: Request) -> Refusal | None:
 
 def _check_origin(door: Door, request: Request) -> Refusal | None:
     """Browsers say whose page asks; what is no browser says nothing."""
-    said = request.all("origin")
-    if said:
-        ours = len(said) == 1 and said[0] in door.origins
+    values = request.all("origin")
+    if values:
+        ours = len(values) == 1 and values[0] in door.origins
     else:
         ours = set(request.all("sec-fetch-site")) <= {"same-origin", "none"} or _opens_a_page(door, request)
     if ours:
@@ -201,19 +201,19 @@ def _check_password(door: Door, request: Request) -> Refusal | None:
         return None
     if door.is_told_the_password(request):
         return None
-    said = request.all("authorization")
+    values = request.all("authorization")
     # No WWW-Authenticate: a browser would ask for the password by itself, and then send it with what any page asks.
     return Refusal(
         401,
-        f"{'This is not the password of' if said else 'No password was sent to'} this Prefect server. Set "
+        f"{'This is not the password of' if values else 'No password was sent to'} this Prefect server. Set "
         "PREFECT_API_AUTH_STRING to the line that stands in `server.password` in the TIDEGATE_HOME of `make serve`: "
         'export PREFECT_API_AUTH_STRING="$(cat "${TIDEGATE_HOME:-$HOME/.local/share/tidegate}/server.password")"',
     )
 
 
-def _is_equal(said: str, secret: str) -> bool:
+def _is_equal(text: str, secret: str) -> bool:
     """JSON can say half of a character, which has no bytes of its own."""
-    return hmac.compare_digest(said.encode(errors="surrogatepass"), secret.encode())
+    return hmac.compare_digest(text.encode(errors="surrogatepass"), secret.encode())
 
 
 def _is_public(door: Door, request: Request) -> bool:
@@ -310,12 +310,12 @@ class IdentifiedWebSocket:
     """A WebSocket that has said the password: Prefect hears from its beginning what was said, and its own acceptance
     goes nowhere, because there was one."""
 
-    said: list[Message]
+    heard: list[Message]
     _receive: Receive
     _send: Send
 
     async def receive(self) -> Message:
-        return self.said.pop(0) if self.said else await self._receive()
+        return self.heard.pop(0) if self.heard else await self._receive()
 
     async def send(self, message: Message) -> None:
         if message["type"] != "websocket.accept":
@@ -325,8 +325,8 @@ class IdentifiedWebSocket:
 def _token(message: Message) -> str:
     """The password in Prefect's first message; empty where there is none."""
     try:
-        said = json.loads(message.get("text") or message.get("bytes") or "")
-        return str(said["token"]) if said["type"] == "auth" else ""
+        word = json.loads(message.get("text") or message.get("bytes") or "")
+        return str(word["token"]) if word["type"] == "auth" else ""
     except (ValueError, TypeError, KeyError, RecursionError):
         return ""
 

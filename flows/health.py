@@ -154,13 +154,13 @@ def judge(reply: Reply, settings: ClientSettings, ours: str) -> Health:
         return _judge_redirect(reply)
     if status in BUSY or status >= 500:
         return Health(trouble=f"answers HTTP {status}", cure="look at its log", passing=status in BUSY)
-    told = reply.value
-    if status != 200 or not isinstance(told, str) or not re.match(r"\d+\.\d+", told):
+    theirs = reply.value
+    if status != 200 or not isinstance(theirs, str) or not re.match(r"\d+\.\d+", theirs):
         what = "a web page" if reply.is_a_page else f"HTTP {status}"
         return Health(trouble=f"does not answer as Prefect's API does, but with {what}")
-    if told.split(".")[0] != ours.split(".")[0]:
-        return Health(told, f"runs Prefect {told}, and this is {ours}", "use one major version everywhere")
-    return Health(told)
+    if theirs.split(".")[0] != ours.split(".")[0]:
+        return Health(theirs, f"runs Prefect {theirs}, and this is {ours}", "use one major version everywhere")
+    return Health(theirs)
 
 
 _START_IT = "start it, or take its address out to use a server of one's own"
@@ -206,8 +206,8 @@ def _judge_redirect(reply: Reply) -> Health:
 
 def _judge_other_path(api: httpx.Client, api_url: str, found: Health) -> Health:
     """Something answers, but not as the API does: is it one step further down?"""
-    told = ask(api, "api/admin/version").value
-    if isinstance(told, str) and re.match(r"\d+\.\d+", told):
+    theirs = ask(api, "api/admin/version").value
+    if isinstance(theirs, str) and re.match(r"\d+\.\d+", theirs):
         return Health(trouble=found.trouble, cure=f"set PREFECT_API_URL to {redact_url(api_url.rstrip('/'))}/api")
     return Health(
         trouble=found.trouble,
@@ -279,12 +279,12 @@ def _words(error: BaseException) -> str:
 
 def _request_headers(settings: ClientSettings) -> dict[str, str]:
     """In the order in which Prefect's client lets one overrule the other."""
-    told = {}
+    headers = {}
     if settings.auth_string:
-        told["authorization"] = "Basic " + base64.b64encode(settings.auth_string.encode()).decode()
+        headers["authorization"] = "Basic " + base64.b64encode(settings.auth_string.encode()).decode()
     elif settings.key:
-        told["authorization"] = f"Bearer {settings.key}"
-    return told | {name.lower(): value for name, value in settings.headers.items()}
+        headers["authorization"] = f"Bearer {settings.key}"
+    return headers | {name.lower(): value for name, value in settings.headers.items()}
 
 
 def _certificates(settings: ClientSettings) -> ssl.SSLContext:

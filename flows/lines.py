@@ -72,10 +72,10 @@ def read_links(check: Callable[[str], object], forgive: Callable[[UsageError], b
         except UsageError as error:
             wrong[line.number] = error
     if not all(forgive(error) for error in wrong.values()):
-        told = [f"Line {number} of standard input: {error.message}" for number, error in wrong.items()]
-        more = f"; and {len(told) - MOST_TOLD} more" if len(told) > MOST_TOLD else ""
+        messages = [f"Line {number} of standard input: {error.message}" for number, error in wrong.items()]
+        more = f"; and {len(messages) - MOST_TOLD} more" if len(messages) > MOST_TOLD else ""
         first = next(iter(wrong.values()))
-        raise type(first)(f"{'; '.join(told[:MOST_TOLD])}{more}") from first
+        raise type(first)(f"{'; '.join(messages[:MOST_TOLD])}{more}") from first
     return [line.text for line in found]
 
 

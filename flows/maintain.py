@@ -108,9 +108,9 @@ class StuckRuns:
             return ended
         acts: list[Callable[[], Any]] = [partial(self._end_attempt, attempt, now) for attempt in found]
         acts += [
-            partial(self._fail, run.id, told.error_reason) for run, told in zip(late, ended[len(found) :], strict=True)
+            partial(self._fail, run.id, row.error_reason) for run, row in zip(late, ended[len(found) :], strict=True)
         ]
-        return [await self._try(act, told) for act, told in zip(acts, ended, strict=True)]
+        return [await self._try(act, row) for act, row in zip(acts, ended, strict=True)]
 
     def _is_stuck(self, attempt: Attempt, now: float) -> bool:
         """Stuck, and not simply lost: what nobody is at work on goes on by recovery."""
@@ -122,16 +122,16 @@ class StuckRuns:
             run=attempt.root_run, what=attempt.title, error_reason=_no_progress(attempt, now), marked_stuck_at=None
         )
 
-    async def _try(self, act: Callable[[], Any], told: EndedRun) -> EndedRun:
+    async def _try(self, act: Callable[[], Any], row: EndedRun) -> EndedRun:
         try:
             marked: bool = await act()
         except Exception as error:  # noqa: BLE001  # the next maintain tries this one again
-            self._observe(Note(f"{told.what}: {error}", "error"))
-            return told.model_copy(update={"error": str(error)})
+            self._observe(Note(f"{row.what}: {error}", "error"))
+            return row.model_copy(update={"error": str(error)})
         if not marked:
-            return told.model_copy(update={"error": "it has moved since it was looked at"})
-        self._observe(Note(f"{told.what}: {told.error_reason}; ended as an error", "error"))
-        return told.model_copy(update={"marked_stuck_at": datetime.now(UTC)})
+            return row.model_copy(update={"error": "it has moved since it was looked at"})
+        self._observe(Note(f"{row.what}: {row.error_reason}; ended as an error", "error"))
+        return row.model_copy(update={"marked_stuck_at": datetime.now(UTC)})
 
     async def _end_attempt(self, attempt: Attempt, now: float) -> bool:
         """Fence it off, end its processes on this host, then set the run's state.

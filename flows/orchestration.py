@@ -52,15 +52,15 @@ async def facts_of(client: PrefectClient, runs: Iterable[str]) -> dict[str, RunF
     """What Prefect knows of these runs; those that it does not know are missing."""
     found: dict[str, RunFacts] = {}
     for some in _chunks([UUID(run) for run in runs]):
-        asked = FlowRunFilter(id=FlowRunFilterId(any_=some))
-        told = await client.read_flow_runs(flow_run_filter=asked, limit=PAGE)
-        found |= {str(run.id): run for run in await _facts_of_all(client, told)}
+        query = FlowRunFilter(id=FlowRunFilterId(any_=some))
+        rows = await client.read_flow_runs(flow_run_filter=query, limit=PAGE)
+        found |= {str(run.id): run for run in await _facts_of_all(client, rows)}
     return found
 
 
 async def open_runs(client: PrefectClient, states: Sequence[StateType]) -> list[RunFacts]:
     """Our deployed runs in these states; subflows are their parent's matter."""
-    asked = FlowRunFilter(
+    query = FlowRunFilter(
         state=FlowRunFilterState(type=FlowRunFilterStateType(any_=list(states))),
         deployment_id=FlowRunFilterDeploymentId(is_null_=False),
         parent_task_run_id=FlowRunFilterParentTaskRunId(is_null_=True),
@@ -68,7 +68,7 @@ async def open_runs(client: PrefectClient, states: Sequence[StateType]) -> list[
     ours = FlowFilter(name=FlowFilterName(any_=list(OUR_FLOWS)))
     found: list[FlowRun] = []
     while True:
-        page = await client.read_flow_runs(flow_filter=ours, flow_run_filter=asked, limit=PAGE, offset=len(found))
+        page = await client.read_flow_runs(flow_filter=ours, flow_run_filter=query, limit=PAGE, offset=len(found))
         found += page
         if len(page) < PAGE:
             return await _facts_of_all(client, found)
@@ -154,13 +154,13 @@ async def _set_state(client: PrefectClient, run: str, state: State[Any]) -> None
         Refused: it was not taken. A run that is in that state all the same is as it should be.
     """
     try:
-        told = await client.set_flow_run_state(UUID(run), state)
+        answer = await client.set_flow_run_state(UUID(run), state)
     except (httpx.HTTPError, PrefectException) as error:
         if await _is_in_state(client, run, state):  # the answer was lost, and not what it answered
             return
         raise Refused(f"Prefect did not take the state {state.name}: {_in_short(error)}") from error
-    if told.status is not SetStateStatus.ACCEPT and not await _is_in_state(client, run, state):
-        reason = getattr(told.details, "reason", None) or told.status.value.lower()
+    if answer.status is not SetStateStatus.ACCEPT and not await _is_in_state(client, run, state):
+        reason = getattr(answer.details, "reason", None) or answer.status.value.lower()
         raise Refused(f"Prefect did not take the state {state.name}: {reason}")
 
 
@@ -183,10 +183,10 @@ def _in_short(error: Exception) -> str:
 
 async def _read_state(client: PrefectClient, run: str) -> str:
     try:
-        told = await client.read_flow_run(UUID(run))
+        row = await client.read_flow_run(UUID(run))
     except (httpx.HTTPError, PrefectException) as error:
         raise Refused(f"Prefect did not tell the state of the run: {_in_short(error)}") from error
-    return told.state_type.value if told.state_type else ""
+    return row.state_type.value if row.state_type else ""
 
 
 async def _facts_of_all(client: PrefectClient, runs: Collection[FlowRun]) -> list[RunFacts]:

@@ -45,8 +45,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         Console(stderr=True).print(failure_panel(describe(error, now=datetime.now(UTC))))
         return FAILED
     if words.as_json:
-        told = [document(one, settings.gate) for one in shown]
-        print(json.dumps(told, indent=2, ensure_ascii=False))  # noqa: T201
+        documents = [document(one, settings.gate) for one in shown]
+        print(json.dumps(documents, indent=2, ensure_ascii=False))  # noqa: T201
     else:
         Console().print(_origins_table(shown, settings.gate) if shown else "No requests have been made yet.")
     return DONE

@@ -74,11 +74,11 @@ class OwnServer:
 
     def failure(self) -> TidegateError:
         """Why it did not start, as its log tells."""
-        told = last_lines(self.record.log)
+        reason = last_lines(self.record.log)
         if any(sign in _tail(self.record.log) for sign in FULL):
-            return DiskFull(f"The Prefect server did not start, see {self.record.log}: {told}")
+            return DiskFull(f"The Prefect server did not start, see {self.record.log}: {reason}")
         return ServerUnavailable(
-            f"The Prefect server did not start, see {self.record.log}" + (f": {told}" if told else ""),
+            f"The Prefect server did not start, see {self.record.log}" + (f": {reason}" if reason else ""),
             hint="look at what the message quotes from its log",
         )
 
@@ -123,8 +123,8 @@ def identity(password: str) -> str:
     """What two commands must have in common to share a server."""
     here = this_process()
     common = [here.host, here.boot, here.namespace, _network(), os.getuid()]
-    told = [version("prefect"), password, os.fspath(prefect_home().absolute()), sorted(server_variables().items())]
-    return hashlib.sha256(json.dumps([common, told]).encode()).hexdigest()[:16]
+    ours = [version("prefect"), password, os.fspath(prefect_home().absolute()), sorted(server_variables().items())]
+    return hashlib.sha256(json.dumps([common, ours]).encode()).hexdigest()[:16]
 
 
 def last_lines(log: Path) -> str:

@@ -204,15 +204,15 @@ class Rescuer:
         return rescues
 
     async def _rescue(self, case: Case) -> Rescue:
-        told = self.describe(case)
+        rescue = self.describe(case)
         try:
             if not await self._free_work(case):
-                return told.model_copy(update={"do": Do.NOTHING, "why": "it has moved since it was looked at"})
+                return rescue.model_copy(update={"do": Do.NOTHING, "why": "it has moved since it was looked at"})
             recoveries = await self._set_state_of_run(case)
-            return told.model_copy(update={"recoveries": recoveries})
+            return rescue.model_copy(update={"recoveries": recoveries})
         except Exception as error:  # noqa: BLE001  # the others are waiting; the next recover tries this one again
-            why = f"{told.why}; to be {told.do}, but {error}"
-            return told.model_copy(update={"do": Do.REFUSED, "why": why, "goes_on_at": "", "error": str(error)})
+            why = f"{rescue.why}; to be {rescue.do}, but {error}"
+            return rescue.model_copy(update={"do": Do.REFUSED, "why": why, "goes_on_at": "", "error": str(error)})
 
     async def _free_work(self, case: Case) -> bool:
         """Free the work of the lost attempts and end what they left running; False if one of them lives after all."""

@@ -83,6 +83,6 @@ def _cut_short(ledger: Ledger, settings: Settings) -> list[Attempt]:
 
 
 def _what(attempt: Attempt) -> str:
-    asked = {name: value for name, value in attempt.request.items() if name != "source"}
+    options = {name: value for name, value in attempt.request.items() if name != "source"}
     source = {**attempt.request.get("source", {}), "secret": None}  # each command keeps it under another name
-    return repr((attempt.title, source, sorted(asked.items())))
+    return repr((attempt.title, source, sorted(options.items())))

@@ -289,11 +289,11 @@ def _conclude_command(command: Command, console: Console, display: Display, outc
 
 def _add_missing_sources(command: Command, outcomes: list[Outcome]) -> list[Outcome]:
     """The outcomes of all sources that were typed, in their order."""
-    told = list(outcomes)
+    every_outcome = list(outcomes)
     for one in command.missing:
         failure = describe(one.error, now=datetime.now(UTC)).model_copy(update=LEFT_OUT)
-        told.insert(one.place, Outcome(status="failed", source=one.source, failure=failure))
-    return told
+        every_outcome.insert(one.place, Outcome(status="failed", source=one.source, failure=failure))
+    return every_outcome
 
 
 def _report_delivery_failure(command: Command, console: Console, outcomes: list[Outcome], why: str) -> None:
@@ -318,8 +318,8 @@ def _conclude_interruption(command: Command, console: Console, outcomes: list[Ou
 
 def _print_documents(outcomes: list[Outcome]) -> None:
     documents = [document(outcome) for outcome in outcomes]
-    told = documents[0] if len(documents) == 1 else {"results": documents}
-    text = json.dumps(told, indent=2, ensure_ascii=False) + "\n"
+    whole = documents[0] if len(documents) == 1 else {"results": documents}
+    text = json.dumps(whole, indent=2, ensure_ascii=False) + "\n"
     # JSON is UTF-8 whatever the locale says; a byte of a file name that is none becomes a JSON escape.
     sys.stdout.flush()
     sys.stdout.buffer.write(text.encode(errors="backslashreplace"))

@@ -128,8 +128,8 @@ def found(home: Path) -> Server | None:
 
 def find_server_address() -> ConfiguredValue | None:
     """The address that a person has given to Prefect, and where."""
-    told = look_up("api.url")
-    return told if told is not None and told.value else None
+    configured = look_up("api.url")
+    return configured if configured is not None and configured.value else None
 
 
 def _server_at(named: ConfiguredValue, kept: site.Site | None, home: Path) -> Server:
@@ -184,14 +184,14 @@ def _for_ours(client: ClientSettings) -> dict[str, str]:
     for another server: it would take the place of the password."""
     headers = client_settings().headers
     kept = {name: value for name, value in headers.items() if name.lower() != "authorization"}
-    told = {"PREFECT_API_AUTH_STRING": client.auth_string or ""}
-    return told | ({"PREFECT_CLIENT_CUSTOM_HEADERS": json.dumps(kept)} if kept != headers else {})
+    variables = {"PREFECT_API_AUTH_STRING": client.auth_string or ""}
+    return variables | ({"PREFECT_CLIENT_CUSTOM_HEADERS": json.dumps(kept)} if kept != headers else {})
 
 
 def _ui_of(api_url: str) -> str:
-    told = look_up("ui_url")
-    if told is not None and told.value:
-        return str(told.value).rstrip("/")
+    configured = look_up("ui_url")
+    if configured is not None and configured.value:
+        return str(configured.value).rstrip("/")
     bare = redact_url(api_url).rstrip("/")
     cloud = "https://api.prefect.cloud/api/accounts/"
     if bare.startswith(cloud):
@@ -213,9 +213,9 @@ def address_of(listener: socket.socket) -> str:
 
 
 def launch(
-    listener: socket.socket, log: Path, home: Path, told: Mapping[str, str], users: Path | None = None
+    listener: socket.socket, log: Path, home: Path, variables: Mapping[str, str], users: Path | None = None
 ) -> subprocess.Popen[bytes]:
-    """A Prefect server on that socket, with the settings that make it safe and those it is `told`. It lets in who knows
+    """A Prefect server on that socket, with the settings that make it safe and these `variables`. It lets in who knows
     the password of the home, and nobody who comes from another page or by another name (`flows/guard.py`).
 
     It shares Prefect's database, so its runs are seen by a later server. It lives until nobody holds the lock of
@@ -226,7 +226,7 @@ def launch(
         ServerUnavailable: the password cannot be had.
     """
     closed = {**access.for_server(home), **guard.door_environment(listener.getsockname()[1])}
-    environment = {**os.environ, **safety.environment("server"), "PREFECT__SERVER_FINAL": "1", **closed, **told}
+    environment = {**os.environ, **safety.environment("server"), "PREFECT__SERVER_FINAL": "1", **closed, **variables}
     environment.pop("PREFECT_API_URL", None)
     private.make_folder(log.parent)
     with open(log, "ab", opener=private.opener) as output:
@@ -257,8 +257,8 @@ def _join(home: Path, say: Callable[[str], None]) -> Server:
     def launch_on_free_port(log: Path, users: Path) -> tuple[str, int]:
         say("No Prefect server is running: starting a temporary one for this command (make serve keeps one running)")
         with listener_on(0) as listener:
-            told = {"PREFECT_UI_ENABLED": "0", "PREFECT__SERVER_EPHEMERAL": "1"}
-            process = launch(listener, log, home, told, users)
+            variables = {"PREFECT_UI_ENABLED": "0", "PREFECT__SERVER_EPHEMERAL": "1"}
+            process = launch(listener, log, home, variables, users)
             process.returncode = 0  # it may outlive us, and then it is nobody's child
             return address_of(listener), process.pid
 

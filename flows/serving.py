@@ -144,8 +144,8 @@ def main() -> None:
         threading.Thread(target=end_after_last_user, args=(words.users,), daemon=True).start()
     allow_connections()
     keep_silent_about_strangers()
-    told = uvicorn.Config(words.app, factory=True, fd=words.fd, log_level="error", lifespan="on", http=Patient)
-    PatientServer(told).run()
+    config = uvicorn.Config(words.app, factory=True, fd=words.fd, log_level="error", lifespan="on", http=Patient)
+    PatientServer(config).run()
 
 
 def allow_connections() -> None:

@@ -6,6 +6,7 @@ record that a killed process has left names an owner that is gone, and is believ
 
 from __future__ import annotations
 
+from datetime import timedelta
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -17,6 +18,8 @@ POOL = "tidegate"
 """The work pool of type process; prefect.yaml names it."""
 DOCKER_POOL = "tidegate-docker"
 """The work pool of type docker; it needs a worker of its own, with a Docker engine."""
+UPKEEP_INTERVALS = {"recover": timedelta(minutes=2), "maintain": timedelta(minutes=15)}
+"""The flows that look after the others, and how often prefect.yaml schedules their deployments: a test compares."""
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 AUTOMATION = "tidegate: a run without heartbeats has crashed"
 

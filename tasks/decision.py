@@ -22,13 +22,13 @@ KEY = "decision"
 _logger = logging.getLogger(__name__)
 
 
-async def show_decision(outcome: Outcome, made: RemuxResult) -> None:
+async def show_decision(outcome: Outcome, media: RemuxResult) -> None:
     """Show it in the flow run that is current."""
     try:
-        text = decision_markdown(outcome, made)
+        text = decision_markdown(outcome, media)
         with anyio.move_on_after(PATIENCE_SECONDS):
             await acreate_markdown_artifact(
-                text, key=KEY, description=f"{made.decision.strategy} of {plain(outcome.source)}"
+                text, key=KEY, description=f"{media.decision.strategy} of {plain(outcome.source)}"
             )
     except Exception:  # a picture for people: the work does not depend on it
         _logger.debug("The decision could not be shown", exc_info=True)

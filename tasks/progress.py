@@ -69,17 +69,17 @@ async def show_progress() -> AsyncIterator[Observer]:
 
 async def _show(progress: Progress) -> None:
     artifact: UUID | None = None
-    told = ""
+    last = ""
     while True:
         await anyio.sleep(EVERY_SECONDS)
         line = progress.line
-        if line == told:
+        if line == last:
             continue
-        told = line
+        last = line
         try:
             if artifact is None:
-                artifact = await acreate_progress_artifact(progress.percent, description=told)
+                artifact = await acreate_progress_artifact(progress.percent, description=last)
             else:
-                await aupdate_progress_artifact(artifact, progress.percent, description=told)
+                await aupdate_progress_artifact(artifact, progress.percent, description=last)
         except Exception:  # a picture for people: the work does not depend on it
             _logger.debug("The progress could not be shown", exc_info=True)

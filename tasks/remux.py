@@ -45,8 +45,8 @@ def stage(
 def _needs(source: DownloadResult, profile: ProfileName, quality: Quality, aim: Aim) -> Needs:
     """A slot; and for a transcode the memory that its rung is recommended to have."""
     transcode = plan(source.media, profile, quality, aim)[0].strategy is Strategy.TRANSCODE
-    asked = quality if aim.height is None else aim.rung
+    rung = quality if aim.height is None else aim.rung
     memory = memory_for(
-        asked, transcode=transcode, available_bytes=available_bytes(), media_seconds=source.media.length_seconds
+        rung, transcode=transcode, available_bytes=available_bytes(), media_seconds=source.media.length_seconds
     )
     return Needs(memory_bytes=memory, slot=True)

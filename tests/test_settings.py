@@ -11,6 +11,7 @@ from pydantic import ValidationError
 
 from tidegate.errors import BadInput
 from tidegate.settings import (
+    NETWORK_PRESETS,
     ProcessSettings,
     Settings,
     StoreSettings,
@@ -51,6 +52,16 @@ def test_a_network_preset_sets_the_limits_of_the_design(network: str, monkeypatc
 def test_without_any_environment_the_normal_preset_and_the_plain_defaults_hold() -> None:
     assert told(Settings.load().transfer) == PRESETS["normal"]
     assert Settings.load() == Settings()
+
+
+def test_the_normal_preset_repeats_the_defaults_but_for_the_limit_of_small_sources() -> None:
+    defaults = TransferSettings()
+    differing = {name for name, value in NETWORK_PRESETS["normal"].items() if getattr(defaults, name) != value}
+    assert differing == {"small_limit"} and defaults.small_limit is None
+
+
+def test_every_preset_sets_the_same_limits() -> None:
+    assert len({frozenset(preset) for preset in NETWORK_PRESETS.values()}) == 1
 
 
 def test_a_value_set_on_its_own_wins_over_the_preset(monkeypatch: pytest.MonkeyPatch) -> None:

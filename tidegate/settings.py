@@ -55,7 +55,8 @@ NETWORK_PRESETS: dict[NetworkSpeed, dict[str, Any]] = {
         "small_limit": timedelta(seconds=60),
     },
 }
-"""What `TIDEGATE_NETWORK` sets (DESIGN §5); a value set on its own wins."""
+"""What `TIDEGATE_NETWORK` sets (DESIGN §5); a value set on its own wins. Without the variable the defaults below hold:
+`normal` repeats them, but for `small_limit`, and a test compares."""
 
 
 def _from_seconds(value: object) -> object:

@@ -13,6 +13,7 @@ from prefect.cli.deploy._schedules import _schedule_config_to_deployment_schedul
 
 from deployments import project, register
 from flows import safety
+from flows.site import UPKEEP_INTERVALS
 from tidegate.durable.home import Home
 
 Change = Callable[[dict[str, Any]], object]
@@ -132,12 +133,16 @@ def test_no_run_begins_by_copying_a_folder_and_no_deployment_names_a_folder_of_o
     assert not any({"build", "push", "pull"} & set(deployment) for deployment in ours["deployments"])
 
 
-@pytest.mark.parametrize(("name", "minutes"), [("recover", 2), ("maintain", 15)])
-def test_upkeep_runs_on_time_never_twice_at_once_and_does_not_pile_up(
-    name: str, minutes: int, ours: dict[str, Any]
-) -> None:
+def test_what_doctor_waits_for_is_what_is_scheduled(ours: dict[str, Any]) -> None:
+    scheduled = {deployment["name"] for deployment in ours["deployments"] if deployment.get("schedules")}
+    assert scheduled == set(UPKEEP_INTERVALS)
+
+
+@pytest.mark.parametrize("name", UPKEEP_INTERVALS)
+def test_upkeep_runs_on_time_never_twice_at_once_and_does_not_pile_up(name: str, ours: dict[str, Any]) -> None:
     deployment = named(ours, name)
     [schedule] = [_schedule_config_to_deployment_schedule(one)["schedule"] for one in deployment["schedules"]]
+    minutes = round(UPKEEP_INTERVALS[name].total_seconds() / 60)
     assert schedule.cron == f"*/{minutes} * * * *"
     assert deployment["concurrency_limit"] == {"limit": 1, "collision_strategy": "CANCEL_NEW"}
 
