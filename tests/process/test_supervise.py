@@ -33,7 +33,7 @@ from tidegate.errors import (
     ToolMissing,
 )
 from tidegate.events import Note, PathTaken
-from tidegate.media.ffmpeg import Progress
+from tidegate.media.ffmpeg import ProgressReader
 from tidegate.process import supervise
 from tidegate.process.cgroup import PREFIX, own_group_folder
 from tidegate.process.supervise import DRAIN_SECONDS, Job, JobResult, run
@@ -60,7 +60,7 @@ def supervised(*acts: str, limits: ProcessSettings = CALM, deadline: float = 30.
 
 def with_progress(*acts: str, limits: ProcessSettings = QUICK) -> JobResult:
     """As `run_ffmpeg` does it: the marks come from `-progress` lines."""
-    progress = Progress()
+    progress = ProgressReader()
     return supervised(*acts, limits=limits, on_stdout=progress.feed, marks=lambda: dict(progress.marks))
 
 
@@ -208,7 +208,7 @@ def test_an_hour_of_silence_is_judged_by_the_clock_that_was_given() -> None:
 
 
 def test_a_child_that_moves_but_does_not_end_is_ended_at_its_deadline() -> None:
-    progress = Progress()
+    progress = ProgressReader()
     with pytest.raises(ProcessTimeout, match="1 s"):
         supervised("progress 1000 every 50ms", deadline=1.0, on_stdout=progress.feed, marks=lambda: progress.marks)
 
