@@ -50,7 +50,7 @@ def main() -> int:
         if first:
             return first
         journal.unlink(missing_ok=True)
-        console.rule("second run: everything from its checkpoint", align="left")
+        console.rule("second run: everything is already done", align="left")
         second = ingest(source)
         show_journal(console, journal)
     return second

@@ -429,7 +429,7 @@ class AdmissionSettings(Group):
 
 
 class GateSettings(Group):
-    """How an origin may be asked, and when it is given a rest. Environment: `TIDEGATE_GATE_*`."""
+    """How an origin may be asked, and when requests to it are paused. Environment: `TIDEGATE_GATE_*`."""
 
     model_config = SettingsConfigDict(env_prefix="TIDEGATE_GATE_")
 
@@ -456,9 +456,10 @@ class GateSettings(Group):
     least_calls: int = Field(default=20, gt=0)
     """Calls in the window below which no rate is judged."""
     open_for: Tick = timedelta(seconds=60)
-    """Seconds that a breaker stays open the first time; doubled each time that its probes fail, up to a fifth more."""
+    """Seconds that a breaker stays open the first time, and up to 20 % longer by chance; doubled each time that its
+    probes fail."""
     open_at_most: Tick = timedelta(minutes=10)
-    """The longest, in seconds, that a breaker stays open at a time, before the fifth."""
+    """The longest, in seconds, that a breaker stays open at a time, before the 20 %."""
     probes: int = Field(default=2, gt=0)
     """Calls that are let through at once after that; as many successes close the breaker."""
     lease: Tick = timedelta(seconds=60)

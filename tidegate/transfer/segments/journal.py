@@ -2,7 +2,7 @@
 
 The segment engine writes into it from worker threads. A segment's line is appended only after its bytes are synced, so
 after a crash the journal never promises more than the disk holds: a torn last line costs one segment, a lost journal
-all of them, and a file without a line is nobody's. One process at a time: the journal is its own lock.
+all of them, and a file without a line is ignored. One process at a time: the journal is its own lock.
 """
 
 from __future__ import annotations
