@@ -14,29 +14,29 @@ from tidegate.report.units import clock, human_size
 _SPECIAL = re.compile(r"([\\`*_{}\[\]<>#|~])")
 
 
-def decision_markdown(outcome: Outcome, made: RemuxResult) -> str:
+def decision_markdown(outcome: Outcome, remux: RemuxResult) -> str:
     """The decision, every strategy that was tried, and what was checked."""
-    return "\n".join(_lines(outcome, made)) + "\n"
+    return "\n".join(_lines(outcome, remux)) + "\n"
 
 
-def _lines(outcome: Outcome, made: RemuxResult) -> Iterator[str]:
-    yield f"# {made.decision.strategy.value} to {made.decision.container}"
+def _lines(outcome: Outcome, remux: RemuxResult) -> Iterator[str]:
+    yield f"# {remux.decision.strategy.value} to {remux.decision.container}"
     yield ""
     source = " ".join(outcome.source.replace("`", "").split())
     yield f"`{source}` for the profile **{outcome.profile}**, quality **{outcome.quality}**"
-    if made.aim is not None:
-        height = f", at most {made.aim.height} lines after a step down" if made.aim.height else ""
-        yield f"within the limits of **{made.aim.rung}**{height}"
+    if remux.aim is not None:
+        height = f", at most {remux.aim.height} lines after a step down" if remux.aim.height else ""
+        yield f"within the limits of **{remux.aim.rung}**{height}"
     yield ""
-    yield from (f"- {plain(reason)}" for reason in made.decision.reasons)
+    yield from (f"- {plain(reason)}" for reason in remux.decision.reasons)
     yield ""
     yield "| | source | result |"
     yield "|---|---|---|"
     media = outcome.download.media if outcome.download else None
-    yield f"| picture | {_picture(media)} | {_picture(made.media)} |"
-    yield f"| sound | {_sound(media)} | {_sound(made.media)} |"
-    yield f"| length | {clock(media.length_seconds) if media else '?'} | {clock(made.media.length_seconds)} |"
-    yield f"| size | {human_size(outcome.download.asset.size_bytes) if outcome.download else '?'} | {_size(made)} |"
+    yield f"| picture | {_picture(media)} | {_picture(remux.media)} |"
+    yield f"| sound | {_sound(media)} | {_sound(remux.media)} |"
+    yield f"| length | {clock(media.length_seconds) if media else '?'} | {clock(remux.media.length_seconds)} |"
+    yield f"| size | {human_size(outcome.download.asset.size_bytes) if outcome.download else '?'} | {_size(remux)} |"
     yield ""
     yield "| tried | how it went | seconds | most memory |"
     yield "|---|---|---|---|"
@@ -44,10 +44,10 @@ def _lines(outcome: Outcome, made: RemuxResult) -> Iterator[str]:
         f"| {plain(tried.label)} | {tried.failure}: {plain(tried.message)} | {tried.seconds:.1f} | |"
         for tried in outcome.tried
     )
-    yield from (_step(step) for step in made.ladder)
+    yield from (_step(step) for step in remux.ladder)
     yield ""
-    yield f"Checked: {'; '.join(plain(check) for check in made.verification.checks)}."
-    yield from (f"\n**{finding.code}**: {plain(finding.message)}" for finding in made.findings)
+    yield f"Checked: {'; '.join(plain(check) for check in remux.verification.checks)}."
+    yield from (f"\n**{finding.code}**: {plain(finding.message)}" for finding in remux.findings)
 
 
 def _step(step: LadderStep) -> str:
@@ -75,8 +75,8 @@ def _sound(media: MediaInfo | None) -> str:
     return plain(", ".join(f"{s.codec} {s.channels or '?'} ch" for s in streams)) or "–"
 
 
-def _size(made: RemuxResult) -> str:
-    return human_size(made.asset.main.size_bytes)
+def _size(remux: RemuxResult) -> str:
+    return human_size(remux.asset.main.size_bytes)
 
 
 def plain(text: str) -> str:

@@ -108,10 +108,10 @@ def _requests(origin: OriginStats) -> str:
     """`7 requests, 3 failed (1 stalled transfer, 2 server error)`; `1 request failed: not found`."""
     requests, failed = quantity(origin.attempts, "request"), sum(origin.failures.values())
     kinds = {kind.replace("_", " "): count for kind, count in origin.failures.items()}
-    told = ", ".join(f"{count} {kind}" if len(kinds) > 1 else kind for kind, count in kinds.items())
+    kinds_text = ", ".join(f"{count} {kind}" if len(kinds) > 1 else kind for kind, count in kinds.items())
     if failed == origin.attempts == 1:
-        return f"{requests} failed: {told}"
-    return f"{requests}, {failed} failed ({told})" if failed else requests
+        return f"{requests} failed: {kinds_text}"
+    return f"{requests}, {failed} failed ({kinds_text})" if failed else requests
 
 
 def limits_line(settings: Settings) -> str:

@@ -1,7 +1,7 @@
 """The engine's public face: one coroutine per stage, usable with or without a server.
 
-bench = Workbench.from_settings(Settings.load())
-identity = await identify(bench, source)
+bench = Workbench(Settings.load())
+identity, cost = await identify(bench, source)
 """
 
 from tidegate.stages.analyze import analyze
