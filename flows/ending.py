@@ -28,7 +28,7 @@ from tidegate.errors import (
     TidegateError,
     Unknown,
     as_failure,
-    policy_named,
+    policy_by_name,
 )
 from tidegate.events import Note, Observer, PathTaken, together
 from tidegate.model import Outcome
@@ -96,7 +96,7 @@ def _conclude_attempt(lease: Lease, outcome: Outcome) -> None:
     if outcome.failure is None:
         lease.conclude(AttemptState.COMPLETED, None)
         return
-    goes_on = policy_named(outcome.failure.type).goes_on_by_itself
+    goes_on = policy_by_name(outcome.failure.type).goes_on_by_itself
     lease.conclude(AttemptState.INTERRUPTED if goes_on else AttemptState.FAILED, outcome.failure.type)
 
 

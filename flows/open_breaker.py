@@ -18,7 +18,7 @@ from prefect.exceptions import Abort
 from prefect.runtime import deployment
 from prefect.states import AwaitingRetry
 
-from tidegate.errors import policy_named
+from tidegate.errors import policy_by_name
 from tidegate.model import Outcome
 
 batch_will_retry: ContextVar[bool | None] = ContextVar("batch_will_retry", default=None)
@@ -38,7 +38,7 @@ def patience_seconds() -> float:
 def rest_of(outcome: Outcome) -> float | None:
     """Seconds that the source is given a rest; None where that is not what ended it, or only a person can end it."""
     failure = outcome.failure
-    waits = failure is not None and policy_named(failure.type).waits_for_breaker
+    waits = failure is not None and policy_by_name(failure.type).waits_for_breaker
     return failure.retry_after_seconds if failure is not None and waits else None
 
 

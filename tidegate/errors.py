@@ -963,7 +963,7 @@ def policy_of(failure: type[TidegateError]) -> Policy:
 _BY_NAME = {snake_case(failure.__name__): policy for failure, policy in POLICIES.items()}
 
 
-def policy_named(name: str) -> Policy:
+def policy_by_name(name: str) -> Policy:
     """The row of a failure by its public name, as records keep it; a name without a row counts as unknown."""
     return _BY_NAME.get(name, POLICIES[Unknown])
 

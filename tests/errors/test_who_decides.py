@@ -65,9 +65,9 @@ HANDLERS = {
     ("tidegate/transfer/playlists/parse_child.py", "UnsupportedSource"): "into the words of the child's answer",
     ("tidegate/transfer/resolvers/site_extraction.py", "ProcessTimeout"): "of the child, into the site's",
     ("tidegate/transfer/resolvers/site_extraction.py", "StalledProcess"): "of the child, into the site's",
-    ("tidegate/transfer/resolvers/twitch.py", "NotMedia"): "what the tool left is no media: ToolFailed",
-    ("tidegate/transfer/resolvers/twitch.py", "ProcessTimeout"): "of the tool, into one of the transfer",
-    ("tidegate/transfer/resolvers/twitch.py", "StalledProcess"): "of the tool, into one of the transfer",
+    ("tidegate/transfer/resolvers/twitch_tool.py", "NotMedia"): "what the tool left is no media: ToolFailed",
+    ("tidegate/transfer/resolvers/twitch_tool.py", "ProcessTimeout"): "of the tool, into one of the transfer",
+    ("tidegate/transfer/resolvers/twitch_tool.py", "StalledProcess"): "of the tool, into one of the transfer",
     ("tidegate/transfer/tool_proxy.py", "AddressRefused"): "into HTTP's 403, and in place of the tool's failure",
     ("tidegate/transfer/tool_proxy.py", "AvailabilityFailure"): "of the tool, into the AddressRefused behind it",
     ("tidegate/transfer/tool_proxy.py", "RequestTimeout"): "into HTTP's 504",
@@ -254,7 +254,7 @@ def policies_read() -> set[str]:
     return {
         node.attr
         for _, node in others()
-        if isinstance(node, ast.Attribute) and names_in(node.value) & {"policy", "policy_named", "policy_of"}
+        if isinstance(node, ast.Attribute) and names_in(node.value) & {"policy", "policy_by_name", "policy_of"}
     }
 
 
@@ -301,5 +301,5 @@ def test_the_columns_follow_the_families_of_the_tree() -> None:
 
 def test_a_name_in_a_record_finds_its_row() -> None:
     for failure, policy in POLICIES.items():
-        assert errors.policy_named(snake_case(failure.__name__)) is policy
-    assert errors.policy_named("of a version to come") is POLICIES[errors.Unknown]
+        assert errors.policy_by_name(snake_case(failure.__name__)) is policy
+    assert errors.policy_by_name("of a version to come") is POLICIES[errors.Unknown]

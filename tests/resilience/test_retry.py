@@ -32,7 +32,7 @@ from tidegate.errors import (
     WrongDigest,
 )
 from tidegate.events import Event, Note, Waiting
-from tidegate.resilience.retry import Pace, Retry, full_jitter
+from tidegate.resilience.retry import Retry, RetryClock, full_jitter
 from tidegate.settings import TransferSettings
 
 LIMITS = TransferSettings(tries=3, gain_bytes=256 * 1024, throttle_budget=timedelta(minutes=5))
@@ -58,15 +58,15 @@ def play(*story: tuple[int, TidegateError | None], limits: TransferSettings = LI
         played.pauses.append(seconds)
 
     async def run() -> None:
-        pace = Pace(random.Random(1), sleep, lambda: sum(played.pauses))
-        played.retry = retry = Retry(limits, played.notes.append, "download", pace)
+        clock = RetryClock(random.Random(1), sleep, lambda: sum(played.pauses))
+        played.retry = retry = Retry(limits, played.notes.append, "download", clock)
         retry.begin_at(furthest)
 
         async def one_try() -> None:
             reached, failure = story[min(played.tries, len(story) - 1)]
             played.tries += 1
             assert played.tries < 1000, "it tries for ever"
-            retry.note_reached(reached)
+            retry.note_progress(reached)
             if failure is not None:
                 raise failure
 
@@ -269,7 +269,7 @@ def sleepless(now: list[float]) -> Retry:
     async def sleep(seconds: float) -> None:
         now[0] += seconds
 
-    return Retry(LIMITS, lambda event: None, "download", Pace(random.Random(1), sleep, lambda: now[0]))
+    return Retry(LIMITS, lambda event: None, "download", RetryClock(random.Random(1), sleep, lambda: now[0]))
 
 
 def test_a_piece_has_two_extra_tries_and_leaves_its_siblings_theirs() -> None:
@@ -295,7 +295,7 @@ def test_pieces_that_wait_at_the_same_time_use_that_time_up_once() -> None:
             all_wait.set()
         await all_wait.wait()
 
-    whole = Retry(LIMITS, lambda event: None, "download", Pace(sleep=sleep, clock=lambda: 0.0))
+    whole = Retry(LIMITS, lambda event: None, "download", RetryClock(sleep=sleep, now=lambda: 0.0))
 
     async def piece() -> None:
         answers = iter([Throttled("x", retry_after_seconds=250), None])

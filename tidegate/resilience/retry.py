@@ -27,12 +27,12 @@ T = TypeVar("T")
 
 
 @dataclass(frozen=True)
-class Pace:
-    """Chance and time, passed in so that no test waits for a pause."""
+class RetryClock:
+    """Time and chance, passed in so that no test waits for a pause."""
 
     rng: random.Random = field(default_factory=random.Random)
     sleep: Callable[[float], Awaitable[None]] = anyio.sleep
-    clock: Callable[[], float] = time.monotonic
+    now: Callable[[], float] = time.monotonic
 
 
 @dataclass
@@ -79,7 +79,7 @@ class Retry:
     observe: Observer
     what: str
     """What is tried, for the log: "download"."""
-    pace: Pace = field(default_factory=Pace)
+    clock: RetryClock = field(default_factory=RetryClock)
     tries: int | None = None
     """Tries in a row that may gain too little; None: as the limits say."""
     whole: Retry | None = None
@@ -94,7 +94,7 @@ class Retry:
         """The budget of one of many pieces of a transfer, such as a segment: a few tries of its own, and the
         transfer's time for being throttled. Pieces that wait at the same time use it up once."""
         whole = self.whole or self
-        return Retry(self.limits, self.observe, what, self.pace, tries=1 + extra, whole=whole, asked=self.asked)
+        return Retry(self.limits, self.observe, what, self.clock, tries=1 + extra, whole=whole, asked=self.asked)
 
     async def run(self, one_try: Callable[[], Awaitable[T]]) -> T:
         """The result of the first try that succeeds.
@@ -114,7 +114,7 @@ class Retry:
                 self.tally.count(error.policy)
                 pause = self._pause_after(error)
                 if error.policy.asks_to_wait or error.retry_after_seconds is not None:
-                    self.asked.add(pause, self.pace.clock())
+                    self.asked.add(pause, self.clock.now())
                 if self._is_spent():
                     raise
                 self._note_retry(error, pause)
@@ -124,7 +124,7 @@ class Retry:
         """Say how much was there before: bytes of an earlier run are no gain of this one."""
         self.tally.furthest = max(self.tally.furthest, received_bytes)
 
-    def note_reached(self, received_bytes: int) -> None:
+    def note_progress(self, received_bytes: int) -> None:
         """Say how far the transfer is. Only ground never covered before counts, or a source without ranges that
         always drops at half would be tried for ever."""
         self.tally.gained = received_bytes - self.tally.furthest >= self.limits.gain_bytes
@@ -152,7 +152,7 @@ class Retry:
 
     def _backoff(self) -> float:
         failed = self.tally.futile + self.tally.requests_to_wait
-        return full_jitter(failed, self.limits.backoff_base, self.limits.backoff_cap, self.pace.rng)
+        return full_jitter(failed, self.limits.backoff_base, self.limits.backoff_cap, self.clock.rng)
 
     def _note_retry(self, error: TidegateError, pause: float) -> None:
         self.retries += 1
@@ -169,11 +169,11 @@ class Retry:
 
     async def _sleep(self, seconds: float) -> None:
         if seconds <= SHOWN_SECONDS:
-            await self.pace.sleep(seconds)
+            await self.clock.sleep(seconds)
             return
         self.observe(Waiting(f"{self.what}: the source gets a pause of {seconds:.0f} s"))
         try:
-            await self.pace.sleep(seconds)
+            await self.clock.sleep(seconds)
         finally:
             self.observe(Waiting(None))
 

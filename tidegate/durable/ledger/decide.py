@@ -13,7 +13,7 @@ from enum import StrEnum
 
 from tidegate.durable.ledger.rows import Attempt, AttemptState, Reach, Recovery
 from tidegate.durable.owner import Owner, is_provably_gone
-from tidegate.errors import policy_named
+from tidegate.errors import policy_by_name
 from tidegate.model import STAGES, StageName
 from tidegate.settings import AdmissionSettings, LedgerSettings, RecoverySettings
 
@@ -168,7 +168,7 @@ def verdict_on_orphan(
     if run.state == "CANCELLED":
         return Verdict(Do.CLOSE, "the run was cancelled", AttemptState.CANCELLED)
     # The message of a Failed state begins with the failure's name.
-    if run.state == "FAILED" and not policy_named(run.message.partition(":")[0]).goes_on_by_itself:
+    if run.state == "FAILED" and not policy_by_name(run.message.partition(":")[0]).goes_on_by_itself:
         return Verdict(Do.CLOSE, "the run has failed", AttemptState.FAILED)
     if run.state == "CANCELLING":
         return Verdict(Do.CANCEL, "it was being cancelled", AttemptState.CANCELLED)

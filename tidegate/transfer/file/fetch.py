@@ -110,7 +110,7 @@ class Fetch:
             try:
                 await self._try()
             finally:
-                retry.note_reached(self.part.received_bytes)
+                retry.note_progress(self.part.received_bytes)
                 state.tries += 1
 
         try:
