@@ -14,7 +14,7 @@ from flows.closing import prefect_database, with_its_logs
 from flows.findings import Findings, bad, good, odd
 from tidegate.durable.closing import HomeAccess, home_access
 from tidegate.durable.home import DEFAULT_OUTPUT, Home
-from tidegate.durable.private import permissions_of, sharing_reason
+from tidegate.durable.private import permissions_of, share_reason
 from tidegate.settings import Settings
 from tidegate.stages.cluster import who_gets_in
 
@@ -101,7 +101,7 @@ def _database() -> Findings:
     if database is None or not database.exists():
         return
     open_ones = [path for path in with_its_logs(database) if path.exists() and permissions_of(path).open_to_others]
-    shared = next((why for path in open_ones if (why := sharing_reason(permissions_of(path)))), None)
+    shared = next((why for path in open_ones if (why := share_reason(permissions_of(path)))), None)
     names = " ".join(shlex.quote(str(path)) for path in open_ones)
     if open_ones and _is_reached(database):
         message = f"Prefect's database {database} can be read by others" + (f" ({shared})" if shared else "")

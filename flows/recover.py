@@ -28,8 +28,8 @@ from tidegate.durable.ledger.decide import (
     RunFacts,
     Verdict,
     count_recovery,
-    gives_up_parking,
     is_orphaned,
+    is_parking_over,
     latest_by_run,
     next_stage,
     verdict_on_orphan,
@@ -163,7 +163,7 @@ class Rescuer:
             recovery = recoveries.get(run.id, Recovery(root_run=run.id))
             verdict = verdict_on_run(run, latest.get(run.id), recovery, now=now, limits=self._settings.recovery)
             verdict = await self._as_can_be(verdict, run)
-            if verdict.do is not Do.NOTHING and not gives_up_parking(verdict, recovery, now):
+            if verdict.do is not Do.NOTHING and not is_parking_over(verdict, recovery, now):
                 cases.append(Case((), run, recovery, verdict))
         return cases
 

@@ -18,11 +18,11 @@ from tidegate.durable.ledger.decide import (
     Verdict,
     condition,
     count_recovery,
-    gives_up_parking,
     holds_slot,
     idle_seconds,
     is_orphaned,
     is_overdue,
+    is_parking_over,
     is_stuck,
     latest_by_run,
     may_take_over,
@@ -89,10 +89,10 @@ def test_what_is_shown_of_an_attempt_is_what_recovery_would_find(facts: dict[str
 
 def test_a_parking_that_prefect_never_takes_is_given_up_after_an_hour() -> None:
     park = Verdict(Do.PARK, "its deployment was deleted")
-    assert not gives_up_parking(park, recovery(), NOW)
-    assert not gives_up_parking(park, recovery(parked_at=NOW - HOUR), NOW)
-    assert gives_up_parking(park, recovery(parked_at=NOW - HOUR - 1), NOW)
-    assert not gives_up_parking(Verdict(Do.CANCEL, ""), recovery(parked_at=NOW - 2 * HOUR), NOW)
+    assert not is_parking_over(park, recovery(), NOW)
+    assert not is_parking_over(park, recovery(parked_at=NOW - HOUR), NOW)
+    assert is_parking_over(park, recovery(parked_at=NOW - HOUR - 1), NOW)
+    assert not is_parking_over(Verdict(Do.CANCEL, ""), recovery(parked_at=NOW - 2 * HOUR), NOW)
 
 
 # --- lost ------------------------------------------------------------------------------------------

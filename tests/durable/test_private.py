@@ -15,7 +15,7 @@ from tidegate.durable import private
 from tidegate.durable.closing import close_home, home_access, outputs_in
 from tidegate.durable.home import Home
 from tidegate.durable.ledger import Ledger
-from tidegate.durable.private import Permissions, sharing_reason
+from tidegate.durable.private import Permissions, share_reason
 from tidegate.errors import DiskFull
 from tidegate.settings import LedgerSettings
 
@@ -57,12 +57,12 @@ NOT_SHARED = {
 @pytest.mark.parametrize("name", SHARED)
 def test_a_folder_counts_as_shared_on_purpose_by(name: str) -> None:
     one, why = SHARED[name]
-    assert why in (sharing_reason(one) or "")
+    assert why in (share_reason(one) or "")
 
 
 @pytest.mark.parametrize("name", NOT_SHARED)
 def test_and_not_where_it_is(name: str) -> None:
-    assert sharing_reason(NOT_SHARED[name]) is None
+    assert share_reason(NOT_SHARED[name]) is None
 
 
 def test_the_umask_is_read_without_setting_it(umask: int) -> None:

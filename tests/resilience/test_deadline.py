@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from tidegate.resilience.deadline import (
     LONGEST_EXTENSION,
     SPEED_WINDOW,
-    Pace,
+    DownloadSpeed,
     download_seconds,
     extension_seconds,
     outer_seconds,
@@ -159,7 +159,7 @@ MINUTE = SPEED_WINDOW.total_seconds()
 def test_a_pace_is_told_only_of_a_whole_minute_in_which_bytes_could_come(
     course: list[tuple[float, int, bool]],
 ) -> None:
-    pace, now, total, at_work = Pace(MINIMUM), 1000.0, 0, 0.0
+    pace, now, total, at_work = DownloadSpeed(MINIMUM), 1000.0, 0, 0.0
     pace.record(now, total, could_come=False)
     for seconds, gained, could_come in course:
         now, total, at_work = now + seconds, total + gained * could_come, at_work + seconds * could_come
@@ -172,7 +172,7 @@ def test_a_pace_is_told_only_of_a_whole_minute_in_which_bytes_could_come(
 def test_however_long_is_waited_in_between_the_pace_is_that_of_the_work(
     course: list[tuple[float, int, bool]], speed: float
 ) -> None:
-    pace, now, at_work = Pace(MINIMUM), 0.0, 0.0
+    pace, now, at_work = DownloadSpeed(MINIMUM), 0.0, 0.0
     pace.record(now, 0, could_come=False)
     for seconds, _, could_come in (*course, (MINUTE + 1, 0, True), (3600.0, 0, False)):
         now, at_work = now + seconds, at_work + seconds * could_come
@@ -181,7 +181,7 @@ def test_however_long_is_waited_in_between_the_pace_is_that_of_the_work(
 
 
 def test_a_silent_minute_of_work_is_a_standstill_and_an_hour_of_waiting_is_none() -> None:
-    pace = Pace(MINIMUM)
+    pace = DownloadSpeed(MINIMUM)
     for now in range(0, 120, 5):
         pace.record(now, now * MINIMUM, could_come=True)
     sent = 115 * MINIMUM

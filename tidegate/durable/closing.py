@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tidegate.durable.home import DEFAULT_OUTPUT, Home
-from tidegate.durable.private import OTHERS, Permissions, permissions_of, sharing_reason
+from tidegate.durable.private import OTHERS, Permissions, permissions_of, share_reason
 
 _LISTABLE = 0o044
 """Bits by which others may list a folder. Without them it is a passage to what is published in it, and stays one."""
@@ -50,7 +50,7 @@ def home_access(home: Home) -> HomeAccess | None:
         return None
     open_parts = tuple(path for path in home.parts() if _is_open(path))
     outputs = tuple(outputs_in(home)) if root.mode & OTHERS else ()
-    return HomeAccess(root, sharing_reason(root), root.owner != os.geteuid(), open_parts, outputs)
+    return HomeAccess(root, share_reason(root), root.owner != os.geteuid(), open_parts, outputs)
 
 
 def close_home(home: Home) -> tuple[str, ...]:
@@ -59,17 +59,17 @@ def close_home(home: Home) -> tuple[str, ...]:
         root = permissions_of(home.root)
     except OSError:
         return ()
-    if sharing_reason(root) or root.owner != os.geteuid():
+    if share_reason(root) or root.owner != os.geteuid():
         return ()
-    told = []
+    lines = []
     closed = [path for path in home.parts() if _close(path)]
     if closed:
-        told.append(f"Other users of this machine could read ledger, results or logs in {home.root}: no longer.")
+        lines.append(f"Other users of this machine could read ledger, results or logs in {home.root}: no longer.")
     if root.mode & _LISTABLE and not any(outputs_in(home)):
         with contextlib.suppress(OSError):
             home.root.chmod(root.mode & ~OTHERS)
-            told.append(f"{home.root} was {stat.filemode(root.mode | stat.S_IFDIR)}; it is its owner's alone now.")
-    return tuple(told)
+            lines.append(f"{home.root} was {stat.filemode(root.mode | stat.S_IFDIR)}; it is its owner's alone now.")
+    return tuple(lines)
 
 
 def close_file(path: Path) -> bool:
@@ -112,13 +112,13 @@ def _folders_in_ledger(home: Home) -> list[Path]:
             rows = ledger.execute("SELECT folder FROM publications").fetchall()
     except (sqlite3.Error, ValueError):
         return []
-    return [folder for (told,) in rows if home.root in (folder := Path(told)).parents]
+    return [folder for (text,) in rows if home.root in (folder := Path(text)).parents]
 
 
 def _is_open(path: Path) -> bool:
     with contextlib.suppress(OSError):
         found = permissions_of(path)
-        return found.open_to_others and sharing_reason(found) is None
+        return found.open_to_others and share_reason(found) is None
     return False
 
 
@@ -126,7 +126,7 @@ def _close(path: Path) -> bool:
     """Whether it was open and is not any more."""
     try:
         found = permissions_of(path)
-        if not found.open_to_others or found.owner != os.geteuid() or sharing_reason(found):
+        if not found.open_to_others or found.owner != os.geteuid() or share_reason(found):
             return False
         path.chmod(found.mode & ~OTHERS)
     except OSError:

@@ -175,7 +175,7 @@ def assets_named_in(found: Inventory, records: Collection[str]) -> frozenset[str
 
 @dataclass
 class _Survey:
-    """A look into one of our own folders; what it meets besides things of its kind."""
+    """A survey of one of our own folders; what it meets besides things of its kind."""
 
     root: Path
     top: str
@@ -227,30 +227,30 @@ class _Survey:
             self.leftovers.append(Leftover(self.path(*names), weight, changed, Stamp.of(found), work_key))
 
 
-def _survey_results(look: _Survey) -> Iterator[StoredResult]:
-    for name, found in look.entries():
+def _survey_results(survey: _Survey) -> Iterator[StoredResult]:
+    for name, found in survey.entries():
         if not stat.S_ISREG(found.st_mode):
             continue
         if RESULT_FILE.fullmatch(name):
             try:
-                yield _read_result(look, name, found)
+                yield _read_result(survey, name, found)
             except FileNotFoundError:
                 continue
             except OSError as error:
-                look.hide(error, name)
+                survey.hide(error, name)
         elif SET_ASIDE.fullmatch(name):
-            look.leave(found, name)
+            survey.leave(found, name)
 
 
-def _read_result(look: _Survey, name: str, found: os.stat_result) -> StoredResult:
+def _read_result(survey: _Survey, name: str, found: os.stat_result) -> StoredResult:
     """What Prefect wrote: JSON that holds the JSON of `{"__class__": …, "data": …}` as a string.
 
     Raises:
         OSError: it cannot be read, which says nothing about what it holds.
     """
-    path, weight, written = look.path(name), _weight_of(found), _moment_of_change(found)
+    path, weight, written = survey.path(name), _weight_of(found), _moment_of_change(found)
     try:
-        data = json.loads(_read_json(look.whole(name))["result"])["data"]
+        data = json.loads(_read_json(survey.whole(name))["result"])["data"]
         made = min(_moment_of_text(data.get("recorded_at"), written), written)
         names, stands = frozenset(_addresses(data)), _may_stand(data.get("folder"))
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
@@ -266,58 +266,58 @@ def _may_stand(folder: object) -> bool:
         return True
 
 
-def _survey_scratch(look: _Survey) -> Iterator[Scratch]:
-    for name, found in look.entries():
+def _survey_scratch(survey: _Survey) -> Iterator[Scratch]:
+    for name, found in survey.entries():
         if WORK.fullmatch(name) and stat.S_ISDIR(found.st_mode):
             with contextlib.suppress(FileNotFoundError):
-                if found.st_dev == look.volume:
-                    yield _read_scratch(look, name, found)
+                if found.st_dev == survey.volume:
+                    yield _read_scratch(survey, name, found)
         elif LOCK.fullmatch(name) and stat.S_ISREG(found.st_mode):
-            look.leave(found, name, work_key=name.partition(".")[0])
+            survey.leave(found, name, work_key=name.partition(".")[0])
         elif SET_ASIDE.fullmatch(name):
-            look.leave(found, name)
+            survey.leave(found, name)
 
 
-def _read_scratch(look: _Survey, key: str, found: os.stat_result) -> Scratch:
+def _read_scratch(survey: _Survey, key: str, found: os.stat_result) -> Scratch:
     names: set[str] = set()
-    for path in _files_below(look.whole(key)):
+    for path in _files_below(survey.whole(key)):
         if path.suffix == ".journal":
             with contextlib.suppress(OSError, ValueError, TypeError, RecursionError):
                 names.update(_addresses(_read_json(path)))
         elif path.suffix == ".partial" or SET_ASIDE.fullmatch(path.name):
             with contextlib.suppress(FileNotFoundError):
-                look.leave(path.lstat(), *path.relative_to(look.whole()).parts, work_key=key)
-    weight, changed = weigh(look.whole(key))
-    return Scratch(key, look.path(key), weight, changed, Stamp.of(found), frozenset(names))
+                survey.leave(path.lstat(), *path.relative_to(survey.whole()).parts, work_key=key)
+    weight, changed = weigh(survey.whole(key))
+    return Scratch(key, survey.path(key), weight, changed, Stamp.of(found), frozenset(names))
 
 
-def _survey_assets(look: _Survey) -> Iterator[StoredAsset]:
-    for shard, found in look.entries():
+def _survey_assets(survey: _Survey) -> Iterator[StoredAsset]:
+    for shard, found in survey.entries():
         if not SHARD.fullmatch(shard):
             continue
-        if not stat.S_ISDIR(found.st_mode) or found.st_dev != look.volume:
-            look.hidden.add(shard)
+        if not stat.S_ISDIR(found.st_mode) or found.st_dev != survey.volume:
+            survey.hidden.add(shard)
         else:
-            yield from _survey_shard(look, shard)
+            yield from _survey_shard(survey, shard)
 
 
-def _survey_shard(look: _Survey, shard: str) -> Iterator[StoredAsset]:
-    for name, found in look.entries(shard):
+def _survey_shard(survey: _Survey, shard: str) -> Iterator[StoredAsset]:
+    for name, found in survey.entries(shard):
         if SET_ASIDE.fullmatch(name):
-            look.leave(found, shard, name)
+            survey.leave(found, shard, name)
         elif ASSET.fullmatch(name):
-            if not stat.S_ISDIR(found.st_mode) or found.st_dev != look.volume:
-                look.hidden.add(name)
+            if not stat.S_ISDIR(found.st_mode) or found.st_dev != survey.volume:
+                survey.hidden.add(name)
                 continue
             with contextlib.suppress(FileNotFoundError):
-                yield _read_asset(look, shard, name, found)
+                yield _read_asset(survey, shard, name, found)
 
 
-def _read_asset(look: _Survey, shard: str, name: str, found: os.stat_result) -> StoredAsset:
-    folder = look.whole(shard, name)
+def _read_asset(survey: _Survey, shard: str, name: str, found: os.stat_result) -> StoredAsset:
+    folder = survey.whole(shard, name)
     weight, _ = weigh(folder)
     used, seen = _moment_of_change(found), Stamp.of(found)
-    return StoredAsset(f"blake3:{name}", look.path(shard, name), weight, used, seen, _read_tracks(folder))
+    return StoredAsset(f"blake3:{name}", survey.path(shard, name), weight, used, seen, _read_tracks(folder))
 
 
 def _read_tracks(folder: Path) -> tuple[Track, ...]:
@@ -331,18 +331,18 @@ def _read_reports(published: Iterable[Path], notes: list[str]) -> Iterator[Repor
     for folder in sorted(set(published)):
         path = folder / "report.json"
         try:
-            told = _read_json(path)
-            if told["status"] == "completed":
-                yield _report_of(folder, told)
+            report = _read_json(path)
+            if report["status"] == "completed":
+                yield _report_of(folder, report)
         except (FileNotFoundError, NotADirectoryError):
             continue
         except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             notes.append(f"{path} cannot be read, so nothing is known to need what it tells of: {error}")
 
 
-def _report_of(folder: Path, told: dict[str, Any]) -> Report:
-    names = (match[1] for text in _texts(told) for match in _IN_THE_STORE.finditer(text))
-    output = told.get("output") or {}
+def _report_of(folder: Path, report: dict[str, Any]) -> Report:
+    names = (match[1] for text in _texts(report) for match in _IN_THE_STORE.finditer(text))
+    output = report.get("output") or {}
     beside = folder / Path(output.get("path") or "").name
     missing = not (beside.is_file() and beside.stat().st_size == output.get("size_bytes"))
     digests = frozenset({output["digest"]}) if missing and output.get("digest") else frozenset()
@@ -416,8 +416,8 @@ def _texts(value: Any) -> Iterator[str]:
             yield from _texts(inner)
 
 
-def _moment_of_text(told: object, otherwise: datetime) -> datetime:
-    moment = datetime.fromisoformat(told) if isinstance(told, str) else otherwise
+def _moment_of_text(text: object, otherwise: datetime) -> datetime:
+    moment = datetime.fromisoformat(text) if isinstance(text, str) else otherwise
     return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
 
 

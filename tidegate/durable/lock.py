@@ -41,14 +41,14 @@ def acquire(path: Path) -> int:
 
 async def acquire_when_free(path: Path, on_wait: Callable[[], None]) -> int:
     """As `acquire`, but waits for another process; `on_wait` is called once when it has to."""
-    told = False
+    waited = False
     while True:
         try:
             return acquire(path)
         except BlockingIOError:
-            if not told:
+            if not waited:
                 on_wait()
-                told = True
+                waited = True
             await anyio.sleep(LOCK_POLL_SECONDS)
 
 

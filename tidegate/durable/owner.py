@@ -86,8 +86,8 @@ def _start_by_psutil(pid: int) -> int | None:
 
 def _host() -> str:
     """`TIDEGATE_HOST_ID`, else name and machine id: cloned machines share the one, renamed ones keep the other."""
-    told = os.environ.get("TIDEGATE_HOST_ID")
-    return told or f"{platform.node()}-{_read('/etc/machine-id')[:8]}"
+    host = os.environ.get("TIDEGATE_HOST_ID")
+    return host or f"{platform.node()}-{_read('/etc/machine-id')[:8]}"
 
 
 def _boot() -> str:

@@ -65,7 +65,7 @@ def permissions_of(path: Path) -> Permissions:
     )
 
 
-def sharing_reason(one: Permissions) -> str | None:
+def share_reason(one: Permissions) -> str | None:
     """Why it counts as shared with a group on purpose; None where it does not."""
     if not one.mode & _GROUP:
         return None
@@ -140,9 +140,9 @@ def umask_of_child(folder: Path) -> int:
 def umask() -> int:
     """The umask of this process."""
     with contextlib.suppress(OSError, ValueError):
-        told = re.search(r"^Umask:\s*([0-7]+)", Path("/proc/self/status").read_text(), re.MULTILINE)
-        if told:
-            return int(told.group(1), 8)
+        line = re.search(r"^Umask:\s*([0-7]+)", Path("/proc/self/status").read_text(), re.MULTILINE)
+        if line:
+            return int(line.group(1), 8)
     before = os.umask(OTHERS)  # elsewhere it can only be read by setting it
     os.umask(before)
     return before
@@ -152,7 +152,7 @@ def _is_shared(folder: Path) -> bool:
     try:
         if not folder.stat().st_mode & _GROUP:
             return False
-        return sharing_reason(permissions_of(folder)) is not None
+        return share_reason(permissions_of(folder)) is not None
     except OSError:
         return False
 

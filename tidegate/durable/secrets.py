@@ -119,8 +119,8 @@ def distinguish(identity: Identity, source: Source, root: Path) -> Identity:
     headers = sorted((name.lower(), value.get_secret_value()) for name, value in source.headers.items())
     if identity.has_validator or identity.digests or (link == source.redacted and not headers):
         return identity
-    told = json.dumps([link, headers, identity.distinct]).encode()
-    return identity.model_copy(update={"distinct": blake3(told, key=_identity_key(root)).hexdigest()[:32]})
+    content = json.dumps([link, headers, identity.distinct]).encode()
+    return identity.model_copy(update={"distinct": blake3(content, key=_identity_key(root)).hexdigest()[:32]})
 
 
 def _identity_key(root: Path) -> bytes:

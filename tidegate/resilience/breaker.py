@@ -57,7 +57,7 @@ class Bucket(Value):
 
 
 class Breaker(Value):
-    """See the module. Times are of the one clock that its keeper uses."""
+    """The state of one origin's breaker. Times are of the one clock that its keeper uses."""
 
     state: BreakerState = BreakerState.CLOSED
     epoch: int = 0

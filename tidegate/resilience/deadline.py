@@ -46,7 +46,7 @@ def download_seconds(
     return max(least.total_seconds(), projected) * factor * load_factor(load)
 
 
-class Pace:
+class DownloadSpeed:
     """The speed of the last minute in which bytes could have come.
 
     A minute by the clock also holds the wait at a gate, a pause that the source asked for and a live source's silence.

@@ -151,18 +151,22 @@ class Arbiter:
         self, origin: OriginRecord, others: Sequence[Share], mine: Share | None, host: HostUse, ask: ShareRequest
     ) -> Settlement:
         """Count the calls, then grant what may be granted. `others` are the live shares of this origin."""
-        told = self._count_calls(origin, ask)
+        current = self._count_calls(origin, ask)
         waiting = [self._if_patient(other) for other in others]
-        asked = self._share_before_grant(mine, ask)
-        here, on_host = in_turn(self.connections(told), [*waiting, asked], ask.run), self._host_room(told, asked, host)
-        granted, grants = self._grant(told, ask.run, min(here, on_host))
-        share = self._share(asked, len(grants), blocked_by_host=here > on_host)
+        before = self._share_before_grant(mine, ask)
+        here, on_host = (
+            in_turn(self.connections(current), [*waiting, before], ask.run),
+            self._host_room(current, before, host),
+        )
+        granted, grants = self._grant(current, ask.run, min(here, on_host))
+        share = self._share(before, len(grants), blocked_by_host=here > on_host)
         answer = ShareAnswer(
             breaker=granted.breaker,
             retry_after_seconds=self._retry_after(granted.breaker),
             grants=grants,
-            crowded=_poorer(waiting, share) or (on_host <= len(grants) and self._would_serve_others(told, share, host)),
-            opened=told.breaker.state is BreakerState.OPEN and told.breaker.epoch != origin.breaker.epoch,
+            crowded=_poorer(waiting, share)
+            or (on_host <= len(grants) and self._would_serve_others(current, share, host)),
+            opened=current.breaker.state is BreakerState.OPEN and current.breaker.epoch != origin.breaker.epoch,
         )
         return Settlement(granted, share, answer)
 

@@ -59,7 +59,7 @@ def _codec_use(stream: StreamInfo, strategy: str, ended: str) -> CodecUse:
 
 
 class CodecCounts:
-    """See the module. Thread-safe; every call may raise LedgerUnavailable."""
+    """The counts of codecs in the ledger's database. Thread-safe; every call may raise LedgerUnavailable."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
@@ -71,8 +71,8 @@ class CodecCounts:
                 key = codec.model_dump()
                 insert_if_absent(connection, codecs, {**key, "streams": 0, "seen_at": 0.0})
                 row = and_(*(codecs.c[name] == value for name, value in key.items()))
-                counted = {"streams": codecs.c.streams + 1, "seen_at": now(connection)}
-                connection.execute(update(codecs).where(row).values(counted))
+                count = {"streams": codecs.c.streams + 1, "seen_at": now(connection)}
+                connection.execute(update(codecs).where(row).values(count))
 
     def all(self) -> list[CodecCount]:
         """The most frequent first."""

@@ -207,12 +207,14 @@ def _postgresql(url: URL, limits: LedgerSettings) -> Engine:
     )
     patience = (limits.statement_timeout + limits.busy_timeout).total_seconds()
     event.listen(
-        engine, "do_connect", lambda _dialect, _record, told, named: _connect_with_patience(patience, *told, **named)
+        engine,
+        "do_connect",
+        lambda _dialect, _record, arguments, options: _connect_with_patience(patience, *arguments, **options),
     )
     return engine
 
 
-def _connect_with_patience(patience_seconds: float, *told: Any, **named: Any) -> Any:
+def _connect_with_patience(patience_seconds: float, *arguments: Any, **options: Any) -> Any:
     """A connection on which no answer is waited for longer than that.
 
     A paused pooler, or a balancer that has lost its server, takes what is sent, confirms it, and never answers: the
@@ -230,7 +232,7 @@ def _connect_with_patience(patience_seconds: float, *told: Any, **named: Any) ->
             finally:
                 cut.cancel()
 
-    return Impatient.connect(*told, **named)
+    return Impatient.connect(*arguments, **options)
 
 
 def _shut_down(connection: Any) -> None:

@@ -257,7 +257,7 @@ def _take_up(
     return Verdict(Do.RESCHEDULE, why)
 
 
-def gives_up_parking(verdict: Verdict, recovery: Recovery, now: float) -> bool:
+def is_parking_over(verdict: Verdict, recovery: Recovery, now: float) -> bool:
     """Whether its parking was tried for long enough: a server that never takes it is not asked for ever."""
     return verdict.do is Do.PARK and recovery.parked_at is not None and now - recovery.parked_at > _PARKING
 

@@ -41,7 +41,7 @@ def current_lease() -> Lease | None:
 
 
 class Lease:
-    """See the module. An Observer, and the record of the run's children; both may be told things from any thread."""
+    """One attempt's hold on its work: an Observer of its run and the registry of its children. Safe from any thread."""
 
     def __init__(
         self, ledger: Ledger, attempt: Attempt, observe: Observer, clock: Callable[[], float] = time.monotonic
@@ -65,7 +65,7 @@ class Lease:
     def mark(self) -> str:
         return self.attempt.id
 
-    # What it is told.
+    # What it hears.
 
     def __call__(self, event: Event) -> None:
         match event:
@@ -154,7 +154,7 @@ class Lease:
             self._observe(Note(f"The ledger was not told of {folder}: {error.message}", "warning"))
 
     async def take_slot(self, limits: AdmissionSettings) -> tuple[Attempt, ...]:
-        """See `Ledger.take_slot`."""
+        """Take one of the host's slots, insisting; gives nothing then, else the attempts that hold them all."""
         take = partial(self.ledger.take_slot, self.attempt.id, self.attempt.owner, limits)
         return await in_thread(insist, take, self.ledger.limits.patience.total_seconds(), check_cancellation)
 
@@ -182,7 +182,7 @@ class Lease:
 
     async def _renew_with_retries(self, held_at: float) -> float:
         """Renew, tried until it has worked; gives the time from which the lease counts now."""
-        limits, told = self.ledger.limits, False
+        limits, noted = self.ledger.limits, False
         lost_at = held_at + limits.give_up.total_seconds()
         while True:
             asked_at = self._clock()
@@ -193,9 +193,9 @@ class Lease:
             except (LedgerUnavailable, TimeoutError) as error:
                 if self._clock() >= lost_at or isinstance(error, TimeoutError):
                     raise LeaseLost(f"The lease could not be renewed for {limits.give_up}") from error
-                if not told:
+                if not noted:
                     self._observe(Note(f"{error.message}; trying again", "warning"))
-                told = True
+                noted = True
                 await anyio.sleep(min(TRY_AGAIN_SECONDS, limits.renew_every.total_seconds()))
             else:
                 return asked_at
@@ -238,8 +238,8 @@ class Lease:
         with self._lock:
             self._advanced = self._advanced or event.done > self._done
             self._done = event.done
-            told = {"stage": event.stage, "done": event.done, "total": event.total, "unit": event.unit}
-            self._progress = self._progress.model_copy(update=told)
+            facts = {"stage": event.stage, "done": event.done, "total": event.total, "unit": event.unit}
+            self._progress = self._progress.model_copy(update=facts)
 
     def _stage(self, stage: str) -> None:
         with self._lock:

@@ -36,7 +36,7 @@ class OriginView(Value):
 
 
 class Origins:
-    """See the module. Thread-safe; every call may raise LedgerUnavailable."""
+    """The table of origins that all runs share. Thread-safe; every call may raise LedgerUnavailable."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
@@ -201,10 +201,10 @@ def _counts(statistics: OriginStats) -> str:
 
 
 def _origin_of(row: RowMapping) -> OriginRecord:
-    told = {name: row[name] for name in ("origin", "proven_at", "next_start_at", "seen_at", "counted_since")}
+    fields = {name: row[name] for name in ("origin", "proven_at", "next_start_at", "seen_at", "counted_since")}
     counts = {**json.loads(row["statistics"]), "origin": row["origin"], "breaker": row["state"]}
     breaker = Breaker.model_validate_json(row["breaker"])
-    return OriginRecord(**told, breaker=breaker, statistics=OriginStats.model_validate(counts))
+    return OriginRecord(**fields, breaker=breaker, statistics=OriginStats.model_validate(counts))
 
 
 def _share(row: RowMapping) -> Share:

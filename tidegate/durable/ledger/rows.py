@@ -96,8 +96,8 @@ class Attempt(Value):
         """From a row of the table `attempts`."""
         owner = Owner(**{name: row[name] for name in Owner.model_fields})
         groups = tuple(ProcessGroup(**group) for group in json.loads(row["groups"]))
-        told = {name: json.loads(row[name]) for name in ("request", "records")}
-        return cls.model_validate({**row, **told, "owner": owner, "groups": groups})
+        fields = {name: json.loads(row[name]) for name in ("request", "records")}
+        return cls.model_validate({**row, **fields, "owner": owner, "groups": groups})
 
 
 class Recovery(Value):

@@ -30,7 +30,7 @@ from tidegate.errors import (
 )
 from tidegate.events import Advance, Note, Observer
 from tidegate.model import Digest, Identity
-from tidegate.resilience.deadline import SPEED_WINDOW, Pace, download_seconds, slower_of
+from tidegate.resilience.deadline import SPEED_WINDOW, DownloadSpeed, download_seconds, slower_of
 from tidegate.resilience.load import LoadMeter
 from tidegate.resilience.stall import SpeedWindow
 from tidegate.settings import TransferSettings
@@ -464,7 +464,7 @@ class ParallelTry:
         state, limits = self._state, self._limits
         whole = SpeedWindow(limits.stall_timeout, limits.minimum_speed)
         # No shorter than the stall clocks': a silence that they allow is none of the deadline's business.
-        pace = Pace(limits.minimum_speed, max(SPEED_WINDOW, limits.stall_timeout))
+        pace = DownloadSpeed(limits.minimum_speed, max(SPEED_WINDOW, limits.stall_timeout))
         whole.record(state.clock(), state.bytes_received)
         tick = min(limits.stall_tick, limits.stall_timeout).total_seconds()
         step = min(tick, LOOK_SECONDS)

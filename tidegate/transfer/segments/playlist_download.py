@@ -16,7 +16,7 @@ from tidegate.durable.threads import in_thread
 from tidegate.errors import DownloadDeadline, TidegateError
 from tidegate.events import Advance, Note
 from tidegate.model import Digest, Gap
-from tidegate.resilience.deadline import Pace, download_seconds, slower_of
+from tidegate.resilience.deadline import DownloadSpeed, download_seconds, slower_of
 from tidegate.resilience.load import LoadMeter
 from tidegate.resilience.stall import SpeedWindow
 from tidegate.transfer.playlists.media import Resource
@@ -125,7 +125,7 @@ class PlaylistDownload:
         """Show how far it is, and keep the deadline. Each request has its own stall clock."""
         limits = self._session.limits
         window = SpeedWindow(limits.stall_timeout, limits.minimum_speed)
-        pace, before = Pace(limits.minimum_speed), self._counts()
+        pace, before = DownloadSpeed(limits.minimum_speed), self._counts()
         while True:
             now, seen = self._session.clock(), self._counts()
             window.record(now, seen.bytes_received)
