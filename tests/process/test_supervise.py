@@ -14,6 +14,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from datetime import timedelta
 from pathlib import Path
 
 import anyio
@@ -219,7 +220,7 @@ def test_a_child_deaf_to_term_is_killed_after_its_grace() -> None:
 
 
 def test_a_child_that_leaves_when_asked_is_not_kept_waiting() -> None:
-    patient = CALM.model_copy(update={"end_grace": LONGER_THAN_A_TEST})
+    patient = CALM.model_copy(update={"end_grace": timedelta(seconds=LONGER_THAN_A_TEST)})
     with pytest.raises(ProcessTimeout):
         supervised("exit-on-term 255", "hang", limits=patient, deadline=0.6)
 
