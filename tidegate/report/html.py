@@ -13,7 +13,7 @@ from typing import Any
 from tidegate.model import Detection, Outcome
 from tidegate.redact import visible
 from tidegate.report.document import transfer
-from tidegate.report.units import clock, duration, human_size, quantity
+from tidegate.report.units import MADE, clock, duration, human_size, quantity
 
 _MIME = {".jpg": "image/jpeg", ".png": "image/png"}
 
@@ -40,6 +40,7 @@ def html_report(outcome: Outcome, pictures: dict[str, Path], *, title: str, now:
         timelines=_timelines(outcome),
         loudness=_loudness(outcome),
         files=_files(outcome),
+        made=MADE,
         seconds=(now - outcome.started_at).total_seconds() if outcome.started_at else None,
         transfer=transfer(outcome, outcome.download.asset.main.size_bytes) if outcome.download else None,
     )

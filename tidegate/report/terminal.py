@@ -14,17 +14,10 @@ from rich.table import Table
 from rich.text import Text
 
 from tidegate.events import Advance, Strain
-from tidegate.model import Failure, OriginStats, Outcome, Sidecar, Strategy
+from tidegate.model import Failure, OriginStats, Outcome, Sidecar
 from tidegate.redact import visible_line
-from tidegate.report.units import clock, duration, human_size, quantity
+from tidegate.report.units import MADE, clock, duration, human_size, quantity
 from tidegate.settings import Settings
-
-MADE = {
-    Strategy.COPY: "without re-encoding",
-    Strategy.REPAIR: "repaired, without re-encoding",
-    Strategy.TRANSCODE: "transcoded",
-}
-"""How a result was made."""
 
 
 def failure_panel(

@@ -1,6 +1,15 @@
-"""Numbers as people read them: in the terminal, on the page, in the live display. Pure."""
+"""Numbers, and how a file was made, as people read them: in the terminal, on the page, in the live display. Pure."""
 
 from __future__ import annotations
+
+from tidegate.model import Strategy
+
+MADE = {
+    Strategy.COPY: "without re-encoding",
+    Strategy.REPAIR: "repaired, without re-encoding",
+    Strategy.TRANSCODE: "transcoded",
+}
+"""How a result was made."""
 
 
 def clock(seconds: float | None) -> str:
