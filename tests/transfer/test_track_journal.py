@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from tidegate.durable.lock import acquire
 from tidegate.model import Gap
-from tidegate.transfer.playlists.plausible import Packing
+from tidegate.transfer.playlists.plausible import SegmentKind
 from tidegate.transfer.segments.journal import JOURNAL, SEGMENTS, FinishedFile, HeldSegment, TrackJournal, WholeTrack
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
@@ -33,7 +33,7 @@ def held(number: int) -> HeldSegment:
         fingerprint=f"of {number}",
         size_bytes=len(BYTES),
         digest="blake3:00",
-        kind=Packing.TS,
+        kind=SegmentKind.TS,
         number=number,
     )
 

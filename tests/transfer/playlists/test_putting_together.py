@@ -10,7 +10,7 @@ import pytest
 
 from tests.support.ladders import cut
 from tidegate.transfer.playlists.captions import merge_captions
-from tidegate.transfer.playlists.plausible import MOST_BOXES, Packing, flaw_in, packing_of
+from tidegate.transfer.playlists.plausible import MOST_BOXES, SegmentKind, flaw_in, segment_kind_of
 from tidegate.transfer.playlists.timing import continues, edges_of
 
 
@@ -22,7 +22,7 @@ def flaw(content: bytes, *, encrypted: bool = False, length_known: bool = True) 
 def test_real_segments_are_known_and_have_no_flaw(clips: Path, packing: str) -> None:
     made = cut(clips, packing)  # type: ignore[arg-type]
     for segment in (*made.segments, *([made.init] if made.init else [])):
-        assert packing_of(segment) is Packing(packing)
+        assert segment_kind_of(segment) is SegmentKind(packing)
         assert flaw(segment) is None
 
 

@@ -42,7 +42,7 @@ _WEBM = (b"\x1a\x45\xdf\xa3", b"\x1f\x43\xb6\x75")
 """An EBML header, and a cluster."""
 
 
-class Packing(StrEnum):
+class SegmentKind(StrEnum):
     """How segments are packed; each is put together in its own way."""
 
     TS = "ts"
@@ -54,19 +54,19 @@ class Packing(StrEnum):
     OTHER = "bin"
 
 
-def packing_of(head: bytes) -> Packing:
+def segment_kind_of(head: bytes) -> SegmentKind:
     """What begins like this."""
     if head[:1] == bytes([TS_SYNC]) and head[TS_PACKET_BYTES : TS_PACKET_BYTES + 1] in (b"", bytes([TS_SYNC])):
-        return Packing.TS
+        return SegmentKind.TS
     if head[4:8] in _BOXES:
-        return Packing.MP4
+        return SegmentKind.MP4
     if head.startswith(_WEBM):
-        return Packing.WEBM
+        return SegmentKind.WEBM
     if head.startswith((b"ID3", b"\x0b\x77")) or (head[:1] == b"\xff" and head[1:2] and head[1] & 0xE0 == 0xE0):
-        return Packing.SOUND
+        return SegmentKind.SOUND
     if head.removeprefix(b"\xef\xbb\xbf").startswith(b"WEBVTT"):
-        return Packing.TEXT
-    return Packing.OTHER
+        return SegmentKind.TEXT
+    return SegmentKind.OTHER
 
 
 def flaw_in(file: BinaryIO, size: int, *, encrypted: bool, length_known: bool) -> str | None:
@@ -78,12 +78,12 @@ def flaw_in(file: BinaryIO, size: int, *, encrypted: bool, length_known: bool) -
         return "it is empty"
     file.seek(0)
     head = file.read(SNIFF_BYTES)
-    kind = packing_of(head)
-    if kind is Packing.OTHER:
+    kind = segment_kind_of(head)
+    if kind is SegmentKind.OTHER:
         return "it does not decrypt to media" if encrypted else _as_text(head)
-    if kind is Packing.TS and size % TS_PACKET_BYTES and not length_known:
+    if kind is SegmentKind.TS and size % TS_PACKET_BYTES and not length_known:
         return "it ends inside a packet"
-    if kind is Packing.MP4:
+    if kind is SegmentKind.MP4:
         return _flaw_in_boxes(file, size)
     return None
 

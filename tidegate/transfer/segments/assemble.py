@@ -22,7 +22,7 @@ from tidegate.durable.threads import check_cancellation
 from tidegate.errors import LimitReached, from_os_error
 from tidegate.model import Digest
 from tidegate.transfer.playlists.captions import merge_captions
-from tidegate.transfer.playlists.plausible import Packing
+from tidegate.transfer.playlists.plausible import SegmentKind
 from tidegate.transfer.playlists.timing import Edges, continues, edges_of
 from tidegate.transfer.segments.journal import FinishedFile, HeldSegment, TrackJournal
 from tidegate.transfer.segments.sink import COPY_BYTES
@@ -46,7 +46,7 @@ class DamagedSegments(Exception):  # never leaves the engine
 class OutputFile:
     """Segments that make one file, with what belongs before them."""
 
-    kind: Packing
+    kind: SegmentKind
     init: HeldSegment | None
     segments: list[HeldSegment] = field(default_factory=list)
 
@@ -106,9 +106,9 @@ def output_files_of(journal: TrackJournal) -> list[OutputFile]:
 
 
 def _goes_on(journal: TrackJournal, file: OutputFile, segments: list[HeldSegment]) -> bool:
-    if file.kind in (Packing.SOUND, Packing.TEXT):  # they carry no timestamps of their own
+    if file.kind in (SegmentKind.SOUND, SegmentKind.TEXT):  # they carry no timestamps of their own
         return True
-    return file.kind is Packing.TS and continues(_edges(journal, file.segments[-1]), _edges(journal, segments[0]))
+    return file.kind is SegmentKind.TS and continues(_edges(journal, file.segments[-1]), _edges(journal, segments[0]))
 
 
 def _edges(journal: TrackJournal, held: HeldSegment) -> Edges:
@@ -143,7 +143,7 @@ def _write(journal: TrackJournal, file: OutputFile, path: Path) -> tuple[int, Di
             target.write(block)
             size += len(block)
 
-        if file.kind is Packing.TEXT:
+        if file.kind is SegmentKind.TEXT:
             damaged += _write_captions(journal, file, put)
         else:
             for held in file.members:
@@ -161,7 +161,7 @@ def _copy(journal: TrackJournal, held: HeldSegment, put: Callable[[bytes], None]
     hasher = blake3()
     try:
         with journal.path(held.name).open("rb") as file:
-            skipped = _tag_bytes(file) if held.kind is Packing.SOUND else 0
+            skipped = _tag_bytes(file) if held.kind is SegmentKind.SOUND else 0
             hasher.update(file.read(skipped))
             while block := file.read(COPY_BYTES):
                 hasher.update(block)

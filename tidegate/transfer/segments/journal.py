@@ -29,7 +29,7 @@ from tidegate.errors import from_os_error
 from tidegate.events import Note, Observer
 from tidegate.model import Digest, Gap, Value
 from tidegate.transfer.playlists.media import Resource, Segment
-from tidegate.transfer.playlists.plausible import Packing
+from tidegate.transfer.playlists.plausible import SegmentKind
 
 JOURNAL = "segments.journal"
 SEGMENTS = "segments"
@@ -53,7 +53,7 @@ class HeldSegment(Value):
     fingerprint: str
     size_bytes: int
     digest: Digest
-    kind: Packing
+    kind: SegmentKind
     validator: str | None = None
     """ETag or Last-Modified of what was received."""
     number: int | None = None

@@ -19,7 +19,7 @@ from cryptography.hazmat.primitives.padding import PKCS7, PaddingContext
 from tidegate.errors import from_os_error
 from tidegate.model import Digest
 from tidegate.transfer.playlists.media import Key
-from tidegate.transfer.playlists.plausible import Packing, flaw_in, packing_of
+from tidegate.transfer.playlists.plausible import SegmentKind, flaw_in, segment_kind_of
 
 CIPHER_BLOCK_BYTES = 16
 COPY_BYTES = 1024 * 1024
@@ -51,8 +51,8 @@ class SegmentSink:
         return f"blake3:{self._hasher.hexdigest()}"
 
     @property
-    def kind(self) -> Packing:
-        return packing_of(self._head)
+    def kind(self) -> SegmentKind:
+        return segment_kind_of(self._head)
 
     def restart(self) -> None:
         try:
