@@ -16,7 +16,7 @@ from flows.stored import is_deployed, with_policy
 from tests.support.aftermath import left_running
 from tests.support.clips import bulk_clip, clip
 from tests.support.command import Command, Ended
-from tests.support.ladders import cut, ladder, listed, named, presentation
+from tests.support.ladders import cut, hls_text, ladder, name_segments, presentation
 from tests.support.origin import Origin, Resource
 from tests.support.site import started_site
 from tidegate.settings import NetworkSettings, Settings
@@ -87,18 +87,18 @@ def test_a_redirect_to_a_refused_address_ends_there(host: str, way: str, public:
 
 
 def a_segment(clips: Path, inner: str) -> Files:
-    files = named(cut(clips), "s{}.ts")
-    return dict(files) | {"list.m3u8": listed([*list(files)[:3], f"{inner}/s3.ts"])}
+    files = name_segments(cut(clips), "s{}.ts")
+    return dict(files) | {"list.m3u8": hls_text([*list(files)[:3], f"{inner}/s3.ts"])}
 
 
 def a_key(clips: Path, inner: str) -> Files:
-    files = named(cut(clips), "s{}.ts")
-    return dict(files) | {"list.m3u8": listed(files, before={0: [f'#EXT-X-KEY:METHOD=AES-128,URI="{inner}/key"']})}
+    files = name_segments(cut(clips), "s{}.ts")
+    return dict(files) | {"list.m3u8": hls_text(files, before={0: [f'#EXT-X-KEY:METHOD=AES-128,URI="{inner}/key"']})}
 
 
 def an_init(clips: Path, inner: str) -> Files:
-    files = named(cut(clips, "mp4"), "s{}.m4s")
-    return dict(files) | {"list.m3u8": listed(files, before={0: [f'#EXT-X-MAP:URI="{inner}/init.mp4"']})}
+    files = name_segments(cut(clips, "mp4"), "s{}.m4s")
+    return dict(files) | {"list.m3u8": hls_text(files, before={0: [f'#EXT-X-MAP:URI="{inner}/init.mp4"']})}
 
 
 def a_media_playlist(clips: Path, inner: str) -> Files:
@@ -106,10 +106,10 @@ def a_media_playlist(clips: Path, inner: str) -> Files:
 
 
 def sound(clips: Path, inner: str) -> Files:
-    files = named(cut(clips, both=False), "s{}.ts")
+    files = name_segments(cut(clips, both=False), "s{}.ts")
     group = [f'#EXT-X-MEDIA:TYPE=AUDIO,GROUP-ID="a",NAME="x",URI="{inner}/a.m3u8"']
     master = ladder({"film.m3u8": "160x120@1"}, media=group, also=',AUDIO="a"')
-    return dict(files) | {"film.m3u8": listed(files), "list.m3u8": master}
+    return dict(files) | {"film.m3u8": hls_text(files), "list.m3u8": master}
 
 
 def a_base_url(clips: Path, inner: str) -> Files:
@@ -144,11 +144,11 @@ def test_what_a_playlist_leads_to_is_judged(what: str, public: Command, clips: P
 
 @pytest.mark.slow
 def test_subtitles_at_a_refused_address_are_left_out_and_told(public: Command, clips: Path) -> None:
-    files = named(cut(clips), "s{}.ts")
+    files = name_segments(cut(clips), "s{}.ts")
     with Origin({}) as inner:
         group = [f'#EXT-X-MEDIA:TYPE=SUBTITLES,GROUP-ID="t",NAME="x",LANGUAGE="en",URI="{inner.url("t.m3u8")}"']
         master = ladder({"film.m3u8": "160x120@1"}, media=group, also=',SUBTITLES="t"')
-        with Origin(dict(files) | {"film.m3u8": listed(files), "list.m3u8": master}) as origin:
+        with Origin(dict(files) | {"film.m3u8": hls_text(files), "list.m3u8": master}) as origin:
             allow(public, origin)
             ended = public.run(origin.url("list.m3u8"), "--until", "download")
         assert ended.code == 0, ended.stderr

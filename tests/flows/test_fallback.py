@@ -14,7 +14,7 @@ from tests.support import fake_twitch
 from tests.support.aftermath import failure_told, left_running, unfinished_files, wait_in
 from tests.support.clips import clip
 from tests.support.command import Command
-from tests.support.ladders import cut, ladder, listed, named
+from tests.support.ladders import cut, hls_text, ladder, name_segments
 from tests.support.origin import Origin, Resource
 from tidegate.resilience.quality import recommend_rung
 
@@ -34,8 +34,8 @@ def two_rungs(clips: Path, stories: Mapping[str, str] | None = None) -> Origin:
     files: dict[str, Any] = {"master.m3u8": ladder({"high.m3u8": f"{HIGH}@900000", "low.m3u8": f"{LOW}@200000"})}
     for name, size in (("high", HIGH), ("low", LOW)):
         film = cut(clips, "ts", seconds=SECONDS, size=size)
-        segments = named(film, name[0] + "{}.ts")
-        files[f"{name}.m3u8"] = listed(segments)
+        segments = name_segments(film, name[0] + "{}.ts")
+        files[f"{name}.m3u8"] = hls_text(segments)
         files |= segments
     told = {name: Resource(content, story=(stories or {}).get(name, "ok")) for name, content in files.items()}
     return Origin(told)
@@ -167,8 +167,8 @@ def test_a_tool_that_is_missing_leads_to_the_next_resolver(quick: Command) -> No
 
 def test_auto_takes_no_more_than_the_memory_recommends_and_keeps_to_it(quick: Command, clips: Path) -> None:
     heights = [1080, 720, 480, 360, 240]
-    film = named(cut(clips, "ts", seconds=2, size=LOW), "s{}.ts")
-    files: dict[str, Any] = {f"{height}.m3u8": listed(film) for height in heights} | film
+    film = name_segments(cut(clips, "ts", seconds=2, size=LOW), "s{}.ts")
+    files: dict[str, Any] = {f"{height}.m3u8": hls_text(film) for height in heights} | film
     files["master.m3u8"] = ladder({f"{height}.m3u8": f"{height * 16 // 9}x{height}@{height}000" for height in heights})
     rung = recommend_rung(psutil.virtual_memory().available, None)
     with Origin({name: Resource(content) for name, content in files.items()}) as origin:

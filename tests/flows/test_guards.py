@@ -11,7 +11,7 @@ import pytest
 from tests.support.aftermath import failure_told, left_running
 from tests.support.clips import clip
 from tests.support.command import Command
-from tests.support.ladders import cut, ladder, listed, named
+from tests.support.ladders import cut, hls_text, ladder, name_segments
 from tests.support.origin import Origin, Resource
 from tests.transfer.scripted import Scripted, head
 
@@ -67,8 +67,8 @@ def test_a_segment_is_asked_for_in_one_layer_only(story: str, tries: int, comman
     """Segments, transfer, task and flow can each retry; the origin counts what comes of it. FIELD-NOTES: others deliver
     the film without that segment, and say nothing."""
     command.environment["TIDEGATE_TRANSFER_BACKOFF_BASE"] = "0.05"
-    files = named(cut(clips, seconds=4), "s{}.ts")
-    with Origin(files | {"list.m3u8": listed(files)}, stories={"s2.ts": story}) as origin:
+    files = name_segments(cut(clips, seconds=4), "s{}.ts")
+    with Origin(files | {"list.m3u8": hls_text(files)}, stories={"s2.ts": story}) as origin:
         ended = command.run(origin.url("list.m3u8"))
         assert len(origin.requests_for("s2.ts")) == tries
         assert all(len(origin.requests_for(name)) <= 2 for name in files if name != "s2.ts"), "a look, and its bytes"
@@ -97,10 +97,10 @@ def test_a_source_that_gives_nothing_is_asked_in_one_layer_only(
 
 @slow
 def test_headers_of_a_playlist_go_to_its_own_origin_only(command: Command, clips: Path) -> None:
-    files = named(cut(clips, seconds=4), "s{}.ts")
+    files = name_segments(cut(clips, seconds=4), "s{}.ts")
     with Origin(files) as elsewhere:
         links = [elsewhere.url(name) if number % 2 else name for number, name in enumerate(files)]
-        with Origin(files | {"list.m3u8": listed(links)}) as origin:
+        with Origin(files | {"list.m3u8": hls_text(links)}) as origin:
             ended = command.run(origin.url("list.m3u8"), "--header", "Authorization: Bearer hidden")
             assert all(request.headers["authorization"] == "Bearer hidden" for request in origin.requests)
         assert elsewhere.requests and not any("authorization" in one.headers for one in elsewhere.requests)

@@ -19,7 +19,7 @@ import pytest
 
 from tests.support.aftermath import end_of, failure_told
 from tests.support.command import Command
-from tests.support.ladders import cut, listed, named
+from tests.support.ladders import cut, hls_text, name_segments
 from tests.support.origin import Origin, Resource
 from tests.transfer.scripted import Scripted, head
 
@@ -57,8 +57,8 @@ def test_requests_to_an_origin_keep_their_distance(
     name: str, value: str, least_seconds: float, command: Command, clips: Path
 ) -> None:
     command.environment[f"TIDEGATE_GATE_{name}"] = value
-    files = named(cut(clips), "s{}.ts")
-    with Origin(files | {"list.m3u8": listed(files)}) as origin:
+    files = name_segments(cut(clips), "s{}.ts")
+    with Origin(files | {"list.m3u8": hls_text(files)}) as origin:
         ended = command.run(origin.url("list.m3u8"), "--until", "download")
         assert ended.code == 0, ended.stderr
         begun = sorted(request.at for request in origin.requests)
@@ -71,9 +71,9 @@ def test_requests_to_an_origin_keep_their_distance(
 @slow
 @pytest.mark.parametrize("what", ["list.m3u8", "s2.ts"])
 def test_the_time_that_a_rate_limit_names_is_waited_for(what: str, command: Command, clips: Path) -> None:
-    files = named(cut(clips, seconds=4), "s{}.ts")
+    files = name_segments(cut(clips, seconds=4), "s{}.ts")
     refusal = "from-first: 429 header RateLimit=default;r=0;t=3, ok"
-    with Origin(files | {"list.m3u8": listed(files)}, stories={what: refusal}) as origin:
+    with Origin(files | {"list.m3u8": hls_text(files)}, stories={what: refusal}) as origin:
         ended = command.run(origin.url("list.m3u8"), "--until", "download")
         assert ended.code == 0, ended.stderr
         refused, again = origin.requests_for(what)[:2]
@@ -92,9 +92,9 @@ def test_an_origin_whose_answers_come_too_late_is_given_a_rest(command: Command,
         "TIDEGATE_GATE_OPEN_FOR": "5",
         "TIDEGATE_GATE_POLL": "0.2",
     }
-    files = named(cut(clips, seconds=14), "s{}.ts")
+    files = name_segments(cut(clips, seconds=14), "s{}.ts")
     late = dict.fromkeys(list(files)[:8], "from-first: late-headers 0.6s, ok")
-    with Origin(files | {"list.m3u8": listed(files)}, stories=late) as origin:
+    with Origin(files | {"list.m3u8": hls_text(files)}, stories=late) as origin:
         ended = command.run(origin.url("list.m3u8"), "--until", "download")
         assert ended.code == 0, ended.stderr
         begun = sorted(request.at for request in origin.requests)
@@ -109,7 +109,7 @@ def test_a_bomb_is_refused_before_it_is_in_memory_or_on_disk(
 ) -> None:
     """A quarter of a megabyte that unpacks to 256."""
     command.environment["TIDEGATE_TRANSFER_SEGMENT_BYTES"] = str(64 * MB)
-    beginning = listed(["s0.ts"], ended=False) if what == "a playlist" else cut(clips).segments[0]
+    beginning = hls_text(["s0.ts"], ended=False) if what == "a playlist" else cut(clips).segments[0]
     packed = gzip.compress(beginning + bytes(256 * MB), 1)
 
     def script(asked: dict[str, str]) -> Iterator[bytes]:
@@ -118,7 +118,7 @@ def test_a_bomb_is_refused_before_it_is_in_memory_or_on_disk(
 
     with (
         Scripted(script) as bomb,
-        Origin({"list.m3u8": listed([bomb.url("s0.ts")])}) as origin,
+        Origin({"list.m3u8": hls_text([bomb.url("s0.ts")])}) as origin,
         command.started(bomb.url("list.m3u8") if what == "a playlist" else origin.url("list.m3u8")) as process,
     ):
         peak_mb = peak_until_end(process)

@@ -17,7 +17,7 @@ from tests.flows.test_crash_sweep import by_command
 from tests.support.aftermath import left_running, unfinished_files
 from tests.support.command import Command
 from tests.support.crash import Undisturbed, Work, killed_after, killed_at, undisturbed
-from tests.support.ladders import cut, listed, named, presentation
+from tests.support.ladders import cut, hls_text, name_segments, presentation
 from tests.support.leaks import end_children, marking
 from tests.support.origin import Origin
 from tests.support.renditions import frames
@@ -34,7 +34,7 @@ def jumping(clips: Path) -> dict[str, bytes]:
     files = {f"f{number}.ts": film.segments[number] for number in range(6)} | {"spot.ts": spot.segments[0]}
     order = ["f0.ts", "f1.ts", "f2.ts", "spot.ts", "f3.ts", "f4.ts", "f5.ts"]
     before = {3: ["#EXT-X-DISCONTINUITY"], 4: ["#EXT-X-DISCONTINUITY"]}
-    return files | {"list.m3u8": listed(order, before=before)}
+    return files | {"list.m3u8": hls_text(order, before=before)}
 
 
 CASES: dict[str, tuple[str, int, Callable[[Path], dict[str, bytes]]]] = {
@@ -61,12 +61,12 @@ def test_every_frame_is_published(case: str, command: Command, clips: Path) -> N
 def test_a_live_source_is_published_for_as_long_as_was_asked(command: Command, clips: Path) -> None:
     looks = iter(())
 
-    with Origin(dict(named(cut(clips), "s{}.ts"))) as origin:
+    with Origin(dict(name_segments(cut(clips), "s{}.ts"))) as origin:
 
         def script(asked: dict[str, str]) -> Iterator[bytes]:
             first = min(next(looks), 4)
             links = [origin.url(f"s{number}.ts") for number in range(first, first + 3)]
-            body = listed(links, sequence=first, ended=False)
+            body = hls_text(links, sequence=first, ended=False)
             yield head(200, {"Content-Type": "application/vnd.apple.mpegurl", "Content-Length": str(len(body))}) + body
 
         with Scripted(script) as channel:

@@ -23,7 +23,7 @@ from pathlib import Path
 from tests.support.aftermath import calls_file, wait_in
 from tests.support.clips import FASTSTART, H264, Recipe, lavfi, make
 from tests.support.command import ROOT, Command
-from tests.support.ladders import ladder, listed
+from tests.support.ladders import hls_text, ladder
 from tests.support.leaks import end_children, marking
 from tests.support.origin import Origin
 from tests.support.session_server import shared
@@ -148,7 +148,7 @@ def make_media(folder: Path) -> None:
             cut = ("-g", "5", "-f", "hls", "-hls_time", "1", "-hls_playlist_type", "vod", "-hls_segment_filename")
             recipe = Recipe(".m3u8", lavfi(f"testsrc2={SHORT}", SOUND), (*H264, *QUIET, *cut, f"{folder}/{name}-%d.ts"))
             make(Path(work), name, recipe, seconds=6, size=size)
-            (folder / f"{name}.m3u8").write_bytes(listed([f"{name}-{number}.ts" for number in range(6)]))
+            (folder / f"{name}.m3u8").write_bytes(hls_text([f"{name}-{number}.ts" for number in range(6)]))
     lines = {"high.m3u8": "96x72@90000", "low.m3u8": "64x48@20000"}
     (folder / "master.m3u8").write_bytes(ladder(lines))
 

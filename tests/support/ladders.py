@@ -53,17 +53,17 @@ def cut(
 ) -> Cut:
     """A test picture with a tone (or, not `both`, one of them), in segments of one second from `begins_at` on."""
     key = hashlib.sha256(repr((packing, seconds, size, both, begins_at, H264, AAC)).encode()).hexdigest()[:12]
-    made = clips / f"cut-{packing}-{key}"
-    if not made.exists():
+    folder_of_clip = clips / f"cut-{packing}-{key}"
+    if not folder_of_clip.exists():
         clips.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=clips, prefix=".making-") as work:
             folder = Path(work) / "cut"
             folder.mkdir()
             _run(_command(packing, seconds, size, both, begins_at), folder)
             with contextlib.suppress(OSError):  # another worker was faster
-                folder.rename(made)
-    init = made / "init.mp4"
-    segments = tuple(path.read_bytes() for path in sorted(made.glob("segment-*")))
+                folder.rename(folder_of_clip)
+    init = folder_of_clip / "init.mp4"
+    segments = tuple(path.read_bytes() for path in sorted(folder_of_clip.glob("segment-*")))
     return Cut(segments, init.read_bytes() if init.exists() else None)
 
 
@@ -71,8 +71,8 @@ def presentation(clips: Path, *, timeline: bool, single: bool = False, seconds: 
     """What ffmpeg makes of a picture in two sizes with a tone as DASH: `list.mpd` and all that it leads to."""
     options = ("-use_timeline", str(int(timeline)), "-use_template", "1", "-single_file", str(int(single)))
     key = hashlib.sha256(repr((options, seconds, H264, AAC)).encode()).hexdigest()[:12]
-    made = clips / f"dash-{key}"
-    if not made.exists():
+    folder_of_clip = clips / f"dash-{key}"
+    if not folder_of_clip.exists():
         clips.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=clips, prefix=".making-") as work:
             folder = Path(work) / "dash"
@@ -82,18 +82,18 @@ def presentation(clips: Path, *, timeline: bool, single: bool = False, seconds: 
             sets = ("-adaptation_sets", "id=0,streams=v id=1,streams=a", "-seg_duration", "1", *options)
             _run([*_inputs(seconds, "320x240"), *sizes, *H264, *rates, *AAC, "-f", "dash", *sets, "list.mpd"], folder)
             with contextlib.suppress(OSError):  # another worker was faster
-                folder.rename(made)
-    return {path.name: path.read_bytes() for path in sorted(made.iterdir())}
+                folder.rename(folder_of_clip)
+    return {path.name: path.read_bytes() for path in sorted(folder_of_clip.iterdir())}
 
 
-def encrypted(content: bytes, key: bytes, iv: int | bytes) -> bytes:
+def encrypt(content: bytes, key: bytes, iv: int | bytes) -> bytes:
     """AES-128-CBC with padding, as HLS has it."""
     vector = iv if isinstance(iv, bytes) else iv.to_bytes(16, "big")
     padding, cipher = PKCS7(128).padder(), Cipher(AES(key), CBC(vector)).encryptor()
     return cipher.update(padding.update(content) + padding.finalize()) + cipher.finalize()
 
 
-def listed(
+def hls_text(
     links: Iterable[str],
     *,
     sequence: int = 0,
@@ -113,14 +113,14 @@ def listed(
 def ladder(renditions: Mapping[str, str], *, media: Sequence[str] = (), also: str = "") -> bytes:
     """A master playlist: link → size and bandwidth such as `1280x720@2800000`; `also` goes into each line."""
     lines = ["#EXTM3U", *media]
-    for link, told in renditions.items():
-        size, _, rate = told.partition("@")
+    for link, size_at_rate in renditions.items():
+        size, _, rate = size_at_rate.partition("@")
         shown = f",RESOLUTION={size}" if size else ""
         lines += [f"#EXT-X-STREAM-INF:BANDWIDTH={rate}{shown}{also}", link]
     return "\n".join([*lines, ""]).encode()
 
 
-def named(cut: Cut, pattern: str) -> dict[str, bytes]:
+def name_segments(cut: Cut, pattern: str) -> dict[str, bytes]:
     """The segments as files of an origin: `pattern` such as `s{}.ts`."""
     return {pattern.format(number): segment for number, segment in enumerate(cut.segments)}
 

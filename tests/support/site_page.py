@@ -112,7 +112,7 @@ class SitePage:
         with self._lock:
             self._good.clear()
 
-    def asked(self, path: str) -> list[Request]:
+    def requests_for(self, path: str) -> list[Request]:
         """The requests for one path, in order."""
         with self._lock:
             return [request for request in self.requests if request.path == path]
@@ -148,10 +148,10 @@ class SitePage:
         body = content if isinstance(content, bytes) else content.read_bytes()
         headers = {"Content-Type": TYPES.get(Path(name).suffix, "application/octet-stream"), "Accept-Ranges": "bytes"}
         headers["ETag"] = f'"{name}-{len(body)}"'
-        asked = re.fullmatch(r"bytes=(\d+)-(\d*)", handler.headers.get("Range", ""))
-        if asked is None:
+        span = re.fullmatch(r"bytes=(\d+)-(\d*)", handler.headers.get("Range", ""))
+        if span is None:
             return Answer(200, headers, body)
-        first, last = int(asked[1]), min(int(asked[2] or len(body)), len(body) - 1)
+        first, last = int(span[1]), min(int(span[2] or len(body)), len(body) - 1)
         headers["Content-Range"] = f"bytes {first}-{last}/{len(body)}"
         return Answer(206, headers, body[first : last + 1])
 

@@ -34,9 +34,9 @@ def offered(origin: Origin, folder: Path) -> Offer:
     source = source_of(origin.url("list.mpd"))
 
     def scratch(rendition: str) -> Path:
-        made = folder / rendition
-        made.mkdir(parents=True, exist_ok=True)
-        return made
+        own_folder = folder / rendition
+        own_folder.mkdir(parents=True, exist_ok=True)
+        return own_folder
 
     async def work(outside: Outside) -> Offer:
         identity, cost = await DashResolver().identify(outside, source)
@@ -125,5 +125,5 @@ def test_a_track_that_is_one_file_is_resumed_inside_it(clips: Path, tmp_path: Pa
         again = [request.range for request in origin.requests_for("v.mp4") if not request.peek]
     assert got.bytes == picture
     assert got.contents("sound-1") == [sound]
-    assert len(again) > 1 and any(asked and not asked.startswith("bytes=0-") for asked in again)
+    assert len(again) > 1 and any(one and not one.startswith("bytes=0-") for one in again)
     assert got.seconds == 6.0 and set(got.known) == {"source", "sound-1"}

@@ -16,7 +16,7 @@ import anyio
 import pytest
 
 from tests.support.clips import bulk_clip
-from tests.support.ladders import cut, encrypted, ladder, listed, named
+from tests.support.ladders import cut, encrypt, hls_text, ladder, name_segments
 from tests.support.origin import Origin, Resource
 from tests.support.renditions import (
     QUICK,
@@ -68,41 +68,40 @@ def key_tag(name: str, iv: int | None = None) -> str:
 
 
 def plain_ts(clips: Path) -> tuple[Files, bytes]:
-    made = cut(clips)
-    files = named(made, "s{}.ts")
-    return files | {"list.m3u8": listed(files)}, made.whole
+    media = cut(clips)
+    files = name_segments(media, "s{}.ts")
+    return files | {"list.m3u8": hls_text(files)}, media.whole
 
 
 def fragmented(clips: Path) -> tuple[Files, bytes]:
-    made = cut(clips, "mp4")
-    files = named(made, "s{}.m4s")
-    playlist = listed(files, before={0: ['#EXT-X-MAP:URI="init.mp4"']})
-    return files | {"list.m3u8": playlist, "init.mp4": made.init or b""}, made.whole
+    media = cut(clips, "mp4")
+    files = name_segments(media, "s{}.m4s")
+    playlist = hls_text(files, before={0: ['#EXT-X-MAP:URI="init.mp4"']})
+    return files | {"list.m3u8": playlist, "init.mp4": media.init or b""}, media.whole
 
 
 def explicit_vector(clips: Path) -> tuple[Files, bytes]:
-    made = cut(clips)
-    files = {name: encrypted(content, KEYS["one.key"], 77) for name, content in named(made, "s{}.ts").items()}
-    return files | KEYS | {"list.m3u8": listed(files, before={0: [key_tag("one.key", 77)]})}, made.whole
+    media = cut(clips)
+    files = {name: encrypt(content, KEYS["one.key"], 77) for name, content in name_segments(media, "s{}.ts").items()}
+    return files | KEYS | {"list.m3u8": hls_text(files, before={0: [key_tag("one.key", 77)]})}, media.whole
 
 
 def implicit_vector(clips: Path) -> tuple[Files, bytes]:
-    made = cut(clips)
-    contents = named(made, "s{}.ts")
+    media = cut(clips)
+    contents = name_segments(media, "s{}.ts")
     files = {
-        name: encrypted(content, KEYS["one.key"], number)
-        for number, (name, content) in enumerate(contents.items(), 4711)
+        name: encrypt(content, KEYS["one.key"], number) for number, (name, content) in enumerate(contents.items(), 4711)
     }
-    return files | KEYS | {"list.m3u8": listed(files, sequence=4711, before={0: [key_tag("one.key")]})}, made.whole
+    return files | KEYS | {"list.m3u8": hls_text(files, sequence=4711, before={0: [key_tag("one.key")]})}, media.whole
 
 
 def rotated_keys(clips: Path) -> tuple[Files, bytes]:
     """Two keys in turn, a stretch in the clear, vectors of both sorts."""
-    made = cut(clips)
+    media = cut(clips)
     plan = [("one.key", 1), ("one.key", 2), ("two.key", 9), ("two.key", 9), None, None, ("one.key", 7), ("one.key", 8)]
     files = {
-        name: encrypted(content, KEYS[told[0]], told[1]) if told else content
-        for told, (name, content) in zip(plan, named(made, "s{}.ts").items(), strict=True)
+        name: encrypt(content, KEYS[key[0]], key[1]) if key else content
+        for key, (name, content) in zip(plan, name_segments(media, "s{}.ts").items(), strict=True)
     }
     before = {
         0: [key_tag("one.key")],
@@ -110,54 +109,54 @@ def rotated_keys(clips: Path) -> tuple[Files, bytes]:
         4: ["#EXT-X-KEY:METHOD=NONE"],
         6: [key_tag("one.key")],
     }
-    return files | KEYS | {"list.m3u8": listed(files, sequence=1, before=before)}, made.whole
+    return files | KEYS | {"list.m3u8": hls_text(files, sequence=1, before=before)}, media.whole
 
 
 def encrypted_fragments(clips: Path) -> tuple[Files, bytes]:
     """The init section too."""
-    made = cut(clips, "mp4")
-    files = {name: encrypted(content, KEYS["one.key"], 5) for name, content in named(made, "s{}.m4s").items()}
+    media = cut(clips, "mp4")
+    files = {name: encrypt(content, KEYS["one.key"], 5) for name, content in name_segments(media, "s{}.m4s").items()}
     tags = [key_tag("one.key", 5), '#EXT-X-MAP:URI="init.mp4"']
-    playlist = listed(files, before={0: tags})
+    playlist = hls_text(files, before={0: tags})
     return files | KEYS | {
         "list.m3u8": playlist,
-        "init.mp4": encrypted(made.init or b"", KEYS["one.key"], 5),
-    }, made.whole
+        "init.mp4": encrypt(media.init or b"", KEYS["one.key"], 5),
+    }, media.whole
 
 
 def ranged(clips: Path) -> tuple[Files, bytes]:
     """One file for all segments; every third range says where it begins, the others follow."""
-    made = cut(clips)
+    media = cut(clips)
     tags, at = {}, 0
-    for place, segment in enumerate(made.segments):
+    for place, segment in enumerate(media.segments):
         offset = f"@{at}" if place % 3 == 0 else ""
         tags[place] = [f"#EXT-X-BYTERANGE:{len(segment)}{offset}"]
         at += len(segment)
-    return {"all.ts": made.whole, "list.m3u8": listed(["all.ts"] * len(made.segments), before=tags)}, made.whole
+    return {"all.ts": media.whole, "list.m3u8": hls_text(["all.ts"] * len(media.segments), before=tags)}, media.whole
 
 
 def ranged_fragments(clips: Path) -> tuple[Files, bytes]:
     """The init section and the segments lie in one file, as packagers like it."""
-    made = cut(clips, "mp4")
-    size = len(made.init or b"")
-    tags = {place: [f"#EXT-X-BYTERANGE:{len(segment)}"] for place, segment in enumerate(made.segments)}
+    media = cut(clips, "mp4")
+    size = len(media.init or b"")
+    tags = {place: [f"#EXT-X-BYTERANGE:{len(segment)}"] for place, segment in enumerate(media.segments)}
     tags[0] = [f'#EXT-X-MAP:URI="all.mp4",BYTERANGE="{size}@0"', f"{tags[0][0]}@{size}"]
-    return {"all.mp4": made.whole, "list.m3u8": listed(["all.mp4"] * len(made.segments), before=tags)}, made.whole
+    return {"all.mp4": media.whole, "list.m3u8": hls_text(["all.mp4"] * len(media.segments), before=tags)}, media.whole
 
 
 def encrypted_ranges(clips: Path) -> tuple[Files, bytes]:
     """Ranges of cipher text with vectors that follow from the numbers: what breaks other resumers."""
-    made = cut(clips)
-    secret = [encrypted(segment, KEYS["two.key"], number) for number, segment in enumerate(made.segments, 40)]
+    media = cut(clips)
+    secret = [encrypt(segment, KEYS["two.key"], number) for number, segment in enumerate(media.segments, 40)]
     tags = {place: [f"#EXT-X-BYTERANGE:{len(one)}"] for place, one in enumerate(secret)}
     tags[0] = [key_tag("two.key"), f"{tags[0][0]}@0"]
-    playlist = listed(["all.bin"] * len(secret), sequence=40, before=tags)
-    return KEYS | {"all.bin": b"".join(secret), "list.m3u8": playlist}, made.whole
+    playlist = hls_text(["all.bin"] * len(secret), sequence=40, before=tags)
+    return KEYS | {"all.bin": b"".join(secret), "list.m3u8": playlist}, media.whole
 
 
 FEATURES: dict[str, Callable[[Path], tuple[Files, bytes]]] = {
-    made.__name__: made
-    for made in (
+    recipe.__name__: recipe
+    for recipe in (
         plain_ts,
         fragmented,
         explicit_vector,
@@ -171,9 +170,9 @@ FEATURES: dict[str, Callable[[Path], tuple[Files, bytes]]] = {
 }
 
 
-def from_origin(files: Files, folder: Path, stories: dict[str, str] | None = None, **told: object) -> FetchedRendition:
+def from_origin(files: Files, folder: Path, stories: dict[str, str] | None = None, **how: object) -> FetchedRendition:
     with Origin(dict(files), stories=stories or {}) as origin:
-        return fetch_rendition(origin.url("list.m3u8"), folder, **told)  # type: ignore[arg-type]
+        return fetch_rendition(origin.url("list.m3u8"), folder, **how)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("feature", FEATURES)
@@ -190,9 +189,9 @@ def test_a_key_is_asked_for_once_and_a_segment_too(clips: Path, tmp_path: Path) 
     files, _ = rotated_keys(clips)
     with Origin(dict(files)) as origin:
         got = fetch_rendition(origin.url("list.m3u8"), tmp_path)
-        asked = [request.name for request in origin.requests]
-    assert sorted(asked) == sorted(["list.m3u8", "one.key", "two.key", *(f"s{number}.ts" for number in range(8))])
-    assert got.stats.requests == len(asked)
+        requests = [request.name for request in origin.requests]
+    assert sorted(requests) == sorted(["list.m3u8", "one.key", "two.key", *(f"s{number}.ts" for number in range(8))])
+    assert got.stats.requests == len(requests)
 
 
 def test_nothing_but_the_result_is_left(clips: Path, tmp_path: Path) -> None:
@@ -223,7 +222,7 @@ def test_another_init_section_in_mid_list_begins_a_file_of_its_own(clips: Path, 
     small, large = cut(clips, "mp4"), cut(clips, "mp4", size="192x144")
     files = {f"a{number}.m4s": small.segments[number] for number in range(3)}
     files |= {f"b{number}.m4s": large.segments[number] for number in range(3, 6)}
-    playlist = listed(files, before={0: ['#EXT-X-MAP:URI="a.mp4"'], 3: ['#EXT-X-MAP:URI="b.mp4"']})
+    playlist = hls_text(files, before={0: ['#EXT-X-MAP:URI="a.mp4"'], 3: ['#EXT-X-MAP:URI="b.mp4"']})
     inits = {"a.mp4": small.init or b"", "b.mp4": large.init or b""}
     got = from_origin(files | inits | {"list.m3u8": playlist}, tmp_path)
     assert got.contents() == [
@@ -235,28 +234,28 @@ def test_another_init_section_in_mid_list_begins_a_file_of_its_own(clips: Path, 
 
 
 def test_another_link_to_the_same_init_section_does_not(clips: Path, tmp_path: Path) -> None:
-    made = cut(clips, "mp4")
-    files = named(made, "s{}.m4s")
-    playlist = listed(files, before={0: ['#EXT-X-MAP:URI="a.mp4"'], 3: ['#EXT-X-MAP:URI="b.mp4"']})
-    inits = {"a.mp4": made.init or b"", "b.mp4": made.init or b""}
-    assert from_origin(files | inits | {"list.m3u8": playlist}, tmp_path).bytes == made.whole
+    media = cut(clips, "mp4")
+    files = name_segments(media, "s{}.m4s")
+    playlist = hls_text(files, before={0: ['#EXT-X-MAP:URI="a.mp4"'], 3: ['#EXT-X-MAP:URI="b.mp4"']})
+    inits = {"a.mp4": media.init or b"", "b.mp4": media.init or b""}
+    assert from_origin(files | inits | {"list.m3u8": playlist}, tmp_path).bytes == media.whole
 
 
 def test_where_timestamps_jump_at_a_discontinuity_a_file_begins(clips: Path, tmp_path: Path) -> None:
     film, spot = cut(clips), cut(clips, begins_at=500.0)
     files = {f"f{number}.ts": film.segments[number] for number in (0, 1, 2, 3)}
     files = {"f0.ts": files["f0.ts"], "f1.ts": files["f1.ts"], "spot.ts": spot.segments[0], "f2.ts": files["f2.ts"]}
-    playlist = listed(files, before={2: ["#EXT-X-DISCONTINUITY"], 3: ["#EXT-X-DISCONTINUITY"]})
+    playlist = hls_text(files, before={2: ["#EXT-X-DISCONTINUITY"], 3: ["#EXT-X-DISCONTINUITY"]})
     got = from_origin(files | {"list.m3u8": playlist}, tmp_path)
     assert got.contents() == [files["f0.ts"] + files["f1.ts"], files["spot.ts"], files["f2.ts"]]
     assert [frames(path) for path in got.files["source"]] == [50, 25, 25]
 
 
 def test_where_they_go_on_it_does_not(clips: Path, tmp_path: Path) -> None:
-    made = cut(clips)
-    files = named(made, "s{}.ts")
-    playlist = listed(files, before={3: ["#EXT-X-DISCONTINUITY"], 6: ["#EXT-X-DISCONTINUITY"]})
-    assert from_origin(files | {"list.m3u8": playlist}, tmp_path).bytes == made.whole
+    media = cut(clips)
+    files = name_segments(media, "s{}.ts")
+    playlist = hls_text(files, before={3: ["#EXT-X-DISCONTINUITY"], 6: ["#EXT-X-DISCONTINUITY"]})
+    assert from_origin(files | {"list.m3u8": playlist}, tmp_path).bytes == media.whole
 
 
 # --- ladders --------------------------------------------------------------------------------------
@@ -264,10 +263,10 @@ def test_where_they_go_on_it_does_not(clips: Path, tmp_path: Path) -> None:
 
 def rungs(clips: Path) -> Files:
     high, low = cut(clips, size="192x144"), cut(clips, seconds=8)
-    files = named(high, "hi/s{}.ts") | named(low, "lo/s{}.ts")
+    files = name_segments(high, "hi/s{}.ts") | name_segments(low, "lo/s{}.ts")
     names = [f"s{number}.ts" for number in range(8)]
     master = ladder({"hi/list.m3u8": "192x144@900000", "lo/list.m3u8": "160x120@300000"})
-    return files | {"hi/list.m3u8": listed(names), "lo/list.m3u8": listed(names), "list.m3u8": master}
+    return files | {"hi/list.m3u8": hls_text(names), "lo/list.m3u8": hls_text(names), "list.m3u8": master}
 
 
 @pytest.mark.parametrize(
@@ -283,9 +282,9 @@ def offered(
     source = source_of(origin.url("list.m3u8"))
 
     def scratch(rendition: str) -> Path:
-        made = folder / rendition
-        made.mkdir(parents=True, exist_ok=True)
-        return made
+        media = folder / rendition
+        media.mkdir(parents=True, exist_ok=True)
+        return media
 
     async def work(outside: Outside) -> Offer:
         resolver = HlsResolver()
@@ -306,7 +305,7 @@ def test_the_offer_tells_renditions_and_length_and_looks_at_the_first_segment(cl
 
     with Origin(dict(rungs(clips))) as origin:
         offer = offered(origin, tmp_path, look=look)
-        asked = [request.name for request in origin.requests]
+        requests = [request.name for request in origin.requests]
         assert seen == [cut(clips, size="192x144").segments[0]]
         assert [(one.id, one.height, one.bandwidth_bps) for one in offer.renditions] == [
             ("144p-900k", 144, 900000),
@@ -314,7 +313,7 @@ def test_the_offer_tells_renditions_and_length_and_looks_at_the_first_segment(cl
         ]
         assert (offer.promised_seconds, offer.renditions[0].size_bytes) == (8.0, 900000)
         assert offer.preview is not None and offer.preview.duration_seconds == 8.0
-        assert sorted(asked) == ["hi/list.m3u8", "hi/s0.ts", "list.m3u8", "list.m3u8", "lo/list.m3u8"]
+        assert sorted(requests) == ["hi/list.m3u8", "hi/s0.ts", "list.m3u8", "list.m3u8", "lo/list.m3u8"]
         # What was looked at is not fetched again: it is asked with one byte whether it is still the same.
         got = fetch_rendition(origin.url("list.m3u8"), tmp_path / "144p-900k", rendition="144p-900k")
         again = [request.range for request in origin.requests_for("hi/s0.ts")[1:]]
@@ -344,7 +343,7 @@ def test_another_link_to_the_same_rendition_is_tried(clips: Path, tmp_path: Path
 
 def test_sound_of_a_group_comes_as_a_track_and_subtitles_as_one_text(clips: Path, tmp_path: Path) -> None:
     picture, sound = cut(clips, both=False), cut(clips, "sound")
-    files = named(picture, "v{}.ts") | named(sound, "a{}.ts")
+    files = name_segments(picture, "v{}.ts") | name_segments(sound, "a{}.ts")
     cue = "WEBVTT\nX-TIMESTAMP-MAP=MPEGTS:0,LOCAL:00:00:00.000\n\n00:0{0}.000 --> 00:0{0}.900\nLine {0}\n"
     texts = {f"t{number}.vtt": cue.format(number).encode() for number in range(3)}
     groups = [
@@ -353,9 +352,9 @@ def test_sound_of_a_group_comes_as_a_track_and_subtitles_as_one_text(clips: Path
         '#EXT-X-MEDIA:TYPE=SUBTITLES,GROUP-ID="t",NAME="gone",LANGUAGE="xx",URI="gone.m3u8"',
     ]
     files |= texts | {
-        "v.m3u8": listed(named(picture, "v{}.ts")),
-        "a.m3u8": listed(named(sound, "a{}.ts")),
-        "t.m3u8": listed(texts),
+        "v.m3u8": hls_text(name_segments(picture, "v{}.ts")),
+        "a.m3u8": hls_text(name_segments(sound, "a{}.ts")),
+        "t.m3u8": hls_text(texts),
         "list.m3u8": ladder({"v.m3u8": "160x120@300000"}, media=groups, also=',AUDIO="a",SUBTITLES="t"'),
     }
     notes = Notes()
@@ -385,7 +384,7 @@ def test_a_film_is_not_lost_to_the_clock_of_its_subtitles(clips: Path, tmp_path:
     text = f"WEBVTT\nX-TIMESTAMP-MAP=MPEGTS:{'9' * 5000},LOCAL:00:00:00.000\n\n00:00.000 --> 00:00.900\nLine\n"
     group = ['#EXT-X-MEDIA:TYPE=SUBTITLES,GROUP-ID="t",NAME="English",LANGUAGE="en",URI="t.m3u8"']
     files["film.m3u8"] = files["list.m3u8"]
-    files |= {"t.vtt": text.encode(), "t.m3u8": listed(["t.vtt"])}
+    files |= {"t.vtt": text.encode(), "t.m3u8": hls_text(["t.vtt"])}
     files["list.m3u8"] = ladder({"film.m3u8": "160x120@1"}, media=group, also=',SUBTITLES="t"')
     got = from_origin(files, tmp_path)
     assert got.bytes == whole
@@ -397,7 +396,7 @@ def test_subtitles_longer_than_any_are_left_out_and_not_put_together(clips: Path
     group = ['#EXT-X-MEDIA:TYPE=SUBTITLES,GROUP-ID="t",NAME="English",LANGUAGE="en",URI="t.m3u8"']
     files["film.m3u8"] = files["list.m3u8"]
     files |= {f"t{number}.vtt": b"WEBVTT\n\n" + b"a\n" * 4_500_000 for number in range(2)}
-    files["t.m3u8"] = listed(["t0.vtt", "t1.vtt"])
+    files["t.m3u8"] = hls_text(["t0.vtt", "t1.vtt"])
     files["list.m3u8"] = ladder({"film.m3u8": "160x120@1"}, media=group, also=',SUBTITLES="t"')
     notes = Notes()
     got = from_origin(files, tmp_path, observe=notes)
@@ -429,20 +428,20 @@ def identity(origin: Origin, name: str = "list.m3u8") -> Identity:
 
 
 def test_a_playlist_with_other_segments_is_another_source_and_one_with_fresh_tokens_is_not(clips: Path) -> None:
-    with Origin({"list.m3u8": listed(["a.ts?t=1", "b.ts?t=1"])}) as origin:
+    with Origin({"list.m3u8": hls_text(["a.ts?t=1", "b.ts?t=1"])}) as origin:
         first = identity(origin)
-        origin.add("list.m3u8", listed(["a.ts?t=2", "b.ts?t=2"]))
+        origin.add("list.m3u8", hls_text(["a.ts?t=2", "b.ts?t=2"]))
         second = identity(origin)
-        origin.add("list.m3u8", listed(["a.ts?t=2", "c.ts?t=2"]))
+        origin.add("list.m3u8", hls_text(["a.ts?t=2", "c.ts?t=2"]))
         third = identity(origin)
     assert first.key == second.key != third.key
     assert not first.has_validator
 
 
 def test_a_live_playlist_stays_the_same_source_while_it_moves_on(clips: Path) -> None:
-    with Origin({"list.m3u8": listed(["a.ts", "b.ts"], ended=False)}) as origin:
+    with Origin({"list.m3u8": hls_text(["a.ts", "b.ts"], ended=False)}) as origin:
         first = identity(origin)
-        origin.add("list.m3u8", listed(["b.ts", "c.ts"], sequence=1, ended=False))
+        origin.add("list.m3u8", hls_text(["b.ts", "c.ts"], sequence=1, ended=False))
         assert identity(origin).key == first.key
 
 
@@ -482,13 +481,13 @@ def test_a_cut_that_no_length_tells_is_seen_in_the_segment_itself(packing: str, 
 
 
 @pytest.mark.timeout(30)
-@pytest.mark.parametrize("told", [0, 8, 15])
+@pytest.mark.parametrize("size", [0, 8, 15])
 def test_a_box_that_says_it_is_shorter_than_its_own_head_is_a_gap_and_holds_nothing_up(
-    told: int, clips: Path, tmp_path: Path
+    size: int, clips: Path, tmp_path: Path
 ) -> None:
     """Its length stands in 64 bits behind its type; 0 means nothing there, and led nowhere for ever."""
     files, whole = fragmented(clips)
-    files["s4.m4s"] = b"\x00\x00\x00\x01mdat" + told.to_bytes(8, "big") + bytes(64)
+    files["s4.m4s"] = b"\x00\x00\x00\x01mdat" + size.to_bytes(8, "big") + bytes(64)
     with pytest.raises(SegmentGap, match=r"Segment 4 .*inside a box"):
         from_origin(files, tmp_path)
     assert from_origin(fragmented(clips)[0], tmp_path).bytes == whole
@@ -529,7 +528,7 @@ def test_a_segment_that_the_playlist_itself_calls_missing_is_a_gap_without_a_req
     clips: Path, tmp_path: Path
 ) -> None:
     files, _ = plain_ts(clips)
-    files["list.m3u8"] = listed([f"s{number}.ts" for number in range(8)], before={3: ["#EXT-X-GAP"]})
+    files["list.m3u8"] = hls_text([f"s{number}.ts" for number in range(8)], before={3: ["#EXT-X-GAP"]})
     with Origin(dict(files)) as origin:
         got = fetch_rendition(origin.url("list.m3u8"), tmp_path, allow_gaps=True)
         assert origin.requests_for("s3.ts") == []
@@ -556,9 +555,9 @@ def test_a_key_that_cannot_be_had_is_its_own_failure_and_no_gap(
     story: str, failure: type[TidegateError], clips: Path, tmp_path: Path
 ) -> None:
     files, _ = explicit_vector(clips)
-    with pytest.raises(failure, match="key") as told:
+    with pytest.raises(failure, match="key") as failed:
         from_origin(files, tmp_path, {"one.key": f"from-first: {story}"}, allow_gaps=True)
-    assert not isinstance(told.value, SegmentGap)
+    assert not isinstance(failed.value, SegmentGap)
 
 
 def test_a_wrong_key_is_noticed(clips: Path, tmp_path: Path) -> None:
@@ -662,12 +661,12 @@ def test_requests_that_bring_nothing_for_a_minute_end_a_transfer_that_has_lasted
 def test_a_compression_bomb_is_bounded(clips: Path, tmp_path: Path) -> None:
     bomb = gzip.compress(bytes(64 * 1024 * 1024), 9)
 
-    def script(asked: dict[str, str]) -> object:
+    def script(headers: dict[str, str]) -> object:
         yield head(200, {"Content-Encoding": "gzip", "Content-Length": str(len(bomb))}) + bomb
 
     files, _ = plain_ts(clips)
     with Scripted(script) as bad:  # type: ignore[arg-type]
-        files["list.m3u8"] = listed(["s0.ts", bad.url("bomb.ts")])
+        files["list.m3u8"] = hls_text(["s0.ts", bad.url("bomb.ts")])
         limits = QUICK.model_copy(update={"segment_bytes": 1024 * 1024})
         with pytest.raises(SegmentGap, match="longer than"):
             from_origin(files, tmp_path, limits=limits)
@@ -676,7 +675,7 @@ def test_a_compression_bomb_is_bounded(clips: Path, tmp_path: Path) -> None:
 
 
 def test_an_endless_playlist_is_bounded(tmp_path: Path) -> None:
-    def script(asked: dict[str, str]) -> object:
+    def script(headers: dict[str, str]) -> object:
         yield head(200, {"Content-Type": "application/vnd.apple.mpegurl"}) + b"#EXTM3U\n"
         for _ in range(4096):
             yield b"#" + b"x" * 65535
@@ -691,9 +690,9 @@ def test_an_origin_that_cuts_every_connection_does_not_keep_a_large_segment_from
 ) -> None:
     """What came of it is kept between the tries, as of any large file."""
     film = bulk_clip(clips, 4 * 1024 * 1024).read_bytes()
-    secret = encrypted(film, KEYS["one.key"], 3)
+    secret = encrypt(film, KEYS["one.key"], 3)
     files = KEYS | {"big.mp4": film, "secret.mp4": secret}
-    files["list.m3u8"] = listed(["big.mp4", "secret.mp4"], before={1: [key_tag("one.key", 3)]})
+    files["list.m3u8"] = hls_text(["big.mp4", "secret.mp4"], before={1: [key_tag("one.key", 3)]})
     got = from_origin(files, tmp_path, {"*.mp4": "600K drop"})
     assert got.bytes == film + film
 
@@ -711,18 +710,18 @@ def test_a_large_segment_that_is_not_served_in_parts_has_its_tries_as_any_other(
 ) -> None:
     film = bulk_clip(clips, 4 * 1024 * 1024).read_bytes()
     big = replace(UNDIVIDED[served], content=film)
-    with Origin({"big.mp4": big, "list.m3u8": listed(["big.mp4"])}) as origin:
+    with Origin({"big.mp4": big, "list.m3u8": hls_text(["big.mp4"])}) as origin:
         assert fetch_rendition(origin.url("list.m3u8"), tmp_path).bytes == film
 
 
 def test_one_that_never_comes_has_three_of_them(clips: Path, tmp_path: Path) -> None:
     film = bulk_clip(clips, 4 * 1024 * 1024).read_bytes()
     big = Resource(film, "from-first: no-length cut 600K ignore-range")
-    with Origin({"big.mp4": big, "s.ts": cut(clips).segments[0], "list.m3u8": listed(["s.ts", "big.mp4"])}) as origin:
+    with Origin({"big.mp4": big, "s.ts": cut(clips).segments[0], "list.m3u8": hls_text(["s.ts", "big.mp4"])}) as origin:
         with pytest.raises(SegmentGap, match="Segment 1 ") as failure:
             fetch_rendition(origin.url("list.m3u8"), tmp_path)
-        asked = [request.range for request in origin.requests_for("big.mp4")]
-    assert asked == [None, "bytes=0-0", None, None]
+        requests = [request.range for request in origin.requests_for("big.mp4")]
+    assert requests == [None, "bytes=0-0", None, None]
     assert "longer than" not in str(failure.value)
 
 
@@ -741,11 +740,11 @@ def test_the_tries_of_a_large_segment_have_one_owner(
     """Neither its tries nor the time that its origin may ask for begin anew because it is fetched in parts."""
     film = bulk_clip(clips, 4 * 1024 * 1024).read_bytes()
     limits = QUICK.model_copy(update={"tries": 6, "throttle_budget": timedelta(seconds=1.5)})
-    with Origin({"big.mp4": Resource(film, story), "list.m3u8": listed(["big.mp4"])}) as origin:
+    with Origin({"big.mp4": Resource(film, story), "list.m3u8": hls_text(["big.mp4"])}) as origin:
         with pytest.raises(TidegateError):
             fetch_rendition(origin.url("list.m3u8"), tmp_path, limits=limits)
-        asked = [request.range for request in origin.requests_for("big.mp4")]
-    assert (len(asked) - asked.count("bytes=0-0"), asked.count("bytes=0-0")) == (bodies, peeks)
+        requests = [request.range for request in origin.requests_for("big.mp4")]
+    assert (len(requests) - requests.count("bytes=0-0"), requests.count("bytes=0-0")) == (bodies, peeks)
 
 
 # --- safety ---------------------------------------------------------------------------------------
@@ -753,15 +752,15 @@ def test_the_tries_of_a_large_segment_have_one_owner(
 
 def test_a_playlist_may_not_lead_to_a_file(tmp_path: Path) -> None:
     with pytest.raises(UnsupportedSource, match="only http and https"):
-        from_origin({"list.m3u8": listed(["file:///etc/passwd"])}, tmp_path)
+        from_origin({"list.m3u8": hls_text(["file:///etc/passwd"])}, tmp_path)
 
 
 def test_headers_go_to_the_sources_own_origin_only(clips: Path, tmp_path: Path) -> None:
     files, _ = explicit_vector(clips)
     seen: list[dict[str, str]] = []
 
-    def script(asked: dict[str, str]) -> object:
-        seen.append(asked)
+    def script(headers: dict[str, str]) -> object:
+        seen.append(headers)
         yield head(200, {"Content-Length": "16"}) + KEYS["one.key"]
 
     with Scripted(script) as keys:  # type: ignore[arg-type]
@@ -800,8 +799,8 @@ def test_what_is_held_is_not_fetched_again(clips: Path, tmp_path: Path) -> None:
         interrupted(origin, tmp_path)
         before = len(origin.requests)
         got = fetch_rendition(origin.url("list.m3u8"), tmp_path)
-        asked = [(request.name, request.range) for request in origin.requests[before:]]
-    assert sorted(asked) == [("list.m3u8", None), ("s5.ts", "bytes=0-0"), ("s6.ts", None), ("s7.ts", None)]
+        requests = [(request.name, request.range) for request in origin.requests[before:]]
+    assert sorted(requests) == [("list.m3u8", None), ("s5.ts", "bytes=0-0"), ("s6.ts", None), ("s7.ts", None)]
     assert got.bytes == whole
     assert got.stats.bytes_reused == sum(len(segment) for segment in cut(clips).segments[:6])
 
@@ -822,7 +821,7 @@ def test_segments_replaced_behind_the_same_links_are_never_mixed_with_the_old(cl
     notes = Notes()
     with Origin(dict(files)) as origin:
         interrupted(origin, tmp_path)
-        for name, content in named(other, "s{}.ts").items():
+        for name, content in name_segments(other, "s{}.ts").items():
             origin.add(name, content)
         got = fetch_rendition(origin.url("list.m3u8"), tmp_path, observe=notes)
     assert got.bytes == other.whole
@@ -834,16 +833,16 @@ def test_neither_are_they_when_the_origin_gives_no_validators(clips: Path, tmp_p
     other = cut(clips, size="192x144")
     with Origin(bare(files)) as origin:
         interrupted(origin, tmp_path)
-        for name, resource in bare(named(other, "s{}.ts")).items():
+        for name, resource in bare(name_segments(other, "s{}.ts")).items():
             origin.add(name, resource)
         assert fetch_rendition(origin.url("list.m3u8"), tmp_path).bytes == other.whole
 
 
 def bare(files: Files, stories: dict[str, str] | None = None) -> dict[str, Resource]:
     """Without validators: only the bytes tell whether a segment is the same."""
-    told = stories or {}
+    own = stories or {}
     return {
-        name: Resource(content, told.get(name, "ok"), etag=None, last_modified=False) for name, content in files.items()
+        name: Resource(content, own.get(name, "ok"), etag=None, last_modified=False) for name, content in files.items()
     }
 
 
@@ -853,7 +852,7 @@ def test_nor_when_the_comparison_fails_at_first(story: str, clips: Path, tmp_pat
     other = cut(clips, size="192x144")
     with Origin(bare(files)) as origin:
         interrupted(origin, tmp_path)
-        for name, resource in bare(named(other, "s{}.ts"), {"s5.ts": story}).items():
+        for name, resource in bare(name_segments(other, "s{}.ts"), {"s5.ts": story}).items():
             origin.add(name, resource)
         assert fetch_rendition(origin.url("list.m3u8"), tmp_path).bytes == other.whole
 
@@ -868,7 +867,7 @@ def test_where_one_segment_cannot_be_compared_another_is(story: str, clips: Path
         interrupted(origin, tmp_path / "other")
         origin.tell("s5.ts", story)
         assert fetch_rendition(origin.url("list.m3u8"), tmp_path / "same").bytes == whole
-        for name, resource in bare(named(other, "s{}.ts"), {"s5.ts": story}).items():
+        for name, resource in bare(name_segments(other, "s{}.ts"), {"s5.ts": story}).items():
             origin.add(name, resource)
         limits = QUICK.model_copy(update={"segments_at_once": 1})
         got = fetch_rendition(origin.url("list.m3u8"), tmp_path / "other", allow_gaps=True, limits=limits)
@@ -879,14 +878,14 @@ def test_while_nothing_can_be_compared_nothing_is_added_and_nothing_lost(clips: 
     files, whole = plain_ts(clips)
     with Origin(bare(files)) as origin:
         interrupted(origin, tmp_path)
-        for name in named(cut(clips), "s{}.ts"):
+        for name in name_segments(cut(clips), "s{}.ts"):
             origin.tell(name, "503")
         before = len(origin.requests)
         with pytest.raises(ServerError):
             fetch_rendition(origin.url("list.m3u8"), tmp_path, allow_gaps=True)
-        asked = [request.name for request in origin.requests[before:]]
-        assert asked == ["list.m3u8", *["s5.ts"] * 3, "s4.ts", "s3.ts"]
-        for name in named(cut(clips), "s{}.ts"):
+        requests = [request.name for request in origin.requests[before:]]
+        assert requests == ["list.m3u8", *["s5.ts"] * 3, "s4.ts", "s3.ts"]
+        for name in name_segments(cut(clips), "s{}.ts"):
             origin.tell(name, "ok")
         assert fetch_rendition(origin.url("list.m3u8"), tmp_path).bytes == whole
         assert len(origin.requests_for("s0.ts")) == 1
@@ -894,7 +893,7 @@ def test_while_nothing_can_be_compared_nothing_is_added_and_nothing_lost(clips: 
 
 def test_where_all_that_could_be_compared_is_gone_the_new_is_not_added_to_the_old(clips: Path, tmp_path: Path) -> None:
     files, _ = plain_ts(clips)
-    other = named(cut(clips, size="192x144"), "s{}.ts")
+    other = name_segments(cut(clips, size="192x144"), "s{}.ts")
     with Origin(bare(files)) as origin:
         interrupted(origin, tmp_path)
         for name, resource in bare(other, dict.fromkeys(("s3.ts", "s4.ts", "s5.ts"), "404")).items():
@@ -926,7 +925,7 @@ def test_nor_when_the_disk_has_lost_a_segment_of_all_that_were_held(
             fetch_rendition(origin.url("list.m3u8"), tmp_path)
         held = tmp_path / "source" / "segments" / "0000000002.seg"
         held.write_bytes(bytes(held.stat().st_size))
-        for name, content in named(other, "s{}.ts").items():
+        for name, content in name_segments(other, "s{}.ts").items():
             origin.add(name, content)
         assert fetch_rendition(origin.url("list.m3u8"), tmp_path).bytes == other.whole
 
@@ -945,9 +944,9 @@ def test_validators_that_change_without_the_content_cost_one_segment(clips: Path
 def test_a_playlist_with_other_segments_begins_anew(clips: Path, tmp_path: Path) -> None:
     files, _ = plain_ts(clips)
     other = cut(clips, size="192x144")
-    with Origin(dict(files) | named(other, "t{}.ts")) as origin:
+    with Origin(dict(files) | name_segments(other, "t{}.ts")) as origin:
         interrupted(origin, tmp_path)
-        origin.add("list.m3u8", listed(named(other, "t{}.ts")))
+        origin.add("list.m3u8", hls_text(name_segments(other, "t{}.ts")))
         assert fetch_rendition(origin.url("list.m3u8"), tmp_path).bytes == other.whole
 
 
@@ -962,8 +961,8 @@ def test_a_segment_that_the_disk_has_changed_is_fetched_again(clips: Path, tmp_p
         held[3].unlink()
         held[4].write_bytes(held[4].read_bytes()[:-1])
         assert fetch_rendition(origin.url("list.m3u8"), tmp_path).bytes == whole
-        asked = [request.name for request in origin.requests_for("s2.ts")]
-    assert len(asked) == 2
+        requests = [request.name for request in origin.requests_for("s2.ts")]
+    assert len(requests) == 2
 
 
 def test_a_finished_file_that_the_disk_has_changed_is_not_believed(clips: Path, tmp_path: Path) -> None:
@@ -1017,25 +1016,25 @@ def scribbled(journal: Path, choice: random.Random) -> None:
 # --- live -----------------------------------------------------------------------------------------
 
 
-def live(clips: Path, folder: Path, versions: list[bytes], **told: object) -> FetchedRendition:
+def live(clips: Path, folder: Path, versions: list[bytes], **how: object) -> FetchedRendition:
     """Each version is there for one look at the playlist."""
-    made = cut(clips)
-    with Origin(dict(named(made, "s{}.ts"))) as origin:
+    media = cut(clips)
+    with Origin(dict(name_segments(media, "s{}.ts"))) as origin:
         shown = [text.replace(b"\ns", b"\n" + origin.url("").encode() + b"/s") for text in versions]
         looks = iter(shown)
         last = shown[-1]
 
-        def script(asked: dict[str, str]) -> object:
+        def script(headers: dict[str, str]) -> object:
             body = next(looks, last)
             yield head(200, {"Content-Length": str(len(body))}) + body
 
         with Scripted(script) as channel:  # type: ignore[arg-type]
-            return fetch_rendition(channel.url("list.m3u8"), folder, **told)  # type: ignore[arg-type]
+            return fetch_rendition(channel.url("list.m3u8"), folder, **how)  # type: ignore[arg-type]
 
 
 def window(first: int, last: int, *, ended: bool = False) -> bytes:
     links = [f"s{number}.ts" for number in range(first, last + 1)]
-    text = listed(links, sequence=first, ended=ended).decode()
+    text = hls_text(links, sequence=first, ended=ended).decode()
     return text.replace("TARGETDURATION:1", "TARGETDURATION:0.1").encode()
 
 

@@ -22,7 +22,7 @@ import pytest
 from tests.support.command import ROOT
 from tests.support.crash import numbered, spread
 from tests.support.forked import Pipe, forked
-from tests.support.ladders import cut, ladder, listed, named
+from tests.support.ladders import cut, hls_text, ladder, name_segments
 from tests.support.renditions import fetch_rendition
 from tests.transfer.test_hls import FEATURES, lost, one_behind, scribbled, torn
 from tidegate.durable import crash_points
@@ -56,12 +56,12 @@ def parts(clips: Path) -> dict[str, bytes]:
     group = ['#EXT-X-MEDIA:TYPE=AUDIO,GROUP-ID="s",NAME="en",LANGUAGE="en",URI="sound.m3u8"']
     return (
         files
-        | named(sound, "s{}.ts")
+        | name_segments(sound, "s{}.ts")
         | {
             "a.mp4": small.init or b"",
             "b.mp4": large.init or b"",
-            "film.m3u8": listed(files, before=before),
-            "sound.m3u8": listed(named(sound, "s{}.ts")),
+            "film.m3u8": hls_text(files, before=before),
+            "sound.m3u8": hls_text(name_segments(sound, "s{}.ts")),
             "list.m3u8": ladder({"film.m3u8": "160x120@300000"}, media=group, also=',AUDIO="s"'),
         }
     )

@@ -100,7 +100,7 @@ class Bench:
         return outside_of(Workbench(settings, observe=self.events.append), "download")
 
     def offer(self) -> Offer:
-        async def asked() -> Offer:
+        async def ask() -> Offer:
             outside = self.outside()
             try:
                 identity, _ = await SITE.identify(outside, self.source)
@@ -108,16 +108,16 @@ class Bench:
             finally:
                 self.statistics = {stats.origin: stats for stats in outside.gates.statistics()}
 
-        return anyio.run(asked)
+        return anyio.run(ask)
 
     def fetch(self, rendition: Rendition) -> FetchResult:
-        async def brought() -> FetchResult:
+        async def fetch() -> FetchResult:
             outside = self.outside()
             identity, _ = await SITE.identify(outside, self.source)
             return await SITE.fetch(outside, self.source, FetchRequest(identity, rendition, self.folder / rendition.id))
 
         (self.folder / rendition.id).mkdir(exist_ok=True)
-        return anyio.run(brought)
+        return anyio.run(fetch)
 
     def failure(self) -> TidegateError:
         with pytest.raises(TidegateError) as caught:
@@ -191,9 +191,9 @@ def test_a_web_page_is_recognised_unless_it_stands_for_a_file(link: str, kind: s
 
 def test_who_shared_a_link_and_where_he_was_in_it_makes_no_other_identity(bench: Bench) -> None:
     def identity(link: str) -> Identity:
-        told, cost = anyio.run(SITE.identify, bench.outside(), Source(url=SecretStr(link)))
+        identity, cost = anyio.run(SITE.identify, bench.outside(), Source(url=SecretStr(link)))
         assert cost.requests == 0
-        return told
+        return identity
 
     plain = identity("https://www.youtube.com/watch?v=dQw4w9WgXcQ")
     assert identity("https://WWW.YouTube.com/watch?v=dQw4w9WgXcQ&si=abc&t=90s&utm_source=x#here").key == plain.key
@@ -219,7 +219,7 @@ def test_a_download_is_byte_for_byte_the_file_that_the_page_leads_to(
     with SitePage({"/page": TWO}, films) as site:
         offer = on(site, bench).offer()
         fetched = bench.fetch(offer.renditions[0])
-        pages = site.asked("/page")
+        pages = site.requests_for("/page")
     (path,) = fetched.tracks["source"]
     assert path.read_bytes() == Path(str(films["small.mp4"])).read_bytes()
     assert len(pages) == 1, "the download used what the probe had just heard"
@@ -230,10 +230,10 @@ def test_no_signature_is_written_anywhere(bench: Bench, films: dict[str, Path | 
         offer = on(site, bench).offer()
         bench.fetch(offer.renditions[0])
         signatures = [request.signature for request in site.requests if request.signature]
-    told = repr(bench.events) + offer.renditions[0].model_dump_json() + repr(offer)
+    text = repr(bench.events) + offer.renditions[0].model_dump_json() + repr(offer)
     assert signatures
     assert not any(signature.encode() in bench.everything_on_disk() for signature in signatures)
-    assert not any(signature in told for signature in signatures)
+    assert not any(signature in text for signature in signatures)
 
 
 def test_a_link_that_expired_before_the_download_is_asked_for_again_once(
@@ -244,7 +244,7 @@ def test_a_link_that_expired_before_the_download_is_asked_for_again_once(
         site.revoke()
         site_module._recent.clear()  # another process, such as the one that takes up a run
         fetched = bench.fetch(offer.renditions[0])
-        assert len(site.asked("/page")) == 2
+        assert len(site.requests_for("/page")) == 2
     assert fetched.tracks["source"][0].stat().st_size == Path(str(films["small.mp4"])).stat().st_size
 
 
@@ -255,7 +255,7 @@ def test_a_link_that_expires_on_the_way_is_renewed_and_the_file_goes_on(
     with SitePage({"/page": TWO}, films, uses=(2, None), cut_after=200_000) as site:
         offer = on(site, bench).offer()
         fetched = bench.fetch(offer.renditions[0])
-        pages, media = len(site.asked("/page")), site.asked("/media/small.mp4")
+        pages, media = len(site.requests_for("/page")), site.requests_for("/media/small.mp4")
     whole = Path(str(films["small.mp4"])).read_bytes()
     assert fetched.tracks["source"][0].read_bytes() == whole
     assert pages == 2
@@ -270,7 +270,7 @@ def test_a_link_that_is_refused_again_after_its_renewal_is_the_failure(
         offer = on(site, bench).offer()
         with pytest.raises((ExpiredLink, HttpRefused)):
             bench.fetch(offer.renditions[0])
-        assert len(site.asked("/page")) <= 3
+        assert len(site.requests_for("/page")) <= 3
 
 
 def test_a_rendition_that_the_site_no_longer_has_is_said_so(bench: Bench, films: dict[str, Path | bytes]) -> None:
@@ -284,17 +284,17 @@ def test_a_playlist_on_a_page_goes_through_our_own_engine(bench: Bench, clips: P
     media = ladders.cut(clips, seconds=3)
     files = {
         "master.m3u8": ladders.ladder({"low.m3u8": "160x120@200000"}),
-        "low.m3u8": ladders.listed(f"s{number}.ts" for number in range(3)),
-        **ladders.named(media, "s{}.ts"),
+        "low.m3u8": ladders.hls_text(f"s{number}.ts" for number in range(3)),
+        **ladders.name_segments(media, "s{}.ts"),
     }
     page = PAGE.format('<source src="{plain:master.m3u8}" type="application/x-mpegURL">')
     with SitePage({"/page": page}, files) as site:
         offer = on(site, bench).offer()
         fetched = bench.fetch(offer.renditions[0])
-        asked = [request.path for request in site.requests if request.path.endswith(".ts")]
+        paths = [request.path for request in site.requests if request.path.endswith(".ts")]
     assert [rendition.height for rendition in offer.renditions] == [120]
     assert b"".join(path.read_bytes() for path in fetched.tracks["source"]) == media.whole
-    assert sorted(asked) == ["/open/s0.ts", "/open/s1.ts", "/open/s2.ts"]
+    assert sorted(paths) == ["/open/s0.ts", "/open/s1.ts", "/open/s2.ts"]
 
 
 def test_sound_of_its_own_is_a_second_track(bench: Bench, clips: Path) -> None:
@@ -305,10 +305,10 @@ def test_sound_of_its_own_is_a_second_track(bench: Bench, clips: Path) -> None:
         "master.m3u8": ladders.ladder(
             {"low.m3u8": "160x120@200000"}, media=[group], also=',CODECS="avc1.42c00b,mp4a.40.2",AUDIO="a"'
         ),
-        "low.m3u8": ladders.listed(f"s{number}.ts" for number in range(3)),
-        "sound.m3u8": ladders.listed(f"a{number}.ts" for number in range(3)),
-        **ladders.named(picture, "s{}.ts"),
-        **ladders.named(sound, "a{}.ts"),
+        "low.m3u8": ladders.hls_text(f"s{number}.ts" for number in range(3)),
+        "sound.m3u8": ladders.hls_text(f"a{number}.ts" for number in range(3)),
+        **ladders.name_segments(picture, "s{}.ts"),
+        **ladders.name_segments(sound, "a{}.ts"),
     }
     page = PAGE.format('<source src="{plain:master.m3u8}" type="application/x-mpegURL">')
     with SitePage({"/page": page}, files) as site:
@@ -327,7 +327,7 @@ MPD = """<?xml version="1.0"?>
 def test_a_dash_presentation_on_a_page_goes_through_our_own_engine(bench: Bench, clips: Path) -> None:
     media = ladders.cut(clips, "mp4", seconds=3)
     assert media.init is not None
-    files = {"film.mpd": MPD.encode(), "init.mp4": media.init, **ladders.named(media, "s{}.m4s")}
+    files = {"film.mpd": MPD.encode(), "init.mp4": media.init, **ladders.name_segments(media, "s{}.m4s")}
     page = PAGE.format('<source src="{plain:film.mpd}" type="application/dash+xml">')
     with SitePage({"/page": page}, files) as site:
         offer = on(site, bench).offer()
@@ -374,9 +374,9 @@ def test_a_header_stays_with_its_own_origin_even_over_a_redirect(
         away = elsewhere.url("/page").replace("127.0.0.1", host)
         with SitePage({"/page": Answer(302, {"Location": away})}) as site:
             on(site, bench).offer()
-            (asked,) = site.asked("/page")
-        assert (asked.headers["Authorization"], asked.headers["X-Token"]) == (f"Bearer {SECRET}", SECRET)
-        assert elsewhere.asked("/page")
+            (request,) = site.requests_for("/page")
+        assert (request.headers["Authorization"], request.headers["X-Token"]) == (f"Bearer {SECRET}", SECRET)
+        assert elsewhere.requests_for("/page")
         assert not any(SECRET in repr(request.headers) for request in elsewhere.requests)
 
 
@@ -403,8 +403,8 @@ def test_a_login_in_the_link_is_a_header_for_its_own_origin(bench: Bench, films:
         with SitePage({"/page": Answer(302, {"Location": away})}) as site:
             bench.link = site.url("/page").replace("127.0.0.1", f"somebody:{SECRET}@127.0.0.1")
             bench.offer()
-            (asked,) = site.asked("/page")
-        assert base64.b64decode(asked.headers["Authorization"].split()[1]).decode() == f"somebody:{SECRET}"
+            (request,) = site.requests_for("/page")
+        assert base64.b64decode(request.headers["Authorization"].split()[1]).decode() == f"somebody:{SECRET}"
         assert not any("Authorization" in request.headers for request in elsewhere.requests)
 
 
@@ -484,7 +484,7 @@ def test_what_the_page_answers_is_a_typed_failure_after_the_right_number_of_requ
     with SitePage({"/page": answer}) as site:
         failure = on(site, bench).failure()
         assert type(failure) is kind, failure.message
-        assert len(site.asked("/page")) == requests
+        assert len(site.requests_for("/page")) == requests
         origin = site.url("")
     counted = bench.statistics[origin].failures
     assert counted == {failure.type: requests}
@@ -626,5 +626,5 @@ def test_links_that_are_about_to_expire_are_not_begun_with() -> None:
 
 
 def test_a_canonical_link_holds_no_secret() -> None:
-    told = canonical_link("https://somebody:pw@Example.org/page?token=abc&id=7&utm_source=x#t=1")
-    assert told == "https://example.org/page?token=REDACTED&id=7"
+    link = canonical_link("https://somebody:pw@Example.org/page?token=abc&id=7&utm_source=x#t=1")
+    assert link == "https://example.org/page?token=REDACTED&id=7"

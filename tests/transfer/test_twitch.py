@@ -94,12 +94,12 @@ class Bench:
         return outside_of(Workbench(settings, observe=self.events.append), "download")
 
     def offer(self) -> Offer:
-        async def asked() -> Offer:
+        async def ask() -> Offer:
             outside = self.outside()
             identity, _ = await TWITCH.identify(outside, self.source)
             return await TWITCH.offer(outside, self.source, identity, lambda name: self.folder / name)
 
-        return anyio.run(asked)
+        return anyio.run(ask)
 
     def fetch(self, rendition: str = "360p30", **more: object) -> FetchResult:
         outside = self.outside()

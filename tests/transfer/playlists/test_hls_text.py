@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from tests.support.ladders import ladder, listed
+from tests.support.ladders import hls_text, ladder
 from tidegate.errors import NotMedia, TidegateError, UnsupportedSource
 from tidegate.transfer.playlists.hls import MasterPlaylist, MediaPlaylist
 from tidegate.transfer.playlists.media import ByteRange
@@ -15,7 +15,7 @@ KEY = '#EXT-X-KEY:METHOD=AES-128,URI="key.bin"'
 
 
 def media(*arguments: object, **told: object) -> MediaPlaylist:
-    playlist = read(listed(*arguments, **told).decode(), BASE)  # type: ignore[arg-type]
+    playlist = read(hls_text(*arguments, **told).decode(), BASE)  # type: ignore[arg-type]
     assert isinstance(playlist, MediaPlaylist)
     return playlist
 
@@ -48,7 +48,7 @@ def test_segments_are_numbered_from_the_media_sequence_and_placed_in_time() -> N
     "link", ["file:///etc/passwd", "ftp://a.example/b.ts", "data:video/mp2t;base64,AA", "http:///b"]
 )
 def test_a_playlist_leads_nowhere_but_to_the_web(link: str) -> None:
-    for text in (listed([link]), ladder({link: "1280x720@1000000"})):
+    for text in (hls_text([link]), ladder({link: "1280x720@1000000"})):
         with pytest.raises(UnsupportedSource, match="only http and https"):
             read(text.decode(), BASE)
 
@@ -122,7 +122,7 @@ def test_a_range_without_an_offset_begins_where_the_one_before_it_ended() -> Non
     ],
 )  # fmt: skip
 def test_what_cannot_be_understood_is_a_damaged_playlist(before: dict[int, list[str]]) -> None:
-    text = listed(["a.ts", "b.ts"], before=before).decode()
+    text = hls_text(["a.ts", "b.ts"], before=before).decode()
     if "#EXTINF:soon" in text or "nan" in text:
         text = text.replace("#EXTINF:1.00000,\n", "", 1)
     with pytest.raises(NotMedia, match="damaged") as failure:
@@ -157,7 +157,7 @@ def test_numbers_without_an_end_are_a_damaged_playlist(tag: str) -> None:
 
 @pytest.mark.parametrize("seconds", ["9" * 5000, "1e300"], ids=["digits", "exponent"])
 def test_so_are_durations(seconds: str) -> None:
-    text = listed(["a.ts", "b.ts"]).decode().replace("#EXTINF:1.00000", f"#EXTINF:{seconds}")
+    text = hls_text(["a.ts", "b.ts"]).decode().replace("#EXTINF:1.00000", f"#EXTINF:{seconds}")
     with pytest.raises(NotMedia, match="damaged"):
         read(text, BASE)
 
@@ -259,7 +259,7 @@ def test_sound_and_subtitles_belong_to_the_renditions_of_their_group() -> None:
 
 def test_tokens_in_queries_do_not_make_another_content_and_other_segments_do() -> None:
     def content(link: str, base: str = BASE) -> str:
-        playlist = read(listed([link, "b.ts"]).decode(), base)
+        playlist = read(hls_text([link, "b.ts"]).decode(), base)
         return playlist.content
 
     assert content("a.ts?token=1") == content("a.ts?token=2")
@@ -269,7 +269,7 @@ def test_tokens_in_queries_do_not_make_another_content_and_other_segments_do() -
 
 @pytest.mark.parametrize("tags", range(2, 40, 3))
 def test_a_text_cut_anywhere_is_a_playlist_or_a_typed_failure(tags: int) -> None:
-    text = listed(["a.ts", "b.ts"], before={0: [KEY, "#EXT-X-BYTERANGE:9@1"], 1: ['#EXT-X-MAP:URI="i.mp4"']}).decode()
+    text = hls_text(["a.ts", "b.ts"], before={0: [KEY, "#EXT-X-BYTERANGE:9@1"], 1: ['#EXT-X-MAP:URI="i.mp4"']}).decode()
     try:
         read(text[: len(text) * tags // 40], BASE)
     except TidegateError as failure:

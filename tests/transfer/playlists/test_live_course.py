@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from tests.support.ladders import listed
+from tests.support.ladders import hls_text
 from tidegate.errors import SourceChanged
 from tidegate.transfer.playlists.hls import MediaPlaylist
 from tidegate.transfer.playlists.live import LiveCourse
@@ -15,7 +15,7 @@ URL = "https://live.example/list.m3u8"
 
 def window(first: int, last: int, *, ended: bool = False) -> MediaPlaylist:
     links = [f"s{number}.ts" for number in range(first, last + 1)]
-    playlist = read(listed(links, sequence=first, seconds=2.0, ended=ended).decode(), URL)
+    playlist = read(hls_text(links, sequence=first, seconds=2.0, ended=ended).decode(), URL)
     assert isinstance(playlist, MediaPlaylist)
     return playlist
 
