@@ -12,7 +12,6 @@ import sys
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
 import anyio
 import pytest
@@ -28,6 +27,7 @@ from tidegate.model import DownloadResult, ProbeResult, Source
 from tidegate.settings import Settings, StoreSettings
 from tidegate.stages import Workbench
 from tidegate.transfer.file.parallel import ParallelTry
+from tidegate.transfer.file.watch import TransferWatch
 from tidegate.transfer.resolvers.base import WHOLE_FILE
 
 MIB = 1024 * 1024
@@ -227,14 +227,14 @@ def test_a_mistake_of_ours_in_the_full_path_is_made_good_by_the_plain_one_once(
 ) -> None:
     media = bulk_clip(clips, 24 * MIB)
     bench, account, notes = told_by(own, "full")
-    real = ParallelTry._widen
+    real = TransferWatch._widen
 
-    def breaks(one_try: ParallelTry, *arguments: Any) -> None:
-        if one_try._limits.connections > 1 and one_try._part.received_bytes >= 4 * MIB:
+    def breaks(watch: TransferWatch, now: float) -> None:
+        if watch._limits.connections > 1 and watch._state.part.received_bytes >= 4 * MIB:
             raise ZeroDivisionError("of ours")
-        real(one_try, *arguments)
+        real(watch, now)
 
-    monkeypatch.setattr(ParallelTry, "_widen", breaks)
+    monkeypatch.setattr(TransferWatch, "_widen", breaks)
     with Origin({"film.mp4": Resource(media, story="throttle 8M")}) as origin:
         got = downloaded(bench, origin.url("film.mp4"))
         assert origin.bytes_sent("film.mp4") < 1.3 * media.stat().st_size, "it went on from what was here"
@@ -249,7 +249,7 @@ def test_a_mistake_that_the_plain_path_makes_too_is_told(
     calls = []
 
     async def breaks(one_try: ParallelTry) -> None:
-        calls.append(one_try._limits.connections)
+        calls.append(one_try._state.limits.connections)
         raise ZeroDivisionError("of ours")
 
     monkeypatch.setattr(ParallelTry, "run", breaks)

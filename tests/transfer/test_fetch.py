@@ -45,9 +45,10 @@ from tidegate.model import DownloadResult, Identity, ProbeResult, Source, Transf
 from tidegate.settings import Settings, StoreSettings, TransferSettings
 from tidegate.stages import Workbench
 from tidegate.transfer.file.exchange import Connect
-from tidegate.transfer.file.fetch import OVERLAP_BYTES, Fetch, identify
+from tidegate.transfer.file.fetch import Fetch, identify
 from tidegate.transfer.file.http import HttpExchange
 from tidegate.transfer.file.part import Part
+from tidegate.transfer.file.receive import OVERLAP_BYTES
 from tidegate.transfer.resolvers.base import WHOLE_FILE
 from tidegate.transfer.transport import pool_of
 

@@ -36,14 +36,13 @@ from tidegate.transfer.file.exchange import Body, Connect, Exchange
 from tidegate.transfer.file.follow import Follower
 from tidegate.transfer.file.http import HttpExchange
 from tidegate.transfer.file.mirrors import KnownMirrors, has_expired, proven_same
-from tidegate.transfer.file.parallel import OVERLAP_BYTES, ParallelTry, TransferState
+from tidegate.transfer.file.parallel import ParallelTry
 from tidegate.transfer.file.part import Part, open_part
 from tidegate.transfer.file.pieces import Widening
 from tidegate.transfer.file.places import Places
+from tidegate.transfer.file.state import KnownSource, TransferState
 from tidegate.transfer.outside import Outside
 from tidegate.transfer.verify import algorithms_for, require_digests
-
-__all__ = ["OVERLAP_BYTES", "Fetch", "FileFetched", "fetch_file", "identify"]
 
 SMALL_BYTES = 10 * 1000**2
 """Up to which size `small_limit` is the hard end of a transfer."""
@@ -80,16 +79,14 @@ class Fetch:
         self._state = TransferState(
             connect=self.connect,
             part=self.part,
-            identity=self.identity or self.part.identity,
+            source=KnownSource(self.identity or self.part.identity, self.promised),
             limits=self.limits,
             observe=self.observe,
             stage=self.stage,
             until=self.until,
-            promised=self.promised,
             clock=self.clock,
             widening=Widening(self.limits.connections),
             follower=Follower(self.part) if self.until is None else None,
-            algorithms=algorithms_for(frozenset(self.promised)),
         )
 
     async def run(self) -> TransferStats:
@@ -100,8 +97,8 @@ class Fetch:
             TidegateError: the last try's failure, when the budget of tries is spent or the failure allows none.
         """
         state = self._state
-        state.started = self.clock()
-        state.require_small_enough(state.identity.size_bytes or 0)
+        state.counts.started = self.clock()
+        state.require_small_enough(state.source.size_bytes or 0)
         self._reused = self.part.received_bytes
         retry = self.tries or Retry(self.limits, self.observe, self.stage)
         retry.begin_at(self._reused)
@@ -111,13 +108,13 @@ class Fetch:
                 await self._try()
             finally:
                 retry.note_progress(self.part.received_bytes)
-                state.tries += 1
+                state.counts.tries += 1
 
         try:
             with anyio.move_on_after(self._hard_end()) as hard:
                 await retry.run(one_try)
         finally:
-            self._retries, self._seconds = retry.retries, self.clock() - state.started
+            self._retries, self._seconds = retry.retries, self.clock() - state.counts.started
         if hard.cancelled_caught:
             raise LimitReached(f"The transfer took longer than the {self._hard_end():g} s that it may")
         return self.stats
@@ -126,26 +123,26 @@ class Fetch:
     def stats(self) -> TransferStats:
         """What it has cost until now."""
         return TransferStats(
-            requests=self._state.requests,
+            requests=self._state.counts.requests,
             retries=self._retries,
-            bytes_received=self._state.bytes_received,
+            bytes_received=self._state.counts.bytes_received,
             bytes_reused=self._reused,
             seconds=self._seconds,
         )
 
     def _hard_end(self) -> float | None:
-        size, limits = self._state.identity.size_bytes, self.limits
+        size, limits = self._state.source.size_bytes, self.limits
         ends = [limits.limit, limits.small_limit if size is not None and size < SMALL_BYTES else None]
         return min((end.total_seconds() for end in ends if end is not None), default=None)
 
     async def _try(self) -> None:
-        if not self._done():
+        if not self._is_done():
             await ParallelTry(self._state).run()
         # A look verifies what it has seen whole; what an earlier run left complete is the download's to read.
         if self.part.complete and (self.until is None or self.part.prefix_bytes <= self.until):
             await self._verify()
 
-    def _done(self) -> bool:
+    def _is_done(self) -> bool:
         reached = self.until is not None and self.part.prefix_bytes >= self.until
         return self.part.complete or reached
 
@@ -166,7 +163,7 @@ class Fetch:
 
         A hint only, so never retried. What it costs counts as this transfer's.
         """
-        known = self._state.identity
+        known = self._state.source.identity
         if not known.ranges or known.size_bytes is None:
             return None
         exchange = self.connect()
@@ -180,22 +177,22 @@ class Fetch:
                 raise
             return None
         finally:
-            self._state.requests += exchange.requests
+            self._state.counts.requests += exchange.requests
 
     async def _tail(self, exchange: Exchange, start: int, end: int) -> bytes | None:
-        async with exchange.open(start, end, self._state.identity) as body:
+        async with exchange.open(start, end, self._state.source.identity) as body:
             if body.start != start:
                 return None
-            return await read_in_thread(exchange.abort, self._counted, body, end - start)
+            return await read_in_thread(exchange.abort, self._read_at_most, body, end - start)
 
-    def _counted(self, body: Body, most: int) -> bytes:
+    def _read_at_most(self, body: Body, most: int) -> bytes:
         """The body's bytes, no more than `most` of them: a length is announced, and need not be kept."""
         taken = memoryview(bytearray(most))
         filled = 0
         while filled < most and (count := body.readinto(taken[filled:])):
             filled += count
             body.report_bytes(filled)
-            self._state.bytes_received += count
+            self._state.counts.bytes_received += count
         return bytes(taken[:filled])
 
 

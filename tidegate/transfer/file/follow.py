@@ -2,7 +2,7 @@
 
 The thread that receives gives each block it has written, so that hashing finds it in the processor's cache: reading it
 back costs as much as receiving it did. What it could not give (it came before its turn, or before a restart) the fetch
-loop's keeper thread reads from the part between checkpoints, so that a large file is not read a second time from a cold
+loop's journal thread reads from the part between checkpoints, so that a large file is not read a second time from a cold
 disk when its last byte has come. After a crash hashing begins again with the first byte.
 """
 
@@ -15,8 +15,9 @@ from tidegate.durable.threads import check_cancellation
 from tidegate.model import Digest
 from tidegate.transfer.file.part import Part
 
-BLOCK_BYTES = 512 * 1024
-NEAR_BYTES = 4 * BLOCK_BYTES
+DIGEST_BLOCK_BYTES = 512 * 1024
+"""How much is read back and hashed at once."""
+NEAR_BYTES = 4 * DIGEST_BLOCK_BYTES
 """How far hashing may be behind for the receiving thread to make up for it. Farther, it would hold up the line."""
 QUICK = frozenset({"blake3"})
 """What is hashed several times as fast as it comes. A core does 4 GB/s of BLAKE3, but 0.2 of SHA-256."""
@@ -30,7 +31,7 @@ class Follower:
         self._hashing = Hashing(frozenset())
         self._at = 0
         self._generation = -1
-        self._buffer = memoryview(bytearray(BLOCK_BYTES))
+        self._buffer = memoryview(bytearray(DIGEST_BLOCK_BYTES))
         self._lock = threading.Lock()
 
     def take(self, position: int, block: memoryview, algorithms: frozenset[str]) -> None:
@@ -71,7 +72,7 @@ class Follower:
 
     def _follow(self, end: int) -> int:
         """Hash the next block before `end` from the disk, or what the system still holds of it."""
-        wanted = min(end - self._at, BLOCK_BYTES)
+        wanted = min(end - self._at, DIGEST_BLOCK_BYTES)
         if wanted <= 0:
             return 0
         count = self._part.readinto(self._at, self._buffer[:wanted])
