@@ -256,7 +256,7 @@ async def fetch_file(
         TidegateError: the first origin's failure, when none of the others helped either.
     """
     promised |= {*identity.digests}
-    return await _FileFetch(outside, source, folder, identity, name, promised, renew, tries).run()
+    return await _FileFetch(outside, source, folder, identity, name, promised, renew, tries).with_mirrors()
 
 
 @dataclass
@@ -274,15 +274,16 @@ class _FileFetch:
     stats: TransferStats = field(default_factory=TransferStats)
     _known_mirrors: KnownMirrors = field(default_factory=KnownMirrors)
 
-    async def run(self) -> FileFetched:
+    async def with_mirrors(self) -> FileFetched:
+        """From the source's own origin, or from the first of its mirrors that delivers where that one does not."""
         try:
-            return await self._from(self.source, self.identity, self.name)
+            return await self._into_part(self.source, self.identity, self.name)
         except TidegateError as failure:
             if failure.policy.mirror not in (Mirror.FETCH, Mirror.ALWAYS):
                 raise
             async for mirror in self._mirrors(failure):
                 try:
-                    return await self._from_mirror(mirror)
+                    return await self._mirror_into_part(mirror)
                 except TidegateError as also:
                     if also.policy.mirror is Mirror.NO:
                         raise
@@ -299,54 +300,64 @@ class _FileFetch:
                 self.outside.observe(Note(f"{failure.message}; trying the mirror {shown}", "warning"))
                 yield Source(url=SecretStr(url), sha256=self.source.sha256)
 
-    async def _from_mirror(self, mirror: Source) -> FileFetched:
+    async def _mirror_into_part(self, mirror: Source) -> FileFetched:
         """Its bytes go on with what is here only where a digest of the whole proves the result; else they have a part
         of their own, from zero."""
-        told, cost = await identify(self._connect(mirror), self.outside.limits, self.outside.observe)
-        self.stats += cost
-        if None not in (told.size_bytes, self.identity.size_bytes) and told.size_bytes != self.identity.size_bytes:
-            raise SourceChanged(f"The mirror has {told.size_bytes} bytes, the source {self.identity.size_bytes}")
-        if proven_same(self.identity, told, self.promised):
-            return await self._from(mirror, self.identity, self.name, told)
-        return await self._from(mirror, told, f"{self.name}.mirror")
+        found = await self._identify(mirror)
+        if None not in (found.size_bytes, self.identity.size_bytes) and found.size_bytes != self.identity.size_bytes:
+            raise SourceChanged(f"The mirror has {found.size_bytes} bytes, the source {self.identity.size_bytes}")
+        if proven_same(self.identity, found, self.promised):
+            return await self._into_part(mirror, self.identity, self.name, found)
+        return await self._into_part(mirror, found, f"{self.name}.mirror")
 
-    async def _from(self, source: Source, identity: Identity, name: str, told: Identity | None = None) -> FileFetched:
-        """From one origin into one part. `told`: what this origin says the source is, where that differs."""
+    async def _into_part(
+        self, source: Source, identity: Identity, name: str, origin_identity: Identity | None = None
+    ) -> FileFetched:
+        """One origin's bytes in the part called `name`, which is held by this run alone, with space for the whole.
+        `origin_identity`: what this origin says the source is, where that differs from the part's `identity`."""
         limits, observe = self.outside.limits, self.outside.observe
         async with open_part(self.folder, identity, limits, observe, trust=self.outside.trust, name=name) as part:
             require_space(part)
             await in_thread(part.reserve)
-            try:
-                fetch = await self._run(source, part, told)
-            except TidegateError as refused:
-                if refused.policy.link not in (Link.GONE, Link.REFUSED):
-                    raise
-                fetch = await self._run(*await self._renewed(source, part, refused))
+            fetch = await self._with_fresh_link(source, part, origin_identity)
             assert fetch.blake3 is not None  # noqa: S101  # it is set wherever `run` returns without `until`
             checked = frozenset(fetch.promised)
             return FileFetched(part.path, self.stats, fetch.blake3, checked, part.end_is_certain)
 
-    async def _run(self, source: Source, part: Part, told: Identity | None) -> Fetch:
+    async def _with_fresh_link(self, source: Source, part: Part, origin_identity: Identity | None) -> Fetch:
+        """From this link; once from a fresh one, where this one has expired."""
+        try:
+            return await self._over_places(source, part, origin_identity)
+        except TidegateError as refused:
+            if refused.policy.link not in (Link.GONE, Link.REFUSED):
+                raise
+            fresh = await self._renew_link(source, part, refused)
+            return await self._over_places(fresh, part, await self._identify_same(fresh, part, refused))
+
+    async def _over_places(self, source: Source, part: Part, origin_identity: Identity | None) -> Fetch:
+        """From this origin and the mirrors that hold the same bytes; without those, where the mixture was wrong."""
         # A digest by which another origin's bytes were let in is checked, whoever told it.
         promised = {*self.promised, *part.identity.digests}
-        places = self._places(source, promised, trusted=told is None and source is self.source)
+        places = self._places(source, promised, trusted=origin_identity is None and source is self.source)
         try:
-            return await self._through(places, part, promised, told)
+            return await self._one_transfer(places, part, promised, origin_identity)
         except TidegateError as failure:
             if not (failure.policy.identifies_again and places.mixed):
                 raise
             places.distrust()
-            return await self._through(places, part, promised, told)
+            return await self._one_transfer(places, part, promised, origin_identity)
 
-    async def _through(self, places: Places, part: Part, promised: set[Digest], told: Identity | None) -> Fetch:
-        limits, observe = self.outside.limits, self.outside.observe
+    async def _one_transfer(
+        self, places: Places, part: Part, promised: set[Digest], origin_identity: Identity | None
+    ) -> Fetch:
+        """What the part lacks, through as many tries as that may take; what it costs is counted."""
         fetch = Fetch(
             places,
             part,
-            limits,
-            observe,
+            self.outside.limits,
+            self.outside.observe,
             promised=promised,
-            identity=told,
+            identity=origin_identity,
             distrust=places.distrust,
             tries=self.tries,
         )
@@ -372,10 +383,13 @@ class _FileFetch:
             trusted=trusted,
         )
 
-    async def _renewed(
-        self, source: Source, part: Part, refused: TidegateError
-    ) -> tuple[Source, Part, Identity | None]:
-        """A fresh link in place of one that has expired, once."""
+    async def _renew_link(self, source: Source, part: Part, refused: TidegateError) -> Source:
+        """A fresh link in place of one that has expired, once.
+
+        Raises:
+            TidegateError: it was refused for another reason.
+            ExpiredLink: nobody gives a fresh one.
+        """
         late = has_expired(source.url.get_secret_value(), time.time())
         if not late and not (self.renew and part.received_bytes and refused.evidence.status in EXPIRED_STATUS):
             raise refused
@@ -383,12 +397,19 @@ class _FileFetch:
             raise ExpiredLink(f"The link has expired: {refused.message}", evidence=refused.evidence) from refused
         self.outside.observe(Note(f"{refused.message}: the link has expired; asking for a fresh one", "warning"))
         renew, self.renew = self.renew, None
-        fresh = await renew()
-        told, cost = await identify(self._connect(fresh), self.outside.limits, self.outside.observe)
-        self.stats += cost
-        if not (part.identity.same_content_as(told) or proven_same(part.identity, told, self.promised)):
+        return await renew()
+
+    async def _identify_same(self, fresh: Source, part: Part, refused: TidegateError) -> Identity:
+        """What is behind a fresh link, which must be what the part holds."""
+        found = await self._identify(fresh)
+        if not (part.identity.same_content_as(found) or proven_same(part.identity, found, self.promised)):
             raise SourceChanged("The fresh link leads to another file", evidence=refused.evidence)
-        return fresh, part, told
+        return found
+
+    async def _identify(self, source: Source) -> Identity:
+        identity, cost = await identify(self._connect(source), self.outside.limits, self.outside.observe)
+        self.stats += cost
+        return identity
 
     def _connect(self, source: Source) -> Connect:
         outside = self.outside

@@ -1,9 +1,9 @@
 """Digests of a part while it grows: hashed along the prefix that has no hole, beside the transfer.
 
 The thread that receives gives each block it has written, so that hashing finds it in the processor's cache: reading it
-back costs as much as receiving it did. What it could not give (it came before its turn, or before a restart) the fetch
-loop's journal thread reads from the part between checkpoints, so that a large file is not read a second time from a cold
-disk when its last byte has come. After a crash hashing begins again with the first byte.
+back costs as much as receiving it did. What it could not give (it came before its turn, or before a restart) the
+journal thread reads from the part between checkpoints, so that a large file is not read a second time from a cold disk
+when its last byte has come. After a crash hashing begins again with the first byte.
 """
 
 from __future__ import annotations
