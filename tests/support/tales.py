@@ -14,7 +14,7 @@ from tests.support.origin import Synthetic
 from tidegate.events import ignore_events
 from tidegate.model import Source
 from tidegate.settings import TransferSettings
-from tidegate.transfer.file.fetch import FileFetched, fetch_file, identify
+from tidegate.transfer.file.fetch import FetchedFile, fetch_file, identify
 from tidegate.transfer.file.http import HttpExchange
 from tidegate.transfer.gates.gates import Gates
 from tidegate.transfer.outside import Outside
@@ -45,7 +45,7 @@ def story_of(seed: int) -> tuple[str, Synthetic]:
     return ", ".join([*told, "ok"]), film
 
 
-async def fetch(url: str, folder: Path) -> FileFetched:
+async def fetch(url: str, folder: Path) -> FetchedFile:
     """One file with our engine, its gates and breaker as they are by default."""
     gates = Gates()
     source = Source(url=SecretStr(url))

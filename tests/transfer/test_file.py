@@ -34,7 +34,7 @@ from tidegate.errors import (
 from tidegate.events import ignore_events
 from tidegate.model import Identity, MediaInfo, Source
 from tidegate.settings import Settings, TransferSettings
-from tidegate.transfer.file.fetch import FileFetched, Renew, fetch_file, identify
+from tidegate.transfer.file.fetch import FetchedFile, Renew, fetch_file, identify
 from tidegate.transfer.file.http import HttpExchange
 from tidegate.transfer.file.mirrors import has_expired, proven_same
 from tidegate.transfer.outside import Outside
@@ -58,7 +58,7 @@ def outside(limits: TransferSettings, nothing_left: None) -> Iterator[Outside]:
     pool_of(made.gates).close()
 
 
-async def _fetched(outside: Outside, source: Source, folder: Path, renew: Renew | None) -> FileFetched:
+async def _fetched(outside: Outside, source: Source, folder: Path, renew: Renew | None) -> FetchedFile:
     identity, _ = await identify(
         lambda: HttpExchange(source, outside.limits, outside.gates), outside.limits, ignore_events
     )
@@ -68,7 +68,7 @@ async def _fetched(outside: Outside, source: Source, folder: Path, renew: Renew 
 
 def fetched(
     outside: Outside, url: str, folder: Path, *mirrors: str, renew: Renew | None = None, **more: Any
-) -> FileFetched:
+) -> FetchedFile:
     source = Source(url=SecretStr(url), mirrors=tuple(SecretStr(mirror) for mirror in mirrors), **more)
     return anyio.run(partial(_fetched, outside, source, folder, renew))
 
@@ -79,8 +79,8 @@ def fetched(
 def test_of_two_that_would_only_fit_one_by_one_the_second_ends_before_its_first_byte(
     outside: Outside, tmp_path: Path
 ) -> None:
-    async def both(origin: Origin, folder: Path) -> FileFetched:
-        first: list[FileFetched] = []
+    async def both(origin: Origin, folder: Path) -> FetchedFile:
+        first: list[FetchedFile] = []
         for name in "ab":
             (folder / name).mkdir()
 
@@ -149,7 +149,7 @@ def test_a_mirror_with_other_bytes_of_the_same_size_is_found_out_by_the_digest(
 def test_the_digest_by_which_a_mirror_is_let_in_is_checked_though_the_caller_promises_none(
     outside: Outside, tmp_path: Path
 ) -> None:
-    async def unpromised(url: str, mirror: str) -> FileFetched:
+    async def unpromised(url: str, mirror: str) -> FetchedFile:
         source = Source(url=SecretStr(url), mirrors=(SecretStr(mirror),))
         identity, _ = await identify(
             lambda: HttpExchange(source, outside.limits, outside.gates), outside.limits, ignore_events

@@ -16,7 +16,7 @@ from tests.support.renditions import real_tools
 from tidegate.events import Event, Note
 from tidegate.model import Identity, Source
 from tidegate.settings import TransferSettings
-from tidegate.transfer.file.fetch import FileFetched, fetch_file, identify
+from tidegate.transfer.file.fetch import FetchedFile, fetch_file, identify
 from tidegate.transfer.file.http import HttpExchange
 from tidegate.transfer.outside import Outside
 from tidegate.transfer.playlists.read_metalink import read as read_metalink
@@ -31,7 +31,7 @@ LIMITS = TransferSettings(request_timeout=2, stall_timeout=1, stall_tick=0.2, ba
 DIGEST = {"repr_digest": "sha-256"}
 
 
-async def _fetched(source: Source, folder: Path, notes: list[str]) -> FileFetched:
+async def _fetched(source: Source, folder: Path, notes: list[str]) -> FetchedFile:
     def observe(event: Event) -> None:
         if isinstance(event, Note):
             notes.append(event.message)
@@ -46,7 +46,7 @@ async def _fetched(source: Source, folder: Path, notes: list[str]) -> FileFetche
         pool_of(outside.gates).close()
 
 
-def fetched(folder: Path, url: str, *mirrors: str, notes: list[str] | None = None, **more: Any) -> FileFetched:
+def fetched(folder: Path, url: str, *mirrors: str, notes: list[str] | None = None, **more: Any) -> FetchedFile:
     source = Source(url=SecretStr(url), mirrors=tuple(SecretStr(one) for one in mirrors), **more)
     return anyio.run(_fetched, source, folder, [] if notes is None else notes)
 

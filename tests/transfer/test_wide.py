@@ -20,7 +20,7 @@ from tidegate.errors import SourceChanged, TidegateError
 from tidegate.events import ignore_events
 from tidegate.model import Source
 from tidegate.settings import TransferSettings
-from tidegate.transfer.file.fetch import FileFetched, fetch_file, identify
+from tidegate.transfer.file.fetch import FetchedFile, fetch_file, identify
 from tidegate.transfer.file.http import HttpExchange
 from tidegate.transfer.outside import Outside
 from tidegate.transfer.transport import pool_of
@@ -32,7 +32,7 @@ FILM = Synthetic(32 * MIB + 17, seed=11)
 LIMITS = TransferSettings(request_timeout=5, stall_timeout=4, stall_tick=0.5, backoff_base=0.1)
 
 
-async def fetch(url: str, folder: Path, limits: TransferSettings = LIMITS) -> FileFetched:
+async def fetch(url: str, folder: Path, limits: TransferSettings = LIMITS) -> FetchedFile:
     outside = Outside(limits=limits)
     source = Source(url=SecretStr(url))
     try:

@@ -1,6 +1,6 @@
 """What everything that talks to the outside is given: limits, gates, tools, and somebody to tell.
 
-The probe and download stages make one per run (`tidegate.stages.probe.outside_of`) and hand it to resolvers. It holds
+The probe and download stages make one per run (`tidegate.stages.outside.outside_of`) and hand it to resolvers. It holds
 no state of its own; what the gates learn of an origin is kept in the ledger and outlives a crash.
 """
 
@@ -83,7 +83,7 @@ async def _unseen(path: Path) -> MediaInfo:
 
 @dataclass(frozen=True)
 class Outside:
-    """See the module."""
+    """Everything that a resolver needs to talk to a source, and nothing about which source it is."""
 
     limits: TransferSettings
     gates: Gates = field(default_factory=Gates)

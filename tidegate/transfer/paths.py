@@ -1,4 +1,7 @@
-"""Paths as people give them, whose names need not be text and may be such as no file can have. Looks at no file."""
+"""Paths as people give them, whose names need not be text and may be such as no file can have.
+
+Commands, flows and the local resolver come here before they use one. It looks at no file, and keeps nothing.
+"""
 
 from __future__ import annotations
 

@@ -112,7 +112,7 @@ class _Target:
 
 
 class ToolProxy:
-    """See the module. It listens as soon as it is made."""
+    """A proxy on loopback for one child. It listens as soon as it is made."""
 
     def __init__(self, policy: AddressPolicy, limits: TransferSettings) -> None:
         _require_chainable(policy)

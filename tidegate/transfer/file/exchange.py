@@ -1,7 +1,8 @@
 """What a source looks like to the fetch loop: something that says what it is, and gives bytes from an offset on.
 
-Resolvers implement `Exchange`. Waiting is done in the event loop, in the gate of the origin; only `Body.readinto`
-blocks, and is called from a worker thread. An exchange holds no state that a crash could lose.
+`http`, `places` and the local resolver have an `Exchange` each; the fetch loop makes one for each connection. Waiting
+is done in the event loop, in the gate of the origin; only `Body.readinto` blocks, and is called from a worker thread.
+An exchange holds no state that a crash could lose.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The fetch loop: one source into one part, through as many tries as it takes and may take.
+"""The fetch loop: one file into one part, from wherever it is to be had, in as many tries as it takes and may take.
 
 Resolvers call `fetch_file`, or `Fetch` where they want only a beginning. What a try received stays in the part, so a
 crash or a cut costs at most what was not journaled yet.
@@ -218,7 +218,7 @@ async def identify(connect: Connect, limits: TransferSettings, observe: Observer
 
 
 @dataclass(frozen=True)
-class FileFetched:
+class FetchedFile:
     """A file as it lies in its folder: complete, synced, verified as far as its source allows."""
 
     path: Path
@@ -243,7 +243,7 @@ async def fetch_file(
     promised: frozenset[Digest] = frozenset(),
     renew: Renew | None = None,
     tries: Retry | None = None,
-) -> FileFetched:
+) -> FetchedFile:
     """One http(s) file, resumable in its folder under `name`; from a mirror where its own origin does not deliver.
 
     `promised`: digests that the whole must have, besides those that its identity tells. `tries`: the budget of what the
@@ -274,7 +274,7 @@ class _FileFetch:
     stats: TransferStats = field(default_factory=TransferStats)
     _known_mirrors: KnownMirrors = field(default_factory=KnownMirrors)
 
-    async def with_mirrors(self) -> FileFetched:
+    async def with_mirrors(self) -> FetchedFile:
         """From the source's own origin, or from the first of its mirrors that delivers where that one does not."""
         try:
             return await self._into_part(self.source, self.identity, self.name)
@@ -300,7 +300,7 @@ class _FileFetch:
                 self.outside.observe(Note(f"{failure.message}; trying the mirror {shown}", "warning"))
                 yield Source(url=SecretStr(url), sha256=self.source.sha256)
 
-    async def _mirror_into_part(self, mirror: Source) -> FileFetched:
+    async def _mirror_into_part(self, mirror: Source) -> FetchedFile:
         """Its bytes go on with what is here only where a digest of the whole proves the result; else they have a part
         of their own, from zero."""
         found = await self._identify(mirror)
@@ -312,7 +312,7 @@ class _FileFetch:
 
     async def _into_part(
         self, source: Source, identity: Identity, name: str, origin_identity: Identity | None = None
-    ) -> FileFetched:
+    ) -> FetchedFile:
         """One origin's bytes in the part called `name`, which is held by this run alone, with space for the whole.
         `origin_identity`: what this origin says the source is, where that differs from the part's `identity`."""
         limits, observe = self.outside.limits, self.outside.observe
@@ -322,7 +322,7 @@ class _FileFetch:
             fetch = await self._with_fresh_link(source, part, origin_identity)
             assert fetch.blake3 is not None  # noqa: S101  # it is set wherever `run` returns without `until`
             checked = frozenset(fetch.promised)
-            return FileFetched(part.path, self.stats, fetch.blake3, checked, part.end_is_certain)
+            return FetchedFile(part.path, self.stats, fetch.blake3, checked, part.end_is_certain)
 
     async def _with_fresh_link(self, source: Source, part: Part, origin_identity: Identity | None) -> Fetch:
         """From this link; once from a fresh one, where this one has expired."""

@@ -29,7 +29,7 @@ from tidegate.transfer.transport.base import Headers
 
 
 class HttpExchange:
-    """See `Exchange`."""
+    """An `Exchange` with one http(s) source."""
 
     def __init__(
         self,
@@ -62,7 +62,7 @@ class HttpExchange:
     async def open(
         self, start: int, stop: int | None, expected: Identity, *, conditional: bool = True, retry: bool = False
     ) -> AsyncIterator[HttpBody]:
-        """See `Exchange.open`. A conditional range goes along with the validator, when the source has one."""
+        """A GET, for a range where not all is wanted. A conditional one takes the validator that the source has."""
         headers = _range_headers(start, stop, expected if conditional else None)
         async with self._conversation.ask(self._question(headers), retry=retry) as response:
             body = self._body_of(response, start, expected)
@@ -157,7 +157,7 @@ class HttpBody:
         return self._response.reply.waited_seconds
 
     def readinto(self, buffer: memoryview) -> int:
-        """See `Body.readinto`. Never more than the answer said it would hold: what comes after it is nobody's."""
+        """Take what is there. Never more than the answer said it would hold: what comes after it is nobody's."""
         if self._left == 0:
             return 0
         count = self._response.reply.readinto(buffer if self._left is None else buffer[: self._left])

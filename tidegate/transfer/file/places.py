@@ -78,7 +78,7 @@ class Places:
 
 
 class _PlaceExchange:
-    """See `Exchange`: one conversation, with whichever place is chosen when it begins."""
+    """An `Exchange`: one conversation, with whichever place is chosen when it begins."""
 
     def __init__(self, places: Places) -> None:
         self._places = places
@@ -97,7 +97,7 @@ class _PlaceExchange:
     async def open(
         self, start: int, stop: int | None, expected: Identity, *, conditional: bool = True, retry: bool = False
     ) -> AsyncIterator[Body]:
-        """See `Exchange.open`. What is wrong with a mirror is never this call's failure: another place is asked."""
+        """Read at the best place. What is wrong with a mirror is never this call's failure: another place is asked."""
         async with contextlib.AsyncExitStack() as stack:
             body = None
             for place in self._places.in_order(expected):

@@ -54,7 +54,7 @@ class Waiter:
 
 @dataclass
 class Gate:
-    """See the module. Times are of the clock that its `Gates` uses."""
+    """The gate of one run to one origin. Times are of the clock that its `Gates` uses."""
 
     origin: str
     limits: GateSettings

@@ -36,7 +36,7 @@ from tidegate.redact import redact_url
 from tidegate.resilience.retry import Retry
 from tidegate.transfer.asking.ask import Request, Response, ask, receive
 from tidegate.transfer.file.exchange import Connect
-from tidegate.transfer.file.fetch import FileFetched, fetch_file, identify
+from tidegate.transfer.file.fetch import FetchedFile, fetch_file, identify
 from tidegate.transfer.file.http import HttpExchange
 from tidegate.transfer.file.peek import peek
 from tidegate.transfer.gates.gates import origin_of
@@ -208,7 +208,7 @@ class DownloadSession:
         fetched.path.unlink(missing_ok=True)
         return sink, Response(resource.url, HTTPStatus.OK, Headers(), b"", fetched.stats.requests)
 
-    async def fetch_as_file(self, resource: Resource, folder: Path, name: str) -> FileFetched:
+    async def fetch_as_file(self, resource: Resource, folder: Path, name: str) -> FetchedFile:
         """A resource that is a file of its own, by the engine for files: resumable inside.
 
         Raises:
@@ -220,7 +220,7 @@ class DownloadSession:
 
     async def _fetch_file(
         self, resource: Resource, folder: Path, name: str, identity: Identity, tries: Retry | None = None
-    ) -> FileFetched:
+    ) -> FetchedFile:
         await in_thread(_make_folder, folder)
         before = self.bytes_received
         outside = replace(self.outside, observe=self._count_progress(self.observe))

@@ -33,7 +33,7 @@ class _Idle:
 
 
 class Pool:
-    """See the module."""
+    """The kept connections of one run."""
 
     def __init__(
         self, kept: int = 10, clock: Callable[[], float] = time.monotonic, addresses: AddressPolicy = OPEN_POLICY

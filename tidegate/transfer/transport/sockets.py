@@ -45,7 +45,7 @@ _WRITE = select.POLLOUT | select.POLLHUP | select.POLLERR
 
 
 class SocketLine:
-    """See `Line`."""
+    """A `Line` on a socket of ours."""
 
     def __init__(self, limits: TransferSettings, addresses: AddressPolicy = OPEN_POLICY) -> None:
         self._addresses = addresses
@@ -65,7 +65,7 @@ class SocketLine:
         """For bodies, in all."""
 
     def ask(self, url: str, headers: dict[str, str]) -> SocketReply:
-        """See `Line.ask`. A kept connection that the origin has closed meanwhile is replaced, once."""
+        """Send a GET and wait for a head. A kept connection that the origin has closed meanwhile is replaced, once."""
         request, parts = _request(url, headers)
         until = time.monotonic() + self._request_seconds
         with self._at_work(url):
@@ -260,7 +260,7 @@ class SocketLine:
 
 
 class SocketReply:
-    """See `Reply`."""
+    """A `Reply` whose head h11 has read, and whose body comes from the socket."""
 
     def __init__(self, line: SocketLine, talk: h11.Connection, head: h11.Response, url: str) -> None:
         self.status = head.status_code

@@ -42,7 +42,7 @@ _AT = "tidegate.location"
 
 
 class HttpxLine:
-    """See `Line`."""
+    """A `Line` for one request, by httpx."""
 
     reusable = False
 
@@ -149,7 +149,7 @@ class HttpxLine:
 
 
 class HttpxReply:
-    """See `Reply`."""
+    """A `Reply` that httpx reads."""
 
     def __init__(self, line: HttpxLine, response: httpx.Response, url: str) -> None:
         self.status = response.status_code
