@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import AsyncIterator, Callable, Iterable
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 
 from tidegate.errors import TidegateError
@@ -77,6 +78,10 @@ class Places:
         self.observe(Note(f"The mirror {place.shown} is not used: {why}", "warning"))
 
 
+OpenRange = Callable[[Exchange, Identity], AbstractAsyncContextManager[Body]]
+"""Asks an exchange for the wanted bytes of a source that is what the identity says."""
+
+
 class _PlaceExchange:
     """An `Exchange`: one conversation, with whichever place is chosen when it begins."""
 
@@ -98,22 +103,12 @@ class _PlaceExchange:
         self, start: int, stop: int | None, expected: Identity, *, conditional: bool = True, retry: bool = False
     ) -> AsyncIterator[Body]:
         """Read at the best place. What is wrong with a mirror is never this call's failure: another place is asked."""
+
+        def ask(exchange: Exchange, identity: Identity) -> AbstractAsyncContextManager[Body]:
+            return exchange.open(start, stop, identity, conditional=conditional, retry=retry)
+
         async with contextlib.AsyncExitStack() as stack:
-            body = None
-            for place in self._places.in_order(expected):
-                place.busy += 1
-                stack.callback(_release, place)
-                try:
-                    body = await self._open_at(stack, place, start, stop, expected, conditional, retry)
-                except TidegateError as error:
-                    place.failures += 1
-                    if not place.shown:
-                        raise
-                    self._places.exclude(place, error.message)
-                    continue
-                if body is not None:
-                    break
-            assert body is not None  # noqa: S101  # the source itself gives one, or has raised
+            place, body = await self._open_best(stack, expected, ask, retry=retry)
             try:
                 yield body
             except TidegateError:
@@ -121,32 +116,40 @@ class _PlaceExchange:
                 raise
             place.failures = 0
 
+    async def _open_best(
+        self, stack: contextlib.AsyncExitStack, source: Identity, ask: OpenRange, *, retry: bool
+    ) -> tuple[Place, Body]:
+        """The first place that answers with what is wanted; it is busy until the stack is closed."""
+        for place in self._places.in_order(source):
+            place.busy += 1
+            stack.callback(_release, place)
+            try:
+                body = await self._open_at(stack, place, source, ask, retry=retry)
+            except TidegateError as error:
+                place.failures += 1
+                if not place.shown:
+                    raise
+                self._places.exclude(place, error.message)
+                continue
+            if body is not None:
+                return place, body
+        raise AssertionError("unreachable: the source itself gives a body, or has raised")
+
     async def _open_at(
-        self,
-        stack: contextlib.AsyncExitStack,
-        place: Place,
-        start: int,
-        stop: int | None,
-        source: Identity,
-        conditional: bool,
-        retry: bool,
+        self, stack: contextlib.AsyncExitStack, place: Place, source: Identity, ask: OpenRange, *, retry: bool
     ) -> Body | None:
         """The answer of this place; None where a mirror has something else than the source."""
         exchange = self._start_exchange(place.connect)
         if not place.shown:
             try:
-                return await stack.enter_async_context(
-                    exchange.open(start, stop, source, conditional=conditional, retry=retry)
-                )
+                return await stack.enter_async_context(ask(exchange, source))
             finally:
                 self.last_identity = exchange.last_identity
         place.identity = place.identity or await exchange.identify(retry=retry)
         if not (place.identity.ranges and proven_same(source, place.identity, frozenset(self._places.promised))):
             self._places.exclude(place, "it has another file, or no ranges")
             return None
-        body = await stack.enter_async_context(
-            exchange.open(start, stop, place.identity, conditional=conditional, retry=retry)
-        )
+        body = await stack.enter_async_context(ask(exchange, place.identity))
         self._places.mixed = True
         body.identity = source
         return body
