@@ -10,7 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tidegate.resilience.stall import SpeedWindow
-from tidegate.transfer.file.pieces import ALIGN_BYTES, LEAST_PIECE_BYTES, Piece, Span, Spans, Widening, next_piece
+from tidegate.transfer.file.pieces import ALIGN_BYTES, LEAST_PIECE_BYTES, Piece, Span, Spans, next_piece
+from tidegate.transfer.file.tuner import ConnectionTuner
 
 MIB = 1024 * 1024
 TOTAL = 64
@@ -153,12 +154,12 @@ def opened(
     most: int, speed_with: dict[int, float], size: int = 1000 * MIB, seconds: float = 60.0, waiting: float = 1.0
 ) -> list[int]:
     """How many connections there are from look to look, when so many bring so many bytes per second."""
-    widening, now, received, waited, connections, told = Widening(most), 0.0, 0.0, 0.0, 1, [1]
+    tuner, now, received, waited, connections, told = ConnectionTuner(most), 0.0, 0.0, 0.0, 1, [1]
     while now < seconds and received < size:
         now += 0.1
         received += speed_with[connections] * 0.1
         waited += 0.1 * connections * waiting
-        connections += widening.look(now, int(received), waited, connections, int(size - received))
+        connections += tuner.advise(now, int(received), waited, connections, int(size - received))
         told.append(connections)
     return told
 
@@ -201,12 +202,12 @@ def test_nothing_is_added_where_the_processor_or_the_disk_is_the_limit() -> None
 
 
 def test_an_origin_that_refuses_one_is_not_asked_again_for_a_while() -> None:
-    widening, received, asked_at = Widening(4), 0, list[float]()
+    tuner, received, asked_at = ConnectionTuner(4), 0, list[float]()
     for step in range(1, 300):
         now = step / 10
         received += MIB
-        if widening.look(now, received, now, 1, SIZE * 10) > 0:
+        if tuner.advise(now, received, now, 1, SIZE * 10) > 0:
             asked_at.append(now)
-            widening.step_back(now, 1)
+            tuner.step_back(now, 1)
     assert len(asked_at) == 2
     assert asked_at[1] - asked_at[0] > 10

@@ -38,9 +38,9 @@ from tidegate.transfer.file.http import HttpExchange
 from tidegate.transfer.file.mirrors import KnownMirrors, has_expired, proven_same
 from tidegate.transfer.file.parallel import ParallelTry
 from tidegate.transfer.file.part import Part, open_part
-from tidegate.transfer.file.pieces import Widening
 from tidegate.transfer.file.places import Places
 from tidegate.transfer.file.state import KnownSource, TransferState
+from tidegate.transfer.file.tuner import ConnectionTuner
 from tidegate.transfer.outside import Outside
 from tidegate.transfer.verify import algorithms_for, require_digests
 
@@ -85,7 +85,7 @@ class Fetch:
             stage=self.stage,
             until=self.until,
             clock=self.clock,
-            widening=Widening(self.limits.connections),
+            tuner=ConnectionTuner(self.limits.connections),
             follower=Follower(self.part) if self.until is None else None,
         )
 

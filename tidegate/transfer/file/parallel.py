@@ -87,7 +87,7 @@ class ParallelTry:
         self._connections.hand_back(piece)
         if piece.received >= self._state.limits.gain_bytes:
             return True
-        self._state.widening.step_back(self._state.clock(), len(self._connections))
+        self._state.tuner.step_back(self._state.clock(), len(self._connections))
         return False
 
     async def _fetch(self, connection: Connection) -> None:

@@ -17,7 +17,7 @@ from tidegate.settings import TransferSettings
 from tidegate.transfer.file.exchange import Connect
 from tidegate.transfer.file.follow import Follower
 from tidegate.transfer.file.part import Part
-from tidegate.transfer.file.pieces import Widening
+from tidegate.transfer.file.tuner import ConnectionTuner
 from tidegate.transfer.verify import algorithms_for
 
 
@@ -107,7 +107,7 @@ class TransferState:
     until: int | None
     """Where the transfer may end; None: with the source."""
     clock: Callable[[], float]
-    widening: Widening
+    tuner: ConnectionTuner
     follower: Follower | None
     """Hashes the part as it grows; None where its digest is not asked for."""
     counts: TransferCounts = field(default_factory=TransferCounts)

@@ -91,7 +91,7 @@ class TransferWatch:
         if not self._may_widen():
             return
         counts = state.counts
-        change = state.widening.look(now, counts.bytes_received, counts.waited_seconds, running, left or 0)
+        change = state.tuner.advise(now, counts.bytes_received, counts.waited_seconds, running, left or 0)
         if left is not None and left >= WIDE_BYTES:
             for _ in range(change):
                 self._join()
