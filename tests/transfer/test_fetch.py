@@ -1,6 +1,6 @@
 """One source through every disaster of the origin: whole and byte-identical, or the failure it really is.
 
-Each story is told twice, to `Fetch` alone and to the download stage, with real sockets. The journal of the origin
+Each story is told twice, to `Transfer` alone and to the download stage, with real sockets. The journal of the origin
 counts the requests, so that a second owner of the same retry would be seen.
 """
 
@@ -45,10 +45,11 @@ from tidegate.model import DownloadResult, Identity, ProbeResult, Source, Transf
 from tidegate.settings import Settings, StoreSettings, TransferSettings
 from tidegate.stages import Workbench
 from tidegate.transfer.file.exchange import Connect
-from tidegate.transfer.file.fetch import Fetch, identify
+from tidegate.transfer.file.fetch import identify
 from tidegate.transfer.file.http import HttpExchange
 from tidegate.transfer.file.part import Part
 from tidegate.transfer.file.receive import OVERLAP_BYTES
+from tidegate.transfer.file.transfer import Transfer
 from tidegate.transfer.resolvers.base import WHOLE_FILE
 from tidegate.transfer.transport import pool_of
 
@@ -88,7 +89,7 @@ async def fetch(
     identity, _ = await identify(connect, limits, observe)
     part = Part.open(folder, identity, limits)
     try:
-        stats = await Fetch(connect, part, limits, observe).run()
+        stats = await Transfer(connect, part, limits, observe).run()
     except TidegateError as failure:
         return Fetched(part.path, failure=failure)
     finally:
@@ -517,7 +518,7 @@ async def tail_of(url: str, folder: Path, limits: TransferSettings) -> tuple[byt
     connect = connector(url, limits)
     identity, _ = await identify(connect, limits, ignore_events)
     part = Part.open(folder, identity, limits)
-    looking = Fetch(connect, part, limits, ignore_events)
+    looking = Transfer(connect, part, limits, ignore_events)
     try:
         return await looking.tail(CLIP.size - 1000), looking.stats
     finally:
@@ -595,7 +596,7 @@ def test_a_part_without_content_range_costs_one_plain_request(tmp_path: Path, li
         assert not identity.ranges
         part = Part.open(tmp_path, identity, limits)
         try:
-            return await Fetch(connect, part, limits, ignore_events, until=MIB).run()
+            return await Transfer(connect, part, limits, ignore_events, until=MIB).run()
         finally:
             part.close()
 
@@ -627,9 +628,9 @@ async def looked_at_and_fetched(connect: Connect, folder: Path, limits: Transfer
     identity, _ = await identify(connect, limits, ignore_events)
     part = Part.open(folder, identity, limits)
     try:
-        await Fetch(connect, part, limits, ignore_events, until=MIB).run()
+        await Transfer(connect, part, limits, ignore_events, until=MIB).run()
         looked = part.complete
-        stats = await Fetch(connect, part, limits, ignore_events).run()
+        stats = await Transfer(connect, part, limits, ignore_events).run()
         return Fetched(part.path, stats, end_is_certain=part.end_is_certain), looked
     finally:
         part.close()
@@ -815,7 +816,7 @@ def test_a_head_alone_leaves_a_part_that_a_download_goes_on_with(tmp_path: Path,
         async def head() -> None:
             identity, _ = await identify(connect, limits, ignore_events)
             part = Part.open(tmp_path, identity, limits)
-            await Fetch(connect, part, limits, ignore_events, until=MIB).run()
+            await Transfer(connect, part, limits, ignore_events, until=MIB).run()
             assert (part.received_bytes, part.complete) == (MIB, False)
             part.close()
 
@@ -843,7 +844,7 @@ async def fetched_by(clock: Callable[[], float], connect: Connect, folder: Path,
     identity, _ = await identify(connect, limits, ignore_events)
     part = Part.open(folder, identity, limits)
     try:
-        stats = await Fetch(connect, part, limits, ignore_events, clock=clock).run()
+        stats = await Transfer(connect, part, limits, ignore_events, clock=clock).run()
     except TidegateError as failure:
         return Fetched(part.path, failure=failure)
     finally:

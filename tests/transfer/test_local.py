@@ -16,8 +16,9 @@ from tidegate.errors import NotFound, NotMedia, SourceChanged, TidegateError, Un
 from tidegate.events import ignore_events
 from tidegate.model import Source
 from tidegate.settings import TransferSettings
-from tidegate.transfer.file.fetch import Fetch, identify
+from tidegate.transfer.file.fetch import identify
 from tidegate.transfer.file.part import Part
+from tidegate.transfer.file.transfer import Transfer
 from tidegate.transfer.paths import local_path
 from tidegate.transfer.resolvers import resolver_for
 from tidegate.transfer.resolvers.local import LocalExchange
@@ -45,7 +46,7 @@ def copied(path: Path, folder: Path, limits: TransferSettings) -> Path:
         identity, _ = await identify(connect, limits, ignore_events)
         part = Part.open(folder, identity, limits)
         try:
-            await Fetch(connect, part, limits, ignore_events).run()
+            await Transfer(connect, part, limits, ignore_events).run()
             assert not part.end_is_certain, "a file on disk does not say how long it was meant to be"
         finally:
             part.close()

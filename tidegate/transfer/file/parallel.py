@@ -1,6 +1,6 @@
 """One try of a transfer: connections that each fetch a piece, a watch on its own clock, and a thread that journals.
 
-`Fetch` makes a `ParallelTry` for each try. It ends when nothing is missing, or with the failure that it could not do
+`Transfer` makes a `ParallelTry` for each try. It ends when nothing is missing, or with the failure that it could not do
 without; what came until then is in the part and journaled, so a crash costs at most what was not journaled yet.
 """
 

@@ -15,8 +15,8 @@ from anyio import to_thread
 from tidegate.errors import NotMedia, from_os_error
 from tidegate.model import Identity, MediaInfo, TransferStats
 from tidegate.transfer.file.exchange import Connect
-from tidegate.transfer.file.fetch import Fetch
 from tidegate.transfer.file.part import Part, open_part
+from tidegate.transfer.file.transfer import Transfer
 from tidegate.transfer.outside import Outside
 from tidegate.transfer.verify import refuse_text
 
@@ -43,15 +43,15 @@ async def peek(outside: Outside, connect: Connect, folder: Path, identity: Ident
         TidegateError: the source cannot be read.
     """
     async with open_part(folder, identity, outside.limits, outside.observe, trust=outside.trust) as part:
-        fetch = Fetch(connect, part, outside.limits, outside.observe, stage="probe", until=PEEK_BYTES)
-        await fetch.run()
+        transfer = Transfer(connect, part, outside.limits, outside.observe, stage="probe", until=PEEK_BYTES)
+        await transfer.run()
         refuse_text(part.read(0, min(PEEK_BYTES, part.prefix_bytes)), identity.content_type)
-        return PeekResult(await _preview(outside, fetch), fetch.stats)
+        return PeekResult(await _preview(outside, transfer), transfer.stats)
 
 
-async def _preview(outside: Outside, fetch: Fetch) -> MediaInfo | None:
+async def _preview(outside: Outside, transfer: Transfer) -> MediaInfo | None:
     """What head and tail tell; None when only the whole file can tell."""
-    part = fetch.part
+    part = transfer.part
     if part.complete:
         return await outside.look(part.path)
     with contextlib.suppress(NotMedia):
@@ -60,7 +60,7 @@ async def _preview(outside: Outside, fetch: Fetch) -> MediaInfo | None:
             return media
     if (part.identity.size_bytes or 0) > MOST_FILE_BYTES:
         raise NotMedia(f"The source says that it has {part.identity.size_bytes} bytes, as no file can have")
-    tail = await fetch.tail(max(part.prefix_bytes, (part.identity.size_bytes or 0) - PEEK_BYTES))
+    tail = await transfer.tail(max(part.prefix_bytes, (part.identity.size_bytes or 0) - PEEK_BYTES))
     if tail is None:
         return None
     try:

@@ -1,7 +1,7 @@
 """What one transfer has to do, what it has learned of its source, and what it has cost: kept over all its tries.
 
-`Fetch` makes a `TransferState` for one part; each `ParallelTry` and what works for it read it and add to it. It lies in
-memory only: after a crash a new transfer begins with what the part's journal says.
+`Transfer` makes a `TransferState`; each `ParallelTry` and what works for it read it and add to it. It lies in memory
+only: after a crash a new transfer begins with what the part's journal says.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """How many connections one source is worth: more as long as each makes the whole faster. Pure; the clock is passed in.
 
-The watch of a try asks it now and then; `Fetch` keeps one over all its tries. Nothing of it outlives the process.
+The watch of a try asks it now and then; `Transfer` keeps one over all its tries. Nothing of it outlives the process.
 """
 
 from __future__ import annotations

@@ -24,6 +24,7 @@ from tidegate.model import Identity, Source, TransferStats
 from tidegate.transfer.file import fetch
 from tidegate.transfer.file.part import open_part
 from tidegate.transfer.file.peek import peek
+from tidegate.transfer.file.transfer import Transfer
 from tidegate.transfer.outside import Outside
 from tidegate.transfer.paths import local_path, printable
 from tidegate.transfer.resolvers.base import MAIN_TRACK, WHOLE_FILE, FetchRequest, FetchResult, Offer
@@ -64,7 +65,7 @@ class LocalResolver:
         async with open_part(what.folder, what.identity, limits, observe, trust=outside.trust) as part:
             fetch.require_space(part)
             connect = partial(LocalExchange, source, outside.roots)
-            copying = fetch.Fetch(connect, part, limits, observe, promised=set(what.promised))
+            copying = Transfer(connect, part, limits, observe, promised=set(what.promised))
             stats = await copying.run()
             return FetchResult(
                 tracks={MAIN_TRACK: (part.path,)},
