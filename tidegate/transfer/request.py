@@ -70,7 +70,7 @@ def check_url(text: str, may_read: PathCheck = allow_any) -> str:
             return _check_file(local_path(text), may_read)
         except UnicodeError as error:
             raise BadInput(f"{_quote(text)} names no file") from error
-    return _check_link(text)
+    return _check_web_link(text)
 
 
 def _scheme_of(text: str) -> str | None:
@@ -133,7 +133,7 @@ def _require_sendable(headers: list[tuple[str, str]]) -> None:
         raise BadInput("A header is given twice")
 
 
-def _check_link(text: str) -> str:
+def _check_web_link(text: str) -> str:
     try:
         parts = urlsplit(text)
         complete = bool(parts.hostname) and (parts.port is None or parts.port > 0)

@@ -82,12 +82,12 @@ def has_expired(url: str, now: float) -> bool:
     """Whether a signed link says itself that its time is over (POSIX seconds)."""
     with suppress(ValueError, OverflowError):  # also a time that no calendar reaches
         parameters = {name.lower(): value for name, value in parse_qsl(urlsplit(url).query)}
-        until = _until(parameters)
+        until = _expiry_of(parameters)
         return until is not None and until < now
     return False
 
 
-def _until(parameters: Mapping[str, str]) -> float | None:
+def _expiry_of(parameters: Mapping[str, str]) -> float | None:
     for prefix in ("x-amz", "x-goog"):
         if f"{prefix}-date" in parameters and parameters.get(f"{prefix}-expires", "").isdigit():
             begun = datetime.strptime(parameters[f"{prefix}-date"], "%Y%m%dT%H%M%SZ").replace(tzinfo=UTC)

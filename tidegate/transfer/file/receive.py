@@ -62,10 +62,10 @@ class Receiver:
             raise SourceChanged("The source is shorter than what came of it", evidence=self._state.evidence)
         self._end.require_continuation(body)
         if not body.partial and body.start < piece.at:
-            self._take_everything(piece, body, alone=alone)
+            self._take_whole(piece, body, alone=alone)
         piece.at = body.start
 
-    def _take_everything(self, piece: Piece, body: Body, *, alone: bool) -> None:
+    def _take_whole(self, piece: Piece, body: Body, *, alone: bool) -> None:
         """The origin answers a part with everything: a lone connection then fetches all of it."""
         if not alone:
             raise RangeMismatch("The origin answers a part with everything", evidence=self._state.evidence)
