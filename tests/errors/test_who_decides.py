@@ -83,7 +83,7 @@ HANDLERS = {
     ("tidegate/transfer/resolvers/direct.py", "IsPlaylist"): "into OtherKind",
     ("tidegate/transfer/resolvers/local.py", "IsPlaylist"): "into UnsupportedSource",
     # Cleaned up, and raised on.
-    ("tidegate/transfer/file/fetch.py", "WrongDigest"): "the part is emptied before it is raised on",
+    ("tidegate/transfer/file/transfer.py", "WrongDigest"): "the part is emptied before it is raised on",
     ("tidegate/transfer/file/parallel.py", "RangeMismatch"): "noted that the origin's ranges are wrong, and raised on",
     ("tidegate/transfer/segments/session.py", "AvailabilityFailure"): "noted how much had come, and raised on",
     ("tidegate/transfer/transport/sockets.py", "ConnectionFailed"): "a kept connection was closed: a new one, once",
