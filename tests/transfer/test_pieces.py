@@ -6,7 +6,7 @@ from datetime import timedelta
 from itertools import pairwise
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tidegate.resilience.stall import SpeedWindow
@@ -70,6 +70,7 @@ def test_what_is_no_span_is_refused(bad: tuple[int, int]) -> None:
 SIZE = 96 * MIB
 
 
+@settings(deadline=None)
 @given(st.data())
 def test_whatever_connections_do_every_byte_is_fetched_in_the_end(data: st.DataObject) -> None:
     """Connections come, bring some bytes, are split, taken over, break and end, in any order."""
@@ -100,6 +101,7 @@ def test_whatever_connections_do_every_byte_is_fetched_in_the_end(data: st.DataO
     assert have.each == (Span(0, SIZE),)
 
 
+@settings(deadline=None)
 @given(st.data())
 def test_pieces_at_work_never_overlap(data: st.DataObject) -> None:
     have = Spans.of([(0, data.draw(st.integers(0, SIZE // 2)))])
