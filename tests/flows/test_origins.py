@@ -92,7 +92,7 @@ def test_it_lists_what_all_runs_have_seen(ledger: Ledger, home: Home) -> None:
 
 
 def test_before_anything_was_asked_it_says_so(home: Home) -> None:
-    assert "No origin" in origins(home).stdout
+    assert "No requests have been made yet" in origins(home).stdout
     assert listed(home) == {}
 
 
@@ -153,7 +153,7 @@ def test_doctor_tells_of_breakers_that_keep_runs_waiting(ledger: Ledger, home: H
         return [one.message for one in doctor.ledger_and_runs(settings) if one.subject == "origins"]
 
     used(ledger, None, origin="http://well:80")
-    assert told() == ["1 known, none of them kept from being asked"]
+    assert told() == ["1 known, requests to none of them are paused"]
     used(ledger, *[ServerError("503")] * 5)
     ledger.origins.isolate(OTHER)
     assert told() == [f"blocked by hand: {OTHER}", f"paused after failures: {HOST}"]
