@@ -5,12 +5,13 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+PYTEST := $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 # As it was typed: neither make nor the shell may read a link's $, & or quotes. ARGS is words for the shell.
 export TIDEGATE_SOURCE := $(value SOURCE)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo run serve test test-full lint bench docs clean
+.PHONY: help demo run serve test test-ci test-full lint bench docs clean
 
 help:  ## this list
 	@sed -n 's/^\([a-z-]*\):.*  ## \(.*\)/\1|\2/p' $(MAKEFILE_LIST) | while IFS='|' read -r name what; do \
@@ -31,11 +32,14 @@ run: $(STAMP)  ## make run SOURCE=https://… [ARGS='--profile modern']
 serve: $(STAMP)  ## a local Prefect server with UI, all deployments and a worker [ARGS='--port 4300']
 	@$(BIN)/python -m deployments.serve $(ARGS)
 
-test: $(STAMP)  ## the tests
-	$(BIN)/python -m pytest -m "not slow" -n 2 --dist loadfile --no-loadscope-reorder
+test: $(STAMP)  ## the tests, in 8 minutes on 2 cores
+	$(PYTEST) -m "not ci and not slow"
 
-test-full: $(STAMP)  ## the tests and the long sweeps
-	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
+test-ci: $(STAMP)  ## the tests that start whole sites, browsers, databases, and the command again and again
+	$(PYTEST) -m "ci and not slow"
+
+test-full: $(STAMP)  ## all tests, with the long sweeps
+	$(PYTEST)
 
 lint: $(STAMP)  ## format, lint, types, import contracts
 	$(BIN)/ruff format --check .
