@@ -502,10 +502,10 @@ def test_an_etag_can_be_another_one_in_each_answer() -> None:
 
 def test_a_connection_that_its_client_has_closed_is_not_counted_though_its_thread_has_not_heard() -> None:
     with telling("1K stall") as origin:
-        for _ in range(3):
+        for number in range(1, 4):
             with socket.create_connection((origin.host, origin.port)) as connection:
                 connection.sendall(b"GET /clip.mp4 HTTP/1.1\r\nHost: o\r\n\r\n")
-                origin.wait_for(lambda one: len(one.requests) == one.accepted)
+                origin.wait_for(lambda one: len(one.requests) == number, timeout_seconds=60)  # noqa: B023
         assert (origin.accepted, origin.most_at_once) == (3, 1)
 
 
