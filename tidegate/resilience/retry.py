@@ -15,6 +15,7 @@ from datetime import timedelta
 from typing import TypeVar
 
 import anyio
+from tenacity import AsyncRetrying, RetryCallState, retry_if_exception
 
 from tidegate.errors import Inside, Policy, TidegateError
 from tidegate.events import Note, Observer, Waiting
@@ -87,6 +88,8 @@ class Retry:
     asked: AskedPauses = field(default_factory=AskedPauses)
     """Shared with the pieces."""
     tally: Tally = field(default_factory=Tally)
+    pause_seconds: float = 0.0
+    """How long to wait after the last failure."""
     retries: int = 0
     """Its own, and those of its pieces."""
 
@@ -103,22 +106,34 @@ class Retry:
             TidegateError: the last try's failure, when the budget is spent or the failure allows no other try. Where
                 our own failures opened the origin's breaker, the one that did.
         """
-        while True:
-            try:
-                return await one_try()
-            except TidegateError as error:
-                if error.own is not None:
-                    raise error.own from error.__cause__
-                if not is_retryable(error):
-                    raise
-                self.tally.count(error.policy)
-                pause = self._pause_after(error)
-                if error.policy.asks_to_wait or error.retry_after_seconds is not None:
-                    self.asked.add(pause, self.clock.now())
-                if self._is_spent():
-                    raise
-                self._note_retry(error, pause)
-            await self._sleep(pause)
+        tries = AsyncRetrying(
+            retry=retry_if_exception(is_retryable),
+            stop=lambda _: self._is_spent(),
+            wait=lambda _: self.pause_seconds,
+            before_sleep=self._note_retry,
+            sleep=self._sleep,
+            reraise=True,
+        )
+        try:
+            return await tries(self._try_once, one_try)
+        except TidegateError as error:
+            if error.own is not None:
+                raise error.own from error.__cause__
+            raise
+
+    async def _try_once(self, one_try: Callable[[], Awaitable[T]]) -> T:
+        try:
+            return await one_try()
+        except TidegateError as error:
+            if is_retryable(error):
+                self._count(error)
+            raise
+
+    def _count(self, error: TidegateError) -> None:
+        self.tally.count(error.policy)
+        self.pause_seconds = self._pause_after(error)
+        if error.policy.asks_to_wait or error.retry_after_seconds is not None:
+            self.asked.add(self.pause_seconds, self.clock.now())
 
     def begin_at(self, received_bytes: int) -> None:
         """Say how much was there before: bytes of an earlier run are no gain of this one."""
@@ -154,10 +169,14 @@ class Retry:
         failed = self.tally.futile + self.tally.requests_to_wait
         return full_jitter(failed, self.limits.backoff_base, self.limits.backoff_cap, self.clock.rng)
 
-    def _note_retry(self, error: TidegateError, pause: float) -> None:
+    def _note_retry(self, state: RetryCallState) -> None:
+        error = state.outcome.exception() if state.outcome else None
+        if not isinstance(error, TidegateError):  # is_retryable lets nothing else through
+            return
         self.retries += 1
         if self.whole is not None:
             self.whole.retries += 1
+        pause = self.pause_seconds
         when = f"in {pause:.1f} s" if pause else "at once"
         self.observe(
             Note(
@@ -178,9 +197,9 @@ class Retry:
             self.observe(Waiting(None))
 
 
-def is_retryable(error: TidegateError) -> bool:
+def is_retryable(error: BaseException) -> bool:
     """Whether the call may be made again here: other retries are the flow's, the resolver's, or nobody's."""
-    return error.policy.inside is not Inside.NO
+    return isinstance(error, TidegateError) and error.policy.inside is not Inside.NO
 
 
 def full_jitter(tries: int, base: timedelta, cap: timedelta, rng: random.Random) -> float:
