@@ -190,17 +190,17 @@ class Rescuer:
         )
 
     async def act(self, cases: Sequence[Case]) -> list[Rescue]:
-        """See to all of them, some at a time; one that cannot be seen to holds up no other."""
+        """Rescue all of them, some at a time; one that cannot be rescued holds up no other."""
         rescues: list[Rescue] = []
         limiter = anyio.CapacityLimiter(AT_ONCE)
 
-        async def see_to(case: Case) -> None:
+        async def rescue(case: Case) -> None:
             async with limiter:
                 rescues.append(await self._rescue(case))
 
         async with anyio.create_task_group() as group:
             for case in cases:
-                group.start_soon(see_to, case)
+                group.start_soon(rescue, case)
         return rescues
 
     async def _rescue(self, case: Case) -> Rescue:

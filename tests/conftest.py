@@ -21,7 +21,7 @@ from tidegate.settings import LedgerSettings
 ROOT = Path(__file__).resolve().parents[1]
 
 
-LARGE = frozenset({"command", "site", "postgres"})
+LARGE = frozenset({"command", "site", "served", "world", "postgres"})
 """Fixtures behind which stand the real command, a whole site, a database server or a browser: seconds of CPU each."""
 
 
