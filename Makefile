@@ -33,10 +33,10 @@ serve: $(STAMP)  ## a local Prefect server with UI, all deployments and a worker
 	@$(BIN)/python -m deployments.serve $(ARGS)
 
 test: $(STAMP)  ## the tests, in 8 minutes on 2 cores
-	$(PYTEST) -m "not ci and not slow"
+	$(PYTEST) -m "(first or not ci) and not slow"
 
 test-ci: $(STAMP)  ## the tests that start whole sites, browsers, databases, and the command again and again
-	$(PYTEST) -m "ci and not slow"
+	$(PYTEST) -m "ci and not first and not slow"
 
 test-full: $(STAMP)  ## all tests, with the long sweeps
 	$(PYTEST)

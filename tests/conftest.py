@@ -47,7 +47,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """
     for item in items:
         fixtures = set(getattr(item, "fixturenames", ()))
-        if fixtures & LARGE and not item.get_closest_marker("first"):
+        if fixtures & LARGE:
             item.add_marker(pytest.mark.ci)
 
 

@@ -31,6 +31,9 @@ from tests.support.site import CLIPS, asked, started_site
 from tidegate.durable.lock import acquire
 from tidegate.errors import BadInput
 
+pytestmark = pytest.mark.ci
+
+
 UP_SECONDS = 120.0
 
 

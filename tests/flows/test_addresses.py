@@ -43,6 +43,7 @@ def assert_refused(ended: Ended, inner: Origin, rule: str = "it is loopback") ->
     assert inner.requests == [] and inner.accepted == 0
 
 
+@pytest.mark.first
 def test_a_loopback_link_is_refused_and_the_line_that_allows_it_is_printed_whole(public: Command, clips: Path) -> None:
     with Origin({"film.mp4": clip(clips)}) as origin:
         ended = public.run(origin.url("film.mp4"), "--until", "probe")

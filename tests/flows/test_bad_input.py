@@ -65,6 +65,7 @@ BAD_SOURCES = [
     "bad",
     [pytest.param(bad, id=bad.title, marks=() if bad.title in OFTEN else pytest.mark.slow) for bad in BAD_SOURCES],
 )
+@pytest.mark.first
 def test_a_bad_source_fails_with_its_own_error(bad: Bad, command: Command, clips: Path) -> None:
     content = bad.content if bad.content is not None else clip(clips)
     with Origin({"film.mp4": Resource(content, story=bad.story)}) as origin:
@@ -174,6 +175,7 @@ MISUSES = [
 
 
 @pytest.mark.parametrize("misuse", MISUSES, ids=lambda misuse: misuse.title)
+@pytest.mark.first
 def test_bad_usage_is_refused_before_any_work(misuse: Misuse, command: Command, tmp_path: Path) -> None:
     film = tmp_path / "film.mp4"
     film.write_bytes(TEXT)
@@ -198,6 +200,7 @@ def test_a_bad_source_among_good_ones_starts_none_of_them(command: Command, clip
     assert origin.requests == []
 
 
+@pytest.mark.first
 def test_a_missing_path_among_good_sources_refuses_only_itself(command: Command, clips: Path) -> None:
     missing = str(command.home / "no-such-film.mp4")
     ended = command.run(missing, str(clip(clips)), "--until", "download")

@@ -15,6 +15,8 @@ from tests.support.command import Command, Ended
 from tests.support.leaks import marking
 from tests.support.origin import Origin, Resource
 
+pytestmark = pytest.mark.ci
+
 
 @dataclass
 class Ingested:
@@ -66,6 +68,7 @@ def ingested(tmp_path_factory: pytest.TempPathFactory, prefect_server: str, clip
         yield Ingested(command, origin, ffmpeg, first)
 
 
+@pytest.mark.first
 def test_the_same_link_again_asks_once_runs_no_ffmpeg_and_says_so(ingested: Ingested) -> None:
     assert len(works(ingested.ffmpeg)) == 2, "the witness sees: one remux, one analysis"
     ended = ingested.again()

@@ -67,6 +67,7 @@ def test_each_stage_can_be_the_last(command: Command, clips: Path) -> None:
             assert bool(command.published()) == (stage == "publish")
 
 
+@pytest.mark.first
 def test_some_of_several_that_fail_are_exit_code_3_and_the_others_are_published(command: Command, clips: Path) -> None:
     resources = {
         "one.mp4": clip(clips),
@@ -102,6 +103,7 @@ def test_a_log_gets_plain_lines(command: Command, clips: Path, prefect_server: s
     assert any(line.startswith("download ") and " MB of " in line and "%" in line for line in lines), "some progress"
 
 
+@pytest.mark.first
 def test_a_person_is_told_where_the_results_are(command: Command, clips: Path) -> None:
     ended = command.run(str(clip(clips)), as_json=False)
     assert ended.code == 0

@@ -169,6 +169,7 @@ def test_a_source_that_is_all_promise_ends_typed_and_within_its_memory(
 
 
 @pytest.mark.parametrize(("suffix", "tag", "codec"), [("avi", b"KMVC", "kmvc"), ("mov", b"tiff", "tiff")])
+@pytest.mark.first
 def test_a_codec_that_is_not_accepted_is_told_by_its_name(
     suffix: str, tag: bytes, codec: str, command: Command, clips: Path, tmp_path: Path
 ) -> None:

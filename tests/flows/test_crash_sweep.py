@@ -21,6 +21,9 @@ from tests.support.crash import Undisturbed, Work, killed_after, killed_at, spre
 from tests.support.leaks import end_children, marking
 from tests.support.origin import Origin
 
+pytestmark = pytest.mark.ci
+
+
 SEED = int(os.environ.get("TIDEGATE_TEST_SEED", "2026"))
 SAMPLE, RANDOM_KILLS = 2, 2
 """Of each source, where the sweep is not to be long."""

@@ -17,6 +17,8 @@ from tests.support.command import Command
 from tests.support.site import Site, started_site
 from tidegate.process.confine import kernel_features
 
+pytestmark = pytest.mark.ci
+
 
 def doctor(environment: dict[str, str], folder: Path) -> tuple[int, dict[str, Any]]:
     done = subprocess.run(

@@ -69,6 +69,7 @@ def test_without_trouble_the_best_rendition_is_taken_and_no_subflow_is_entered(q
         pytest.param("always: 10 stall", "stalled_transfer", marks=pytest.mark.slow),
     ],
 )
+@pytest.mark.first
 def test_what_retries_do_not_cure_steps_down_as_a_whole(story: str, kind: str, quick: Command, clips: Path) -> None:
     with two_rungs(clips, {"h3.ts": story}) as origin:
         ended = quick.run(origin.url("master.m3u8"))
@@ -134,6 +135,7 @@ def twitch(command: Command, clips: Path, folder: Path, *faults: str) -> None:
     command.environment["TIDEGATE_TOOLS_TWITCH_DOWNLOADER"] = str(tool)
 
 
+@pytest.mark.first
 def test_a_video_of_twitch_comes_through_its_tool(quick: Command, clips: Path, tmp_path: Path) -> None:
     twitch(quick, clips, tmp_path / "bin")
     ended = quick.run(VIDEO)

@@ -16,6 +16,9 @@ from tests.support.command import Command
 from tests.transfer.scripted import Scripted
 from tidegate.events import Waiting
 
+pytestmark = pytest.mark.ci
+
+
 OBEYED = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]")
 
 ENCRYPTED = (

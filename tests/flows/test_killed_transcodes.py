@@ -25,6 +25,9 @@ from tests.support.leaks import end_children, marking
 from tidegate.media.ffmpeg import Toolchain
 from tidegate.settings import ToolSettings
 
+pytestmark = pytest.mark.ci
+
+
 SEED = int(os.environ.get("TIDEGATE_TEST_SEED", "2026"))
 SECONDS, CHUNK_SECONDS = 40, 4
 KILLS, ALL_KILLS = 2, 20

@@ -17,6 +17,8 @@ from tests.support.clips import clip
 from tests.support.command import Command
 from tidegate.events import Event, StageStarted
 
+pytestmark = pytest.mark.ci
+
 
 def asked(api: str, path: str, content: Any = None, method: str = "POST") -> Any:
     """What the server's API answers."""

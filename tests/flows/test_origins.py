@@ -27,6 +27,9 @@ from tidegate.errors import CircuitOpen, NotFound, ServerError, TidegateError
 from tidegate.settings import GateSettings, LedgerSettings, Settings, StoreSettings
 from tidegate.transfer.gates.gates import Gates
 
+pytestmark = pytest.mark.ci
+
+
 HOST, OTHER = "https://cdn.example.org:443", "https://other.example.org:443"
 
 

@@ -28,6 +28,9 @@ from tests.support.command import ROOT, Command, wait_until
 from tests.support.disks import fill, volume
 from tests.support.leaks import MARK, end_children, marking, wait_until_childless
 
+pytestmark = pytest.mark.ci
+
+
 UP_SECONDS = 200.0
 GONE_SECONDS = 30.0
 

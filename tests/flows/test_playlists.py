@@ -25,6 +25,9 @@ from tests.transfer.scripted import Scripted, head
 from tests.transfer.test_hls import encrypted_ranges, rotated_keys
 from tests.transfer.test_hls_killed import parts
 
+pytestmark = pytest.mark.ci
+
+
 SEED = int(os.environ.get("TIDEGATE_TEST_SEED", "2026"))
 
 
@@ -106,6 +109,7 @@ def truth(make_work: MakeWork) -> Undisturbed:
     return undisturbed(make_work())
 
 
+@pytest.mark.first
 def test_a_run_killed_among_its_segments_goes_on_and_publishes_the_same_film(
     make_work: MakeWork, truth: Undisturbed
 ) -> None:

@@ -22,6 +22,9 @@ from tests.support.clips import clip
 from tests.support.command import Command
 from tests.support.leaks import marking
 
+pytestmark = pytest.mark.ci
+
+
 NOBODY = 65534
 TEAM = 54321
 """A group that is nobody's usual one."""

@@ -164,6 +164,7 @@ def test_a_folder_that_may_not_be_written_ends_the_run(command: Command, film: P
         ),
     ],
 )
+@pytest.mark.first
 def test_it_climbs_the_ladder_and_the_report_says_so(
     kind: str, before: str, climbed: list[Any], command: Command, small: Path, tmp_path: Path
 ) -> None:

@@ -66,6 +66,7 @@ def stopped_in_ffmpeg(command: Command, ffmpeg: Path, source: str, number: signa
         return stop(process, number)
 
 
+@pytest.mark.first
 def test_a_killed_download_goes_on_and_gives_the_same_file(command: Command, clips: Path, tmp_path: Path) -> None:
     film = bulk_clip(clips, FILM_BYTES)
     with Origin({"film.mp4": Resource(film, story=SLOW)}) as origin:

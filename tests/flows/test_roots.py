@@ -26,7 +26,7 @@ from tidegate.transfer.resolvers.local import LocalExchange
 
 SECRET = b"hunter2, which nobody may read\n"
 
-pytestmark = pytest.mark.usefixtures("attached")
+pytestmark = [pytest.mark.ci, pytest.mark.usefixtures("attached")]
 
 
 class Host:

@@ -90,6 +90,7 @@ def test_a_secret_in_use_can_be_read_by_its_owner_only(command: Command, clips: 
     assert others == []
 
 
+@pytest.mark.first
 def test_headers_do_not_follow_a_redirect_to_another_origin(command: Command, clips: Path) -> None:
     with Origin({"film.mp4": clip(clips)}) as elsewhere, Origin({"film.mp4": b""}) as origin:
         target = elsewhere.url("film.mp4") + "?X-Amz-Signature=" + TOKEN

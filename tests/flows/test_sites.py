@@ -34,6 +34,7 @@ def below(folder: Path) -> bytes:
     return b"".join(path.read_bytes() for path in folder.rglob("*") if path.is_file())
 
 
+@pytest.mark.first
 def test_the_video_of_a_page_is_published_and_its_signed_links_are_nowhere(tidy: Command, clips: Path) -> None:
     films = {"small.mp4": clip(clips), "large.mp4": clip(clips, size="640x480")}
     with SitePage({"/film": PAGE}, films) as site:

@@ -68,6 +68,7 @@ def artifacts(api: str, flow_run: str, kind: str) -> list[str]:
     return [artifact["data"] for artifact in answer.raise_for_status().json()]
 
 
+@pytest.mark.first
 def test_what_does_not_fit_into_memory_is_made_smaller_and_stays_so(
     command: Command, film: Path, tmp_path: Path, prefect_server: str
 ) -> None:

@@ -148,6 +148,7 @@ def names_of_subflows(api: str, flow_run: str) -> list[str]:
     return [httpx.get(f"{api}/flows/{run['flow_id']}").raise_for_status().json()["name"] for run in runs]
 
 
+@pytest.mark.first
 def test_the_same_request_is_answered_from_the_checkpoints(left_by: Callable[[str], Left]) -> None:
     left = left_by("whole")
     [folder] = (left.command.home / "out").iterdir()
@@ -205,6 +206,7 @@ def test_a_transcode_encodes_the_chunks_that_are_missing(left_by: Callable[[str]
     assert len(encoded) == chunk_calls(left), "the sound was there"
 
 
+@pytest.mark.first
 def test_a_run_that_was_killed_below_a_rendition_is_resumed_below_it(
     left_by: Callable[[str], Left], generation: Path, prefect_server: str
 ) -> None:

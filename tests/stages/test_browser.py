@@ -12,7 +12,7 @@ from tests.support.matrix import ROWS, Row, shown
 from tidegate.model import ProfileName
 from tidegate.stages import Workbench
 
-pytestmark = pytest.mark.skipif(chromium() is None, reason="there is no chromium")
+pytestmark = [pytest.mark.ci, pytest.mark.skipif(chromium() is None, reason="there is no chromium")]
 
 WATCHED = {
     "h264+aac ts": (160, 120),

@@ -16,6 +16,9 @@ from tidegate.model import ProfileName, Strategy
 from tidegate.stages import Workbench
 from tidegate.stages.verification import tolerance_seconds
 
+pytestmark = pytest.mark.ci
+
+
 UNIVERSAL, MODERN, ORIGINAL = ProfileName
 
 

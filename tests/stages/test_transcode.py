@@ -27,6 +27,9 @@ from tidegate.settings import ProcessSettings, Settings, StoreSettings, ToolSett
 from tidegate.stages import Workbench, host, remux
 from tidegate.stages.chunks.samples import samples_in
 
+pytestmark = pytest.mark.ci
+
+
 CHUNK_SECONDS = 4
 CHUNKS = 4
 """Most films here have a keyframe every 1.2 s: they are cut at 4.8, 9.6 and 14.4 s."""
@@ -81,6 +84,7 @@ OFTEN = ("open GOP, Matroska", "variable rate", "two tracks of sound, subtitles,
 
 
 @pytest.mark.parametrize("name", [n if n in OFTEN else pytest.param(n, marks=pytest.mark.slow) for n in FILMS])
+@pytest.mark.first
 def test_every_picture_comes_at_its_time_and_every_sample_of_sound(
     name: str, cutting: Bench, films: Films, key: str
 ) -> None:
@@ -155,6 +159,7 @@ def test_a_film_that_cannot_be_cut_safely_is_kept_whole(name: str, cutting: Benc
     assert result.chunks.planned == 0
 
 
+@pytest.mark.first
 def test_a_short_film_is_not_cut(cutting: Bench, films: Films, key: str) -> None:
     result = made(cutting(SECONDS / 2), films("closed GOP, MP4"), key)
     assert result.chunks is not None
@@ -170,6 +175,7 @@ def test_what_is_copied_has_no_chunks(bench: Workbench, cutting: Bench, download
 # --- nothing is done twice, and nothing is believed untried -----------------------------------------
 
 
+@pytest.mark.first
 def test_a_second_attempt_finds_every_chunk(cutting: Bench, films: Films, key: str) -> None:
     source = films("closed GOP, MP4")
     first = made(cutting(), source, key)

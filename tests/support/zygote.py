@@ -24,6 +24,8 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from tests.support.leaks import MARK
+
 ROOT = Path(__file__).resolve().parents[2]
 OURS = frozenset({"prefect", "flows", "tasks", "blocks", "deployments", "tidegate", "tests", "__main__", "__mp_main__"})
 READ_AT_START = ("PYTHON", "LC_", "LANG", "MALLOC_", "LD_")
@@ -79,7 +81,7 @@ def start(
 @cache
 def _zygote() -> socket.socket:
     here, there = socket.socketpair()
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), MARK: "zygote"}  # no child of any test
     argv = [sys.executable, "-m", "tests.support.zygote", str(there.fileno())]
     process = subprocess.Popen(argv, cwd=ROOT, env=environment, pass_fds=[there.fileno()], stdin=subprocess.DEVNULL)
     there.close()
