@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import signal
 from collections.abc import Iterator
@@ -25,6 +26,10 @@ LARGE = frozenset({"command", "site", "served", "world", "postgres"})
 """Fixtures behind which stand the real command, a whole site, a database server or a browser: seconds of CPU each."""
 
 
+SECOND = frozenset({"httpx", "HttpxLine", "postgresql"})
+"""Parameters with which a test runs again what it has shown already, with sockets or SQLite."""
+
+
 def pytest_configure() -> None:
     """What runs in the background of a script inherits these ignored, and so would every process under test."""
     for number, usual in ((signal.SIGINT, signal.default_int_handler), (signal.SIGHUP, signal.SIG_DFL)):
@@ -38,8 +43,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Give each test its one home, which the Makefile chooses by these marks.
 
     - `make test`: everything without a mark. It answers in 8 minutes on 2 cores.
-    - `make test-ci`: `ci`. What starts one of LARGE is there by itself; what is marked `first` stays in `make test`,
-      so that it goes through the real command once for each thing that Tidegate promises.
+    - `make test-ci`: `ci`. What starts one of LARGE is there by itself, and what runs again with one of SECOND. What is
+      marked `first` stays in `make test`: it goes through the real command once for each thing that Tidegate promises.
     - `make test-full`: `slow`, the long sweeps, and everything else.
     - `make bench`: speed and memory. No test judges by wall time.
 
@@ -47,8 +52,15 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """
     for item in items:
         fixtures = set(getattr(item, "fixturenames", ()))
-        if fixtures & LARGE:
+        parameters = set(item.callspec.id.split("-")) if hasattr(item, "callspec") else set()
+        if fixtures & LARGE or parameters & SECOND:
             item.add_marker(pytest.mark.ci)
+
+
+def pytest_collection_finish() -> None:
+    """Nothing of what was collected is garbage: looking through it for garbage costs a second each time."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(autouse=True)
