@@ -75,14 +75,14 @@ def _signals() -> Iterator[None]:
 
 
 @pytest.fixture(autouse=True)
-def _allowed_folders() -> Iterator[None]:
-    """What a fake tool was allowed in one test is not allowed in the next."""
-    before = os.environ.get("TIDEGATE_PROCESS_ALLOW")
+def _environment() -> Iterator[None]:
+    """What a test, or a command that it calls in this process, says in the environment is not said to the next one."""
+    before = dict(os.environ)
     yield
-    if before is None:
-        os.environ.pop("TIDEGATE_PROCESS_ALLOW", None)
-    else:
-        os.environ["TIDEGATE_PROCESS_ALLOW"] = before
+    for name in [*os.environ]:
+        if name not in before:
+            del os.environ[name]
+    os.environ.update({name: text for name, text in before.items() if os.environ.get(name) != text})
 
 
 @pytest.fixture(scope="session")
