@@ -256,7 +256,7 @@ def failing_piece(whole: Retry, failure: TidegateError) -> int:
         raise failure
 
     async def run() -> None:
-        await whole.piece("segment").run(one_try)
+        await whole.piece("segment", 2).run(one_try)
 
     with pytest.raises(type(failure)):
         anyio.run(run)
@@ -304,7 +304,7 @@ def test_pieces_that_wait_at_the_same_time_use_that_time_up_once() -> None:
             if (failure := next(answers)) is not None:
                 raise failure
 
-        await whole.piece("segment").run(one_try)
+        await whole.piece("segment", 2).run(one_try)
 
     async def run() -> None:
         async with anyio.create_task_group() as pieces:

@@ -93,7 +93,7 @@ class Retry:
     retries: int = 0
     """Its own, and those of its pieces."""
 
-    def piece(self, what: str, extra: int = 2) -> Retry:
+    def piece(self, what: str, extra: int) -> Retry:
         """The budget of one of many pieces of a transfer, such as a segment: a few tries of its own, and the
         transfer's time for being throttled. Pieces that wait at the same time use it up once."""
         whole = self.whole or self
