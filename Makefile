@@ -5,7 +5,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
-PYTEST := $(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder
+PYTEST := $(BIN)/python -m pytest --dist loadfile --no-loadscope-reorder
 
 # As it was typed: neither make nor the shell may read a link's $, & or quotes. ARGS is words for the shell.
 export TIDEGATE_SOURCE := $(value SOURCE)
@@ -33,13 +33,13 @@ serve: $(STAMP)  ## a local Prefect server with UI, all deployments and a worker
 	@$(BIN)/python -m deployments.serve $(ARGS)
 
 test: $(STAMP)  ## the tests, in 8 minutes on 2 cores
-	$(PYTEST) -m "(first or not ci) and not slow"
+	$(PYTEST) -n 3 -m "(first or not ci) and not slow"
 
 test-ci: $(STAMP)  ## the tests that start whole sites, browsers, databases, and the command again and again
-	$(PYTEST) -m "ci and not first and not slow"
+	$(PYTEST) -n 2 -m "ci and not first and not slow"
 
 test-full: $(STAMP)  ## all tests, with the long sweeps
-	$(PYTEST)
+	$(PYTEST) -n 2
 
 lint: $(STAMP)  ## format, lint, types, import contracts
 	$(BIN)/ruff format --check .

@@ -80,7 +80,7 @@ def test_a_run_whose_results_cannot_be_written_is_done_and_says_where_they_lie(
     assert ended.code == 4, ended.stderr
     folder = completed(command)
     assert "Traceback" not in ended.stderr and "failed" not in ended.stderr
-    told = ended.stderr.partition("standard output did not take its results")[2]
+    told = ended.stderr.partition("could not be written to standard output")[2]
     assert why in told.splitlines()[0]
     assert str(folder / ("report.json" if as_json else "report.html")) in told
 
@@ -139,7 +139,7 @@ def test_a_paused_reader_of_the_results_holds_up_no_source_and_gets_them_all_lat
         told = read_until_left(reading, process).lstrip("\0")
         assert process.wait(30) == 0
         _, said = process.communicate()
-    assert [line.split()[0] for line in told.splitlines()] == ["result", "file", "report"] * 2
+    assert [line.split()[0] for line in told.splitlines()] == ["time", "report", "result", "file"] * 2
     assert "Traceback" not in said and left_running(command) == []
 
 
