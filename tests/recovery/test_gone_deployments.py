@@ -58,7 +58,7 @@ def killed(site: Site, fresh: Fresh, folder: Path, deed: Callable[[Site], None])
     wait_until(lambda: is_slow_now(tool), seconds=90)
     deed(site)
     run.kill()
-    wait_until(lambda: not processes_of(run), seconds=20)
+    wait_until(lambda: not processes_of(run), seconds=120)
     yield run
 
 

@@ -78,7 +78,7 @@ def killed(
     """Five runs side by side, each killed at its moment, and one recover for them all."""
     folder = tmp_path_factory.mktemp("tools")
     one_slot = {"TIDEGATE_ADMISSION_SLOTS": "1"}
-    tool = slow_once(folder, f"{STUBBORN}\n{DETACHED}")
+    tool = slow_once(folder, f"{STUBBORN}\n{DETACHED}", slowly="-readrate 0.4")
     slowly = {"TIDEGATE_TOOLS_FFMPEG": str(tool)}
     at_the_end = {"TIDEGATE_CRASH_AT": "publish: recorded", "TIDEGATE_CRASH_ONCE": str(folder / "crashed")}
     with ExitStack() as stack:
@@ -90,9 +90,9 @@ def killed(
         downloading = begin("bulky", {}, origin.url("film.mp4"))
         in_ffmpeg = begin("transcoded", slowly | one_slot)
         done = begin("copied", at_the_end)
-        wait_until(lambda: origin.bytes_sent("film.mp4") >= 3 * MIB, seconds=60)
+        wait_until(lambda: origin.bytes_sent("film.mp4") >= 3 * MIB, seconds=240)
         downloading.kill()
-        wait_until(lambda: is_slow_now(tool), seconds=60)
+        wait_until(lambda: is_slow_now(tool), seconds=240)
         done.run.wait("CRASHED")
 
         unborn = begin("copied", {}, attempts=1)

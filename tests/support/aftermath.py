@@ -18,7 +18,7 @@ import psutil
 
 from tests.support import fake_tool
 from tests.support.command import Command, Ended
-from tests.support.leaks import MARK, leftovers
+from tests.support.leaks import MARK, command_lines, leftovers
 from tidegate.media.ffmpeg import Toolchain
 from tidegate.settings import ToolSettings
 
@@ -63,7 +63,7 @@ def wait_in(process: subprocess.Popen[str], condition: Callable[[], object], *, 
 
 def living(command: Command) -> list[str]:
     """The command lines of the processes that still carry the command's mark."""
-    return [" ".join(process.cmdline()) for process in marked_processes(command)]
+    return command_lines(marked_processes(command))
 
 
 def marked_processes(command: Command) -> list[psutil.Process]:

@@ -32,7 +32,7 @@ from flows import access
 from tests.support import fake_tool
 from tests.support.command import wait_until
 from tests.support.hosts import Host
-from tests.support.leaks import children, leftovers
+from tests.support.leaks import children, command_lines, leftovers
 from tests.support.site import Site
 from tidegate.durable.children import ATTEMPT_VARIABLE as ATTEMPT_MARK
 from tidegate.durable.home import Home
@@ -377,11 +377,11 @@ def held(site: Site) -> set[str]:
 def processes_of(run: Triggered) -> list[str]:
     """The command lines of what lives of the run: its flow process, and whatever carries a mark of its attempts."""
     marks = {row.id for row in run.attempts()}
-    return [
-        " ".join(process.cmdline())
+    return command_lines(
+        process
         for process in children(run.site.mark)
         if _says(process, "PREFECT__FLOW_RUN_ID") == run.id or _says(process, ATTEMPT_MARK) in marks
-    ]
+    )
 
 
 def _says(process: psutil.Process, name: str) -> str | None:

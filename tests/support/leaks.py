@@ -51,6 +51,15 @@ def children(mark: str | None = None, *, of: int | None = None) -> list[psutil.P
     return [process for process in found.values() if _lives(process)]
 
 
+def command_lines(processes: Iterable[psutil.Process]) -> list[str]:
+    """How those of them that live were called; one may have ended since somebody looked."""
+    lines = []
+    for process in processes:
+        with suppress(psutil.Error):
+            lines.append(" ".join(process.cmdline()))
+    return lines
+
+
 def wait_until_childless(mark: str | None = None, timeout_seconds: float = 5.0) -> list[psutil.Process]:
     """Wait for children that are just ending; gives those that did not, so `== []` is the assertion."""
     deadline = time.monotonic() + timeout_seconds
