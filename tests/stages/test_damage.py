@@ -19,6 +19,9 @@ from tidegate.settings import Settings, StoreSettings
 from tidegate.stages import Workbench
 from tidegate.stages.verification import tolerance_seconds
 
+pytestmark = pytest.mark.ci
+
+
 SECONDS = 12
 
 

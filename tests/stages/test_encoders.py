@@ -23,6 +23,9 @@ from tidegate.settings import ProcessSettings, Settings, StoreSettings, ToolSett
 from tidegate.stages import Workbench, remux
 from tidegate.stages.encoders import HARDWARE
 
+pytestmark = pytest.mark.ci
+
+
 LENT = r"""#!/bin/bash
 real="{real}"
 args=()

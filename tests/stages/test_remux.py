@@ -66,6 +66,7 @@ def test_every_clip_has_its_expectation() -> None:
 
 @pytest.mark.parametrize("profile", ProfileName)
 @pytest.mark.parametrize("name", EXPECTED)
+@pytest.mark.ci
 def test_every_clip_becomes_a_whole_file(name: str, profile: ProfileName, bench: Workbench, made: Made) -> None:
     source = made(name)
     result = remuxed(bench, source, profile)
