@@ -50,7 +50,7 @@ MEDIA = MediaInfo(
 )
 
 
-def ended(*steps: LadderStep, cached: bool = False) -> Outcome:
+def outcome_of(*steps: LadderStep, cached: bool = False) -> Outcome:
     """A run that got as far as the remux stage; without steps, and no further."""
     downloaded = DownloadResult(
         asset=ASSET,
@@ -84,7 +84,7 @@ def ended(*steps: LadderStep, cached: bool = False) -> Outcome:
 
 def test_each_stream_counts_once_for_each_strategy_that_was_tried() -> None:
     failed = LadderStep(strategy=Strategy.COPY, outcome="failed", failure="verification_failed")
-    seen = codec_uses_of(ended(failed, LadderStep(strategy=Strategy.REPAIR, outcome="completed")))
+    seen = codec_uses_of(outcome_of(failed, LadderStep(strategy=Strategy.REPAIR, outcome="completed")))
     assert [(one.kind, one.codec, one.strategy, one.outcome) for one in seen] == [
         *((kind, codec, "copy", "verification_failed") for kind, codec in KINDS),
         *((kind, codec, "repair", "completed") for kind, codec in KINDS),
@@ -96,11 +96,11 @@ KINDS = [("video", "h264"), ("audio", "aac"), ("cover", "mjpeg")]
 
 
 def test_a_run_whose_last_rung_failed_counts_its_failure() -> None:
-    assert {one.outcome for one in codec_uses_of(ended())} == {"refused_by_muxer"}
+    assert {one.outcome for one in codec_uses_of(outcome_of())} == {"refused_by_muxer"}
 
 
 def test_a_checkpoint_is_not_counted_again_nor_a_run_that_made_nothing() -> None:
-    assert codec_uses_of(ended(LadderStep(strategy=Strategy.COPY, outcome="completed"), cached=True)) == ()
+    assert codec_uses_of(outcome_of(LadderStep(strategy=Strategy.COPY, outcome="completed"), cached=True)) == ()
     assert codec_uses_of(Outcome(status="failed", source="file:///x")) == ()
 
 

@@ -50,7 +50,7 @@ def film(clips: Path) -> Path:
     return clip(clips, "vp9_opus_webm", seconds=2, size="854x480")
 
 
-def told(command: Command, source: Path, tool: Path, **environment: object) -> Ended:
+def run_with(command: Command, source: Path, tool: Path, **environment: object) -> Ended:
     command.environment["TIDEGATE_TOOLS_FFMPEG"] = str(tool)
     command.environment |= {f"TIDEGATE_PROCESS_{name}": str(value) for name, value in environment.items()}
     return command.run(str(source))
@@ -81,7 +81,7 @@ def test_it_ends_the_run_at_once_and_nothing_else_is_tried(
     kind: str, before: str, limits: dict[str, int], command: Command, small: Path, tmp_path: Path
 ) -> None:
     tool = witness(tmp_path, before=before)
-    ended = told(command, small, tool, **limits)
+    ended = run_with(command, small, tool, **limits)
     failure = failure_told(ended, code=1, kind=kind)
     assert failure["stage"] == "remux"
     assert len(works(tool)) == 1, "no retry, no other strategy, no smaller picture"
@@ -110,7 +110,7 @@ def test_a_disk_that_is_full_under_the_tool_ends_the_run(small_home: Command, fi
     fill = f"dd if=/dev/zero of={shlex.quote(str(ballast))} bs=64k 2>/dev/null"
     tool = witness(tmp_path, before=WORK.format(fill))
     try:
-        ended = told(small_home, film, tool, MEMORY_GUARD="sampling")
+        ended = run_with(small_home, film, tool, MEMORY_GUARD="sampling")
     finally:
         ballast.unlink(missing_ok=True)
     assert ended.code == 1, ended.stderr
@@ -129,7 +129,7 @@ def test_a_folder_that_may_not_be_written_ends_the_run(command: Command, film: P
     )
     tool = witness(tmp_path, before=WORK.format(read_only))
     try:
-        ended = told(command, film, tool)
+        ended = run_with(command, film, tool)
     finally:
         if made.exists():
             subprocess.run(["umount", "-l", made.read_text().strip()], check=False)
@@ -168,7 +168,7 @@ def test_a_folder_that_may_not_be_written_ends_the_run(command: Command, film: P
 def test_it_climbs_the_ladder_and_the_report_says_so(
     kind: str, before: str, climbed: list[Any], command: Command, small: Path, tmp_path: Path
 ) -> None:
-    ended = told(command, small, witness(tmp_path, before=before))
+    ended = run_with(command, small, witness(tmp_path, before=before))
     assert ended.code == 0, ended.stderr
     assert ladder(ended) == climbed
     assert kind == climbed[0][1]
@@ -189,7 +189,7 @@ def test_too_much_memory_steps_down_to_a_smaller_picture_and_the_report_tells_th
     if group is not None:
         group.remove()
     tool = witness(tmp_path, before=LARGE_PICTURE.format(hungry(1200)))
-    ended = told(command, film, tool, MEMORY_CAP=1000 * MB, MEMORY_GUARD=guard, STALL_TIMEOUT=60)
+    ended = run_with(command, film, tool, MEMORY_CAP=1000 * MB, MEMORY_GUARD=guard, STALL_TIMEOUT=60)
     assert ended.code == 0, ended.stderr
     tried = ended.document["tried"]
     assert [one["failure"] for one in tried] == ["memory_exhausted"] * 2
@@ -208,7 +208,7 @@ def test_too_much_memory_steps_down_to_a_smaller_picture_and_the_report_tells_th
 @pytest.mark.slow
 def test_too_long_a_transcode_steps_down(command: Command, film: Path, tmp_path: Path) -> None:
     tool = witness(tmp_path, before=LARGE_PICTURE.format("exec sleep 300"))
-    ended = told(command, film, tool, BASE_TIMEOUT=6, LONGEST_TIMEOUT=6, STALL_TIMEOUT=60)
+    ended = run_with(command, film, tool, BASE_TIMEOUT=6, LONGEST_TIMEOUT=6, STALL_TIMEOUT=60)
     assert ended.code == 0, ended.stderr
     assert [one["failure"] for one in ended.document["tried"]] == ["process_timeout"] * 2
     assert ended.document["output"]["video"]["height"] == 240
@@ -222,7 +222,7 @@ def test_too_long_a_transcode_steps_down(command: Command, film: Path, tmp_path:
 def test_a_tool_that_somebody_killed_is_run_again(command: Command, small: Path, tmp_path: Path) -> None:
     once = f"if mkdir {shlex.quote(str(tmp_path / 'killed'))} 2>/dev/null; then kill -9 $$; fi"
     tool = witness(tmp_path, before=COPY.format(once))
-    ended = told(command, small, tool)
+    ended = run_with(command, small, tool)
     assert ended.code == 0, ended.stderr
     copies = [call for call in works(tool) if "filter_complex" not in call]
     assert len(copies) == 2 and ladder(ended) == [("copy", None)]
@@ -234,7 +234,7 @@ def test_a_tool_that_is_killed_every_time_is_run_three_times_in_all(
     command: Command, small: Path, tmp_path: Path
 ) -> None:
     tool = witness(tmp_path, before=COPY.format("kill -9 $$"))
-    ended = told(command, small, tool)
+    ended = run_with(command, small, tool)
     failure = failure_told(ended, code=1, kind="process_killed")
     assert "SIGKILL" in failure["message"]
     assert len(works(tool)) == 3
@@ -248,14 +248,14 @@ def test_a_tool_that_is_killed_every_time_is_run_three_times_in_all(
 def test_without_supervision_a_run_works_and_says_so(command: Command, small: Path, tmp_path: Path) -> None:
     """Also the deadline is kept: clock and caps are dropped, the end is not."""
     command.environment["TIDEGATE_TRANSFER_ENGINE"] = "plain"
-    ended = told(command, small, witness(tmp_path), SUPERVISION="off", STALL_TIMEOUT=0.1, STARTUP_GRACE=0)
+    ended = run_with(command, small, witness(tmp_path), SUPERVISION="off", STALL_TIMEOUT=0.1, STARTUP_GRACE=0)
     assert ended.code == 0, ended.stderr
     assert ended.document["paths"] == {"process": "plain", "transfer": "plain"}
     hung = witness(tmp_path, before=COPY.format("sleep 300"))
-    ended = told(command, small, hung, BASE_TIMEOUT=4, LONGEST_TIMEOUT=4)
+    ended = run_with(command, small, hung, BASE_TIMEOUT=4, LONGEST_TIMEOUT=4)
     assert ended.code == 0, "from its checkpoints"
     command.environment["TIDEGATE_HOME"] = str(tmp_path / "another")
-    failure_told(told(command, small, hung), code=1, kind="process_timeout")
+    failure_told(run_with(command, small, hung), code=1, kind="process_timeout")
     assert left_running(command) == []
 
 

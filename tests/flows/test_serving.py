@@ -43,7 +43,7 @@ async def served() -> AsyncIterator[int]:
             await task
 
 
-async def told(port: int, *said: bytes, pause: float = 0.1) -> int:
+async def bytes_heard(port: int, *said: bytes, pause: float = 0.1) -> int:
     """How much comes back until it ends."""
     reader, writer = await asyncio.open_connection("127.0.0.1", port)
     came = b""
@@ -75,14 +75,14 @@ def test_a_connection_whose_request_does_not_come_is_cut(
 ) -> None:
     monkeypatch.setattr(serving, "HEAD_SECONDS", 0.3)
     first = (b"GET / HTTP/1.1\r\n",) if len(said) > 2 else ()
-    assert play(lambda port: told(port, *first, *said)) < 1000
+    assert play(lambda port: bytes_heard(port, *first, *said)) < 1000
 
 
 def test_one_that_is_at_work_is_not_cut(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(serving, "HEAD_SECONDS", 0.3)
     request = b"GET /slow HTTP/1.1\r\nHost: x\r\n"
     twice = request + b"\r\n" + request + b"Connection: close\r\n\r\n"
-    assert play(lambda port: told(port, twice)) > 2 * LARGE
+    assert play(lambda port: bytes_heard(port, twice)) > 2 * LARGE
 
 
 def test_one_that_fetches_nothing_of_its_answer_is_cut(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -114,7 +114,7 @@ def test_what_is_no_request_writes_nothing_into_the_log(caplog: pytest.LogCaptur
         logger.setLevel(logging.WARNING)
         logger.addHandler(caplog.handler)
         for said in (b"GET /\0 HTTP/1.1\r\n\r\n", b"\x16\x03\x01", b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", upgrade):
-            await told(port, said + b"\r\n")
+            await bytes_heard(port, said + b"\r\n")
         logger.warning("Something else")
 
     try:

@@ -53,7 +53,7 @@ def limits(guard: str, **more: object) -> ProcessSettings:
     return ProcessSettings(**told)  # type: ignore[arg-type]
 
 
-def capped(*acts: str, guard: str, cap: int | None = CAP, events: list[Event] | None = None) -> JobResult:
+def run_capped(*acts: str, guard: str, cap: int | None = CAP, events: list[Event] | None = None) -> JobResult:
     if guard == "cgroup" and not groups_possible():
         pytest.skip("this process may make no control groups")
     told = events if events is not None else []
@@ -71,7 +71,7 @@ def groups_possible() -> bool:
 
 @pytest.mark.parametrize("guard", GUARDS)
 def test_a_tool_within_its_cap_is_left_alone_and_its_use_is_told(guard: str) -> None:
-    done = capped("allocate 50M", "sleep 2s", guard=guard)
+    done = run_capped("allocate 50M", "sleep 2s", guard=guard)
     use = done.resources
     assert done.exit_code == 0
     assert (use.enforced_by, use.memory_cap_bytes) == (guard, CAP)
@@ -96,7 +96,7 @@ def test_a_tool_within_its_cap_is_left_alone_and_its_use_is_told(guard: str) -> 
 )
 def test_a_tree_that_needs_more_is_ended_as_such(guard: str, acts: list[str]) -> None:
     with pytest.raises(MemoryExhausted, match="cap of 100 MB") as caught:
-        capped("error allocating", *acts, guard=guard)
+        run_capped("error allocating", *acts, guard=guard)
     evidence = caught.value.evidence
     assert evidence.resources["memory_cap_bytes"] == CAP
     assert evidence.notes["enforced_by"] == guard
@@ -144,14 +144,14 @@ def test_the_tree_is_never_far_beyond_its_cap_for_longer_than_a_tick(guard: str)
 @pytest.mark.parametrize("guard", GUARDS)
 def test_a_kill_from_outside_is_no_want_of_memory(guard: str) -> None:
     with pytest.raises(ProcessKilled):
-        capped("allocate 20M", "sleep 300ms", "die SIGKILL", guard=guard)
+        run_capped("allocate 20M", "sleep 300ms", "die SIGKILL", guard=guard)
 
 
 def test_files_that_a_tool_reads_and_writes_do_not_count_against_it(tmp_path: Path) -> None:
     """A control group counts the page cache too, but gives it back before it ends anybody."""
     film = tmp_path / "film"
     film.write_bytes(bytes(3 * CAP))
-    done = capped(f"copy {film} {tmp_path / 'copy'}", "sleep 300ms", guard="cgroup")
+    done = run_capped(f"copy {film} {tmp_path / 'copy'}", "sleep 300ms", guard="cgroup")
     assert done.exit_code == 0 and (tmp_path / "copy").stat().st_size == 3 * CAP
 
 
@@ -185,7 +185,7 @@ def test_a_real_encoder_is_held_to_its_cap(guard: str) -> None:
 
 def test_alerts_and_strain_are_told_while_it_runs() -> None:
     events: list[Event] = []
-    done = capped("allocate 76M", "sleep 3s", guard="sampling", events=events)
+    done = run_capped("allocate 76M", "sleep 3s", guard="sampling", events=events)
     said = [event.message for event in events if isinstance(event, Note)]
     assert len([note for note in said if "of the 100 MB of memory that it may" in note]) == 1, said
     assert [f"the tool: {alert}" for alert in done.resources.alerts] == said

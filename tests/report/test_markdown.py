@@ -8,14 +8,14 @@ from tidegate.model import Aim, LadderStep, Outcome, Quality, ResourceUse, Strat
 from tidegate.report.markdown import decision_markdown, plain
 
 
-def told(outcome: Outcome) -> str:
+def markdown_of(outcome: Outcome) -> str:
     assert outcome.remux is not None
     return decision_markdown(outcome, outcome.remux)
 
 
 def test_it_tells_why_what_from_what_and_what_was_checked(outcome: Outcome) -> None:
     assert outcome.remux is not None
-    text = told(outcome)
+    text = markdown_of(outcome)
     assert text.startswith(f"# {outcome.remux.decision.strategy} to {outcome.remux.decision.container}\n")
     assert outcome.remux.verification.checks[0] in text
     assert all(f"| {step.strategy.value} |" in text for step in outcome.remux.ladder)
@@ -39,7 +39,7 @@ def test_it_tells_a_step_down(outcome: Outcome) -> None:
 
 
 def test_what_a_stranger_wrote_is_shown_as_text(outcome: Outcome) -> None:
-    outside_code = re.sub(r"`[^`\n]*`", "", told(outcome))
+    outside_code = re.sub(r"`[^`\n]*`", "", markdown_of(outcome))
     assert re.search(r"(?<!\\)[<>]", outside_code) is None
     assert "script" in outside_code, "it is there, escaped"
 
@@ -47,6 +47,8 @@ def test_what_a_stranger_wrote_is_shown_as_text(outcome: Outcome) -> None:
 def test_a_name_of_several_lines_stays_in_its_place(outcome: Outcome) -> None:
     """A blank line would end the code that it is shown as, and begin a text that is Markdown."""
     name = "/films/a\n\n# b `c` ![d](http://host.example/e.png) <img src=x>.mp4"
-    [line] = [line for line in told(outcome.model_copy(update={"source": name})).splitlines() if "/films/a" in line]
+    [line] = [
+        line for line in markdown_of(outcome.model_copy(update={"source": name})).splitlines() if "/films/a" in line
+    ]
     assert line.startswith("`/films/a # b c ![d](http://host.example/e.png) <img src=x>.mp4` for the profile")
     assert plain(name) == r"/films/a \# b \`c\` !\[d\](http://host.example/e.png) \<img src=x\>.mp4"

@@ -52,7 +52,7 @@ def probing(breaker: Breaker, name: str, now: float) -> Breaker:
     return breaker
 
 
-def asked(breaker: Breaker, now: float, name: str = "another") -> BreakerAnswer:
+def ask(breaker: Breaker, now: float, name: str = "another") -> BreakerAnswer:
     return admit(breaker, name, "run", now, LIMITS)[1]
 
 
@@ -64,7 +64,7 @@ def test_five_failures_in_a_row_open_it_for_a_minute() -> None:
     breaker = after_failures(5)
     assert breaker.state is BreakerState.OPEN
     assert wait_seconds(breaker, NOW) == 60
-    assert asked(breaker, NOW + 59) is BreakerAnswer.REFUSED
+    assert ask(breaker, NOW + 59) is BreakerAnswer.REFUSED
     assert reason(breaker, LIMITS) == "5 failures in a row"
 
 
@@ -131,7 +131,7 @@ def test_after_its_rest_it_lets_as_many_through_as_it_may_and_no_more() -> None:
     for name in "ab":
         breaker = probing(breaker, name, now)
     assert breaker.state is BreakerState.HALF_OPEN
-    assert asked(breaker, now) is BreakerAnswer.WAIT
+    assert ask(breaker, now) is BreakerAnswer.WAIT
 
 
 def test_successes_of_the_probes_close_it() -> None:
@@ -139,10 +139,10 @@ def test_successes_of_the_probes_close_it() -> None:
     breaker = probing(probing(breaker, "a", now), "b", now)
     breaker = count_success(breaker, now, LIMITS, probe="a")
     assert breaker.state is BreakerState.HALF_OPEN
-    assert asked(breaker, now) is BreakerAnswer.WAIT, "one is on its way, and no more than two are needed"
+    assert ask(breaker, now) is BreakerAnswer.WAIT, "one is on its way, and no more than two are needed"
     breaker = count_success(breaker, now, LIMITS, probe="b")
     assert (breaker.state, breaker.consecutive) == (BreakerState.CLOSED, 0)
-    assert asked(breaker, now) is BreakerAnswer.PASS
+    assert ask(breaker, now) is BreakerAnswer.PASS
 
 
 def test_a_probe_that_fails_opens_it_for_twice_as_long_up_to_the_cap() -> None:
@@ -169,7 +169,7 @@ def test_the_place_of_a_probe_that_is_killed_is_free_again_when_its_lease_ends()
     breaker = probing(probing(breaker, "a", now), "killed", now)
     lease = LIMITS.lease.total_seconds()
     breaker = renew_probes(breaker, ["a"], now + lease - 1)
-    assert asked(breaker, now + lease - 1) is BreakerAnswer.WAIT
+    assert ask(breaker, now + lease - 1) is BreakerAnswer.WAIT
     breaker, admission = admit(breaker, "next", "run", now + lease, LIMITS)
     assert admission is BreakerAnswer.PROBE
     assert {probe.id for probe in breaker.probes} == {"a", "next"}
@@ -178,7 +178,7 @@ def test_the_place_of_a_probe_that_is_killed_is_free_again_when_its_lease_ends()
 def test_the_place_of_a_run_that_is_gone_is_free_at_once() -> None:
     breaker, now = half_open()
     breaker = probing(probing(breaker, "a", now), "b", now)
-    assert asked(drop_probes_of(breaker, ["run of a"]), now) is BreakerAnswer.PROBE
+    assert ask(drop_probes_of(breaker, ["run of a"]), now) is BreakerAnswer.PROBE
 
 
 def test_a_probe_whose_lease_was_given_to_another_decides_nothing() -> None:
@@ -195,7 +195,7 @@ def test_a_probe_that_says_nothing_makes_room_for_another() -> None:
     breaker = probing(probing(breaker, "a", now), "b", now)
     breaker = release_probe(breaker, "a")
     assert breaker.state is BreakerState.HALF_OPEN
-    assert asked(breaker, now) is BreakerAnswer.PROBE
+    assert ask(breaker, now) is BreakerAnswer.PROBE
 
 
 def test_what_was_sent_before_it_opened_says_nothing_new() -> None:
@@ -220,20 +220,20 @@ def test_an_origin_that_was_too_slow_and_still_is_does_not_come_back() -> None:
 
 def test_one_that_is_isolated_stays_so_until_it_is_reset() -> None:
     breaker = isolate(after_failures(2), NOW)
-    assert asked(breaker, NOW + 1e9) is BreakerAnswer.REFUSED
+    assert ask(breaker, NOW + 1e9) is BreakerAnswer.REFUSED
     assert count_failure(breaker, NOW, LIMITS) == breaker == count_success(breaker, NOW, LIMITS)
     again = reset(breaker, NOW)
     assert again.state is BreakerState.CLOSED
-    assert asked(again, NOW) is BreakerAnswer.PASS
+    assert ask(again, NOW) is BreakerAnswer.PASS
     assert again.epoch > breaker.epoch
 
 
 def test_a_clock_that_is_put_back_keeps_nobody_out_for_days() -> None:
     breaker = after_failures(5)
-    assert asked(breaker, NOW - 86400) is BreakerAnswer.PROBE
+    assert ask(breaker, NOW - 86400) is BreakerAnswer.PROBE
     breaker, now = half_open()
     breaker = probing(probing(breaker, "a", now), "b", now)
-    assert asked(breaker, now - 86400) is BreakerAnswer.PROBE
+    assert ask(breaker, now - 86400) is BreakerAnswer.PROBE
 
 
 @pytest.mark.parametrize(

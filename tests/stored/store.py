@@ -92,7 +92,7 @@ def sent(name: str, size: int) -> Callable[[Origin, Path], bool]:
     return lambda origin, calls: origin.bytes_sent(name) >= size
 
 
-def called(word: str, times: int) -> Callable[[Origin, Path], bool]:
+def has_called(word: str, times: int) -> Callable[[Origin, Path], bool]:
     """When ffmpeg was called so often with this among its words."""
     return lambda origin, calls: calls.exists() and calls.read_text().count(word) >= times
 
@@ -104,7 +104,7 @@ CASES = (
     Case(
         "chunks",
         before=f'if [ $(grep -c "{CHUNK}" "$0.calls") -gt 2 ]; then sleep 600; fi',
-        far_enough=called(CHUNK, 3),
+        far_enough=has_called(CHUNK, 3),
     ),
     Case(
         "download-fallback",
@@ -115,7 +115,7 @@ CASES = (
         "transcode-fallback",
         before='case "$*" in *scale=*:240*) sleep 600 ;; *libx264*) '
         'echo "[error] Error while filtering: Cannot allocate memory" >&2; exit 1 ;; esac',
-        far_enough=called(":240", 1),
+        far_enough=has_called(":240", 1),
     ),
 )
 

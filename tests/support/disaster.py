@@ -165,7 +165,7 @@ def triggered(
     """Trigger the deployment `ingest`; its process gets `environment` as well, and what fake tools are allowed here."""
     output = site.output / f"{name}-{next(_numbers)}"
     told = {"source": {"url": source}, "output_dir": str(output), **parameters}
-    env = fake_tool.allowed() | dict(environment or {})
+    env = fake_tool.permission() | dict(environment or {})
     return Triggered(site, site.trigger("ingest", told, {"env": env}), output, env)
 
 

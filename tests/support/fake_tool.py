@@ -82,7 +82,7 @@ def allow(*folders: Path) -> None:
     os.environ["TIDEGATE_PROCESS_ALLOW"] = os.pathsep.join(told)
 
 
-def allowed() -> dict[str, str]:
+def permission() -> dict[str, str]:
     """The same for a process that does not inherit our environment."""
     name = "TIDEGATE_PROCESS_ALLOW"
     return {name: os.environ[name]} if name in os.environ else {}

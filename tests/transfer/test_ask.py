@@ -48,7 +48,7 @@ def outside(request: pytest.FixtureRequest, limits: TransferSettings, nothing_le
     pool_of(made.gates).close()
 
 
-def asked(outside: Outside, wanted: Request) -> Response:
+def ask_once(outside: Outside, wanted: Request) -> Response:
     return anyio.run(partial(ask, outside, wanted))
 
 
@@ -69,7 +69,7 @@ def asked(outside: Outside, wanted: Request) -> Response:
 )
 def test_a_small_body_comes_whole_after_faults_that_pass(story: str, requests: int, outside: Outside) -> None:
     with Origin({"a.ts": Resource(SMALL, story=story)}) as origin:
-        answer = asked(outside, Request(origin.url("a.ts")))
+        answer = ask_once(outside, Request(origin.url("a.ts")))
         assert len(origin.requests) == answer.requests == requests
     assert answer.body == WHOLE
     assert answer.headers["etag"].startswith('"')
@@ -95,7 +95,7 @@ def test_what_cannot_be_had_is_its_own_failure_after_a_bounded_number_of_request
 ) -> None:
     with Origin({"a.ts": Resource(SMALL, story=story)}) as origin:
         with pytest.raises(failure):
-            asked(outside, Request(origin.url("a.ts")))
+            ask_once(outside, Request(origin.url("a.ts")))
         assert len(origin.requests) == requests
 
 
@@ -130,13 +130,13 @@ def test_a_kept_connection_that_the_origin_has_closed_costs_no_try(limits: Trans
 def test_a_range_is_what_was_asked_for_even_where_the_origin_knows_no_ranges(outside: Outside) -> None:
     with Origin({"a.ts": SMALL, "b.ts": Resource(SMALL, accept_ranges="none")}) as origin:
         for name in ("a.ts", "b.ts"):
-            answer = asked(outside, Request(origin.url(name), first=1000, last=200_999))
+            answer = ask_once(outside, Request(origin.url(name), first=1000, last=200_999))
             assert answer.body == WHOLE[1000:201_000]
 
 
 def test_a_range_with_other_bytes_is_refused(outside: Outside) -> None:
     with Origin({"a.ts": Resource(SMALL, story="from-first: wrong-range")}) as origin, pytest.raises(RangeMismatch):
-        asked(outside, Request(origin.url("a.ts"), first=1000, last=200_999))
+        ask_once(outside, Request(origin.url("a.ts"), first=1000, last=200_999))
 
 
 @pytest.mark.parametrize(
@@ -158,7 +158,7 @@ def test_a_packed_body_is_unpacked_where_that_is_wanted(
         yield head(200, {"Content-Encoding": encoding, "Content-Length": str(len(packed))}) + packed
 
     with Scripted(script) as origin:
-        assert asked(outside, Request(origin.url("a.m3u8"), decode=True)).body == WHOLE
+        assert ask_once(outside, Request(origin.url("a.m3u8"), decode=True)).body == WHOLE
 
 
 def test_a_packed_body_that_ends_too_early_is_truncated(outside: Outside) -> None:
@@ -168,7 +168,7 @@ def test_a_packed_body_that_ends_too_early_is_truncated(outside: Outside) -> Non
         yield head(200, {"Content-Encoding": "gzip", "Content-Length": str(len(packed))}) + packed
 
     with Scripted(script) as origin, pytest.raises(TruncatedBody):
-        asked(outside, Request(origin.url("a.m3u8"), decode=True))
+        ask_once(outside, Request(origin.url("a.m3u8"), decode=True))
 
 
 def test_a_bomb_is_refused_before_it_is_in_memory(outside: Outside) -> None:
@@ -178,7 +178,7 @@ def test_a_bomb_is_refused_before_it_is_in_memory(outside: Outside) -> None:
         yield head(200, {"Content-Encoding": "gzip", "Content-Length": str(len(bomb))}) + bomb
 
     with Scripted(script) as origin, pytest.raises(LimitReached):
-        asked(outside, Request(origin.url("a.m3u8"), decode=True, most_bytes=1_000_000))
+        ask_once(outside, Request(origin.url("a.m3u8"), decode=True, most_bytes=1_000_000))
 
 
 def test_an_endless_body_is_refused_at_its_bound(outside: Outside) -> None:
@@ -188,7 +188,7 @@ def test_an_endless_body_is_refused_at_its_bound(outside: Outside) -> None:
             yield b"10000\r\n" + bytes(0x10000) + b"\r\n"
 
     with Scripted(script) as origin, pytest.raises(LimitReached):
-        asked(outside, Request(origin.url("a.m3u8"), most_bytes=1_000_000))
+        ask_once(outside, Request(origin.url("a.m3u8"), most_bytes=1_000_000))
 
 
 def test_headers_go_to_the_origin_that_they_are_for_and_to_no_other(outside: Outside) -> None:
@@ -197,8 +197,8 @@ def test_headers_go_to_the_origin_that_they_are_for_and_to_no_other(outside: Out
         with Origin({"a.ts": Resource(SMALL, story=story)}) as origin:
             url = origin.url("a.ts")
             secret = {"Authorization": SecretStr("Bearer hidden")}
-            asked(outside, Request(url, headers=secret, trusted_origin=origin_of(url)))
-            asked(outside, Request(url, headers=secret))
+            ask_once(outside, Request(url, headers=secret, trusted_origin=origin_of(url)))
+            ask_once(outside, Request(url, headers=secret))
             told = [request.headers.get("authorization") for request in origin.requests]
         assert told == ["Bearer hidden", None]
         assert not any("authorization" in request.headers for request in elsewhere.requests)
@@ -208,7 +208,7 @@ def test_every_request_passes_the_gate_of_its_origin(outside: Outside) -> None:
     with Origin({"a.ts": SMALL}) as elsewhere:
         story = f"always: 503, redirect {elsewhere.url('a.ts')}"
         with Origin({"a.ts": Resource(SMALL, story=story)}) as origin:
-            asked(outside, Request(origin.url("a.ts")))
+            ask_once(outside, Request(origin.url("a.ts")))
             here, there = origin_of(origin.url()), origin_of(elsewhere.url())
     known = {one.origin: one for one in outside.gates.statistics()}
     assert (known[here].attempts, known[here].failures) == (2, {"server_error": 1})
@@ -258,4 +258,4 @@ def test_a_part_that_nobody_asked_for_is_refused(outside: Outside) -> None:
         yield part_of(WHOLE, {**headers, "range": "bytes=5-"})
 
     with Scripted(unasked) as origin, pytest.raises(RangeMismatch):
-        asked(outside, Request(origin.url("a.ts")))
+        ask_once(outside, Request(origin.url("a.ts")))

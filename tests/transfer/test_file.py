@@ -149,7 +149,7 @@ def test_a_mirror_with_other_bytes_of_the_same_size_is_found_out_by_the_digest(
 def test_the_digest_by_which_a_mirror_is_let_in_is_checked_though_the_caller_promises_none(
     outside: Outside, tmp_path: Path
 ) -> None:
-    async def unpromised(url: str, mirror: str) -> FetchedFile:
+    async def fetch_unpromised(url: str, mirror: str) -> FetchedFile:
         source = Source(url=SecretStr(url), mirrors=(SecretStr(mirror),))
         identity, _ = await identify(
             lambda: HttpExchange(source, outside.limits, outside.gates), outside.limits, ignore_events
@@ -166,9 +166,9 @@ def test_the_digest_by_which_a_mirror_is_let_in_is_checked_though_the_caller_pro
     other = Resource(Synthetic(FILM.size, seed=8), etag="other")
     with Scripted(once_told) as origin, Origin({"b.mp4": other}) as mirror:
         with pytest.raises(ServerError):
-            anyio.run(unpromised, origin.url("a.mp4"), mirror.url("b.mp4"))
+            anyio.run(fetch_unpromised, origin.url("a.mp4"), mirror.url("b.mp4"))
         mirror.add("b.mp4", Resource(FILM, etag="other"))
-        got = anyio.run(unpromised, origin.url("a.mp4"), mirror.url("b.mp4"))
+        got = anyio.run(fetch_unpromised, origin.url("a.mp4"), mirror.url("b.mp4"))
     assert got.path.read_bytes() == WHOLE
     assert got.checked == {f"sha256:{FILM.sha256()}"}
 

@@ -50,7 +50,7 @@ def proxy_to(*ports: int, limits: TransferSettings, kind: type[ToolProxy] = Tool
         proxy.close()
 
 
-def asked(proxy: str, url: str, body: bytes | None = None) -> tuple[int, bytes]:
+def ask_through(proxy: str, url: str, body: bytes | None = None) -> tuple[int, bytes]:
     """What a tool gets that honours the usual variables."""
     opener = urllib.request.build_opener(urllib.request.ProxyHandler({"http": proxy}))
     try:
@@ -79,10 +79,10 @@ def login(proxy: ToolProxy) -> bytes:
 def test_a_plain_request_reaches_what_is_listed_and_nothing_else(limits: TransferSettings) -> None:
     with Origin({"a": b"hello" * 100_000}) as origin, Origin({"a": b"secret"}) as other:
         with proxy_to(origin.port, limits=limits) as proxy:
-            assert asked(proxy.url, origin.url("a")) == (200, b"hello" * 100_000)
-            assert asked(proxy.url, other.url("a"))[0] == 403
-            assert asked(proxy.url, other.url("a").replace("127.0.0.1", "2130706433"))[0] == 403
-            assert asked(proxy.url, other.url("a").replace("127.0.0.1", "[::1]"))[0] == 403
+            assert ask_through(proxy.url, origin.url("a")) == (200, b"hello" * 100_000)
+            assert ask_through(proxy.url, other.url("a"))[0] == 403
+            assert ask_through(proxy.url, other.url("a").replace("127.0.0.1", "2130706433"))[0] == 403
+            assert ask_through(proxy.url, other.url("a").replace("127.0.0.1", "[::1]"))[0] == 403
         assert other.requests == []
         refused = [refusal.evidence.notes["refused"].rpartition(":")[0] for refusal in proxy.refusals]
         assert refused == ["127.0.0.1", "2130706433", "[::1]"]
@@ -120,7 +120,7 @@ def test_a_body_is_passed_on_and_a_cut_answer_is_not_made_whole(limits: Transfer
         thread = threading.Thread(target=serve)
         thread.start()
         with pytest.raises(Exception, match="IncompleteRead"):
-            asked(proxy.url, f"http://127.0.0.1:{listener.getsockname()[1]}/form?x=1", b"a=1&b=2")
+            ask_through(proxy.url, f"http://127.0.0.1:{listener.getsockname()[1]}/form?x=1", b"a=1&b=2")
         thread.join()
         assert b"".join(heard).startswith(b"POST /form?x=1 HTTP/1.1\r\n")
 
@@ -195,7 +195,9 @@ def test_more_connections_than_there_are_places_wait_and_are_served(
     monkeypatch.setattr(module, "MOST_CONNECTIONS", 2)
     with Origin({"a": b"hello"}) as origin, proxy_to(origin.port, limits=limits) as proxy:
         got: list[tuple[int, bytes]] = []
-        threads = [threading.Thread(target=lambda: got.append(asked(proxy.url, origin.url("a")))) for _ in range(8)]
+        threads = [
+            threading.Thread(target=lambda: got.append(ask_through(proxy.url, origin.url("a")))) for _ in range(8)
+        ]
         for thread in threads:
             thread.start()
         for thread in threads:
@@ -273,7 +275,7 @@ def test_a_tool_that_failed_after_a_refusal_failed_for_it(
     async def work() -> None:
         async with tool_proxy(outside(limits)) as proxy:
             assert proxy is not None
-            assert (await anyio.to_thread.run_sync(asked, proxy.url, "http://127.0.0.1:9/a"))[0] == 403
+            assert (await anyio.to_thread.run_sync(ask_through, proxy.url, "http://127.0.0.1:9/a"))[0] == 403
             raise failure
 
     with pytest.raises(AddressRefused, match="loopback"):
@@ -284,7 +286,7 @@ def test_what_a_refusal_cannot_have_caused_stays_what_it_is(limits: TransferSett
     async def work() -> None:
         async with tool_proxy(outside(limits)) as proxy:
             assert proxy is not None
-            await anyio.to_thread.run_sync(asked, proxy.url, "http://127.0.0.1:9/a")
+            await anyio.to_thread.run_sync(ask_through, proxy.url, "http://127.0.0.1:9/a")
             raise LeaseLost("x")
 
     with pytest.raises(LeaseLost):
@@ -297,7 +299,7 @@ def test_a_tool_that_got_on_all_the_same_is_believed_and_the_refusal_is_told(lim
     async def work() -> None:
         async with tool_proxy(outside(limits, told=told)) as proxy:
             assert proxy is not None
-            await anyio.to_thread.run_sync(asked, proxy.url, "http://127.0.0.1:9/a")
+            await anyio.to_thread.run_sync(ask_through, proxy.url, "http://127.0.0.1:9/a")
 
     anyio.run(work)
     assert [event.level for event in told if isinstance(event, Note) and "loopback" in event.message] == ["warning"]
