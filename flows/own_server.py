@@ -216,9 +216,13 @@ def _end_server(owner: Owner) -> None:
 
 
 def _lives(owner: Owner) -> bool:
-    with contextlib.suppress(ChildProcessError):  # most users are not its parent
-        os.waitpid(owner.pid, os.WNOHANG)
-    return start_of(owner.pid) == owner.started
+    """A child is over when it can be waited for: its main thread may have ended while others still run."""
+    if start_of(owner.pid) not in (owner.started, None):
+        return False
+    try:
+        return os.waitpid(owner.pid, os.WNOHANG)[0] == 0
+    except ChildProcessError:  # most users are not its parent
+        return start_of(owner.pid) == owner.started
 
 
 def _clear_logs(logs: Path) -> None:

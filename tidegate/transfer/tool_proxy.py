@@ -170,7 +170,7 @@ class ToolProxy:
 
     def _serve(self, client: socket.socket) -> None:
         try:
-            with self._hold(client), contextlib.suppress(OSError, h11.ProtocolError, TidegateError):
+            with contextlib.suppress(OSError, h11.ProtocolError, TidegateError), self._hold(client):
                 client.settimeout(self._connect_seconds)
                 inbound = h11.Connection(h11.SERVER, max_incomplete_event_size=HEAD_BYTES)
                 request = self._admit(client, inbound)
