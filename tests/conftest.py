@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import gc
+import hashlib
+import math
 import os
 import signal
 from collections.abc import Iterator
@@ -45,16 +47,29 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     - `make test`: everything without a mark. It answers in 8 minutes on 2 cores.
     - `make test-ci`: `ci`. What starts one of LARGE is there by itself, and what runs again with one of SECOND. What is
       marked `first` stays in `make test`: it goes through the real command once for each thing that Tidegate promises.
+      Of a grid, which is one test with several parameters, a sample runs there: the square root of its size.
     - `make test-full`: `slow`, the long sweeps, and everything else.
     - `make bench`: speed and memory. No test judges by wall time.
 
     A line of an issue's "Done when" is held in one of them. Whoever adds a slow test makes another one faster.
     """
+    grids: dict[str, list[pytest.Item]] = {}
     for item in items:
         fixtures = set(getattr(item, "fixturenames", ()))
         parameters = set(item.callspec.id.split("-")) if hasattr(item, "callspec") else set()
         if fixtures & LARGE or parameters & SECOND:
             item.add_marker(pytest.mark.ci)
+        marks = {mark.name for mark in item.iter_markers()}
+        if parameters and "ci" in marks and not marks & {"first", "slow"}:
+            grids.setdefault(item.nodeid.partition("[")[0], []).append(item)
+    for grid in grids.values():
+        for item in sorted(grid, key=_lot)[math.ceil(math.sqrt(len(grid))) :]:
+            item.add_marker(pytest.mark.slow)
+
+
+def _lot(item: pytest.Item) -> bytes:
+    """What decides which cases of a grid are its sample: nobody's choice, and the same on every machine."""
+    return hashlib.blake2b(item.nodeid.encode()).digest()
 
 
 def pytest_collection_finish() -> None:

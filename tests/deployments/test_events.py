@@ -123,6 +123,7 @@ def test_the_automation_sees_heartbeats_and_may_set_a_state(site: Site, clips: P
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="needs another user")
+@pytest.mark.slow
 def test_a_run_that_outlives_its_server_says_the_password_to_nobody_else(site: Site, clips: Path) -> None:
     """Another user waits for the port; the server comes back to it, and the run has lost nothing."""
     resources = {"film.mp4": Resource(clip(clips), story="throttle 40K, ok")}

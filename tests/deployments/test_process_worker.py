@@ -53,6 +53,7 @@ def test_upkeep_can_be_asked_for_and_says_what_it_would_do(flow: str, site: Site
     assert site.wait(site.trigger(flow, {"dry_run": True}))["type"] == "COMPLETED"
 
 
+@pytest.mark.slow
 def test_a_run_outlives_its_worker(site: Site, clips: Path) -> None:
     """Into the pipe of a worker that is gone, the run's next log line would end it."""
     run = site.trigger("ingest", {"source": {"url": str(clip(clips))}, "output_dir": str(site.output), "refresh": True})

@@ -244,6 +244,7 @@ def test_a_server_that_lives_and_does_not_answer_is_started_again(served: Served
     assert ended(process, signal.SIGTERM) == 0
 
 
+@pytest.mark.slow
 def test_a_server_that_is_there_gets_a_worker_and_stays(tmp_path: Path) -> None:
     with started_site(tmp_path / "there", worker=False) as there:
         served = Served(tmp_path, there.mark, PREFECT_API_URL=there.api_url, **there.password())

@@ -88,6 +88,7 @@ def test_some_of_several_that_fail_are_exit_code_3_and_the_others_are_published(
     assert "Traceback" not in ended.stderr and left_running(command) == []
 
 
+@pytest.mark.slow
 def test_a_log_gets_plain_lines(command: Command, clips: Path, prefect_server: str) -> None:
     film = bulk_clip(clips, 28 * 1024 * 1024)
     with Origin({"film.mp4": Resource(film, story="throttle 1M")}) as origin:

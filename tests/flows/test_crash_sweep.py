@@ -96,6 +96,7 @@ def test_a_run_that_is_killed_at_any_point_goes_on_from_there(make_work: MakeWor
     assert complaints(killed_at, make_work, truth.points, truth) == {}
 
 
+@pytest.mark.slow
 def test_a_run_that_is_killed_at_a_random_moment_goes_on_from_there(make_work: MakeWork, truth: Undisturbed) -> None:
     assert complaints(killed_after, make_work, moments(truth, RANDOM_KILLS), truth) == {}
 

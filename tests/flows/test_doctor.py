@@ -138,6 +138,7 @@ def test_what_is_optional_is_called_so_and_the_last_line_is_the_verdict(command:
     assert "→ optional: `make serve`" in done.stdout
 
 
+@pytest.mark.slow
 def test_a_server_that_wants_a_token_against_forged_requests_is_no_reason_to_be_red(tmp_path: Path) -> None:
     with started_site(
         tmp_path, {"PREFECT_SERVER_CSRF_PROTECTION_ENABLED": "true"}, worker=False, schedules=True

@@ -110,6 +110,7 @@ def test_gaps_that_are_allowed_are_published_with_their_list(quick: Command, cli
     assert height(strict.document) == 120, "what was made with gaps stands for no run that allows none"
 
 
+@pytest.mark.slow
 def test_a_run_that_is_killed_below_does_not_begin_with_the_abandoned_rung_again(quick: Command, clips: Path) -> None:
     with two_rungs(clips, {"h3.ts": "always: 404", "l4.ts": "throttle 2K, ok"}) as origin:
         quick.environment["TIDEGATE_TRANSFER_MINIMUM_SPEED"] = "16"

@@ -116,6 +116,7 @@ def test_a_login_in_front_is_passed_with_custom_headers(prefect_server: str, com
         assert probed(command, clips, api, **HEADERS) == (0, {})
 
 
+@pytest.mark.slow
 def test_a_server_with_a_password_says_which_setting_is_missing_and_works_with_it(
     locked: tuple[str, str], command: Command, clips: Path
 ) -> None:

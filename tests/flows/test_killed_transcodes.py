@@ -126,6 +126,7 @@ def killed_again_and_again(make_work: MakeWork, truth: tuple[Undisturbed, int], 
     assert list(work.left()) == []
 
 
+@pytest.mark.slow
 def test_a_transcode_that_is_killed_twice_encodes_two_chunks_again_at_most(
     make_work: MakeWork, truth: tuple[Undisturbed, int]
 ) -> None:

@@ -237,6 +237,7 @@ def test_a_run_outlasts_a_ledger_that_is_away_for_a_while(
     remote.all_is_told("completed")
 
 
+@pytest.mark.slow
 def test_a_ledger_that_is_away_from_the_start_is_waited_for_and_then_told(
     remote: Remote, source: Origin, film: bytes
 ) -> None:

@@ -31,6 +31,7 @@ def bodies(origin: Origin) -> list[Request]:
         pytest.param("500", MIB, marks=pytest.mark.slow),
     ],
 )
+@pytest.mark.slow
 def test_with_a_digest_a_mirror_goes_on_with_the_bytes_that_are_here(
     story: str, begins: int, command: Command, clips: Path
 ) -> None:

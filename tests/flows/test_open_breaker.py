@@ -35,6 +35,7 @@ def test_a_run_by_hand_waits_visibly_and_asks_nothing_meanwhile(resting: Origin,
     assert left_running(command) == []
 
 
+@pytest.mark.slow
 def test_a_batch_goes_on_with_the_others_and_comes_back(command: Command, clips: Path) -> None:
     """The breaker opens in the batch itself: it is open still when the second source is asked for, however slow the
     machine is."""

@@ -168,6 +168,7 @@ def test_a_killed_starter_takes_nothing_from_the_others_and_the_last_killed_one_
     assert len(place.logs()) in (2, 3), "one for them, one for the last; and one that its starter took along at once"
 
 
+@pytest.mark.slow
 def test_who_comes_while_the_last_one_goes_gets_a_server_that_stays(place: Place) -> None:
     first = place.user()
     said(first)

@@ -111,6 +111,7 @@ def test_what_is_kept_is_its_owners_and_what_is_published_is_as_the_umask_says(
         assert mode == (0o777 if folder else 0o666) & ~umask, name
 
 
+@pytest.mark.slow
 def test_the_database_of_a_server_of_ours_and_its_log_are_their_owners_too(command: Command, clips: Path) -> None:
     command.environment.pop("PREFECT_API_URL")
     command = replace(command, umask=0o000)
@@ -154,6 +155,7 @@ def test_a_home_of_an_earlier_version_is_closed_by_the_next_command_and_said_onc
 
 
 @as_root
+@pytest.mark.slow
 def test_films_that_an_earlier_version_put_into_the_home_can_still_be_read_and_nothing_else(
     at_home: Command, clips: Path
 ) -> None:
@@ -172,6 +174,7 @@ def test_films_that_an_earlier_version_put_into_the_home_can_still_be_read_and_n
 
 
 @as_root
+@pytest.mark.slow
 def test_a_film_that_is_put_into_a_new_home_by_hand_can_be_read_and_nothing_else_seen(
     at_home: Command, clips: Path
 ) -> None:

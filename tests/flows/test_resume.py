@@ -109,6 +109,7 @@ def test_a_stopped_download_says_how_to_go_on_and_does(
 
 
 @pytest.mark.parametrize(("number", "code"), POLITE_SIGTERM)
+@pytest.mark.slow
 def test_a_stopped_ffmpeg_step_leaves_no_process_and_is_done_again(
     number: signal.Signals, code: int, command: Command, clips: Path, tmp_path: Path
 ) -> None:

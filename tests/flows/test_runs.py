@@ -9,6 +9,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from tests.support.aftermath import wait_in
 from tests.support.clips import bulk_clip
 from tests.support.command import Command, wait_until
@@ -70,6 +72,7 @@ def test_a_failed_run_is_listed_with_its_file_its_whole_id_the_reason_and_its_re
     ]
 
 
+@pytest.mark.slow
 def test_of_a_run_elsewhere_only_its_lease_can_tell(command: Command, clips: Path) -> None:
     """Its host may live and only be cut off: until its lease has ended, it is not said to be lost."""
     command.environment |= {"TIDEGATE_HOST_ID": "elsewhere", "TIDEGATE_LEDGER_RENEW_EVERY": "2"}

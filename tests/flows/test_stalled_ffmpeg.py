@@ -6,6 +6,7 @@ import time
 from pathlib import Path
 
 import psutil
+import pytest
 
 from tests.support.aftermath import (
     end_of,
@@ -25,6 +26,7 @@ SLACK_SECONDS = 2.0
 """For a busy machine: the watch's own turn to run, and the way of the signals."""
 
 
+@pytest.mark.slow
 def test_a_stopped_ffmpeg_is_ended_within_the_stall_timeout_and_climbs_no_ladder(
     command: Command, clips: Path, tmp_path: Path
 ) -> None:

@@ -270,6 +270,7 @@ def test_a_failure_that_cannot_be_recorded_is_still_that_failure(patient: Comman
 # --- a disk that does not sync --------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_a_part_that_is_not_safe_on_disk_is_not_believed_and_the_stage_runs_again(patient: Command, film: Film) -> None:
     film.again("throttle 1M, ok")
     with patient.started(film.url) as process:

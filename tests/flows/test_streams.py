@@ -113,6 +113,7 @@ def test_a_failed_run_keeps_its_exit_code_where_it_cannot_say_so(command: Comman
     assert redirected(command, "> /dev/full", "/no/such/film.mp4", as_json=True).code == 2
 
 
+@pytest.mark.slow
 def test_a_paused_reader_of_stderr_holds_up_neither_the_run_nor_its_end(command: Command, clips: Path) -> None:
     argv = command.argv(("--verbose", str(clip(clips))), True)
     with full_pipe() as (_, writing):
@@ -161,6 +162,7 @@ def read_until_left(reading: int, process: subprocess.Popen[str]) -> str:
     return told.decode()
 
 
+@pytest.mark.slow
 def test_a_stopped_command_does_not_wait_for_a_paused_reader(command: Command, clips: Path) -> None:
     film = bulk_clip(clips, 20 * MIB)
     with full_pipe() as (_, writing), Origin({"film.mp4": Resource(film, story="throttle 1M")}) as origin:
@@ -234,6 +236,7 @@ def test_the_other_commands_say_so_too(words: tuple[str, ...], command: Command)
 
 
 @pytest.mark.parametrize("size", [(0, 0), (1, 1)], ids=["no size", "one column"])
+@pytest.mark.slow
 def test_a_terminal_without_a_size_shows_what_it_can(size: tuple[int, int], command: Command, clips: Path) -> None:
     """Serial lines, `docker run -t` and cron's script(1) give none."""
     ours, theirs = pty.openpty()

@@ -112,6 +112,7 @@ def test_a_run_of_a_deleted_deployment_ends_and_can_be_cancelled_as_any_other(
         site.pause("recover", "maintain")
 
 
+@pytest.mark.slow
 def test_a_run_whose_work_pool_is_paused_is_scheduled_and_says_what_it_waits_for(
     site: Site, fresh: Fresh, tmp_path: Path
 ) -> None:

@@ -148,6 +148,7 @@ def test_the_undisturbed_runs_make_what_is_meant(served: Served, clips: Path) ->
     assert len(served.truth["parts"]) == 3
 
 
+@pytest.mark.slow
 def test_a_transfer_killed_at_random_moments_comes_to_the_same_bytes(served: Served, tmp_path: Path) -> None:
     assert complaints(served, range(SEED, SEED + SAMPLE), tmp_path) == {}
 
