@@ -178,6 +178,41 @@ def _same_algorithm(mine: Digest, theirs: Digest) -> bool:
     return mine.partition(":")[0] == theirs.partition(":")[0]
 
 
+class DolbyVision(Value):
+    """What a file says of its Dolby Vision layer (Dolby Vision Streams Within the ISO Base Media File Format §3.2)."""
+
+    profile: int
+    compatible: int = 0
+    """With which base layer players get along that know no Dolby Vision: 1 HDR10, 2 SDR, 4 HLG, 6 Blu-ray; 0 none."""
+
+
+class Chapter(Value):
+    """A chapter of a film, in seconds from its start."""
+
+    start_seconds: float
+    end_seconds: float
+    title: str = ""
+
+
+class Program(Value):
+    """A service of a transport stream."""
+
+    number: int
+    name: str = ""
+    streams: tuple[int, ...] = ()
+    """Indexes of what belongs to it."""
+
+
+class NotCarried(Value):
+    """Something that the source has and the result has not."""
+
+    what: Shown
+    """Such as `the language deu`, `the chapter "Intro"`."""
+    where: str
+    """Such as `subtitle track 3`, `the file`."""
+    why: Shown
+
+
 class StreamInfo(Value):
     """One stream as the demuxer sees it. Times in seconds; what is not known is None."""
 
@@ -199,8 +234,17 @@ class StreamInfo(Value):
     frame_rate: float | None = None
     color_transfer: str | None = None
     """Of HDR only: `smpte2084` (PQ) or `arib-std-b67` (HLG)."""
+    transfer: str | None = None
+    """As the picture is marked, HDR or not (ITU-T H.273); None: it is not."""
     color_primaries: str | None = None
     color_space: str | None = None
+    """The matrix."""
+    color_range: Literal["tv", "pc"] | None = None
+    dolby_vision: DolbyVision | None = None
+    projection: str | None = None
+    """How a picture in the round or for two eyes lies in the frame, in ffmpeg's words: `equirectangular`."""
+    captions: bool = False
+    """Whether its first pictures carry closed captions (CTA-708 or CTA-608) inside."""
     level: int | None = None
     """As the codec numbers it: H.264 level 5.1 is 51."""
     sample_aspect: float | None = None
@@ -214,17 +258,27 @@ class StreamInfo(Value):
     looked at. `field_order` is what the header says, which is often wrong."""
     sample_rate: int | None = None
     channels: int | None = None
+    channel_layout: str | None = None
+    """In ffmpeg's words, `5.1(side)`; None: the file does not say where the channels belong."""
     language: str | None = None
+    title: str | None = None
     attached_picture: bool = False
     default: bool = False
     """Whether players are asked to take it unless the viewer chooses another."""
+    roles: tuple[str, ...] = ()
+    """What else it is for, as ffmpeg names dispositions: `forced`, `hearing_impaired`, `comment` …"""
     file_name: str | None = None
     """Of an attachment."""
+    tags: dict[str, str] = Field(default_factory=dict)
+    """All that the file writes about this stream, by the file's own names."""
     duration_seconds: float | None = None
     """What the header says."""
     start_seconds: float | None = None
     end_seconds: float | None = None
-    """End of the last packet (or, decoded, of the last frame)."""
+    """End of the last packet (or, decoded, of the last frame), in the order in which they are shown."""
+    last_seconds: float | None = None
+    """From the first picture to the moment at which the last one is shown, joined recordings added up. How long that
+    one stays is told by containers in ways that differ."""
     held_seconds: float | None = None
     """How long it is: from its first to the end of its last packet or frame, joined recordings added up."""
     covered_seconds: float | None = None
@@ -270,6 +324,11 @@ class MediaInfo(Value):
     """How far the container's own structure reaches beyond the end of the file."""
     declares_duration: bool = False
     """Whether the duration is written in the file, rather than worked out from the bytes that are there."""
+    tags: dict[str, str] = Field(default_factory=dict)
+    """What the file says of itself, by its own names: `title`, `com.apple.quicktime.make` …"""
+    chapters: tuple[Chapter, ...] = ()
+    programs: tuple[Program, ...] = ()
+    """The services of a transport stream."""
 
     @classmethod
     def of_tracks(cls, tracks: Sequence[MediaInfo]) -> MediaInfo:
@@ -627,6 +686,8 @@ class RemuxResult(Value):
     aim: Aim | None = None
     """The rung whose limits held; None in records from before there were any."""
     findings: tuple[Finding, ...] = ()
+    not_carried: tuple[NotCarried, ...] = ()
+    """What the source has and the result has not, each with the reason."""
     ffmpeg_version: str
     seconds: float
     recorded_at: datetime

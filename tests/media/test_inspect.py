@@ -178,7 +178,7 @@ def test_a_child_that_dies_of_the_file_is_told_and_we_go_on(
 
 def test_the_child_needs_nothing_of_ours() -> None:
     """pydantic alone would double the start of every probe."""
-    child = Path(inspect_module.__file__).with_name("inspect_child.py")
+    child = Path(inspect_module.__file__).with_name("inspect_child")
     listing = (
         "import sys, runpy; sys.argv = ['x']\ntry: runpy.run_path({!r})\nexcept SystemExit: pass\nprint(*sys.modules)"
     )

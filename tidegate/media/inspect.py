@@ -23,7 +23,7 @@ from tidegate.process.supervise import Job, JobResult, run
 from tidegate.resilience.quality import RUNGS, cap_bytes
 from tidegate.settings import ProcessSettings
 
-_CHILD = Path(__file__).with_name("inspect_child.py").absolute()
+_CHILD = Path(__file__).with_name("inspect_child").absolute()
 
 Depth = Literal["header", "packets", "sampled", "frames"]
 
