@@ -219,7 +219,7 @@ def flags() -> Iterator[str]:
         maps = ["-map", "0:0", "-map", "0:1"]
         everything = output_arguments(decision, media, 2)
         rest = everything[len(maps) + len(picture) + len(sound) :]
-        cells = [" ".join(words) for words in (repair_arguments(decision), picture, sound, rest)]
+        cells = [" ".join(words) for words in (repair_arguments(decision, media), picture, sound, rest)]
         yield f"| {strategy} | {' | '.join(f'`{cell}`' if cell else '–' for cell in cells)} |"
 
 

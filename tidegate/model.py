@@ -178,6 +178,10 @@ def _same_algorithm(mine: Digest, theirs: Digest) -> bool:
     return mine.partition(":")[0] == theirs.partition(":")[0]
 
 
+ODDEST_ASPECT = 4.0
+"""A pixel wider or narrower than this is a mistake in the header."""
+
+
 class DolbyVision(Value):
     """What a file says of its Dolby Vision layer (Dolby Vision Streams Within the ISO Base Media File Format §3.2)."""
 
@@ -299,6 +303,25 @@ class StreamInfo(Value):
     """Such places at the very beginning or end, where a recording was cut."""
 
     @property
+    def area(self) -> int:
+        """In pixels, as it is stored."""
+        return (self.width or 0) * (self.height or 0)
+
+    @property
+    def shown_size(self) -> tuple[float, float] | None:
+        """Width and height at which players show it, in square pixels: upright. None: not known."""
+        if not self.width or not self.height:
+            return None
+        aspect = self.sample_aspect or 1.0
+        wide = self.width * (aspect if 1 / ODDEST_ASPECT <= aspect <= ODDEST_ASPECT else 1.0)
+        return (wide, float(self.height)) if self.rotation % 180 == 0 else (float(self.height), wide)
+
+    @property
+    def shown_lines(self) -> int:
+        """How many lines players show; 0: not known."""
+        return round(self.shown_size[1]) if self.shown_size else self.height or 0
+
+    @property
     def span_seconds(self) -> float | None:
         """How long the stream really is; see `held_seconds`."""
         if self.held_seconds is not None:
@@ -356,8 +379,19 @@ class MediaInfo(Value):
 
     @property
     def video(self) -> StreamInfo | None:
-        """The first video stream that is not cover art."""
-        return next(iter(self.of_kind("video")), None)
+        """The film: of several pictures the one that players are asked to take, or else the largest; no cover art."""
+        films = [s for s in self.of_kind("video") if s.packets != 0] or self.of_kind("video")
+        return max(films, key=lambda s: (not s.roles, s.default, s.area, -s.index), default=None)
+
+    def of_service(self) -> MediaInfo:
+        """Of a transport stream with several services, the one with the film; any other media as it is."""
+        film = self.video or next(iter(self.of_kind("audio")), None)
+        others = {index for program in self.programs for index in program.streams}
+        own = {i for program in self.programs if film and film.index in program.streams for i in program.streams}
+        if len(self.programs) < 2 or not own:
+            return self
+        kept = tuple(s for s in self.streams if s.index in own or s.index not in others)
+        return self.model_copy(update={"streams": kept})
 
     @property
     def audio(self) -> StreamInfo | None:

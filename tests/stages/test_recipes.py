@@ -30,7 +30,7 @@ def media(**told: object) -> MediaInfo:
         ({"width": 641, "height": 361}, None, (640, 360)),
         ({"width": 1, "height": 1}, None, (2, 2)),
         ({"width": 1920, "height": 1080, "rotation": 90}, None, (1080, 1920)),
-        ({"width": 1920, "height": 1080, "rotation": 270}, 720, (720, 1280)),
+        ({"width": 1920, "height": 1080, "rotation": 270}, 720, (404, 720)),
         ({"width": 1920, "height": 1080, "rotation": 180}, 720, (1280, 720)),
         ({"width": 1920, "height": 800}, 1080, (1920, 800)),
         ({"width": 0}, None, None),

@@ -58,6 +58,8 @@ FILM = (
     *(
         "tscc",
         "tscc2",
+        "gif",
+        "apng",
         "cscd",
         "zmbv",
         "fraps",

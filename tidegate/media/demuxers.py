@@ -43,7 +43,14 @@ ALLOWED_DEMUXERS = (
     "ape",
     "wv",
     "webvtt",
+    "gif",
+    "apng",
+    "yuv4mpegpipe",
+    "au",
+    "voc",
 )
+STILL_UNLESS_MOVING = {"gif": "a GIF picture", "apng": "a PNG picture"}
+"""Demuxers of what is media with several pictures, and none with one."""
 
 DECLARING_DEMUXERS = ("mov", "mp4", "matroska", "webm", "avi", "asf", "flv", "wav", "flac", "aiff", "mxf")
 """Containers whose header carries a duration or a length of its own that is checked against the bytes at hand; of the

@@ -17,7 +17,7 @@ from tidegate.errors import NotMedia, TidegateError, Unknown, UnsupportedCodec
 from tidegate.events import Advance, Observer
 from tidegate.media.answer import ChildAnswer
 from tidegate.media.codecs import ACCEPTED, DECODERS, UNKNOWN_CODEC
-from tidegate.media.demuxers import ALLOWED_DEMUXERS, DECLARING_DEMUXERS
+from tidegate.media.demuxers import ALLOWED_DEMUXERS, DECLARING_DEMUXERS, STILL_UNLESS_MOVING
 from tidegate.model import MediaInfo, StreamInfo
 from tidegate.process.supervise import Job, JobResult, run
 from tidegate.resilience.quality import RUNGS, cap_bytes
@@ -69,9 +69,16 @@ async def inspect(
     if answer.found is None:
         raise _failure(answer, result)
     media = MediaInfo.model_validate(answer.found)
+    _require_motion(media)
     if refused := [s for s in (media.video, *media.of_kind("audio")) if s is not None and not _is_accepted(s)]:
         raise UnsupportedCodec(_sentence(refused[0]), evidence=result.evidence)
     return media
+
+
+def _require_motion(media: MediaInfo) -> None:
+    what = STILL_UNLESS_MOVING.get(media.container)
+    if what is not None and media.depth != "header" and media.video is not None and (media.video.packets or 0) <= 1:
+        raise NotMedia(f"The source is {what} that does not move, not media")
 
 
 def _is_accepted(stream: StreamInfo) -> bool:

@@ -41,6 +41,7 @@ def document(outcome: Outcome) -> dict[str, Any]:
         "output": _output(outcome.remux, published) if outcome.remux else None,
         "analysis": _analysis(outcome.analysis) if outcome.analysis else None,
         "findings": [finding.model_dump() for finding in outcome.findings],
+        "not_carried": [lost.model_dump() for lost in outcome.remux.not_carried] if outcome.remux else [],
         "report": _report(published.folder if published else outcome.report_folder),
         "failure": outcome.failure.model_dump(mode="json", exclude={"at", "evidence"}) if outcome.failure else None,
         "failure_log": str(outcome.failure_log) if outcome.failure_log else None,

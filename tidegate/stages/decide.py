@@ -6,10 +6,11 @@ players refuse. `docs/stages/remux.md` shows the same tables.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Literal
 
-from tidegate.errors import NotMedia, RefusedByMuxer
+from tidegate.errors import NotMedia, RefusedByMuxer, UnsupportedCodec
 from tidegate.media.codecs import COVER, UNKNOWN_CODEC
 from tidegate.model import Decision, Finding, MediaInfo, ProfileName, Quality, Sidecar, Strategy, StreamInfo
 from tidegate.stages.verification import tolerance_seconds
@@ -38,10 +39,14 @@ H264_PROFILES = frozenset({"Constrained Baseline", "Baseline", "Main", "High", "
 """What decoders in hardware know. Lossless 4:2:0 is `High 4:4:4 Predictive`, whatever its pixel format says."""
 HIGHEST_LEVEL = 52
 """H.264 level 5.2: 2160p at 60 pictures a second. Beyond it common decoders give up."""
-MOST_LINES = 2304
-"""What H.264 level 5.2 has room for, at 16:9."""
-SHOWN_LINES = 2160
+MOST_BLOCKS = 36_864
+"""Blocks of 16 × 16 pixels in a picture of H.264 level 5.2 (ITU-T H.264 table A-1, MaxFS)."""
+MOST_BLOCKS_ASIDE = 543
+"""And in one row or column: the root of eight times MaxFS (§A.3.1)."""
+SHOWN_PIXELS = 3840 * 2160
 """What a larger picture is scaled to, in the profile that must play everywhere."""
+DOLBY_ALONE = 5
+"""The Dolby Vision profile whose base layer is in colours of its own (IPTPQc2)."""
 FIELD_NAMES = {"tff": "top field first", "bff": "bottom field first"}
 LONGEST_LANGUAGE = 12
 """Characters of a language tag in a file's name."""
@@ -79,6 +84,7 @@ def decide(media: MediaInfo, profile: ProfileName, quality: Quality, *, can_tone
         NotMedia: no stream can be kept.
         RefusedByMuxer: a profile that encodes would have to leave out sound that nobody here can decode.
     """
+    media = media.of_service()
     video, audio = media.video, audible_streams(media)
     if video is None and not audio:
         raise NotMedia("No stream of the source can be kept")
@@ -86,6 +92,7 @@ def decide(media: MediaInfo, profile: ProfileName, quality: Quality, *, can_tone
         raise RefusedByMuxer("The sound has a codec that is not known here, and would be lost")
     if profile is ProfileName.ORIGINAL:
         return _only_the_container(media, video, audio)
+    _require_common_colors(video)
     against_video = _against_copying_video(video, profile, quality) if video else []
     against_audio = [reason for stream in audio for reason in _against_copying_audio(stream, profile)]
     plan = Decision(
@@ -102,6 +109,15 @@ def decide(media: MediaInfo, profile: ProfileName, quality: Quality, *, can_tone
         sidecars=plan_sidecars(media, mp4=True),
     )
     return encoding_video(plan, video, can_tone_map=can_tone_map) if against_video and video else plan
+
+
+def _require_common_colors(video: StreamInfo | None) -> None:
+    dolby = video.dolby_vision if video is not None else None
+    if dolby is not None and dolby.compatible == 0 and dolby.profile == DOLBY_ALONE:
+        raise UnsupportedCodec(
+            "The picture is Dolby Vision of profile 5: other players show wrong colours, and it cannot be made right",
+            hint="take --profile original, which keeps it as it is for players of Dolby Vision",
+        )
 
 
 def encoding_video(plan: Decision, video: StreamInfo, *, can_tone_map: bool) -> Decision:
@@ -173,6 +189,7 @@ def _is_dead(audio: StreamInfo) -> bool:
 
 def findings(media: MediaInfo, decision: Decision) -> tuple[Finding, ...]:
     """What of the source the result does not have, or has otherwise."""
+    media = media.of_service()
     beside = {sidecar.index for sidecar in decision.sidecars}
     found = [
         Finding(code="audio_dropped", message=f"Audio stream {s.index} ({s.codec}) is declared but holds no sound")
@@ -188,7 +205,8 @@ def findings(media: MediaInfo, decision: Decision) -> tuple[Finding, ...]:
         Finding(
             code="video_dropped", message=f"Video stream {s.index} ({s.codec}) is a second picture and was left out"
         )
-        for s in media.of_kind("video")[1:]
+        for s in media.of_kind("video")
+        if s != media.video
     ]
     found += [
         Finding(code="cover_dropped", message=f"The attached picture {s.index} ({s.codec}) was left out")
@@ -216,7 +234,8 @@ def findings(media: MediaInfo, decision: Decision) -> tuple[Finding, ...]:
 def _damage_findings(stream: StreamInfo) -> list[Finding]:
     what = {"video": "picture", "audio": "sound"}[stream.kind]
     found = []
-    steady = stream.kind == "audio" or (stream.frame_rate or 0.0) >= STEADY_FRAMES_PER_SECOND
+    is_slow = (stream.frame_rate or 0.0) < STEADY_FRAMES_PER_SECOND
+    steady = stream.kind == "audio" or not (is_slow or stream.variable_rate)
     if steady and stream.gap_seconds > tolerance_seconds(stream.span_seconds or 0.0):
         message = f"The {what} is missing or stands still for {stream.gap_seconds:.1f} s in all"
         found.append(Finding(code="source_damaged", message=message))
@@ -292,7 +311,7 @@ def _against_copying_video(video: StreamInfo, profile: ProfileName, quality: Qua
     if profile is ProfileName.UNIVERSAL:
         reasons += _not_everywhere(video)
     if _too_high(video, quality):
-        reasons.append(f"{video.height} lines are more than the {quality} that was asked for")
+        reasons.append(f"{video.shown_lines} lines are more than the {quality} that was asked for")
     return reasons
 
 
@@ -301,8 +320,8 @@ def _not_everywhere(video: StreamInfo) -> list[str]:
     reasons = []
     if video.codec == "h264" and (video.level or 0) > HIGHEST_LEVEL:
         reasons.append(f"H.264 level {(video.level or 0) / 10:g} is more than common decoders take")
-    if (video.height or 0) > MOST_LINES:
-        reasons.append(f"{video.height} lines are more than common decoders take")
+    if _too_large(video):
+        reasons.append(f"{video.width} × {video.height} pixels are more than common decoders take")
     fields = fields_of(video)
     if fields is not None:
         reasons.append(f"the picture is interlaced, {FIELD_NAMES[fields]}, and browsers show both fields at once")
@@ -319,12 +338,20 @@ def _height(video: StreamInfo, profile: ProfileName, quality: Quality) -> int | 
     """What the picture is scaled down to; None keeps its height."""
     if _too_high(video, quality):
         return quality.height
-    too_large = profile is ProfileName.UNIVERSAL and (video.height or 0) > MOST_LINES
-    return SHOWN_LINES if too_large else None
+    if profile is not ProfileName.UNIVERSAL or not _too_large(video):
+        return None
+    wide, tall = video.shown_size or (video.shown_lines * 16 / 9, video.shown_lines)
+    return round(tall * min(1.0, math.sqrt(SHOWN_PIXELS / (wide * tall)), MOST_BLOCKS_ASIDE * 16 / max(wide, tall)))
+
+
+def _too_large(video: StreamInfo) -> bool:
+    tall = video.height or 0
+    across, down = -(-(video.width or tall * 16 // 9) // 16), -(-tall // 16)
+    return across * down > MOST_BLOCKS or max(across, down) > MOST_BLOCKS_ASIDE
 
 
 def _too_high(video: StreamInfo, quality: Quality) -> bool:
-    return quality.height is not None and (video.height or 0) > quality.height
+    return quality.height is not None and video.shown_lines > quality.height
 
 
 def _text_subtitles(media: MediaInfo) -> tuple[int, ...]:

@@ -7,8 +7,11 @@ are chosen so that the same command gives the same bytes.
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import dataclass
 
+from tidegate.media.languages import mp4_language
 from tidegate.model import Decision, MediaInfo, Sidecar, Strategy, StreamInfo
+from tidegate.stages.carried import carry_streams, film_tags
 from tidegate.stages.decide import MOST_CHANNELS
 
 CRF = 20
@@ -24,8 +27,39 @@ TIME_BASE = "1/90000"
 """Of encoded pictures at a variable rate: exact for 24, 25, 30, 50 and 60 a second, and for transport streams."""
 WHITE_NITS = 100
 """Brightness that tone mapping takes for white, in candela per square metre."""
-ODDEST_ASPECT = 4.0
-"""A pixel wider or narrower than this is a mistake in the header."""
+RAW = frozenset({"h264", "hevc", "m4v", "mpegvideo"})
+"""Demuxers of pictures without a container."""
+ORDERED = frozenset({"h264", "hevc"})
+"""Those for which ffmpeg can find out in which order pictures are shown (its filter `dts2pts`)."""
+RAW_RATE = 25.0
+"""Of such a stream that does not say its own; ffmpeg's choice, too."""
+QUICKTIME = ("com.apple.quicktime.", "com.android.")
+QUICKTIME_NAMES = frozenset({"make", "model"})
+"""Beginnings and names of tags that MP4 keeps in QuickTime's way of writing them only."""
+LAYOUTS = frozenset(
+    ("mono", "stereo", "2.1", "3.0", "4.0", "quad", "5.0", "5.1", "5.1(side)", "6.1", "6.1(back)", "7.0", "7.1")
+)
+"""Of channels: those that come out of ffmpeg's AAC with a name; others are laid out as the nearest of them."""
+
+
+@dataclass(frozen=True)
+class Colors:
+    """How a picture is marked (ITU-T H.273), in ffmpeg's words."""
+
+    primaries: str
+    transfer: str
+    matrix: str
+
+
+HD = Colors("bt709", "bt709", "bt709")
+SD = Colors("smpte170m", "smpte170m", "smpte170m")
+"""What players take a picture without a mark to be, by its size."""
+HD_WIDTH, HD_LINES = 1280, 720
+COLOR_WORDS = frozenset({"bt709", "bt470m", "bt470bg", "smpte170m", "smpte240m", "bt2020", "smpte432", "iec61966-2-1"})
+SCALER_WORDS = frozenset({"bt709", "fcc", "bt470bg", "smpte170m", "smpte240m", "bt2020nc"})
+"""Matrices into which ffmpeg converts; other ones become the usual of the size."""
+SCALER_WORDS_OF = {"bt2020nc": "bt2020"}
+"""Where the filter `scale` has another word."""
 
 _MUXING = (
     *("-max_muxing_queue_size", "4096"),
@@ -34,13 +68,20 @@ _MUXING = (
 _MUXERS = {"mp4": "mp4", "matroska": "matroska"}
 
 
-def repair_arguments(decision: Decision) -> tuple[str, ...]:
+def repair_arguments(decision: Decision, media: MediaInfo) -> tuple[str, ...]:
     """Demuxer flags, before the input: new timestamps in place of broken ones, corrupt packets left out."""
+    rate = raw_rate(media)
+    paced = ("-r", f"{rate:.6f}") if rate else ()
     if decision.strategy is Strategy.COPY:
         return ()
     if decision.strategy is Strategy.REPAIR:
         return ("-fflags", "+genpts+igndts+discardcorrupt")
-    return ("-fflags", "+genpts")
+    return ("-fflags", "+genpts", *(paced if decision.video == "h264" else ()))
+
+
+def raw_rate(media: MediaInfo) -> float | None:
+    """Pictures a second of a stream without a container, which has no times; None where there is one."""
+    return (media.video.frame_rate or RAW_RATE) if media.video and media.container in RAW else None
 
 
 def offsets_seconds(media: MediaInfo) -> list[float]:
@@ -61,6 +102,7 @@ def output_arguments(decision: Decision, media: MediaInfo, threads: int) -> list
         *audio_arguments(decision, media),
         *_other_streams(decision),
         *("-map_metadata", "0", "-map_chapters", "0", "-dn"),
+        *label_arguments(decision, media),
         # Only for repair: elsewhere it would undo the edit list that lets picture and sound begin together.
         *(("-avoid_negative_ts", "make_zero") if decision.strategy is Strategy.REPAIR else ()),
         *_MUXING,
@@ -79,10 +121,49 @@ def _other_streams(decision: Decision) -> list[str]:
 
 def _container(decision: Decision, media: MediaInfo) -> list[str]:
     return [
-        *(("-movflags", "+faststart", "-write_tmcd", "0") if decision.container == "mp4" else ()),
-        *(("-strict", "experimental") if _holds_flac(decision, media) else ()),
+        *(_mp4_arguments(media) if decision.container == "mp4" else ("-default_mode", "passthrough")),
+        *_leave(decision, media),
         *("-f", _MUXERS[decision.container]),
     ]
+
+
+def _leave(decision: Decision, media: MediaInfo) -> tuple[str, ...]:
+    """What ffmpeg writes into MP4 only if it is told that this is not yet a standard of its own."""
+    if _holds_flac(decision, media):
+        return ("-strict", "experimental")
+    says_dolby = media.video is not None and media.video.dolby_vision is not None and decision.video == "copy"
+    return ("-strict", "unofficial") if says_dolby and decision.container == "mp4" else ()
+
+
+def _mp4_arguments(media: MediaInfo) -> tuple[str, ...]:
+    """The index first. What phones say (who filmed it, with what, where) needs QuickTime's way of writing tags: in the
+    usual one MP4 has no place for it."""
+    needs_keys = any(name.lower() in QUICKTIME_NAMES or name.startswith(QUICKTIME) for name in media.tags)
+    return ("-movflags", "+faststart+use_metadata_tags" if needs_keys else "+faststart", "-write_tmcd", "0")
+
+
+def label_arguments(decision: Decision, media: MediaInfo) -> list[str]:
+    """What the tracks are called, in which language and for whom, and what the file says of the film, as the source has
+    it. Left alone, muxers forget some of it, and invent the rest."""
+    numbers = {"video": 0, "audio": 0, "subtitle": 0}
+    words: list[str] = []
+    for stream in carry_streams(media, decision):
+        if stream.kind in numbers and not stream.attached_picture:
+            place = f"{stream.kind[0]}:{numbers[stream.kind]}"
+            numbers[stream.kind] += 1
+            words += _track_labels(stream, place, decision.container)
+    titles = [("-metadata", f"{name}={text}") for name, text in film_tags(media).items() if name not in media.tags]
+    return [*words, *(word for title in titles for word in title)]
+
+
+def _track_labels(stream: StreamInfo, place: str, container: str) -> list[str]:
+    flags = "+".join((*(("default",) if stream.default else ()), *stream.roles)) or "0"
+    words = [f"-disposition:{place}", flags]
+    if container == "mp4":
+        language = mp4_language(stream.language)
+        words += [f"-metadata:s:{place}", f"language={language}"] if language else []
+        words += [f"-metadata:s:{place}", f"handler_name={stream.title}"] if stream.title else []
+    return words
 
 
 def _holds_flac(decision: Decision, media: MediaInfo) -> bool:
@@ -138,7 +219,7 @@ def video_arguments(decision: Decision, media: MediaInfo, threads: int) -> list[
     if decision.video == "copy":
         # Apple's players refuse HEVC under the tag hev1, which is the muxer's choice for many sources.
         tag = ["-tag:v:0", "hvc1"] if media.video.codec == "hevc" and decision.container == "mp4" else []
-        return ["-c:v:0", "copy", *tag]
+        return ["-c:v:0", "copy", *tag, *_order(media)]
     return [
         *("-c:v:0", "libx264", "-preset", PRESET, "-crf", str(CRF), "-profile:v:0", "high"),
         *("-threads:v:0", str(threads)),
@@ -146,8 +227,24 @@ def video_arguments(decision: Decision, media: MediaInfo, threads: int) -> list[
         # in none of 120, at the same speed.
         *("-x264-params", "sync-lookahead=0"),
         *_timing(media.video),
+        *_color_marks(decision, media.video),
         *("-filter:v:0", ",".join(filters(decision, media.video))),
     ]
+
+
+def _order(media: MediaInfo) -> tuple[str, ...]:
+    """Times for a raw stream that is copied: without, its pictures are shown as they are decoded, and two are lost."""
+    rate = raw_rate(media)
+    if not rate or media.container not in ORDERED:
+        return ()
+    return ("-bsf:v:0", f"setts=dts=N/({rate:.6f}*TB):pts=NOPTS:duration=1/({rate:.6f}*TB),dts2pts")
+
+
+def _color_marks(decision: Decision, video: StreamInfo) -> tuple[str, ...]:
+    """For encoders of ffmpeg that do not read them from the pictures."""
+    colors = colors_of(decision, video)
+    marks = (("color_primaries", colors.primaries), ("color_trc", colors.transfer), ("colorspace", colors.matrix))
+    return tuple(word for name, mark in (*marks, ("color_range", "tv")) for word in (f"-{name}:v:0", mark))
 
 
 def _timing(video: StreamInfo) -> tuple[str, ...]:
@@ -164,18 +261,63 @@ def filters(decision: Decision, video: StreamInfo) -> list[str]:
         *_scale_filters(decision, video),
         *_tone_map_filters(decision, video),
         "format=yuv420p",
+        *_mark_colors(decision, video),
     ]
 
 
+def colors_of(decision: Decision, video: StreamInfo) -> Colors:
+    """How an encoded picture is marked: as its source is, or else as players take a picture of that size to be."""
+    if decision.tone_map is not None:
+        return HD
+    usual = HD if (video.width or 0) >= HD_WIDTH or (video.height or 0) >= HD_LINES else SD
+    return Colors(
+        _one_of(video.color_primaries, usual.primaries, COLOR_WORDS),
+        _one_of(video.transfer, usual.transfer, COLOR_WORDS),
+        _one_of(video.color_space, usual.matrix, SCALER_WORDS),
+    )
+
+
+def _one_of(word: str | None, usual: str, words: frozenset[str]) -> str:
+    return word if word in words else usual
+
+
+def _name_colors(decision: Decision, video: StreamInfo) -> list[str]:
+    """Pictures without a mark get the one that players would take for granted, before anything is converted."""
+    if decision.tone_map is not None or video.color_space or _is_rgb(video):
+        return []
+    return [f"setparams=colorspace={colors_of(decision, video).matrix}"]
+
+
+def _color_options(decision: Decision, video: StreamInfo) -> str:
+    """What the filter `scale` converts to: the range of television, and a matrix that players of H.264 know."""
+    if decision.tone_map is not None:
+        return ""
+    matrix = colors_of(decision, video).matrix
+    return f":out_color_matrix={SCALER_WORDS_OF.get(matrix, matrix)}:out_range=tv"
+
+
+def _mark_colors(decision: Decision, video: StreamInfo) -> list[str]:
+    if decision.tone_map is not None:
+        return []
+    colors = colors_of(decision, video)
+    marks = f"color_primaries={colors.primaries}:color_trc={colors.transfer}:colorspace={colors.matrix}:range=tv"
+    return [f"setparams={marks}"]
+
+
+def _is_rgb(video: StreamInfo) -> bool:
+    return (video.pix_fmt or "").startswith(("gbr", "rgb", "bgr", "argb", "abgr", "pal8", "0rgb", "0bgr"))
+
+
 def _scale_filters(decision: Decision, video: StreamInfo) -> list[str]:
-    size = picture_size(decision, video)
+    size, colors, named = picture_size(decision, video), _color_options(decision, video), _name_colors(decision, video)
     if size is None:
-        return [f"scale=-2:{decision.height}" if decision.height else "scale=trunc(iw/2)*2:trunc(ih/2)*2"]
+        lines = f"-2:{decision.height}" if decision.height else "trunc(iw/2)*2:trunc(ih/2)*2"
+        return [*named, f"scale={lines}{colors}"]
     # A line that is one too many is left out: to scale by one would blur them all. The size is a number, not a share
     # of the input's, for a source that changes its own in the middle.
     odd = ((video.width or 0) % 2 or (video.height or 0) % 2) and not decision.height
     crop = ["crop=trunc(iw/2)*2:trunc(ih/2)*2"] if odd else []
-    return [*crop, f"scale={size[0]}:{size[1]}", "setsar=1"]
+    return [*crop, *named, f"scale={size[0]}:{size[1]}{colors}", "setsar=1"]
 
 
 def picture_size(decision: Decision, video: StreamInfo) -> tuple[int, int] | None:
@@ -183,13 +325,11 @@ def picture_size(decision: Decision, video: StreamInfo) -> tuple[int, int] | Non
 
     ffmpeg turns the picture before any filter sees it.
     """
-    if not video.width or not video.height:
+    if video.shown_size is None:
         return None
-    shrunk = min(1.0, (decision.height or video.height) / video.height)
-    aspect = video.sample_aspect or 1.0
-    wide = video.width * (aspect if 1 / ODDEST_ASPECT <= aspect <= ODDEST_ASPECT else 1.0)
-    size = _even(wide * shrunk), _even(video.height * shrunk)
-    return size if video.rotation % 180 == 0 else (size[1], size[0])
+    wide, tall = video.shown_size
+    shrunk = min(1.0, (decision.height or tall) / tall)
+    return _even(wide * shrunk), _even(tall * shrunk)
 
 
 def _even(length: float) -> int:
@@ -227,6 +367,8 @@ def audio_arguments(decision: Decision, media: MediaInfo) -> list[str]:
         words += [f"-b:a:{position}", str(AUDIO_BITS_PER_CHANNEL * min(stream.channels or 2, 8))]
         if (stream.channels or 0) > MOST_CHANNELS:
             words += [f"-ac:a:{position}", "2"]
+        elif stream.channel_layout and stream.channel_layout not in LAYOUTS:
+            words += [f"-filter:a:{position}", f"aformat=channel_layouts={'|'.join(sorted(LAYOUTS))}"]
         if (stream.sample_rate or 0) > HIGHEST_SAMPLE_RATE:
             words += [f"-ar:a:{position}", str(HIGHEST_SAMPLE_RATE)]
     return words
@@ -294,6 +436,7 @@ def join_arguments(decision: Decision, media: MediaInfo, sources: int, encoder: 
         *_stream_metadata(decision, media, places),
         *("-metadata:s:v:0", f"encoder=Lavc {encoder}"),
         *(word for n, _ in enumerate(sound) for word in (f"-metadata:s:a:{n}", "encoder=Lavc aac") if encoded),
+        *label_arguments(decision, media),
         *_MUXING,
         *_container(decision, media),
     ]

@@ -33,6 +33,7 @@ from tidegate.model import (
     ResourceUse,
     Strategy,
 )
+from tidegate.stages.carried import find_losses
 from tidegate.stages.decide import decide, findings, ladder, smaller, worth_a_look
 from tidegate.stages.host import aim_for, encoder_threads
 from tidegate.stages.recipes import offsets_seconds, output_arguments, repair_arguments
@@ -42,7 +43,7 @@ from tidegate.stages.transcode import Film, VerifiedOutput, memory_cap, transcod
 from tidegate.stages.verification import damage_of
 from tidegate.stages.workbench import Workbench
 
-RECIPE = 2
+RECIPE = 3
 """Raise it when the same source and profile would give another file: old checkpoints are then not believed."""
 
 TRACK = "media"
@@ -90,6 +91,7 @@ async def remux(
         chunks=result.chunks,
         aim=aim,
         findings=(*_all_findings(source, decision, result, steps), *lost),
+        not_carried=find_losses(source.media, result.media, decision),
         ffmpeg_version=version,
         seconds=time.monotonic() - started,
         recorded_at=datetime.now(UTC),
@@ -156,7 +158,7 @@ async def _try_strategy(film: Film, *, is_last: bool) -> tuple[LadderStep, Verif
         result = await _make(replace(film, note_use=used.append))
     except TidegateError as failure:
         if failure.policy.of_our_tools and rung.video == "h264":
-            failure.target_height = rung.height or (film.media.video.height if film.media.video else None)
+            failure.target_height = rung.height or (film.media.video.shown_lines if film.media.video else None)
         if not failure.policy.climbs or is_last:
             raise
         observe(Note(f"remux: {how} failed: {failure.message}", "warning"))
@@ -180,7 +182,7 @@ async def _make_in_one_call(film: Film) -> VerifiedOutput:
         *base_arguments(
             film.toolchain.ffmpeg,
             *film.originals,
-            demuxer_options=repair_arguments(rung),
+            demuxer_options=repair_arguments(rung, film.media),
             offsets_seconds=offsets_seconds(film.media),
         ),
         *film.encoder.adapt(output_arguments(rung, film.media, film.toolchain.encoder_threads)),

@@ -29,6 +29,7 @@ from tidegate.media.ffmpeg import (
 )
 from tidegate.media.inspect import inspect
 from tidegate.media.join import concat_list
+from tidegate.media.mp4_flags import hide_subtitles
 from tidegate.media.timeline import Timeline, timeline_of
 from tidegate.model import Aim, ChunkRecord, Decision, DownloadResult, MediaInfo, ResourceUse, Verification, fingerprint
 from tidegate.resilience.deadline import process_seconds
@@ -235,7 +236,7 @@ class _ChunkedTranscode:
         tick = ":".join(map(str, self.plan.encoder_tick))
         video = film.encoder.adapt(video_arguments(film.decision, film.media, self.threads))
         tail = chunk_arguments(video, place, (chunk.after_seconds, chunk.before_seconds), tick)
-        demuxer = repair_arguments(film.decision)
+        demuxer = repair_arguments(film.decision, film.media)
         return ChunkJob(
             key=self._key(track, head, demuxer, tail),
             title=f"chunk {chunk.number + 1} of {len(self.plan.chunks)}",
@@ -263,7 +264,7 @@ class _ChunkedTranscode:
         film = self.film
         if film.decision.audio != "aac":
             return None
-        demuxer, offsets = repair_arguments(film.decision), offsets_seconds(film.media)
+        demuxer, offsets = repair_arguments(film.decision, film.media), offsets_seconds(film.media)
         tail = sound_arguments(film.decision, film.media)
         begin = base_arguments(film.toolchain.ffmpeg, *film.originals, demuxer_options=demuxer, offsets_seconds=offsets)
         return ChunkJob(
@@ -356,7 +357,11 @@ class _ChunkedTranscode:
         offsets = offsets_seconds(film.media)
         sources: list[str] = []
         for path, offset, begins_us in zip(film.originals, offsets, self.timeline.begins_us, strict=True):
-            sources += [*input_restrictions(), *_time_shift(offset - begins_us / 1e6), *repair_arguments(film.decision)]
+            sources += [
+                *input_restrictions(),
+                *_time_shift(offset - begins_us / 1e6),
+                *repair_arguments(film.decision, film.media),
+            ]
             sources += ["-i", file_url(path)]
         encoded = [*input_restrictions(), "-i", file_url(self._path(sound))] if sound else []
         return [
@@ -398,6 +403,7 @@ async def verify_output(film: Film) -> tuple[MediaInfo, Verification]:
     """
     bench = film.bench
     limits = bench.settings.process
+    await in_thread(_hide_subtitles, film)
     media = await inspect(
         film.output,
         depth_for(limits, size_of(film.output)),
@@ -408,6 +414,15 @@ async def verify_output(film: Film) -> tuple[MediaInfo, Verification]:
         total_seconds=film.media.length_seconds,
     )
     return media, verify(film.media, media, film.decision)
+
+
+def _hide_subtitles(film: Film) -> None:
+    """Those that the source does not ask players to show."""
+    by_index = {stream.index: stream for stream in film.media.streams}
+    kept = [by_index[index] for index in film.decision.keep_subtitles]
+    hidden = frozenset(number for number, stream in enumerate(kept) if not stream.default)
+    if film.decision.container == "mp4" and hidden and film.output.exists():
+        hide_subtitles(film.output, hidden)
 
 
 def size_of(path: Path) -> int:

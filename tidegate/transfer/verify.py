@@ -21,15 +21,15 @@ ENOUGH_BYTES = 512
 _MARKUP = (b"<!doctype", b"<html", b"<head", b"<body", b"<?xml", b"<svg", b"<!--", b"<script")
 _TEXT_CONTROLS = frozenset(b"\t\n\r\f\x1b")
 _MAGIC = {
-    b"\x89PNG\r\n\x1a\n": "a PNG picture",
     b"\xff\xd8\xff": "a JPEG picture",
-    b"GIF87a": "a GIF picture",
-    b"GIF89a": "a GIF picture",
     b"%PDF-": "a PDF document",
     b"PK\x03\x04": "a ZIP archive",
     b"\x1f\x8b": "a gzip archive",
 }
 """What demuxers would take for one frame of video, or for nothing at all."""
+_PNG, _MOVES = b"\x89PNG\r\n\x1a\n", b"acTL"
+"""How a PNG begins, and the chunk that says of one that it moves; it stands before the picture (PNG, third edition,
+§11.3.6.1)."""
 _PLAYLISTS = (
     (re.compile(rb"#EXTM3U"), "hls", "an HLS playlist"),
     (re.compile(rb"(?:<\?xml[^>]*\?>\s*)?(?:<!--.*?-->\s*)*+<(?:\w+:)?MPD[\s>]", re.DOTALL), "dash", "a DASH manifest"),
@@ -105,6 +105,9 @@ def require_digests(found: Mapping[str, Digest], promised: frozenset[Digest]) ->
 
 
 def _format_name(head: bytes) -> str | None:
+    """GIF is not among them: only its demuxer can tell whether it moves."""
+    if head.startswith(_PNG) and _MOVES not in head:
+        return "a PNG picture"
     if head.startswith(b"RIFF") and head[8:12] == b"WEBP":
         return "a WebP picture"
     return next((name for magic, name in _MAGIC.items() if head.startswith(magic)), None)

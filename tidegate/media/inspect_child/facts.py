@@ -36,6 +36,8 @@ MATRICES = {
 # fmt: on
 """AVColorTransferCharacteristic, AVColorPrimaries and AVColorSpace, which are the numbers of ITU-T H.273, as filters
 name them."""
+RAW = frozenset({"h264", "hevc", "m4v", "mpegvideo"})
+"""Without a container: their average rate is ffmpeg's guess, the other one what the picture says."""
 RANGES = {1: "tv", 2: "pc"}
 KINDS = ("video", "audio", "subtitle", "attachment")
 ROLES = tuple(role for role in Disposition if role.name not in ("default", "attached_pic"))
@@ -56,7 +58,7 @@ DOLBY = re.compile(r"DOVI configuration record: .*?profile: (\d+).*?compatibilit
 PROJECTION = re.compile(r"^      (?:Spherical Mapping|[Ss]pherical|Stereo 3D|[Ss]tereo3[Dd]): (\S+(?: \S+)*)")
 
 
-def known(read: Callable[[], T]) -> T | None:
+def try_read(read: Callable[[], T]) -> T | None:
     """One field; None where the file has it in a form that cannot be read."""
     try:
         return read()
@@ -67,10 +69,10 @@ def known(read: Callable[[], T]) -> T | None:
 def describe_file(container: Any, streams: list[dict[str, Any]]) -> dict[str, Any]:
     """Tags, chapters and programs; what stands about streams in the same text is added to them."""
     text = dump(container)
-    add_dumped(streams, text)
+    add_from_dump(streams, text)
     return {
         "tags": tags_of(container),
-        "chapters": known(lambda: chapters_of(container)) or [],
+        "chapters": try_read(lambda: chapters_of(container)) or [],
         "programs": programs_in(text),
     }
 
@@ -81,9 +83,9 @@ def describe(stream: Any) -> dict[str, Any]:
     facts = {
         "index": stream.index,
         "kind": stream.type if stream.type in KINDS else "data",
-        "codec": known(lambda: context.codec.canonical_name) or "unknown",
-        "codec_tag": (known(lambda: context.codec_tag) or "").rstrip("\0"),
-        "profile": known(lambda: stream.profile),
+        "codec": try_read(lambda: context.codec.canonical_name) or "unknown",
+        "codec_tag": (try_read(lambda: context.codec_tag) or "").rstrip("\0"),
+        "profile": try_read(lambda: stream.profile),
         "language": tags.get("language"),
         "title": title_in(tags),
         "attached_picture": bool(stream.disposition & Disposition.attached_pic),
@@ -91,7 +93,7 @@ def describe(stream: Any) -> dict[str, Any]:
         "roles": [str(role.name) for role in ROLES if stream.disposition & role],
         "file_name": tags.get("filename"),
         "tags": tags,
-        "duration_seconds": known(lambda: seconds(stream.duration, stream.time_base)),
+        "duration_seconds": try_read(lambda: seconds(stream.duration, stream.time_base)),
     }
     if stream.type == "video" and context is not None:
         facts |= describe_video(stream, context)
@@ -101,22 +103,23 @@ def describe(stream: Any) -> dict[str, Any]:
 
 
 def describe_video(stream: Any, context: Any) -> dict[str, Any]:
-    rate = known(lambda: stream.average_rate or stream.guessed_rate)
-    aspect = known(lambda: stream.sample_aspect_ratio)
-    transfer = known(lambda: int(context.color_trc or 0)) or 0
+    raw = try_read(lambda: stream.container.format.name) in RAW
+    rate = try_read(lambda: stream.guessed_rate if raw else stream.average_rate or stream.guessed_rate)
+    aspect = try_read(lambda: stream.sample_aspect_ratio)
+    transfer = try_read(lambda: int(context.color_trc or 0)) or 0
     return {
-        "pix_fmt": known(lambda: context.pix_fmt),
-        "bit_depth": known(lambda: int(context.format.components[0].bits)),
-        "width": known(lambda: int(context.width)),
-        "height": known(lambda: int(context.height)),
-        "field_order": known(lambda: FIELD_ORDERS.get(int(context.field_order or 0))),
+        "pix_fmt": try_read(lambda: context.pix_fmt),
+        "bit_depth": try_read(lambda: int(context.format.components[0].bits)),
+        "width": try_read(lambda: int(context.width)),
+        "height": try_read(lambda: int(context.height)),
+        "field_order": try_read(lambda: FIELD_ORDERS.get(int(context.field_order or 0))),
         "frame_rate": float(rate) if rate else None,
         "color_transfer": HDR_TRANSFERS.get(transfer),
         "transfer": TRANSFERS.get(transfer),
-        "color_primaries": known(lambda: PRIMARIES.get(int(context.color_primaries or 0))),
-        "color_space": known(lambda: matrix_of(context)),
-        "color_range": known(lambda: RANGES.get(int(context.color_range or 0))),
-        "level": known(lambda: context.level if (context.level or 0) > 0 else None),
+        "color_primaries": try_read(lambda: PRIMARIES.get(int(context.color_primaries or 0))),
+        "color_space": try_read(lambda: matrix_of(context)),
+        "color_range": try_read(lambda: RANGES.get(int(context.color_range or 0))),
+        "level": try_read(lambda: context.level if (context.level or 0) > 0 else None),
         "sample_aspect": float(aspect) if aspect and aspect != 1 else None,
     }
 
@@ -129,17 +132,17 @@ def matrix_of(context: Any) -> str | None:
 
 
 def describe_audio(context: Any) -> dict[str, Any]:
-    layout = known(lambda: str(context.layout.name))
+    layout = try_read(lambda: str(context.layout.name))
     return {
-        "sample_rate": known(lambda: int(context.sample_rate or 0)) or 0,
-        "channels": known(lambda: int(context.channels or 0)) or 0,
+        "sample_rate": try_read(lambda: int(context.sample_rate or 0)) or 0,
+        "channels": try_read(lambda: int(context.channels or 0)) or 0,
         "channel_layout": layout if layout and "channels" not in layout else None,
     }
 
 
 def tags_of(holder: Any) -> dict[str, str]:
     """Of a file or a stream, by the names that the file uses."""
-    found = known(lambda: dict(holder.metadata)) or {}
+    found = try_read(lambda: dict(holder.metadata)) or {}
     return {str(name): str(text)[:LONGEST_TEXT] for name, text in found.items()}
 
 
@@ -167,7 +170,7 @@ def dump(container: Any) -> str:
     level = av.logging.get_level()
     av.logging.set_level(av.logging.INFO)
     try:
-        return known(lambda: str(container.dumps_format())) or ""
+        return try_read(lambda: str(container.dumps_format())) or ""
     finally:
         av.logging.set_level(level)
 
@@ -189,7 +192,7 @@ def programs_in(text: str) -> list[dict[str, Any]]:
     return programs
 
 
-def add_dumped(streams: list[dict[str, Any]], text: str) -> None:
+def add_from_dump(streams: list[dict[str, Any]], text: str) -> None:
     """What only the text tells: how far the picture is turned, Dolby Vision, captions inside, how it is projected."""
     facts: dict[str, Any] = {}
     for line in text.splitlines():
