@@ -150,7 +150,7 @@ PICTURES: dict[str, StreamInfo] = {
     "H.264 4:2:2 or 4:4:4": _stream("video", "h264", pix_fmt="yuv422p"),
     "H.264 High 4:4:4 Predictive (lossless 4:2:0)": _stream("video", "h264", profile="High 4:4:4 Predictive"),
     "H.264 beyond level 5.2": _stream("video", "h264", level=62),
-    "more than 2304 lines": _stream("video", "h264", height=4320, width=7680),
+    "more than 36,864 blocks of 16 × 16 pixels": _stream("video", "h264", height=4320, width=7680),
     "H.264, interlaced as seen": _stream("video", "h264", field_order="tt", scan="tff"),
     "H.264, interlaced only by its header": _stream("video", "h264", field_order="tt", scan="progressive"),
     "HEVC 8 or 10 bit": _stream("video", "hevc"),

@@ -9,7 +9,18 @@ from pathlib import Path
 
 import pytest
 
-from tidegate.model import Aim, AnalysisResult, ChunkRecord, Detection, Outcome, Quality, StageRecord, TransferStats
+from tidegate.model import (
+    Aim,
+    AnalysisResult,
+    ChunkRecord,
+    Detection,
+    NotCarried,
+    Outcome,
+    Quality,
+    StageRecord,
+    StreamInfo,
+    TransferStats,
+)
 from tidegate.report.html import html_report
 from tidegate.report.units import clock, human_size, quantity
 
@@ -80,6 +91,19 @@ def test_the_page_tells_what_happened(outcome: Outcome) -> None:
     assert outcome.failure is not None
     assert outcome.failure.friendly_message in words and outcome.failure.reference in words
     assert "2026-03-04 05:06:07 UTC" in words
+
+
+def test_what_the_result_has_not_stands_beside_the_streams_of_both(outcome: Outcome) -> None:
+    lost = NotCarried(what="the language pt-BR", where="sound track 1 (aac)", why="MP4 has no place for it")
+    assert outcome.remux is not None
+    sound = StreamInfo(index=0, kind="audio", codec="aac", language="por", title="Commentary", roles=("comment",))
+    told = {"not_carried": (lost,), "media": outcome.remux.media.model_copy(update={"streams": (sound,)})}
+    text = html_report(
+        outcome.model_copy(update={"remux": outcome.remux.model_copy(update=told)}), {}, title="x", now=NOW
+    )
+    for word in (lost.what, lost.where, lost.why, "Streams of the source", "Streams of the result"):
+        assert word in text
+    assert "por, “Commentary”, comment" in text
 
 
 def test_a_run_that_got_nowhere_has_a_page_too() -> None:

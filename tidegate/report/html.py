@@ -10,7 +10,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from tidegate.model import Detection, Outcome
+from tidegate.model import Detection, MediaInfo, Outcome, StreamInfo
 from tidegate.redact import visible
 from tidegate.report.document import transfer
 from tidegate.report.units import MADE, clock, duration, human_size, quantity
@@ -30,7 +30,13 @@ def html_report(outcome: Outcome, pictures: dict[str, Path], *, title: str, now:
         trim_blocks=True,
         finalize=lambda value: visible(value) if isinstance(value, str) else value,
     )
-    environment.filters |= {"clock": clock, "size": human_size, "quantity": quantity, "took": duration}
+    environment.filters |= {
+        "clock": clock,
+        "size": human_size,
+        "quantity": quantity,
+        "took": duration,
+        "labels": labels,
+    }
     return environment.get_template("report.html.j2").render(
         outcome=outcome,
         title=title,
@@ -40,6 +46,7 @@ def html_report(outcome: Outcome, pictures: dict[str, Path], *, title: str, now:
         timelines=_timelines(outcome),
         loudness=_loudness(outcome),
         files=_files(outcome),
+        streams=_streams(outcome),
         made=MADE,
         seconds=(now - outcome.started_at).total_seconds() if outcome.started_at else None,
         transfer=transfer(outcome, outcome.download.asset.main.size_bytes) if outcome.download else None,
@@ -52,6 +59,30 @@ def _files(outcome: Outcome) -> list[tuple[str, str]]:
     if outcome.failure_log:
         files.append(("error log", outcome.failure_log.name))
     return [*files, ("JSON", "report.json")]
+
+
+def _streams(outcome: Outcome) -> list[tuple[str, MediaInfo]]:
+    """The source and the result, so that a person can compare them."""
+    pages = [("Streams of the source", outcome.download.media)] if outcome.download else []
+    return [*pages, *([("Streams of the result", outcome.remux.media)] if outcome.remux else [])]
+
+
+def labels(stream: StreamInfo) -> str:
+    """What a stream says of itself: for whom it is, how it is to be shown."""
+    colors = "/".join(word for word in (stream.color_primaries, stream.transfer, stream.color_space) if word)
+    words = (
+        stream.language if stream.language != "und" else None,
+        f"“{stream.title}”" if stream.title else None,
+        "default" if stream.default else None,
+        *(role.replace("_", " ") for role in stream.roles),
+        f"turned by {stream.rotation}°" if stream.rotation else None,
+        f"pixels {stream.sample_aspect:.3g}:1" if stream.sample_aspect else None,
+        stream.field_order if stream.field_order not in (None, "progressive") else None,
+        colors or None,
+        f"Dolby Vision {stream.dolby_vision.profile}" if stream.dolby_vision else None,
+        "captions inside" if stream.captions else None,
+    )
+    return ", ".join(word for word in words if word)
 
 
 def _duration(outcome: Outcome) -> float:

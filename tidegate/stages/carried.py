@@ -45,6 +45,8 @@ SAME_TAGS = {
 """One tag under several names, in small letters: containers name the same thing in their own ways."""
 CHAPTER_SECONDS = 0.1
 """By how much a chapter may move: containers count time in ticks of their own."""
+WHOLE_STREAM = "the source"
+"""Where a stream was that the result has not at all."""
 KINDS = {"video": "picture", "audio": "sound track", "subtitle": "subtitle track", "attachment": "attachment"}
 MP4_WHY = "MP4, as ffmpeg writes it, has no place for it"
 
@@ -121,7 +123,7 @@ def _miss_streams(source: MediaInfo, decision: Decision) -> Iterator[NotCarried]
     for stream in source.streams:
         if stream.index not in kept and stream.index not in beside:
             yield NotCarried(
-                what=f"the {place_in_words(stream)}", where="the source", why=_why_left_out(stream, decision)
+                what=f"the {place_in_words(stream)}", where=WHOLE_STREAM, why=_why_left_out(stream, decision)
             )
 
 

@@ -27,13 +27,14 @@ from tidegate.model import (
     Finding,
     LadderStep,
     MediaInfo,
+    NotCarried,
     ProfileName,
     Quality,
     RemuxResult,
     ResourceUse,
     Strategy,
 )
-from tidegate.stages.carried import find_losses
+from tidegate.stages.carried import WHOLE_STREAM, find_losses
 from tidegate.stages.decide import decide, findings, ladder, smaller, worth_a_look
 from tidegate.stages.host import aim_for, encoder_threads
 from tidegate.stages.recipes import offsets_seconds, output_arguments, repair_arguments
@@ -46,6 +47,8 @@ from tidegate.stages.workbench import Workbench
 RECIPE = 3
 """Raise it when the same source and profile would give another file: old checkpoints are then not believed."""
 
+SHOWN_LOSSES = 3
+"""How many the finding names."""
 TRACK = "media"
 """The name of the file inside the asset, before its suffix."""
 
@@ -82,6 +85,7 @@ async def remux(
         asset, decision, lost = await _put_into_store(film)
     finally:
         _remove_files(output, rungs[0])
+    losses = find_losses(source.media, result.media, decision)
     return RemuxResult(
         asset=asset,
         decision=decision,
@@ -90,8 +94,8 @@ async def remux(
         ladder=steps,
         chunks=result.chunks,
         aim=aim,
-        findings=(*_all_findings(source, decision, result, steps), *lost),
-        not_carried=find_losses(source.media, result.media, decision),
+        findings=(*_all_findings(source, decision, result, steps), *lost, *_loss_finding(losses)),
+        not_carried=losses,
         ffmpeg_version=version,
         seconds=time.monotonic() - started,
         recorded_at=datetime.now(UTC),
@@ -242,6 +246,17 @@ def _all_findings(
         *damage_of(source.media, result.media, decision),
         *_chunk_findings(result.chunks),
     )
+
+
+def _loss_finding(losses: Sequence[NotCarried]) -> tuple[Finding, ...]:
+    """One sentence for all that has no finding of its own; the report lists each with its reason."""
+    unnamed = [loss.what for loss in losses if loss.where != WHOLE_STREAM or "data track" in loss.what]
+    if not unnamed:
+        return ()
+    few = "; ".join(unnamed[:SHOWN_LOSSES]) + (
+        f" and {len(unnamed) - SHOWN_LOSSES} more" if len(unnamed) > SHOWN_LOSSES else ""
+    )
+    return (Finding(code="not_carried", message=f"The result does not have: {few}. The report says why"),)
 
 
 def _length_finding(source: DownloadResult) -> tuple[Finding, ...]:
