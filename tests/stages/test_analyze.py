@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import importlib
 import math
+import subprocess
 from pathlib import Path
 
 import anyio
 import av
+import imageio_ffmpeg
 import pytest
 
 from tests.stages.conftest import Downloaded, Made
@@ -21,6 +23,7 @@ from tidegate.stages import Workbench, analyze, remux
 from tidegate.stages.analyze import CONTACT_SHEET, SHEET_COLUMNS, SHEET_ROWS, TILE_WIDTH, WAVEFORM
 from tidegate.stages.detectors import DETECTORS, Detector, Reading
 
+FFMPEG = imageio_ffmpeg.get_ffmpeg_exe()
 ANALYZE_MODULE = importlib.import_module("tidegate.stages.analyze")
 """`tidegate.stages.analyze` as an attribute is the coroutine."""
 
@@ -160,3 +163,34 @@ def test_a_pass_that_stalls_is_a_stall_and_not_a_broken_detector(
     with pytest.raises(StalledProcess):
         anyio.run(analyze, Workbench(stuck), faulty, "stuck")
     assert len(fake_tool.called_with(tool)) == 1
+
+
+def test_sound_in_opposite_phase_is_no_flat_line(bench: Workbench, downloaded: Downloaded, tmp_path: Path) -> None:
+    path = tmp_path / "opposite.m4a"
+    sound = "sine=frequency=440:duration=2,volume=8dB,pan=stereo|c0=c0|c1=-1*c0"
+    subprocess.run([FFMPEG, "-v", "error", "-y", "-f", "lavfi", "-i", sound, "-c:a", "aac", str(path)], check=True)
+    media = anyio.run(remux, bench, downloaded(path), ProfileName.UNIVERSAL, Quality.AUTO, "opposite")
+    result = anyio.run(analyze, bench, media, "opposite")
+    assert result.asset is not None
+    drawn = bench.store.path(result.asset, next(t for t in result.asset.tracks if t.name == WAVEFORM))
+    with av.open(str(drawn)) as container:
+        plane = next(container.decode(video=0)).reformat(format="gray").planes[0]
+    content = bytes(plane)
+    rows = [content[at : at + plane.width] for at in range(0, len(content), plane.line_size)]
+    assert sum(any(row) for row in rows) > 20, "the wave is drawn over many rows"
+
+
+def test_tiles_have_the_shape_of_the_film(bench: Workbench, downloaded: Downloaded, tmp_path: Path) -> None:
+    path = tmp_path / "wide.mkv"
+    film = "testsrc2=size=720x576:rate=5:duration=2,setsar=64/45"
+    subprocess.run(
+        [FFMPEG, "-v", "error", "-y", "-f", "lavfi", "-i", film, "-c:v", "libx264", "-pix_fmt", "yuv420p", str(path)],
+        check=True,
+    )
+    media = anyio.run(remux, bench, downloaded(path), ProfileName.ORIGINAL, Quality.AUTO, "wide")
+    result = anyio.run(analyze, bench, media, "wide")
+    assert result.asset is not None
+    sheet = bench.store.path(result.asset, next(t for t in result.asset.tracks if t.name == CONTACT_SHEET))
+    with av.open(str(sheet)) as container:
+        frame = next(container.decode(video=0))
+    assert (frame.width // SHEET_COLUMNS, frame.height // SHEET_ROWS) == (320, 180)

@@ -21,7 +21,7 @@ from tidegate.stages.detectors import DETECTORS, Detector, line_filter
 from tidegate.stages.host import cap_bytes_of
 from tidegate.stages.workbench import Workbench
 
-RECIPE = 1
+RECIPE = 2
 """Raise it when the same media would give another analysis: old checkpoints are then not believed."""
 
 CONTACT_SHEET = "contact-sheet.jpg"
@@ -29,6 +29,8 @@ WAVEFORM = "waveform.png"
 SHEET_COLUMNS, SHEET_ROWS = 4, 3
 TILE_WIDTH = 320
 WAVEFORM_SIZE = "1280x160"
+WAVE_COLOR = "0x3b82f6"
+MOST_CHANNELS_DRAWN = 32
 
 
 async def analyze(bench: Workbench, media: RemuxResult, key: str) -> AnalysisResult:
@@ -145,8 +147,12 @@ class _DecodePass:
     def _sheet(self) -> tuple[str, str]:
         tiles = SHEET_COLUMNS * SHEET_ROWS
         rate = tiles / self._length if self._length else 1
-        drawn = f"fps={rate:.9f},scale={TILE_WIDTH}:-2,format=yuvj420p,tile={SHEET_COLUMNS}x{SHEET_ROWS}"
+        # In the shape in which the film is shown, and in the colours that a JPEG is taken to have (JFIF: BT.601, full).
+        size = f"{TILE_WIDTH}:trunc({TILE_WIDTH}/dar/2)*2:out_color_matrix=bt601:out_range=pc"
+        drawn = f"fps={rate:.9f},scale={size},setsar=1,format=yuvj420p,tile={SHEET_COLUMNS}x{SHEET_ROWS}"
         return drawn, CONTACT_SHEET
 
     def _waveform(self) -> tuple[str, str]:
-        return f"aformat=channel_layouts=mono,showwavespic=s={WAVEFORM_SIZE}:scale=sqrt:colors=0x3b82f6", WAVEFORM
+        """All channels over each other: their sum would be silence where two are in opposite phase."""
+        colors = "|".join([WAVE_COLOR] * MOST_CHANNELS_DRAWN)
+        return f"showwavespic=s={WAVEFORM_SIZE}:scale=sqrt:colors={colors}", WAVEFORM
