@@ -148,16 +148,19 @@ def names_of_subflows(api: str, flow_run: str) -> list[str]:
     return [httpx.get(f"{api}/flows/{run['flow_id']}").raise_for_status().json()["name"] for run in runs]
 
 
+RAISED_SINCE = ["remux", "analyze"]
+"""Stages whose `RECIPE` was raised since: their records are understood, and made again. All others are believed."""
+
+
 @pytest.mark.first
 def test_the_same_request_is_answered_from_the_checkpoints(left_by: Callable[[str], Left]) -> None:
     left = left_by("whole")
     [folder] = (left.command.home / "out").iterdir()
     before = {path.name: (path.stat().st_ino, path.read_bytes()) for path in folder.iterdir()}
     ended = left.ask_again()
-    assert made_now(ended) == [] and list(ended.document["stages"]) == STAGES
+    assert made_now(ended) == RAISED_SINCE and list(ended.document["stages"]) == STAGES
     [request] = left.origin.requests
     assert request.bytes_sent <= 1
-    assert works(left.tool) == []
     assert ended.document["download"]["bytes_received"] == 0
     assert {path.name: (path.stat().st_ino, path.read_bytes()) for path in folder.iterdir()} == before
     old, new = sorted(left.listing(), key=lambda one: float(one["created_at"]))
@@ -192,7 +195,7 @@ def test_a_half_downloaded_playlist_goes_on_behind_its_last_segment(
     assert ended.document["output"]["duration_seconds"] == pytest.approx(SEGMENTS, abs=0.3)
 
 
-def test_a_transcode_encodes_the_chunks_that_are_missing(left_by: Callable[[str], Left]) -> None:
+def test_chunks_of_another_recipe_are_not_joined_with_new_ones(left_by: Callable[[str], Left]) -> None:
     left = left_by("chunks")
     recorded = chunks_in(left.scratch / "chunks")
     ended = left.ask_again()
@@ -200,8 +203,9 @@ def test_a_transcode_encodes_the_chunks_that_are_missing(left_by: Callable[[str]
     assert left.bytes_of("long.webm") == 0
     chunks = ended.document["output"]["chunks"]
     assert 0 < recorded < chunks["planned"]
-    assert (chunks["reused"], chunks["encoded"]) == (recorded, chunks["planned"] - recorded)
-    assert chunk_calls(left) == chunks["planned"] - recorded
+    # Since they were written, pictures are marked with their colours: a film is never put together from both.
+    assert (chunks["reused"], chunks["encoded"]) == (0, chunks["planned"])
+    assert chunk_calls(left) == chunks["planned"]
     encoded = [call for call in works(left.tool) if "/chunks/" in call.rpartition(" ")[2]]
     assert len(encoded) == chunk_calls(left), "the sound was there"
 

@@ -121,10 +121,15 @@ def _miss_streams(source: MediaInfo, decision: Decision) -> Iterator[NotCarried]
     kept = {stream.index for stream in carry_streams(source, decision)}
     beside = {sidecar.index for sidecar in decision.sidecars}
     for stream in source.streams:
-        if stream.index not in kept and stream.index not in beside:
+        if stream.index not in kept and stream.index not in beside and not _names_chapters(stream, source):
             yield NotCarried(
                 what=f"the {place_in_words(stream)}", where=WHOLE_STREAM, why=_why_left_out(stream, decision)
             )
+
+
+def _names_chapters(stream: StreamInfo, source: MediaInfo) -> bool:
+    """MP4 has the names of its chapters in a track, which its demuxer has read already: they are compared by name."""
+    return stream.kind == "data" and not stream.packets and bool(source.chapters) and "mp4" in source.container
 
 
 def _why_left_out(stream: StreamInfo, decision: Decision) -> str:
