@@ -2,24 +2,32 @@
 
 from __future__ import annotations
 
+import subprocess
 from collections.abc import Callable
 from datetime import UTC, datetime
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 
 import anyio
+import imageio_ffmpeg
 import pytest
 from pydantic import SecretStr
 
 from tests.support.clips import clip
 from tidegate import stages
-from tidegate.model import DownloadResult, ProbeResult, Source
-from tidegate.settings import Settings, StoreSettings
-from tidegate.stages import Workbench
+from tidegate.events import ignore_events
+from tidegate.media.inspect import inspect
+from tidegate.model import DownloadResult, MediaInfo, ProbeResult, ProfileName, Quality, RemuxResult, Source
+from tidegate.settings import ProcessSettings, Settings, StoreSettings
+from tidegate.stages import Workbench, remux
 from tidegate.transfer.resolvers.base import WHOLE_FILE
 
 Downloaded = Callable[[Path], DownloadResult]
 Made = Callable[..., DownloadResult]
+Cook = Callable[..., Path]
+"""Makes a file of this name with these words for ffmpeg."""
+Ingest = Callable[..., tuple[RemuxResult, MediaInfo]]
+"""The result of the real stages for a file, and what a probe of its own sees in it."""
 
 
 @pytest.fixture(scope="session")
@@ -52,3 +60,40 @@ def made(clips: Path, downloaded: Downloaded) -> Made:
         return downloaded(clip(clips, name, seconds=seconds))
 
     return make
+
+
+@pytest.fixture
+def cook(tmp_path: Path) -> Cook:
+    """A file of this name, made by ffmpeg with these words."""
+
+    def make(name: str, *words: str) -> Path:
+        path = tmp_path / name
+        command = [imageio_ffmpeg.get_ffmpeg_exe(), "-v", "error", "-nostdin", "-y", *words, str(path)]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr
+        return path
+
+    return make
+
+
+@pytest.fixture
+def ingest(bench: Workbench, downloaded: Downloaded, request: pytest.FixtureRequest) -> Ingest:
+    """The result of the real stages, and what a probe of its own sees in it."""
+
+    def run(
+        path: Path, profile: ProfileName = ProfileName.UNIVERSAL, quality: Quality = Quality.AUTO
+    ) -> tuple[RemuxResult, MediaInfo]:
+        source = downloaded(path)
+        result = anyio.run(remux, bench, source, profile, quality, f"faithful-{abs(hash(request.node.name))}")
+        return result, look(bench.store.path(result.asset, result.asset.main))
+
+    return run
+
+
+def look(path: Path) -> MediaInfo:
+    job = partial(inspect, path, "packets", ProcessSettings(), 60.0, stage="probe", observe=ignore_events)
+    return anyio.run(job)
+
+
+def lost(result: RemuxResult) -> set[str]:
+    return {entry.what for entry in result.not_carried}

@@ -7,21 +7,15 @@ from __future__ import annotations
 
 import struct
 import subprocess
-from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 
-import anyio
 import imageio_ffmpeg
 import pytest
 
-from tests.stages.conftest import Downloaded
+from tests.stages.conftest import Cook, Ingest, lost
 from tidegate.errors import UnsupportedCodec
-from tidegate.events import ignore_events
-from tidegate.media.inspect import inspect
-from tidegate.model import MediaInfo, ProfileName, Quality, RemuxResult
-from tidegate.settings import ProcessSettings
-from tidegate.stages import Workbench, remux
+from tidegate.model import ProfileName, Quality
+from tidegate.stages import Workbench
 
 FFMPEG = imageio_ffmpeg.get_ffmpeg_exe()
 UNIVERSAL, MODERN, ORIGINAL = ProfileName.UNIVERSAL, ProfileName.MODERN, ProfileName.ORIGINAL
@@ -30,51 +24,12 @@ SOUND = ("-f", "lavfi", "-i", "sine=frequency=440:duration=2")
 H264 = ("-c:v", "libx264", "-preset", "ultrafast", "-pix_fmt", "yuv420p")
 AAC = ("-c:a", "aac")
 
-Cook = Callable[..., Path]
-Result = tuple[RemuxResult, MediaInfo]
-Ingest = Callable[..., Result]
-
-
-@pytest.fixture
-def cook(tmp_path: Path) -> Cook:
-    """A file of this name, made by ffmpeg with these words."""
-
-    def make(name: str, *words: str) -> Path:
-        path = tmp_path / name
-        command = [FFMPEG, "-v", "error", "-nostdin", "-y", *words, str(path)]
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
-        assert done.returncode == 0, done.stderr
-        return path
-
-    return make
-
-
-@pytest.fixture
-def ingest(bench: Workbench, downloaded: Downloaded, request: pytest.FixtureRequest) -> Ingest:
-    """The result of the real stages, and what a probe of its own sees in it."""
-
-    def run(path: Path, profile: ProfileName = UNIVERSAL, quality: Quality = Quality.AUTO) -> Result:
-        source = downloaded(path)
-        result = anyio.run(remux, bench, source, profile, quality, f"faithful-{abs(hash(request.node.name))}")
-        return result, look(bench.store.path(result.asset, result.asset.main))
-
-    return run
-
-
-def look(path: Path) -> MediaInfo:
-    job = partial(inspect, path, "packets", ProcessSettings(), 60.0, stage="probe", observe=ignore_events)
-    return anyio.run(job)
-
 
 def pictures_in(path: Path) -> list[str]:
     """The digest of every picture, in the order of showing."""
     words = ["-v", "error", "-i", str(path), "-map", "0:v:0", "-fps_mode", "passthrough", "-f", "framemd5", "-"]
     done = subprocess.run([FFMPEG, *words], capture_output=True, text=True, check=True)
     return [line.rpartition(",")[2].strip() for line in done.stdout.splitlines() if not line.startswith("#")]
-
-
-def lost(result: RemuxResult) -> set[str]:
-    return {entry.what for entry in result.not_carried}
 
 
 # --- labels: languages, titles, flags, tags, chapters -------------------------------------------------

@@ -47,6 +47,8 @@ CHAPTER_SECONDS = 0.1
 """By how much a chapter may move: containers count time in ticks of their own."""
 WHOLE_STREAM = "the source"
 """Where a stream was that the result has not at all."""
+TRANSPARENT = ("yuva", "gbrap", "rgba", "bgra", "argb", "abgr", "ya")
+"""How the names of pixel formats with an alpha channel begin."""
 KINDS = {"video": "picture", "audio": "sound track", "subtitle": "subtitle track", "attachment": "attachment"}
 MP4_WHY = "MP4, as ffmpeg writes it, has no place for it"
 
@@ -63,6 +65,12 @@ class Fact:
 
 def _join_words(words: tuple[str, ...]) -> str:
     return ", ".join(word.replace("_", " ") for word in sorted(words))
+
+
+def _is_transparent(stream: StreamInfo) -> bool:
+    """VP8 and VP9 carry it beside the picture, and say so in a tag."""
+    alpha = {name.lower(): text for name, text in stream.tags.items()}.get("alpha_mode")
+    return alpha == "1" or (stream.pix_fmt or "").startswith(TRANSPARENT)
 
 
 FACTS = (
@@ -83,6 +91,7 @@ COPIED_FACTS = (
 )
 """Only where a stream is copied: an encoder gets pictures that are upright, square and in colours that it is told."""
 ENCODED_FACTS = (
+    Fact("the transparency", lambda s: "of its pixels" if _is_transparent(s) else ""),
     Fact("the closed captions in the picture", lambda s: "608/708" if s.captions else ""),
     Fact("the projection", lambda s: s.projection or ""),
     Fact("Dolby Vision", lambda s: f"profile {s.dolby_vision.profile}" if s.dolby_vision else ""),
