@@ -83,15 +83,16 @@ def first_aim(quality: Quality, available_bytes: int, media_seconds: float | Non
 def next_aim(aim: Aim, height: int | None) -> Aim | None:
     """The next smaller target after one of `height` pixels that could not be made; None when there is none.
 
-    Rungs that would not make the picture smaller are passed over: with less memory the same work fails again.
+    The rung whose limits held is itself the next one where its picture is smaller than the one that failed. Rungs that
+    would not make the picture smaller are passed over: with less memory the same work fails again.
     """
-    below = (r for r in rungs_below(aim.rung) if height is not None and r.height < height)
-    return next((Aim(rung=rung.quality, height=rung.height) for rung in below), None)
+    smaller = (r for r in rungs_from(aim.rung) if height is not None and r.height < height)
+    return next((Aim(rung=rung.quality, height=rung.height) for rung in smaller), None)
 
 
-def rungs_below(quality: Quality) -> Iterator[Rung]:
-    """The rungs after this one, from the top down."""
-    return iter(RUNGS[RUNGS.index(rung_of(quality)) + 1 :])
+def rungs_from(quality: Quality) -> Iterator[Rung]:
+    """This rung and those after it, from the top down."""
+    return iter(RUNGS[RUNGS.index(rung_of(quality)) :])
 
 
 def cap_bytes(rung: Rung, machine_bytes: int) -> int:
