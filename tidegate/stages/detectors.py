@@ -21,6 +21,10 @@ FREEZE_SECONDS = 2.0
 SILENCE_SECONDS = 1.0
 """Shortest silent stretch that is reported."""
 
+RANGE_SECONDS = 60.0
+"""Below it a loudness range says little (EBU Tech 3342 §2)."""
+SHORT = "less than a minute was measured: its loudness range is not meaningful"
+
 _NUMBER = r"(-?\d+(?:\.\d+)?(?:e-?\d+)?)"
 
 
@@ -30,6 +34,8 @@ class Reading:
 
     intervals: tuple[Interval, ...] = ()
     values: dict[str, float] | None = None
+    remark: str = ""
+    """What a reader of the values must know."""
 
 
 @dataclass(frozen=True)
@@ -47,7 +53,9 @@ class Detector:
 
     def detection(self, lines: list[str], length: float) -> Detection:
         found = self.read(lines, length)
-        return Detection(detector=self.name, state="done", intervals=found.intervals, values=found.values or {})
+        return Detection(
+            detector=self.name, state="done", reason=found.remark, intervals=found.intervals, values=found.values or {}
+        )
 
 
 def line_filter(detectors: Iterable[Detector]) -> Callable[[str], bool]:
@@ -75,7 +83,8 @@ def _loudness(lines: list[str], length: float) -> Reading:
         "loudness_range_lu": _numbers(lines, rf"^\s*LRA:\s+{_NUMBER} LU\b"),
         "true_peak_dbtp": _numbers(lines, rf"^\s*Peak:\s+{_NUMBER} dBFS"),
     }
-    return Reading(values={name: values[-1] for name, values in read.items() if values and math.isfinite(values[-1])})
+    measured = {name: values[-1] for name, values in read.items() if values and math.isfinite(values[-1])}
+    return Reading(values=measured, remark=SHORT if length < RANGE_SECONDS else "")
 
 
 def _numbers(lines: Iterable[str], pattern: str) -> list[float]:

@@ -256,7 +256,12 @@ def _loss_finding(losses: Sequence[NotCarried]) -> tuple[Finding, ...]:
     few = "; ".join(unnamed[:SHOWN_LOSSES]) + (
         f" and {len(unnamed) - SHOWN_LOSSES} more" if len(unnamed) > SHOWN_LOSSES else ""
     )
-    return (Finding(code="not_carried", message=f"The result does not have: {few}. The report says why"),)
+    return (
+        Finding(
+            code="not_carried",
+            message=f"The result does not have: {few}. The reasons stand beside the streams in the report",
+        ),
+    )
 
 
 def _length_finding(source: DownloadResult) -> tuple[Finding, ...]:
