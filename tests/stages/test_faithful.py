@@ -191,6 +191,26 @@ def test_rgb_is_encoded_in_the_colours_that_it_is_marked_with(
     assert (media.video.color_space, media.video.color_range) == (matrix, "tv")
 
 
+@pytest.mark.parametrize(
+    ("primaries", "transfer", "matrix"),
+    [("bt470bg", "gamma28", "bt470bg"), ("bt470m", "gamma22", "fcc"), ("smpte240m", "smpte240m", "smpte240m")],
+)
+def test_the_marks_of_old_broadcasts_go_along(
+    primaries: str, transfer: str, matrix: str, cook: Cook, ingest: Ingest
+) -> None:
+    names = {"gamma28": "bt470bg", "gamma22": "bt470m"}
+    marks = f"setparams=color_primaries={primaries}:color_trc={names.get(transfer, transfer)}:colorspace={matrix}"
+    words = ("-color_primaries", primaries, "-color_trc", transfer, "-colorspace", matrix)
+    _, media = ingest(cook("old.mpg", *PICTURE, "-vf", marks, "-c:v", "mpeg2video", *words))
+    video = media.video
+    assert video is not None
+    assert (video.color_primaries, video.transfer, video.color_space) == (
+        primaries,
+        names.get(transfer, transfer),
+        matrix,
+    )
+
+
 def test_rgb_that_is_made_smaller_keeps_its_colours(cook: Cook, ingest: Ingest, bench: Workbench) -> None:
     """Red in BT.709 is another number than red in BT.601, and the mark says which."""
     red = ("-f", "lavfi", "-i", "color=red:size=1920x1080:rate=5:duration=1,format=gbrp")

@@ -55,7 +55,10 @@ HD = Colors("bt709", "bt709", "bt709")
 SD = Colors("smpte170m", "smpte170m", "smpte170m")
 """What players take a picture without a mark to be, by its size."""
 HD_WIDTH, HD_LINES = 1280, 720
-COLOR_WORDS = frozenset({"bt709", "bt470m", "bt470bg", "smpte170m", "smpte240m", "bt2020", "smpte432", "iec61966-2-1"})
+PRIMARIES = frozenset({"bt709", "bt470m", "bt470bg", "smpte170m", "smpte240m", "bt2020", "smpte432"})
+TRANSFERS = frozenset({"bt709", "bt470m", "bt470bg", "smpte170m", "smpte240m", "iec61966-2-1"})
+ENCODER_TRANSFERS = {"bt470m": "gamma22", "bt470bg": "gamma28"}
+"""Where encoders of any ffmpeg have another word than its filters."""
 SCALER_WORDS = frozenset({"bt709", "fcc", "bt470bg", "smpte170m", "smpte240m", "bt2020nc"})
 """Matrices into which ffmpeg converts; other ones become the usual of the size."""
 SCALER_WORDS_OF = {"bt2020nc": "bt2020"}
@@ -243,7 +246,8 @@ def _order(media: MediaInfo) -> tuple[str, ...]:
 def _color_marks(decision: Decision, video: StreamInfo) -> tuple[str, ...]:
     """For encoders of ffmpeg that do not read them from the pictures."""
     colors = colors_of(decision, video)
-    marks = (("color_primaries", colors.primaries), ("color_trc", colors.transfer), ("colorspace", colors.matrix))
+    transfer = ENCODER_TRANSFERS.get(colors.transfer, colors.transfer)
+    marks = (("color_primaries", colors.primaries), ("color_trc", transfer), ("colorspace", colors.matrix))
     return tuple(word for name, mark in (*marks, ("color_range", "tv")) for word in (f"-{name}:v:0", mark))
 
 
@@ -271,8 +275,8 @@ def colors_of(decision: Decision, video: StreamInfo) -> Colors:
         return HD
     usual = HD if (video.width or 0) >= HD_WIDTH or (video.height or 0) >= HD_LINES else SD
     return Colors(
-        _one_of(video.color_primaries, usual.primaries, COLOR_WORDS),
-        _one_of(video.transfer, usual.transfer, COLOR_WORDS),
+        _one_of(video.color_primaries, usual.primaries, PRIMARIES),
+        _one_of(video.transfer, usual.transfer, TRANSFERS),
         _one_of(video.color_space, usual.matrix, SCALER_WORDS),
     )
 
