@@ -85,6 +85,14 @@ def test_what_a_phone_says_of_its_film_stays(cook: Cook, ingest: Ingest) -> None
     assert lost(result) == set()
 
 
+def test_a_film_of_android_keeps_its_place_where_others_look_for_it(cook: Cook, ingest: Ingest) -> None:
+    labels = ("-metadata", "location=+52.5200+013.4050/", "-metadata", "comment=one", "-metadata", "description=two")
+    result, media = ingest(cook("film.mov", *PICTURE, *SOUND, *H264, *AAC, *labels))
+    place = media.tags["location"]
+    assert place.startswith("+52.52") and "com.apple.quicktime.location.ISO6709" not in media.tags
+    assert lost(result) <= {"the tag description: two"}
+
+
 def test_chapters_stay_with_their_names(cook: Cook, ingest: Ingest, tmp_path: Path) -> None:
     (tmp_path / "chapters.txt").write_text(
         ";FFMETADATA1\n[CHAPTER]\nTIMEBASE=1/1000\nSTART=0\nEND=1000\ntitle=Intro\n"

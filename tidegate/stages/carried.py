@@ -17,7 +17,8 @@ WRITERS = frozenset(
     (
         "encoder", "encoded_by", "major_brand", "minor_version", "compatible_brands", "handler_name",
         "vendor_id", "duration", "language", "title", "name", "filename", "mimetype", "variant_bitrate",
-        "timecode", "rotate", "software", "isft", "tsse", "tool", "com.apple.quicktime.software", "bps",
+        "timecode", "rotate", "software", "isft", "tsse", "tool", "com.apple.quicktime.software",
+        "com.android.version", "bps",
         "number_of_frames", "number_of_bytes", "source_id", "_statistics_tags", "_statistics_writing_app",
         "_statistics_writing_date_utc",
     )
@@ -177,9 +178,9 @@ def _why_absent(fact: Fact, decision: Decision) -> str:
 
 
 def _miss_tags(source: MediaInfo, output: MediaInfo, decision: Decision) -> Iterator[NotCarried]:
-    found = {normal_tag(name): text for name, text in film_tags(output).items()}
+    found = [(normal_tag(name), text) for name, text in film_tags(output).items()]
     for name, text in film_tags(source).items():
-        if not _is_same_text(text, found.get(normal_tag(name), "")):
+        if not any(other == normal_tag(name) and _is_same_text(text, says) for other, says in found):
             why = MP4_WHY if decision.container == "mp4" else "Matroska, as ffmpeg writes it, has no place for it"
             yield NotCarried(what=f"the tag {name}: {_short(text)}", where="the file", why=why)
 

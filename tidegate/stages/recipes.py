@@ -33,9 +33,10 @@ ORDERED = frozenset({"h264", "hevc"})
 """Those for which ffmpeg can find out in which order pictures are shown (its filter `dts2pts`)."""
 RAW_RATE = 25.0
 """Of such a stream that does not say its own; ffmpeg's choice, too."""
-QUICKTIME = ("com.apple.quicktime.", "com.android.")
+QUICKTIME = "com.apple.quicktime."
 QUICKTIME_NAMES = frozenset({"make", "model"})
-"""Beginnings and names of tags that MP4 keeps in QuickTime's way of writing them only."""
+"""How tags begin, or are called, that MP4 keeps only in QuickTime's way of writing them. Android's are not among them:
+that way would hide the place from those who look for it where Android writes it."""
 LAYOUTS = frozenset(
     ("mono", "stereo", "2.1", "3.0", "4.0", "quad", "5.0", "5.1", "5.1(side)", "6.1", "6.1(back)", "7.0", "7.1")
 )
