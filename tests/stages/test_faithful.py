@@ -104,6 +104,18 @@ def test_chapters_stay_with_their_names(cook: Cook, ingest: Ingest, tmp_path: Pa
     assert lost(result) == set()
 
 
+def test_an_audio_book_keeps_all_its_chapters(cook: Cook, ingest: Ingest, tmp_path: Path) -> None:
+    """More than fit into one line of the probe's answer, and a text that is long by itself."""
+    chapters = [
+        f"[CHAPTER]\nTIMEBASE=1/1000\nSTART={n * 2}\nEND={n * 2 + 2}\ntitle=Chapter {n} “{'x' * 60}”\n"
+        for n in range(900)
+    ]
+    (tmp_path / "chapters.txt").write_text(f";FFMETADATA1\ncomment={'long ' * 15_000}\n{''.join(chapters)}")
+    book = ("-f", "ffmetadata", "-i", str(tmp_path / "chapters.txt"), "-map_metadata", "1", "-map", "0")
+    result, media = ingest(cook("book.mkv", *SOUND, *book, *AAC))
+    assert len(media.chapters) == 900 and not any("chapter" in what for what in lost(result))
+
+
 def test_roles_of_tracks_stay_or_are_told(cook: Cook, ingest: Ingest) -> None:
     roles = ("-disposition:a:0", "default", "-disposition:a:1", "comment+visual_impaired")
     maps = ("-map", "0", "-map", "1", "-map", "1")

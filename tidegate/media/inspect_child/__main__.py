@@ -33,6 +33,8 @@ else:  # a folder that is run is the first place where its modules are found, al
     from facts import describe, describe_file
 
 PROGRESS_SECONDS = 0.5
+PIECE_CHARACTERS = 16 * 1024
+"""Of an answer in one line; escaped, it is at most twice as long."""
 RESYNCS = 1000
 """How often a demuxer may look for the next packet after damage."""
 openable: set[str] = set()
@@ -154,6 +156,14 @@ def reach(facts: dict[str, Any], extent: Extent, rhythm: Rhythm | None, *, decod
     }
 
 
+def answer(media: dict[str, Any]) -> None:
+    """In pieces, since nobody reads a line without an end: chapters, tags and streams may be many."""
+    text = json.dumps(media)
+    for at in range(0, len(text), PIECE_CHARACTERS):
+        say({"piece": text[at : at + PIECE_CHARACTERS]})
+    say({"whole": "media"})
+
+
 def say(message: dict[str, Any]) -> None:
     sys.stdout.write(json.dumps(message) + "\n")
     sys.stdout.flush()
@@ -163,7 +173,7 @@ def main() -> None:
     depth, path, names = sys.argv[1], Path(sys.argv[2]), json.loads(sys.argv[3])
     av.logging.set_level(av.logging.FATAL)
     try:
-        say({"media": inspect_file(depth, path, names)})
+        answer(inspect_file(depth, path, names))
     except (av.error.FFmpegError, ValueError, ArithmeticError, OSError, MemoryError) as error:
         say({"refused": getattr(error, "strerror", None) or str(error) or type(error).__name__})
 

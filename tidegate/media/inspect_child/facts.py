@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from itertools import islice
 from typing import Any, TypeVar
 
 import av.logging
@@ -49,6 +50,8 @@ DULL_TITLES = re.compile(
 """What muxers write as a handler's name."""
 LONGEST_TEXT = 10_000
 """Characters of one tag that are kept."""
+MOST_TAGS = 100
+"""Of a file or a stream, that are kept."""
 
 PROGRAM = re.compile(r"^  Program (\d+)(?: (.*))?$")
 STREAM = re.compile(r"^  Stream #0:(\d+)")
@@ -143,7 +146,7 @@ def describe_audio(context: Any) -> dict[str, Any]:
 def tags_of(holder: Any) -> dict[str, str]:
     """Of a file or a stream, by the names that the file uses."""
     found = try_read(lambda: dict(holder.metadata)) or {}
-    return {str(name): str(text)[:LONGEST_TEXT] for name, text in found.items()}
+    return {str(name)[:LONGEST_TEXT]: str(text)[:LONGEST_TEXT] for name, text in islice(found.items(), MOST_TAGS)}
 
 
 def title_in(tags: dict[str, str]) -> str | None:
