@@ -152,6 +152,17 @@ def test_pauses_are_no_damage(name: str, profile: ProfileName, cook: Cook, inges
     assert media.video is not None and media.video.last_seconds == pytest.approx(10.36, abs=0.1)
 
 
+@pytest.mark.parametrize("codec", ["libx264", "mpeg4"])
+@pytest.mark.parametrize("profile", [UNIVERSAL, ORIGINAL])
+def test_a_last_slide_that_stays_is_no_difference(profile: ProfileName, codec: str, cook: Cook, ingest: Ingest) -> None:
+    """Containers tell in ways that differ how long the last picture is shown; all pictures are there."""
+    slides = ("-f", "lavfi", "-i", "testsrc2=size=160x120:rate=1:duration=6")
+    hold = ("-bsf:v", "setts=duration=if(eq(N\\,5)\\,5/TB\\,DURATION)")
+    _, media = ingest(cook("slides.mp4", *slides, "-c:v", codec, "-bf", "0", *hold), profile)
+    assert media.video is not None and media.video.packets == 6
+    assert media.video.last_seconds == pytest.approx(5, abs=0.1)
+
+
 def test_recordings_in_a_row_whose_clocks_begin_anew_are_one_film(cook: Cook, ingest: Ingest) -> None:
     piece = cook("piece.ts", *(w.replace("duration=2", "duration=6") for w in (*PICTURE, *SOUND)), *H264, *AAC)
     row = piece.with_name("row.ts")

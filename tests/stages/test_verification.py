@@ -187,3 +187,11 @@ def test_a_stream_may_promise_more_than_its_container() -> None:
     long = changed(PICTURE, end_seconds=60, duration_seconds=90)
     with pytest.raises(TruncatedMedia):
         require_whole(MediaInfo(container="mp4", streams=(long,), duration_seconds=60, declares_duration=True))
+
+
+@pytest.mark.parametrize("decision", [COPY, TRANSCODE])
+def test_how_long_the_last_picture_stays_is_no_difference_and_a_missing_one_is(decision: Decision) -> None:
+    source = media(changed(PICTURE, last_seconds=59.96, end_seconds=65), SOUND)
+    verify(source, media(changed(PICTURE, last_seconds=59.96), SOUND), decision)
+    with pytest.raises(VerificationFailed):
+        verify(source, media(changed(PICTURE, last_seconds=58.0, end_seconds=58), SOUND), decision)

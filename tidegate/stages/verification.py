@@ -85,6 +85,8 @@ def pair_streams(source: MediaInfo, output: MediaInfo, decision: Decision) -> li
 def _compare_lengths(ours: StreamInfo, theirs: StreamInfo) -> float:
     expected, decoded = theirs.span_seconds or 0.0, ours.span_seconds or 0.0
     difference = abs(decoded - expected)
+    if _have_last(ours, theirs):  # how long the last picture stays is told by containers in ways that differ
+        difference = min(difference, abs((ours.last_seconds or 0.0) - (theirs.last_seconds or 0.0)))
     if difference > tolerance_seconds(expected):
         raise VerificationFailed(
             f"The {ours.kind} decodes to {decoded:.2f} s, the source has {expected:.2f} s",
@@ -117,7 +119,8 @@ def _compare_ends(ours: StreamInfo, theirs: StreamInfo, first: tuple[StreamInfo,
 
     By the length that was held: where recordings were joined, the last end tells nothing of the first piece.
     """
-    ends = [_end(stream) for stream in (ours, theirs, *first)]
+    by_last = _have_last(*first)
+    ends = [_end(stream, by_last=by_last) for stream in (ours, theirs, *first)]
     if any(end is None for end in ends):
         return 0.0
     our_end, their_end, our_first, their_first = (end or 0.0 for end in ends)
@@ -127,7 +130,13 @@ def _compare_ends(ours: StreamInfo, theirs: StreamInfo, first: tuple[StreamInfo,
     return skew
 
 
-def _end(stream: StreamInfo) -> float | None:
+def _have_last(*streams: StreamInfo) -> bool:
+    return all(stream.kind == "video" and stream.last_seconds is not None for stream in streams)
+
+
+def _end(stream: StreamInfo, *, by_last: bool) -> float | None:
+    if by_last and stream.kind == "video":
+        return (stream.start_seconds or 0.0) + (stream.last_seconds or 0.0)
     return None if stream.span_seconds is None else (stream.start_seconds or 0.0) + stream.span_seconds
 
 
